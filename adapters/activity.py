@@ -39,7 +39,9 @@ class PostgresActivityLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def newest(self, account_id: AccountId, *, before_id: int | None, limit: int) -> list[ActivityEntry]:
+    async def newest(
+        self, account_id: AccountId, *, before_id: int | None, limit: int
+    ) -> list[ActivityEntry]:
         """Return the last `limit` entries, of those before a number where it is given, newest first."""
         wanted = {"account": account_id, "before": before_id, "limit": limit}
         return [ActivityEntry(*row) for row in await self._database.fetch(_NEWEST, wanted)]

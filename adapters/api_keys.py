@@ -43,7 +43,8 @@ _REVOKE_ALL: Final[LiteralString] = noting(
     UPDATE api_keys SET revoked_at = now() WHERE account_id = %(account)s AND revoked_at IS NULL
     RETURNING account_id, key AS detail
     """,
-    # With those of a day ago, in case whoever revoked them was interrupted before all processes had heard of it.
+    # With those of a day ago, in case whoever revoked them was interrupted before all processes had heard of
+    # it.
     """
     SELECT key FROM api_keys
     WHERE account_id = %(account)s AND (revoked_at IS NULL OR revoked_at > now() - interval '1 day')
@@ -60,7 +61,9 @@ class PostgresApiKeys:
     async def add(
         self, account_id: AccountId, new: NewKey, origin: Origin, *, password_hash: str, keys_max: int
     ) -> bool:
-        """Add a key; return whether the account's password still has this hash, and it had fewer than `keys_max` keys."""
+        """Add a key; return whether the account's password still has this hash, and it had fewer than
+        `keys_max` keys.
+        """
         rows = await self._database.fetch(
             _ADD,
             {

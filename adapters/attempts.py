@@ -1,7 +1,10 @@
-"""Attempts to sign in, counted in Redis. Three counters: of an account from one network, of an account from all, of a network.
+"""Attempts to sign in, counted in Redis.
 
-An attacker with many networks, or in the same one, makes newcomers wait, not an account's owner who was there before: for them the first
-counter alone counts. An attempt that succeeds is taken back, but it ends no wait that failures have brought about.
+Three counters: of an account from one network, of an account from all, of a network.
+
+An attacker with many networks, or in the same one, makes newcomers wait, not an account's owner who was there
+before: for them the first counter alone counts. An attempt that succeeds is taken back, but it ends no wait
+that failures have brought about.
 """
 
 import hashlib
@@ -21,7 +24,9 @@ _FORGOTTEN_MS: Final = 3_600_000
 
 
 class Patience(NamedTuple):
-    """How many attempts may fail before the next has to wait: 1 s, then twice as long each time, up to `wait_max_ms`."""
+    """How many attempts may fail before the next has to wait: 1 s, then twice as long each time, up to
+    `wait_max_ms`.
+    """
 
     free: int
     wait_max_ms: int
@@ -31,7 +36,8 @@ OF_PAIR: Final = Patience(5, 900_000)
 OF_ACCOUNT: Final = Patience(20, 60_000)
 OF_NETWORK: Final = Patience(50, 60_000)
 
-# Counts an attempt and says when the next may be; or, when it is too early, how long it still is. One step, whoever else tries.
+# Counts an attempt and says when the next may be; or, when it is too early, how long it still is. One step,
+# whoever else tries.
 _BEGIN: Final = """
 local count, due = string.match(redis.call('GET', KEYS[1]) or '0|0', '(%d+)|(%d+)')
 count, due = tonumber(count), tonumber(due)

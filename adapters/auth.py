@@ -1,6 +1,7 @@
 """Signed requests, checked exactly as Binance does. Pure: keys and the time are passed in.
 
-What is signed is the raw query followed by the raw body, as they were on the wire, without the `signature` itself.
+What is signed is the raw query followed by the raw body, as they were on the wire, without the `signature`
+itself.
 """
 
 import base64
@@ -53,7 +54,8 @@ def _base64_of(text: str) -> bytes:
     """Return the bytes that `text` stands for.
 
     Raises:
-        ValueError: it is not the one text that stands for them: it has white space, or bits behind the last byte.
+        ValueError: it is not the one text that stands for them: it has white space, or bits behind the last
+            byte.
     """
     decoded = base64.b64decode(text, validate=True)
     if base64.b64encode(decoded).decode() != text:
@@ -142,8 +144,8 @@ def check_request(signer: Signer, query: bytes, body: bytes, parameters: Paramet
     """Check signature and timing of a signed request, and return until when it is wanted (µs).
 
     Raises:
-        ApiError: -1102, -1100 for parameters that are missing or malformed, -1022 for a wrong signature, -1021 for a request
-            from outside its window.
+        ApiError: -1102, -1100 for parameters that are missing or malformed, -1022 for a wrong signature,
+            -1021 for a request from outside its window.
     """
     signature = parameters.required("signature")
     timestamp = parameters.integer("timestamp")
@@ -182,7 +184,10 @@ def receive_window_us(parameters: Parameters) -> int:
 
 
 def check_timing(timestamp: int, window_us: int, now_us: int) -> int:
-    """Refuse with -1021 what is 1 s ahead or older than its window; `timestamp` is in ms or µs. Return the window's end (µs)."""
+    """Refuse with -1021 what is 1 s ahead or older than its window; `timestamp` is in ms or µs.
+
+    Return the window's end (µs).
+    """
     sent_us = timestamp if timestamp >= _MICROSECONDS_FROM else timestamp * 1000
     if sent_us >= now_us + _AHEAD_MAX_US:
         raise ApiError(-1021, "Timestamp for this request was 1000ms ahead of the server's time.")

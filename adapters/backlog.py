@@ -1,7 +1,8 @@
 """How far behind and how full each shard is, as seen from outside: what gateways refuse new work by.
 
-How long the oldest waiting command has waited, and which time it is there, is seen about ten times a second; how full Redis is, twice.
-A shard that nobody leads any more is behind from then on, though nothing waits there yet: whoever comes first would learn it by waiting.
+How long the oldest waiting command has waited, and which time it is there, is seen about ten times a second;
+how full Redis is, twice. A shard that nobody leads any more is behind from then on, though nothing waits
+there yet: whoever comes first would learn it by waiting.
 """
 
 import asyncio
@@ -24,7 +25,10 @@ _INTERVAL_S: Final = 0.1
 _FILLED_EVERY: Final = 5
 """Each so many looks it is asked how full Redis is: that costs it some 20 us for each shard."""
 MEMORY_FOR_ORDERS: Final = 0.75
-"""While Redis uses a larger part of its `maxmemory`, orders are refused. The rest is for cancels, and for what was accepted."""
+"""While Redis uses a larger part of its `maxmemory`, orders are refused.
+
+The rest is for cancels, and for what was accepted.
+"""
 _CANCELS_MAY: Final = 1.2
 """Cancels, which make room, are refused last: at so much more of what orders are refused at."""
 _LOG: Final = (streams.commands, streams.events, streams.outbox)
@@ -48,9 +52,14 @@ def allowed(*, is_cancel: bool) -> float:
 
 
 class Backlog:
-    """`age_ms[shard]`: 0 when nothing waits, and somebody leads. `halted` are the shards that have stopped for good."""
+    """`age_ms[shard]`: 0 when nothing waits, and somebody leads.
 
-    def __init__(self, client: redis.asyncio.Redis, shard_count: int, reach: Reach, log_bytes_max: int) -> None:
+    `halted` are the shards that have stopped for good.
+    """
+
+    def __init__(
+        self, client: redis.asyncio.Redis, shard_count: int, reach: Reach, log_bytes_max: int
+    ) -> None:
         """Note in `reach` whether Redis answers. `log_bytes_max`: what a shard's log may take."""
         self.age_ms = [0] * shard_count
         self.filled = [0.0] * shard_count
@@ -81,7 +90,9 @@ class Backlog:
         shards = range(len(self.age_ms))
         keys = [key(shard) for key in (streams.position, streams.halted, streams.lease) for shard in shards]
         values = await pipelined(self._client, [("GET", key) for key in keys])
-        positions, halts, leases = (values[at : at + len(shards)] for at in range(0, len(values), len(shards)))
+        positions, halts, leases = (
+            values[at : at + len(shards)] for at in range(0, len(values), len(shards))
+        )
         self.halted = frozenset(shard for shard, halt in zip(shards, halts, strict=True) if halt)
         commands: list[tuple[str | int, ...]] = [("TIME",)]
         for shard, position in zip(shards, positions, strict=True):
@@ -94,7 +105,8 @@ class Backlog:
         oldest, newest = found[: len(shards)], found[len(shards) :]
         now_ms = seconds * 1000 + microseconds // 1000
         for shard, entries in zip(shards, newest, strict=True):
-            # No id is smaller than the last: after a jump ahead and back they stay where they are until the clock is there again.
+            # No id is smaller than the last: after a jump ahead and back they stay where they are until the
+            # clock is there again.
             stream_ms = max(now_ms, StreamId.parse(entries[0][0]).ms) if entries else now_ms
             self.clock_offset_ms[shard] = stream_ms - own_ms
             CLOCK_OFFSET.labels(shard).set(self.clock_offset_ms[shard] / 1_000)
@@ -121,7 +133,9 @@ class Backlog:
     async def _look_how_full(self) -> None:
         shards = range(len(self.filled))
         servers = await self._memory()
-        sizes = await pipelined(self._client, [("MEMORY", "USAGE", key(shard)) for shard in shards for key in _LOG])
+        sizes = await pipelined(
+            self._client, [("MEMORY", "USAGE", key(shard)) for shard in shards for key in _LOG]
+        )
         for shard in shards:
             log = sum(size or 0 for size in sizes[shard * len(_LOG) : (shard + 1) * len(_LOG)])
             # Of several servers the fullest counts: an order may need any of them.

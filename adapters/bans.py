@@ -1,4 +1,7 @@
-"""Networks that are banned, each time for longer, as long as they are remembered. Pure: bans of other processes are told."""
+"""Networks that are banned, each time for longer, as long as they are remembered.
+
+Pure: bans of other processes are told.
+"""
 
 from itertools import islice
 from typing import Final, NamedTuple
@@ -68,7 +71,10 @@ class Bans:
         return True
 
     def forget(self, now: TimeMs) -> None:
-        """Drop those that are forgiven. They stand in about the order in which they were made, so this looks at few that stay."""
+        """Drop those that are forgiven.
+
+        They stand in about the order in which they were made, so this looks at few that stay.
+        """
         for network, ban in list(islice(self._bans.items(), _LOOKED_AT)):
             if now >= ban.until + FORGIVEN_AFTER_MS:
                 del self._bans[network]

@@ -14,8 +14,9 @@ _DAY_MS, _MONTH_MS = 86_400_000, 31 * 86_400_000
 
 _COLUMNS: Final = """(extract(epoch from open_time) * 1000)::bigint, open, high, low, close, volume, quote_volume,
     trade_count, taker_buy_volume, taker_buy_quote"""
-# One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both sides, so that it
-# touches few chunks however much history there is; the last candle before may lie anywhere: it is looked for among days, which are few.
+# One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both
+# sides, so that it touches few chunks however much history there is; the last candle before may lie anywhere:
+# it is looked for among days, which are few.
 _EARLIER: Final = {
     interval: f"""
         (SELECT * FROM (
@@ -44,7 +45,9 @@ _STATEMENTS: Final = {
 # Candles by other clocks than UTC's are made of smaller ones when they are asked for.
 _SUMS: Final = """market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close ORDER BY open_time DESC))[1],
     sum(volume), sum(quote_volume), sum(trade_count), sum(taker_buy_volume), sum(taker_buy_quote)"""
-_FIXED: Final = "floor((extract(epoch from open_time) * 1000 - %(grid)s) / %(length)s) * %(length)s + %(grid)s"
+_FIXED: Final = (
+    "floor((extract(epoch from open_time) * 1000 - %(grid)s) / %(length)s) * %(length)s + %(grid)s"
+)
 _LOCAL: Final = "(open_time + %(offset)s * interval '1 ms') AT TIME ZONE 'UTC'"
 _MONTHS: Final = f"extract(epoch from date_trunc('month', {_LOCAL}) AT TIME ZONE 'UTC') * 1000 - %(offset)s"
 _ZONED_STATEMENTS: Final = {
@@ -67,10 +70,9 @@ _FIRST_DAY: Final = """
     SELECT (extract(epoch from open_time) * 1000)::bigint FROM "candles_1d"
     WHERE market = %(market)s AND open_time >= to_timestamp(%(start)s / 1000.0) ORDER BY open_time LIMIT 1
 """
-# Minutes up to the first whole hour and hours from there on: 240 rows of a market at most, however much was traded.
-_SUMMED: Final = (
-    """market, open_time, open, high, low, close, volume, quote_volume, trade_count, first_trade_id, last_trade_id"""
-)
+# Minutes up to the first whole hour and hours from there on: 240 rows of a market at most, however much was
+# traded.
+_SUMMED: Final = """market, open_time, open, high, low, close, volume, quote_volume, trade_count, first_trade_id, last_trade_id"""
 _SINCE: Final = f"""
     SELECT market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close ORDER BY open_time DESC))[1],
         sum(volume), sum(quote_volume), sum(trade_count)::bigint, min(first_trade_id), max(last_trade_id)
@@ -95,7 +97,9 @@ class PostgresCandles:
         if rows and rows[0].open_time < window.first:
             return rows
         # Nothing was traded before, so the window's first candle is the first there ever was.
-        found = await self._database.fetch(_FIRST_DAY, {"market": symbol, "start": _near(interval, window.first)})
+        found = await self._database.fetch(
+            _FIRST_DAY, {"market": symbol, "start": _near(interval, window.first)}
+        )
         if not found:
             return []
         first = max(bucket_start(interval, found[0][0], offset_ms), window.first)
@@ -115,7 +119,11 @@ class PostgresCandles:
             "limit": window.limit,
         }
         if offset_ms:
-            source = "1h" if offset_ms % _HOUR_MS == 0 and INTERVALS_MS.get(interval, _HOUR_MS) >= _HOUR_MS else "15m"
+            source = (
+                "1h"
+                if offset_ms % _HOUR_MS == 0 and INTERVALS_MS.get(interval, _HOUR_MS) >= _HOUR_MS
+                else "15m"
+            )
             parameters |= {
                 "near": _near(source, first),
                 "end": next_bucket(interval, bucket_start(interval, TimeMs(end), offset_ms), offset_ms),
@@ -123,13 +131,17 @@ class PostgresCandles:
                 "length": INTERVALS_MS.get(interval, 0),
                 "grid": bucket_start(interval, TimeMs(0), offset_ms),
             }
-            rows = await self._database.fetch(_ZONED_STATEMENTS[source, interval not in INTERVALS_MS], parameters)
+            rows = await self._database.fetch(
+                _ZONED_STATEMENTS[source, interval not in INTERVALS_MS], parameters
+            )
         else:
             rows = await self._database.fetch(_STATEMENTS[interval], parameters)
         return [KlineRow(*map(int, row)) for row in rows]
 
     async def sums_since(self, symbols: Sequence[str], opened: TimeMs) -> dict[str, CandleSums]:
-        """Return for each market that traded since what was traded from `opened` on, which begins a minute."""
+        """Return for each market that traded since what was traded from `opened` on, which begins a
+        minute.
+        """
         hour = -(-opened // _HOUR_MS) * _HOUR_MS
         rows = await self._database.fetch(_SINCE, {"markets": list(symbols), "open": opened, "hour": hour})
         return {symbol: CandleSums(*map(int, values)) for symbol, *values in rows}

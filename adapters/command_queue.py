@@ -1,14 +1,15 @@
-"""The way to the shards: commands and queries of one event-loop tick leave together, one stream entry per target shard.
+"""The way to the shards: commands and queries of one event-loop tick leave together, one stream entry per
+target shard.
 
-Under load a tick collects many commands, so the cost of an entry is shared; at light load a tick is one command, and
-nothing waits for a timer. A shard that has enough to do gets no more until it answers; meanwhile commands wait here, where accounts take
-turns (fair_queue.py). A command is refused before it is enqueued (`overloaded`, `unavailable`: nothing happened), or it is
-enqueued and answered, or its outcome is unknown.
+Under load a tick collects many commands, so the cost of an entry is shared; at light load a tick is one
+command, and nothing waits for a timer. A shard that has enough to do gets no more until it answers; meanwhile
+commands wait here, where accounts take turns (fair_queue.py). A command is refused before it is enqueued
+(`overloaded`, `unavailable`: nothing happened), or it is enqueued and answered, or its outcome is unknown.
 
-A command whose answer may be lost is sent again under its number: the shard answers one that it has seen with its first outcome
-(docs/decisions/0005). That is so when the connection is lost with the append, when the reply channel was not listened to for a
-while, and when the shard has long gone past the command. Only what is still waited for is sent again, that is within one reply
-timeout, and the shard remembers for ten of them.
+A command whose answer may be lost is sent again under its number: the shard answers one that it has seen with
+its first outcome (docs/decisions/0005). That is so when the connection is lost with the append, when the
+reply channel was not listened to for a while, and when the shard has long gone past the command. Only what is
+still waited for is sent again, that is within one reply timeout, and the shard remembers for ten of them.
 """
 
 import asyncio
@@ -89,7 +90,8 @@ class CommandQueue:
         self._pending_max = settings.pending_requests_max
         self._tracer = tracer
         self._faucet = faucet
-        """The key that deposits are signed with; None: this process has none, and shards refuse its deposits."""
+        """The key that deposits are signed with; None: this process has none, and shards refuse its deposits.
+        """
         self._faucet_name = key_name(Role.FAUCET, public_half(faucet)) if faucet is not None else ""
         self._signed_ms = settings.reply_timeout_ms * REPLY_TIMEOUTS // 2
         """So long a signature counts: as long as a command may be repeated."""
@@ -103,8 +105,8 @@ class CommandQueue:
         """Shard -> commands that it has, or is about to get, and has not answered."""
         self._settled = [partial(self._answered, shard) for shard in shards]
         self._canceling_all: dict[tuple[AccountId, str], deque[_Later]] = {}
-        """Account and market whose orders are being canceled -> those who want the same, and go one after the other. Each order costs its
-        market's shard a message, also one whose cancel is already on its way."""
+        """Account and market whose orders are being canceled -> those who want the same, and go one after the
+        other. Each order costs its market's shard a message, also one whose cancel is already on its way."""
         self._queries: dict[int, list[Query]] = {}
         self._flush_is_due = False
         self._began_s = 0.0
@@ -123,7 +125,9 @@ class CommandQueue:
         return self._submit(command, deadline_us)
 
     def _submit_one_by_one(self, command: CancelAllOrders, deadline_us: int) -> asyncio.Future[Reply]:
-        """Enqueue a request to cancel all orders of an account in a market when the one before it is answered."""
+        """Enqueue a request to cancel all orders of an account in a market when the one before it is
+        answered.
+        """
         key = (command.account_id, command.market)
         later = self._canceling_all.get(key)
         if later is None:
@@ -194,7 +198,10 @@ class CommandQueue:
         return self._replies.wait_for(query.request_id)
 
     def retry_lost(self) -> None:
-        """Send again what was lost with the last connection and is still waited for; for a link's `on_ready`."""
+        """Send again what was lost with the last connection and is still waited for.
+
+        For a link's `on_ready`.
+        """
         lost, self._to_retry = self._to_retry, []
         for shard, pack, batch in lost:
             if not self._links.of(shard).ready:
@@ -203,13 +210,21 @@ class CommandQueue:
                 self._send(shard, pack, waiting, is_retry=True)
 
     def repeat_unanswered(self) -> None:
-        """Send again all commands that wait, for their replies may have been published to nobody; for the reply link's `on_ready`."""
+        """Send again all commands that wait, for their replies may have been published to nobody.
+
+        For the reply link's `on_ready`.
+        """
         lost = {each.request_id for _, _, batch in self._to_retry for each in batch}
-        unsent = {command.request_id for batch in self._commands.values() for command in batch} | self._waiting_here()
-        self._repeat(command for _, command in self._replies.commands() if command.request_id not in lost | unsent)
+        unsent = {
+            command.request_id for batch in self._commands.values() for command in batch
+        } | self._waiting_here()
+        self._repeat(
+            command for _, command in self._replies.commands() if command.request_id not in lost | unsent
+        )
 
     def repeat_overdue(self) -> None:
-        """Send again, once, what has waited for half the time although nothing as old waits in front of its shard.
+        """Send again, once, what has waited for half the time although nothing as old waits in front of its
+        shard.
 
         The worker may have ended between its commit and its reply.
         """
@@ -218,7 +233,11 @@ class CommandQueue:
         for waited_s, command in self._replies.commands(self._overdue_s):
             shard = self._shard_of_account(command.account_id)
             is_passed = self._backlog.age_ms[shard] < waited_s * 1_000 - _BACKLOG_STALE_MS
-            if command.request_id > self._repeated_to[shard] and is_passed and command.request_id not in unsent:
+            if (
+                command.request_id > self._repeated_to[shard]
+                and is_passed
+                and command.request_id not in unsent
+            ):
                 self._repeated_to[shard] = command.request_id
                 overdue.append(command)
         self._repeat(overdue)
@@ -246,15 +265,18 @@ class CommandQueue:
         await end_tasks([self._repeater, self._adapter])
 
     def _concerned(self, shard: int, command: Command) -> tuple[int, ...]:
-        """Return the shards without which a command gets no answer: the account's, and the market's if it names one."""
+        """Return the shards without which a command gets no answer: the account's, and the market's if it
+        names one.
+        """
         of_market = self._listing().known.shards.get(getattr(command, "market", ""), shard)
         return (shard,) if of_market == shard else (shard, of_market)
 
     def _refuse_when_behind(self, concerned: tuple[int, ...], may: float) -> None:
-        """Refuse what would wait for a shard that is behind, or fill one that is full; `may`: how much more than for orders is allowed.
+        """Refuse what would wait for a shard that is behind, or fill one that is full; `may`: how much more
+        than for orders is allowed.
 
-        A market's shard counts as the account's does. Else all who trade there would wait for an answer until they must be told that
-        nobody knows, and its input would grow with what they send.
+        A market's shard counts as the account's does. Else all who trade there would wait for an answer until
+        they must be told that nobody knows, and its input would grow with what they send.
         """
         for shard in concerned:
             if not self._links.of(shard).ready:
@@ -297,7 +319,9 @@ class CommandQueue:
             self.adapt_windows()
 
     def adapt_windows(self) -> None:
-        """Fit what each shard may have to how long that takes it, and refuse what has waited here for too long: nothing of it was done."""
+        """Fit what each shard may have to how long that takes it, and refuse what has waited here for too
+        long: nothing of it was done.
+        """
         still = self._replies.waiting_for(self._age_ms_max / 1_000) if any(self._waiting) else set()
         for shard, waiting in enumerate(self._waiting):
             self._windows[shard].adapt(self._backlog.age_ms[shard], is_full=bool(waiting))
@@ -353,10 +377,15 @@ class CommandQueue:
         commands: Sequence[LoggedCommand] = batch
         if self._faucet is not None and any(isinstance(command, Deposit) for command in batch):
             commands = [self._signed(shard, command, now_us // 1_000) for command in batch]
-        return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(commands, now_us, number))
+        return packed(
+            "XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(commands, now_us, number)
+        )
 
     def _signed(self, shard: int, command: Command, now_ms: int) -> LoggedCommand:
-        """Return a command as its shard takes it. A signature is made anew for each repetition: the deadline is in it."""
+        """Return a command as its shard takes it.
+
+        A signature is made anew for each repetition: the deadline is in it.
+        """
         if self._faucet is None or not isinstance(command, Deposit):
             return command
         deadline_ms = TimeMs(now_ms + self._backlog.clock_offset_ms[shard] + self._signed_ms)
@@ -375,9 +404,18 @@ class CommandQueue:
                 outcome = str(error)
             else:
                 outcome = type(reply.result()).__name__
-            names: dict[str, str | int] = {"account_id": command.account_id, "client_order_id": command.client_order_id}
+            names: dict[str, str | int] = {
+                "account_id": command.account_id,
+                "client_order_id": command.client_order_id,
+            }
             tracer.whole(
-                trace, "place order", start_ns, time.time_ns(), market=command.market, outcome=outcome, **names
+                trace,
+                "place order",
+                start_ns,
+                time.time_ns(),
+                market=command.market,
+                outcome=outcome,
+                **names,
             )
 
         reply.add_done_callback(answered)
@@ -417,9 +455,13 @@ def _frames(batch: list[Command]) -> Iterable[list[Command]]:
 def _trace_append(tracer: Tracer, batch: Sequence[Any], append_s: float) -> None:
     end_ns = time.time_ns()
     for command in batch:
-        if isinstance(command, PlaceOrder) and (trace := tracer.trace_of(command.account_id, command.client_order_id)):
+        if isinstance(command, PlaceOrder) and (
+            trace := tracer.trace_of(command.account_id, command.client_order_id)
+        ):
             tracer.stage(trace, "append", end_ns - int(append_s * 1e9), end_ns, batch_commands=len(batch))
 
 
 def _queries_entry(shard: int, batch: Sequence[Query]) -> bytes:
-    return packed("XADD", streams.queries(shard), "MAXLEN", "~", _QUERIES_KEPT, "*", QUERIES_FIELD, encode_frame(batch))
+    return packed(
+        "XADD", streams.queries(shard), "MAXLEN", "~", _QUERIES_KEPT, "*", QUERIES_FIELD, encode_frame(batch)
+    )

@@ -18,7 +18,10 @@ _WAITING_MAX: Final = 200
 _CONNECT_TIMEOUT_S: Final = 2
 _POOL_TIMEOUT_S: Final = 3.0
 _RECONNECT_S: Final = 0.25
-"""How long after a failed attempt to connect the next one is made; by itself the pool doubles the time from one second on."""
+"""How long after a failed attempt to connect the next one is made.
+
+By itself the pool doubles the time from one second on.
+"""
 _SAY_EVERY_S: Final = 5.0
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 
@@ -26,12 +29,16 @@ _log = structlog.get_logger()
 
 
 class Database(Protocol):
-    """What the repositories (functions/repositories/) run their statements on; unreachable: `ApiError` (unavailable)."""
+    """What the repositories (functions/repositories/) run their statements on; unreachable: `ApiError`
+    (unavailable).
+    """
 
     async def fetch(
         self, statement: LiteralString, parameters: Mapping[str, object] | None = None
     ) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own and return its rows (none for a statement without)."""
+        """Run one statement in a transaction of its own and return its rows (none for a statement
+        without).
+        """
         ...
 
 
@@ -39,7 +46,9 @@ class PostgresDatabase:
     """Implements `Database`. It may be started while the database is away."""
 
     def __init__(self, url: str) -> None:
-        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it repeats every attempt; the outage is logged here
+        logging.getLogger("psycopg.pool").setLevel(
+            logging.ERROR
+        )  # it repeats every attempt; the outage is logged here
         self._pool = psycopg_pool.AsyncConnectionPool(
             url,
             min_size=1,
@@ -50,7 +59,8 @@ class PostgresDatabase:
             kwargs={
                 "autocommit": True,
                 "connect_timeout": _CONNECT_TIMEOUT_S,
-                # A plan that is made for the values asked for touches the chunks of their times only; a generic one, all there are.
+                # A plan that is made for the values asked for touches the chunks of their times only; a
+                # generic one, all there are.
                 "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c plan_cache_mode=force_custom_plan",
             },
             check=self._check,
@@ -71,7 +81,8 @@ class PostgresDatabase:
         try:
             await self._pool.check_connection(connection)
         except psycopg.Error:
-            # After an outage no idle connection is whole. The pool would try them one by one, and wait a second, then two, between them.
+            # After an outage no idle connection is whole. The pool would try them one by one, and wait a
+            # second, then two, between them.
             await self._pool.check()
             raise
 
@@ -85,7 +96,9 @@ class PostgresDatabase:
     async def fetch(
         self, statement: LiteralString, parameters: Mapping[str, object] | None = None
     ) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own and return its rows (none for a statement without)."""
+        """Run one statement in a transaction of its own and return its rows (none for a statement
+        without).
+        """
         with database_outages():
             try:
                 return await self._run(statement, parameters)
@@ -107,7 +120,9 @@ class PostgresDatabase:
             return 0
         return int(rows[0][0])
 
-    async def _run(self, statement: LiteralString, parameters: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+    async def _run(
+        self, statement: LiteralString, parameters: Mapping[str, object] | None
+    ) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection, connection.cursor() as cursor:
             await cursor.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else []

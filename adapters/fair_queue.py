@@ -1,7 +1,10 @@
-"""Commands that wait because their shard has enough to do: each account gets its turn, and cancels go first. Pure.
+"""Commands that wait because their shard has enough to do: each account gets its turn, and cancels go first.
 
-As long as a shard keeps up, nothing waits here and commands go in the order in which they came. When it does not, the order of arrival
-would give most to whoever sends most; so then accounts take turns, and an account that has too much waiting is refused alone.
+Pure.
+
+As long as a shard keeps up, nothing waits here and commands go in the order in which they came. When it does
+not, the order of arrival would give most to whoever sends most; so then accounts take turns, and an account
+that has too much waiting is refused alone.
 """
 
 from collections import OrderedDict, deque
@@ -21,7 +24,9 @@ AGE_MS_MAX: Final = 200
 
 
 class FairQueue(Generic[T]):
-    """Items of accounts, which are taken in turns: one of each account that has any, then the next one of each."""
+    """Items of accounts, which are taken in turns: one of each account that has any, then the next one of
+    each.
+    """
 
     def __init__(self, per_account_max: int = PER_ACCOUNT_MAX) -> None:
         self._per_account_max = per_account_max
@@ -39,7 +44,10 @@ class FairQueue(Generic[T]):
                 yield from items
 
     def put(self, account_id: AccountId, item: T, *, is_urgent: bool) -> bool:
-        """Let an item wait; False: so many of the account do already. What is urgent is taken before all that is not."""
+        """Let an item wait; False: so many of the account do already.
+
+        What is urgent is taken before all that is not.
+        """
         items = (self._urgent if is_urgent else self._others).setdefault(account_id, deque())
         if len(items) >= self._per_account_max:
             return False
@@ -82,7 +90,9 @@ class Window:
         self.size = SIZE_FIRST
 
     def adapt(self, age_ms: int, *, is_full: bool) -> None:
-        """Shrink when the shard's oldest command has waited for long, and grow while it has not and more would be sent."""
+        """Shrink when the shard's oldest command has waited for long, and grow while it has not and more
+        would be sent.
+        """
         if age_ms > AGE_MS_MAX:
             self.size = max(SIZE_MIN, self.size * 3 // 4)
         elif is_full:

@@ -1,13 +1,16 @@
-"""Passwords of sign-ups are compared with the rules and hashed in a process of its own, which gives way to every other one.
+"""Passwords of sign-ups are compared with the rules and hashed in a process of its own, which gives way to
+every other one.
 
-A thread of low priority would not do: while it has the interpreter's lock and waits for a processor, the event loop waits for it.
-The process starts with the first password, and ends with its parent: its input does.
+A thread of low priority would not do: while it has the interpreter's lock and waits for a processor, the
+event loop waits for it. The process starts with the first password, and ends with its parent: its input does.
 
-    parent -> process: 4 bytes each, the lengths, then the password and the address that it is for in UTF-8; no address: no rules
-    process -> parent: "+" and the hash, or "-", the code of the refusal, a space and its words; and a newline
+    parent -> process: 4 bytes each, the lengths, then the password and the address that it is for in UTF-8;
+    no address: no rules process -> parent: "+" and the hash, or "-", the code of the refusal, a space and its
+    words; and a newline
 
-It is started from the code that is on the disk by then, which may be of another release than its parent's. So its argument says which
-exchange of bytes the parent speaks, and a process that speaks another ends at once: sign-ups are refused until the parent is restarted.
+It is started from the code that is on the disk by then, which may be of another release than its parent's. So
+its argument says which exchange of bytes the parent speaks, and a process that speaks another ends at once:
+sign-ups are refused until the parent is restarted.
 """
 
 import contextlib
@@ -58,7 +61,9 @@ class HashingProcess:
         with self._lock:
             for is_last in (False, True):
                 try:
-                    return _hash_in(self._request(_LENGTHS.pack(len(secret), len(address)) + secret + address))
+                    return _hash_in(
+                        self._request(_LENGTHS.pack(len(secret), len(address)) + secret + address)
+                    )
                 except OSError:
                     self._end()
                     if is_last:
@@ -66,7 +71,10 @@ class HashingProcess:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """End the process, whatever it is doing; it has given way to all others, so it may not hear soon that its input has ended."""
+        """End the process, whatever it is doing.
+
+        It has given way to all others, so it may not hear soon that its input has ended.
+        """
         self._is_closed = True
         if (child := self._child) is not None:
             child.kill()

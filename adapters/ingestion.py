@@ -19,7 +19,9 @@ _log = structlog.get_logger()
 
 
 class PostgresIngestion:
-    """Implements `functions.repositories.ingestion.Ingestion`: compares the database's position with the shard's stream of events."""
+    """Implements `functions.repositories.ingestion.Ingestion`: compares the database's position with the
+    shard's stream of events.
+    """
 
     def __init__(self, database: Database, client: redis.asyncio.Redis) -> None:
         self._database = database
@@ -28,13 +30,17 @@ class PostgresIngestion:
     async def catch_up(self, shard: int) -> None:
         """Wait, for about a second at most, until the database holds all that the shard has said so far."""
         with redis_outages():
-            (newest,) = await pipelined(self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)])
+            (newest,) = await pipelined(
+                self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)]
+            )
         if not newest:
             return
         wanted = StreamId.parse(newest[0][0])
         deadline = asyncio.get_running_loop().time() + _CATCH_UP_S
         while True:
-            rows = await self._database.fetch("SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard})
+            rows = await self._database.fetch(
+                "SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard}
+            )
             if (StreamId.parse(rows[0][0]) if rows else STREAM_START) >= wanted:
                 return
             if asyncio.get_running_loop().time() > deadline:

@@ -17,9 +17,10 @@ _FIRST: Final = """%(shard)s::integer, %(milliseconds)s::bigint, %(number)s::num
     %(entry)s::integer"""
 _AT: Final = "to_timestamp(place.time_ms / 1000.0)"
 _PLACE: Final = f"({_AT}, place.shard, place.milliseconds, place.number, place.event, place.entry)"
-# What the account has at a place is what it had after the newest entry before that says so, and all amounts since. Those are few: entries
-# that a restore took back, and whatever was stored by a release before 0011. One statement, so that all of it is of one moment.
-# Entries are bounded by the parameters themselves: the planner sees how many there are, and goes by the index instead of sorting them all.
+# What the account has at a place is what it had after the newest entry before that says so, and all amounts
+# since. Those are few: entries that a restore took back, and whatever was stored by a release before 0011.
+# One statement, so that all of it is of one moment. Entries are bounded by the parameters themselves: the
+# planner sees how many there are, and goes by the index instead of sorting them all.
 _PAGE: Final = f"""
 WITH places (name, time_ms, shard, milliseconds, number, event, entry) AS (VALUES
     ('opening', %(start)s::bigint, 0, 0::bigint, 0::numeric, 0, 0),
@@ -65,9 +66,10 @@ _TRANSFERS: Final = """
         AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
     ORDER BY time DESC, transfer_id LIMIT %(limit)s OFFSET %(offset)s
 """
-# Until the backfill is done, what it has not reached is looked up in the ledger: slowly, but rightly. One statement, since both parts must
-# see the same position. What a restore could not bring back has not happened (history/restore.py).
-# The inner query depends on the backfill's row (LATERAL), so that nothing is read of the ledger when there is none.
+# Until the backfill is done, what it has not reached is looked up in the ledger: slowly, but rightly. One
+# statement, since both parts must see the same position. What a restore could not bring back has not happened
+# (history/restore.py). The inner query depends on the backfill's row (LATERAL), so that nothing is read of
+# the ledger when there is none.
 _HAS_TRANSFER: Final = """
 SELECT 1 FROM transfers WHERE account_id = %(account_id)s AND kind = %(kind)s AND transfer_id = %(transfer_id)s
 AND asset = %(asset)s AND amount = %(amount)s AND time < to_timestamp(%(before_ms)s / 1000.0)
@@ -103,7 +105,9 @@ class PostgresLedger:
         end: TimeMs | None,
         limit: int,
     ) -> LedgerPage:
-        """Return the first `limit` entries from `first` on, of the period from `start` to `end`, and its balances."""
+        """Return the first `limit` entries from `first` on, of the period from `start` to `end`, and its
+        balances.
+        """
         rows = await self._database.fetch(
             _PAGE,
             {
@@ -129,7 +133,9 @@ class PostgresLedger:
         limit: int,
         offset: int,
     ) -> list[Transfer]:
-        """Return transfers of a kind (deposit, withdrawal), newest first, without the first `offset`; None: no condition."""
+        """Return transfers of a kind (deposit, withdrawal), newest first, without the first `offset`; None:
+        no condition.
+        """
         rows = await self._database.fetch(
             _TRANSFERS,
             {
@@ -148,7 +154,10 @@ class PostgresLedger:
     async def has_transfer(
         self, account_id: AccountId, kind: str, transfer_id: str, asset: str, amount: int, *, before_ms: int
     ) -> bool:
-        """Return whether there is such a transfer, made before a time; also while `transfers` is being filled in."""
+        """Return whether there is such a transfer, made before a time.
+
+        Also while `transfers` is being filled in.
+        """
         rows = await self._database.fetch(
             _HAS_TRANSFER,
             {

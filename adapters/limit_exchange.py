@@ -1,7 +1,9 @@
-"""The way of a process's shares of limits to the pots in Redis, and of what others do with these to the process.
+"""The way of a process's shares of limits to the pots in Redis, and of what others do with these to the
+process.
 
-What is asked in one turn of the loop goes out together. What was used is told every 80 ms, and every change of a pot is published, so
-what a process says of a bucket that it knows is at most 100 ms old. As long as Redis does not answer, shares are borrowed.
+What is asked in one turn of the loop goes out together. What was used is told every 80 ms, and every change
+of a pot is published, so what a process says of a bucket that it knows is at most 100 ms old. As long as
+Redis does not answer, shares are borrowed.
 """
 
 import asyncio
@@ -38,7 +40,8 @@ _SHARES_PER_COMMAND: Final = 250
 _PEER_S: Final = 60.0
 """A process that has said nothing for so long counts among those that are there no more."""
 
-# `drawn` of adapters/shares.py, for several pots. A pot that nobody was refused at and nothing was done with is not written.
+# `drawn` of adapters/shares.py, for several pots. A pot that nobody was refused at and nothing was done with
+# is not written.
 _DRAW: Final = f"""
 local answers, words = {{}}, {{}}
 for i, key in ipairs(KEYS) do
@@ -145,7 +148,9 @@ class LimitExchange:
         await self._links.close()
 
     def ask(self, share: Share, needed: int) -> _Future:
-        """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be asked."""
+        """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be
+        asked.
+        """
         LIMITS_ASKED.inc()
         met: _Future = self._loop.create_future()
         if not self._asks:
@@ -173,7 +178,9 @@ class LimitExchange:
             by_place[share.place].append(_Ask(share, 0, None))
         for place, some in by_place.items():
             for start in range(0, len(some), _SHARES_PER_COMMAND):
-                self._send(place, some[start : start + _SHARES_PER_COMMAND], tops_up=not leaves, leaves=leaves)
+                self._send(
+                    place, some[start : start + _SHARES_PER_COMMAND], tops_up=not leaves, leaves=leaves
+                )
 
     def _send(self, place: int, asks: list[_Ask], *, tops_up: bool = False, leaves: bool = False) -> None:
         draws = [ask.share.draw(ask.needed, tops_up=tops_up, leaves=leaves) for ask in asks]
@@ -183,7 +190,15 @@ class LimitExchange:
         parts += (len(asks), *(ask.share.key for ask in asks), self._name)
         for ask, draw in zip(asks, draws, strict=True):
             limit, used, returned, needed, wished = draw
-            parts += (limit, reserve_of(limit), used, returned, needed, wished, self._limits.ttl_ms(ask.share))
+            parts += (
+                limit,
+                reserve_of(limit),
+                used,
+                returned,
+                needed,
+                wished,
+                self._limits.ttl_ms(ask.share),
+            )
         timer: asyncio.TimerHandle | None = None
         is_over = False
 
@@ -270,7 +285,10 @@ class LimitExchange:
         for link in self._links.all():
             answer: asyncio.Future[Reply] = self._loop.create_future()
             try:
-                link.send(packed("PING"), lambda reply, to=answer: None if to.done() else to.set_result(reply))  # type: ignore[misc]
+                link.send(
+                    packed("PING"),
+                    lambda reply, to=answer: None if to.done() else to.set_result(reply),  # type: ignore[misc]
+                )
             except ConnectionError:
                 return False
             answers.append(answer)

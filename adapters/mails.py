@@ -40,7 +40,9 @@ class PostgresMails:
 
     async def write(self, account_id: AccountId, mail: Mail) -> None:
         """Write a mail to the owner of an account, unless there was one of the same kind a minute ago."""
-        await self._database.fetch(_WRITE, {"account": account_id, "subject": mail.subject, "body": mail.body})
+        await self._database.fetch(
+            _WRITE, {"account": account_id, "subject": mail.subject, "body": mail.body}
+        )
 
     async def add_token(self, token_hash: str, account_id: AccountId, purpose: Purpose, ttl_s: int) -> None:
         """Keep a token."""

@@ -1,4 +1,6 @@
-"""The markets as their shards say them, looked at about once a second: whoever asks gets the newest there is, without waiting."""
+"""The markets as their shards say them, looked at about once a second: whoever asks gets the newest there is,
+without waiting.
+"""
 
 import asyncio
 from collections.abc import Callable

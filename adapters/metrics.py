@@ -20,20 +20,26 @@ CONNECTIONS: Final = Gauge("gateway_connections", "Open connections.")
 CONNECTIONS_MAX: Final = Gauge("gateway_connections_max", "Connections that this gateway holds at most.")
 LIMITS_ASKED: Final = Counter("limits_asked", "Requests that had to ask in Redis for their part of a limit.")
 LIMITS_ALONE: Final = Gauge(
-    "limits_alone", "1: limits are counted by this process alone, since the Redis of what may be lost does not answer."
+    "limits_alone",
+    "1: limits are counted by this process alone, since the Redis of what may be lost does not answer.",
 )
 BACKLOG: Final = Gauge(
     "gateway_backlog_age_seconds", "Age of the oldest command that waits in front of a shard.", ["shard"]
 )
 FILLED: Final = Gauge(
     "gateway_log_filled_ratio",
-    "How full a shard's Redis, or what a shard's log may take of it, is: new orders are refused above 1, cancels above 1.2.",
+    "How full a shard's Redis, or what a shard's log may take of it, is: new orders are refused above 1, "
+    "cancels above 1.2.",
     ["shard"],
 )
 CLOCK_OFFSET: Final = Gauge(
-    "gateway_clock_offset_seconds", "How far the clock of a shard's entries is ahead of this process's own.", ["shard"]
+    "gateway_clock_offset_seconds",
+    "How far the clock of a shard's entries is ahead of this process's own.",
+    ["shard"],
 )
-HALTED: Final = Gauge("gateway_shard_halted", "1: the shard has stopped for good, and says why in Redis.", ["shard"])
+HALTED: Final = Gauge(
+    "gateway_shard_halted", "1: the shard has stopped for good, and says why in Redis.", ["shard"]
+)
 ORDERS: Final = Counter(
     "gateway_orders",
     "Requests to place an order, by what they were answered: accepted, or the error's code.",
@@ -59,7 +65,9 @@ class Refusal(StrEnum):
     """It did not arrive in time, or its answer was not taken."""
 
 
-_REFUSALS: Final = Counter("gateway_refusals", "Requests and connections refused at the door, by reason.", ["reason"])
+_REFUSALS: Final = Counter(
+    "gateway_refusals", "Requests and connections refused at the door, by reason.", ["reason"]
+)
 # At 0, so that the first one is seen as an increase.
 _by_refusal: Final = {refusal: _REFUSALS.labels(refusal.value).inc for refusal in Refusal}
 BATCH: Final = Histogram(
@@ -67,11 +75,14 @@ BATCH: Final = Histogram(
     "Commands of one event-loop tick that went to a shard together.",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000),
 )
-REPEATED: Final = Counter("gateway_commands_repeated", "Commands sent again because their answer may be lost.")
+REPEATED: Final = Counter(
+    "gateway_commands_repeated", "Commands sent again because their answer may be lost."
+)
 _STAGE: Final = Histogram(
     "gateway_stage_seconds",
-    "How long a part of an order's way took: parse (of every 16th order: limits, signature, parameters), append (from a batch's first "
-    "command until the shard's input has it), reply (from the first command of a frame of replies until that).",
+    "How long a part of an order's way took: parse (of every 16th order: limits, signature, parameters), "
+    "append (from a batch's first command until the shard's input has it), reply (from the first command of "
+    "a frame of replies until that).",
     ["stage"],
     buckets=(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )

@@ -1,4 +1,7 @@
-"""Which networks an address belongs to. Limits count networks: whoever has one IPv6 address has 2⁶⁴ of them. Pure."""
+"""Which networks an address belongs to. Limits count networks: whoever has one IPv6 address has 2⁶⁴ of them.
+
+Pure.
+"""
 
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address

@@ -34,13 +34,15 @@ _ORDERS: Final = """
     AND (%(start)s::bigint IS NULL OR accepted_time >= to_timestamp(%(start)s / 1000.0))
     AND (%(end)s::bigint IS NULL OR accepted_time <= to_timestamp(%(end)s / 1000.0))
 """
-# The order of time and that of numbers are the same; the first is asked for where a time bounds the page, so that its index is read.
+# The order of time and that of numbers are the same; the first is asked for where a time bounds the page, so
+# that its index is read.
 _ORDERS_FROM: Final = f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY order_id LIMIT %(limit)s"
 _ORDERS_SINCE: Final = (
     f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY accepted_time, order_id LIMIT %(limit)s"
 )
 _NEWEST_ORDERS: Final = (
-    f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY accepted_time DESC, order_id DESC LIMIT %(limit)s"
+    f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY accepted_time DESC, order_id DESC LIMIT "
+    "%(limit)s"
 )
 _FILLS: Final = """
     SELECT trade_id, order_id, price, quantity, quote, fee, fee_asset, (extract(epoch from time) * 1000)::bigint,
@@ -51,7 +53,8 @@ _FILLS: Final = """
         AND (%(start)s::bigint IS NULL OR time >= to_timestamp(%(start)s / 1000.0))
         AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
 """
-# The order of time and that of numbers are the same; which one is asked for decides what index and which chunks are read.
+# The order of time and that of numbers are the same; which one is asked for decides what index and which
+# chunks are read.
 _FILLS_FROM: Final = f"{_FILLS} ORDER BY trade_id, order_id LIMIT %(limit)s"
 _FILLS_SINCE: Final = f"{_FILLS} ORDER BY time, trade_id, order_id LIMIT %(limit)s"
 _NEWEST_FILLS: Final = f"{_FILLS} ORDER BY time DESC, trade_id DESC, order_id DESC LIMIT %(limit)s"
@@ -91,8 +94,12 @@ class PostgresOrders:
         end: TimeMs | None,
         limit: int,
     ) -> list[OrderState]:
-        """Return the first `limit` orders from a number or an acceptance on, or without either the last ones."""
-        statement = _ORDERS_SINCE if start is not None else _ORDERS_FROM if from_id is not None else _NEWEST_ORDERS
+        """Return the first `limit` orders from a number or an acceptance on, or without either the last
+        ones.
+        """
+        statement = (
+            _ORDERS_SINCE if start is not None else _ORDERS_FROM if from_id is not None else _NEWEST_ORDERS
+        )
         rows = await self._database.fetch(
             statement,
             {
@@ -119,7 +126,9 @@ class PostgresOrders:
         limit: int,
     ) -> list[StoredFill]:
         """Return the first `limit` fills from a trade or a time on, or without either the last ones."""
-        statement = _FILLS_FROM if from_id is not None else _FILLS_SINCE if start is not None else _NEWEST_FILLS
+        statement = (
+            _FILLS_FROM if from_id is not None else _FILLS_SINCE if start is not None else _NEWEST_FILLS
+        )
         rows = await self._database.fetch(
             statement,
             {
@@ -145,7 +154,9 @@ class PostgresOrders:
         from_id: int,
         limit: int,
     ) -> list[PreventedMatch]:
-        """Return the first `limit` matches from a number on: only this one, or those of one order, where they are given."""
+        """Return the first `limit` matches from a number on: only this one, or those of one order, where they
+        are given.
+        """
         rows = await self._database.fetch(
             _PREVENTED_MATCHES,
             {
@@ -181,6 +192,8 @@ def _order(row: tuple[Any, ...]) -> OrderState:
         updated_time=row[16],
         version=row[17],
         close_reason=CloseReason(row[18]) if row[18] else None,
-        terms=None if row[19] is None and row[20] is None else OrderTerms(strategy_id=row[19], strategy_type=row[20]),
+        terms=None
+        if row[19] is None and row[20] is None
+        else OrderTerms(strategy_id=row[19], strategy_type=row[20]),
         course=OrderCourse(prevented_quantity=row[21], prevented_match_id=row[22]) if row[22] else None,
     )

@@ -1,4 +1,7 @@
-"""Outages of Redis and the database become 503 with Retry-After, never a crash; so does a database without its schema."""
+"""Outages of Redis and the database become 503 with Retry-After, never a crash.
+
+So does a database without its schema.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +21,8 @@ NOT_MIGRATED: Final = (
     psycopg.errors.UndefinedObject,
     psycopg.errors.InvalidSchemaName,
 )
-"""What a statement meets where a migration has not been applied yet. Our statements are constants, and tests run each of them
-against the migrated schema, so nothing else names what is not there."""
+"""What a statement meets where a migration has not been applied yet. Our statements are constants, and tests
+run each of them against the migrated schema, so nothing else names what is not there."""
 SCHEMA_RETRY_S: Final = 5
 
 _log = structlog.get_logger()
@@ -37,7 +40,10 @@ def redis_outages() -> Iterator[None]:
 
 @contextmanager
 def database_outages() -> Iterator[None]:
-    """Turn what the database raises while it cannot be reached or used into `unavailable`; a wrong statement stays an error."""
+    """Turn what the database raises while it cannot be reached or used into `unavailable`.
+
+    A wrong statement stays an error.
+    """
     try:
         yield
     except NOT_MIGRATED as error:

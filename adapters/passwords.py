@@ -1,6 +1,7 @@
 """Password hashing with argon2id, a few at a time. Nobody who has an account waits for those who sign up.
 
-Those who have an account are served by threads. Sign-ups are hashed in a process that gives way to all others.
+Those who have an account are served by threads. Sign-ups are hashed in a process that gives way to all
+others.
 """
 
 import asyncio
@@ -20,14 +21,20 @@ T = TypeVar("T")
 _PARALLEL: Final = 2
 _SIGN_UPS_PARALLEL: Final = 1
 _SIGN_UPS_REST: Final = 3.0
-"""How often the time that a sign-up has taken passes before the next one's turn, so that they have a quarter of a processor at most."""
+"""How often the time that a sign-up has taken passes before the next one's turn, so that they have a quarter
+of a processor at most."""
 _REST_S_MAX: Final = 0.3
-"""On a machine that is full, a turn takes seconds, for the process gives way. A rest after that would only keep people out."""
+"""On a machine that is full, a turn takes seconds, for the process gives way.
+
+A rest after that would only keep people out.
+"""
 _WAITING_MAX: Final = 50
 
 
 class _Queue:
-    """Lets so many have a turn at once, rests after each turn for `rest` times as long, and lets not too many wait."""
+    """Lets so many have a turn at once, rests after each turn for `rest` times as long, and lets not too many
+    wait.
+    """
 
     def __init__(self, parallel: int, rest: float = 0.0) -> None:
         self._slots = asyncio.Semaphore(parallel)
@@ -61,7 +68,8 @@ class ArgonPasswords:
         self._hasher = password_hasher()
         self._low = HashingProcess()
         self._sign_ins, self._sign_ups = _Queue(_PARALLEL), _Queue(_SIGN_UPS_PARALLEL, _SIGN_UPS_REST)
-        # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
+        # What an unknown user's password is compared with, so that the answer takes as long as for a known
+        # one.
         self._nobody = self._hasher.hash("nobody has this password")
         self._threads = ThreadPoolExecutor(_PARALLEL + _SIGN_UPS_PARALLEL, "passwords")
 
@@ -74,13 +82,15 @@ class ArgonPasswords:
         """Return the hash to keep.
 
         Raises:
-            ApiError: -1130, the rules refuse the password; 503, too many wait, or the machine has no memory for it.
+            ApiError: -1130, the rules refuse the password; 503, too many wait, or the machine has no memory
+                for it.
         """
         async with (self._sign_ins if is_known else self._sign_ups).turn():
             try:
                 if not is_known:
                     return await self._in_thread(self._low.hash, password, email)
-                # The rules take some milliseconds of the event loop: only those whose turn it is may have them.
+                # The rules take some milliseconds of the event loop: only those whose turn it is may have
+                # them.
                 check_password(password, email)
                 return await self._in_thread(self._hasher.hash, password)
             except (OSError, argon2.exceptions.HashingError):  # no process, or no memory

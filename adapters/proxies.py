@@ -1,4 +1,6 @@
-"""Whose word counts for who a client is: proxies at the addresses, or in the networks, that the settings name."""
+"""Whose word counts for who a client is: proxies at the addresses, or in the networks, that the settings
+name.
+"""
 
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -32,7 +34,9 @@ class TrustedProxies:
         return any(parsed in network for network in self._networks)
 
     def client_of(self, peer: str, forwarded_for: Iterable[str]) -> str:
-        """Return who asks: `peer`, or the last address that trusted proxies in a row have put into X-Forwarded-For."""
+        """Return who asks: `peer`, or the last address that trusted proxies in a row have put into
+        X-Forwarded-For.
+        """
         if peer not in self:
             return peer
         for hop in reversed([each.strip() for each in ",".join(forwarded_for).split(",") if each.strip()]):

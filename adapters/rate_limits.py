@@ -1,10 +1,12 @@
 """Rate limits that all processes work under together, without a Redis round trip per request.
 
-A process admits what its share of a limit reaches for, and asks for more where it does not: the arithmetic is in adapters/shares.py, the
-way to Redis in adapters/limit_exchange.py. What is counted is a network (`networks_of`), not an address, or an account's unfilled orders.
-Bans stand in the Redis of what must not be lost: docs/decisions/0035, 0037.
+A process admits what its share of a limit reaches for, and asks for more where it does not: the arithmetic is
+in adapters/shares.py, the way to Redis in adapters/limit_exchange.py. What is counted is a network
+(`networks_of`), not an address, or an account's unfilled orders. Bans stand in the Redis of what must not be
+lost: docs/decisions/0035, 0037.
 
-A method that returns an awaitable has not decided: the caller awaits it. Far from a limit it returns None, and nothing is awaited.
+A method that returns an awaitable has not decided: the caller awaits it. Far from a limit it returns None,
+and nothing is awaited.
 """
 
 import asyncio
@@ -90,7 +92,9 @@ class Pots(Protocol):
     """The how manieth time that is, or was last, so."""
 
     def ask(self, share: Share, needed: int) -> Awaitable[bool | None]:
-        """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be asked."""
+        """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be
+        asked.
+        """
         ...
 
     def hand_back(self, share: Share) -> None:
@@ -112,7 +116,10 @@ class _Alone:
 
 
 class _Lane:
-    """The shares of one kind in the current window. One that is over is dropped whole: no step looks at every owner."""
+    """The shares of one kind in the current window.
+
+    One that is over is dropped whole: no step looks at every owner.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -127,7 +134,10 @@ class _Lane:
         """Owners that have used something in this window, as far as it was told."""
 
     def turn(self, now: TimeMs) -> None:
-        """Begin the window of `now`. A clock that goes back by less than a window does not begin an old one again."""
+        """Begin the window of `now`.
+
+        A clock that goes back by less than a window does not begin an old one again.
+        """
         if self.since - self.window_ms <= now < self.until:
             return
         number = now // self.window_ms
@@ -142,8 +152,13 @@ class RateLimits:
     Implements `functions.api.ports.OrderCounts`.
     """
 
-    def __init__(self, settings: Settings, shard_of_account: Callable[[AccountId], int] | None = None) -> None:
-        """Count as the settings say, without others until `share_with`; an account's counts are where `shard_of_account` says."""
+    def __init__(
+        self, settings: Settings, shard_of_account: Callable[[AccountId], int] | None = None
+    ) -> None:
+        """Count as the settings say, without others until `share_with`.
+
+        An account's counts are where `shard_of_account` says.
+        """
         self.enabled = settings.rate_limits_enabled
         self._shard_count = settings.shard_count
         self._shard_of_account = shard_of_account or (lambda account_id: account_id % settings.shard_count)
@@ -250,7 +265,9 @@ class RateLimits:
         )
 
     def weight_used(self, address: str, now: TimeMs) -> int:
-        """Return the request weight that an address's network has used in the current minute, in all processes."""
+        """Return the request weight that an address's network has used in the current minute, in all
+        processes.
+        """
         return self._count_of(self._weights, networks_of(address).own, now)
 
     def _count_of(self, lane: _Lane, owner: str, now: TimeMs) -> int:
@@ -328,7 +345,10 @@ class RateLimits:
             await undecided
 
     async def _obtain(self, share: Share, needed: int) -> bool:
-        """Return whether a request gets what it needs, now that it did not at once; wait for what others hold meanwhile."""
+        """Return whether a request gets what it needs, now that it did not at once.
+
+        Wait for what others hold meanwhile.
+        """
         loop = asyncio.get_running_loop()
         until_s = loop.time() + _WAIT_S_MAX
         while not self._takes(share, needed):
@@ -364,7 +384,9 @@ class RateLimits:
             share.overrun(needed)  # the weight of what is refused counts all the same
         if any(share.bucket.kind == RAW_REQUESTS for share, _ in short):
             limit = f"{self._raw_max} requests per 5 MINUTE"
-            return self._refuse(networks, _too_much("Too many requests", limit, seconds_left(RAW_REQUESTS, now)), now)
+            return self._refuse(
+                networks, _too_much("Too many requests", limit, seconds_left(RAW_REQUESTS, now)), now
+            )
         limit = f"{self._weight_max} request weight per 1 MINUTE"
         error = _too_much("Too much request weight used", limit, seconds_left(WEIGHT, now))
         return self._refuse(networks, error, now)
@@ -372,7 +394,9 @@ class RateLimits:
     def _over_connections(self, networks: Networks, short: Short, now: TimeMs) -> Undecided | None:
         for share, needed in short:
             share.overrun(needed)
-        text = f"Too many connection attempts from IP; current limit is {self._connections_max} per '5 MINUTE'."
+        text = (
+            f"Too many connection attempts from IP; current limit is {self._connections_max} per '5 MINUTE'."
+        )
         return self._refuse(networks, ApiError(-1034, text, 429, seconds_left(CONNECTIONS, now)), now)
 
     def _refuse(self, networks: Networks, error: ApiError, now: TimeMs) -> Undecided:
@@ -433,7 +457,9 @@ class RateLimits:
             self._note_change(ten_seconds)
             self._note_change(day)
             return None
-        return self._decide([(share, 1) for share in shares], lambda short: self._over_orders(shares, short, now))
+        return self._decide(
+            [(share, 1) for share in shares], lambda short: self._over_orders(shares, short, now)
+        )
 
     def _shares_of_account(self, account_id: AccountId, now: TimeMs) -> tuple[Share, Share]:
         owner = str(account_id)
@@ -451,7 +477,9 @@ class RateLimits:
         for share in shares:
             if share not in missing:
                 self._take_back(share, 1)
-        (kind, largest, period) = next(each for each in self._order_limits if each[0] == missing[0].bucket.kind)
+        (kind, largest, period) = next(
+            each for each in self._order_limits if each[0] == missing[0].bucket.kind
+        )
         text = f"Too many new orders; current limit is {largest} orders per {period}."
         raise ApiError(-1015, text, 429, seconds_left(kind, now))
 
@@ -475,7 +503,9 @@ class RateLimits:
         return self._count_of(self._orders_10s, owner, now), self._count_of(self._orders_day, owner, now)
 
     def to_tell(self, now: TimeMs, most: int) -> list[Share]:
-        """Return up to `most` shares of which something is to be told, and those that are wanted of windows to come."""
+        """Return up to `most` shares of which something is to be told, and those that are wanted of windows
+        to come.
+        """
         told = []
         dirty, self._dirty = self._dirty[:most], self._dirty[most:]
         for lane in self._lanes.values():
@@ -519,7 +549,9 @@ class RateLimits:
                 self._note_change(share)
 
     def hear(self, key: str, word: Word, *, is_wanted: bool) -> None:
-        """Note how a pot stands. What is left of it is handed back when little is left for all, or somebody has asked in vain.
+        """Note how a pot stands.
+
+        What is left of it is handed back when little is left for all, or somebody has asked in vain.
 
         Raises:
             ValueError: the key is not one of a pot.
@@ -543,7 +575,9 @@ class RateLimits:
         return WINDOW_MS[share.bucket.kind] + _TTL_EXTRA_MS
 
     async def exchange_bans(self, client: redis.asyncio.Redis, now: TimeMs) -> None:
-        """Read the bans of others from `client`, the Redis of what must not be lost, and write those that were made here."""
+        """Read the bans of others from `client`, the Redis of what must not be lost, and write those that
+        were made here.
+        """
         self._bans.forget(now)
         while True:
             start = self._last_ban if self._last_ban == "-" else f"({self._last_ban}"
@@ -574,7 +608,8 @@ def _ban_of(fields: Mapping[bytes, bytes]) -> Ban | None:
 def _too_much(what: str, limit: str, retry_after_s: int) -> ApiError:
     return ApiError(
         -1003,
-        f"{what}; current limit is {limit}. Please use WebSocket Streams for live updates to avoid polling the API.",
+        f"{what}; current limit is {limit}. Please use WebSocket Streams for live updates to avoid polling "
+        "the API.",
         429,
         retry_after_s,
     )

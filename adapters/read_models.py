@@ -38,7 +38,9 @@ class RedisReadModels:
         return self._listing().known.shard_of_market(symbol)
 
     async def depth(self, symbol: str, limit: int) -> DepthSnapshot | None:
-        """Return the best `limit` levels of each side, 5,000 at most, after the last batch that feeds have written."""
+        """Return the best `limit` levels of each side, 5,000 at most, after the last batch that feeds have
+        written.
+        """
         shard = self._shard_of(symbol)
         key, diffs_key = streams.depth(shard, symbol), streams.depth_diffs(shard, symbol)
         base: DepthSnapshot | None = None
@@ -63,7 +65,9 @@ class RedisReadModels:
 
     async def book_tickers(self, symbols: Sequence[str]) -> list[BookTicker | None]:
         """Return best bid and ask of each market."""
-        return await self._values(_book_ticker, [streams.book_ticker(self._shard_of(it), it) for it in symbols])
+        return await self._values(
+            _book_ticker, [streams.book_ticker(self._shard_of(it), it) for it in symbols]
+        )
 
     async def tickers(self, symbols: Sequence[str]) -> list[Ticker | None]:
         """Return the 24 h ticker of each market."""

@@ -1,7 +1,9 @@
-"""One pipelined connection to Redis for the order path: bytes out, replies in by callback, no task and no future per command.
+"""One pipelined connection to Redis for the order path: bytes out, replies in by callback, no task and no
+future per command.
 
-The library's asyncio client spends more on one small pipeline than everything else on an order's way through this process
-(docs/decisions has the figures), so the two busy directions, appending and listening, use this instead.
+The library's asyncio client spends more on one small pipeline than everything else on an order's way through
+this process (docs/decisions has the figures), so the two busy directions, appending and listening, use this
+instead.
 """
 
 import asyncio
@@ -18,18 +20,23 @@ from runtime.redis_clients import RedisOutage, asyncio_finder, is_passing, parse
 from runtime.tasks import end_tasks
 
 Reply = object
-"""What hiredis reads; an error that Redis answered is a `hiredis.ReplyError`, a lost connection a `ConnectionError`."""
+"""What hiredis reads; an error that Redis answered is a `hiredis.ReplyError`, a lost connection a
+`ConnectionError`."""
 OnReply = Callable[[Reply], None]
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S: Final = 2.0
-"""For finding the server and the connection to it. What is asked then takes as long as it takes, as long as replies come."""
+"""For finding the server and the connection to it.
+
+What is asked then takes as long as it takes, as long as replies come.
+"""
 _SETUP_SILENCE_S: Final = 2.0
 """How long a new connection may say nothing although it was asked something."""
 CHANNELS_PER_COMMAND: Final = 1_000
 """A SUBSCRIBE of so many keeps the server from everything else for a millisecond or two."""
 CHANNELS_UNCONFIRMED_MAX: Final = 4_000
-"""Subscriptions on their way at once: some 100 kB of commands, and 200 kB of replies that the server has to buffer."""
+"""Subscriptions on their way at once: some 100 kB of commands, and 200 kB of replies that the server has to
+buffer."""
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5)
 _PING_S: Final = 1.0
 _SILENCE_MAX_S: Final = 4.0
@@ -48,15 +55,19 @@ def packed(*parts: bytes | str | int) -> bytes:
 class RedisLink(asyncio.Protocol):
     """A connection that is made again whenever it is lost.
 
-    `on_ready` runs after every (re)connection, before anything else can be sent. With `on_message` the link is for listening: it
-    hands over (channel, payload) of what is said on the channels subscribed to; `ready` then means that all subscriptions stand.
-    What is said before that is handed over after `on_ready`, so that a listener knows first that it may have missed something.
+    `on_ready` runs after every (re)connection, before anything else can be sent. With `on_message` the link
+    is for listening: it hands over (channel, payload) of what is said on the channels subscribed to; `ready`
+    then means that all subscriptions stand. What is said before that is handed over after `on_ready`, so that
+    a listener knows first that it may have missed something.
     """
 
     def __init__(
         self, url: str, *, key: str = "pos:{0}", on_message: Callable[[bytes, bytes], None] | None = None
     ) -> None:
-        """Link to the server that has `key`, which is looked up anew for every connection; there may be only one."""
+        """Link to the server that has `key`, which is looked up anew for every connection.
+
+        There may be only one.
+        """
         self.ready = False
         self.on_ready: Callable[[], None] | None = None
         address = parse_address(url)
@@ -88,7 +99,9 @@ class RedisLink(asyncio.Protocol):
             self._transport.abort()
 
     def send(self, command: bytes, on_reply: OnReply) -> None:
-        """Send one packed command; `on_reply` gets its reply, or a ConnectionError when it is lost on the way.
+        """Send one packed command.
+
+        `on_reply` gets its reply, or a ConnectionError when it is lost on the way.
 
         Raises:
             ConnectionError: there is no connection now; nothing was sent.
@@ -99,11 +112,15 @@ class RedisLink(asyncio.Protocol):
         self._transport.write(command)
 
     def _is_open(self) -> bool:
-        # A transport that was aborted is gone a moment later; until then uvloop refuses to write to it with a RuntimeError.
+        # A transport that was aborted is gone a moment later; until then uvloop refuses to write to it with a
+        # RuntimeError.
         return self.ready and self._transport is not None and not self._transport.is_closing()
 
     def subscribe(self, channel: str, on_reply: OnReply | None = None) -> None:
-        """Listen to `channel`, now and after every reconnection; `on_reply` hears when the subscription stands, if connected now."""
+        """Listen to `channel`, now and after every reconnection.
+
+        `on_reply` hears when the subscription stands, if connected now.
+        """
         self._channels[channel] = None
         if self._is_open():
             self.send(packed("SUBSCRIBE", channel), on_reply or _ignore)
@@ -143,7 +160,11 @@ class RedisLink(asyncio.Protocol):
                     self._early.append((reply[1], reply[2]))
             elif self._waiting:
                 self._waiting.popleft()(reply)
-                if isinstance(reply, hiredis.ReplyError) and is_passing(reply) and self._transport is not None:
+                if (
+                    isinstance(reply, hiredis.ReplyError)
+                    and is_passing(reply)
+                    and self._transport is not None
+                ):
                     _log.warning("redis cannot do it now", error=str(reply))
                     self._transport.abort()
                     return
@@ -173,7 +194,10 @@ class RedisLink(asyncio.Protocol):
                     logged_s = now_s()
                     reason = str(error) or f"no connection within {_CONNECT_TIMEOUT_S:.0f} s"
                     _log.warning(
-                        "redis unreachable", error=reason, attempts=failures + 1, seconds=_rounded(now_s() - since_s)
+                        "redis unreachable",
+                        error=reason,
+                        attempts=failures + 1,
+                        seconds=_rounded(now_s() - since_s),
                     )
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
@@ -206,7 +230,8 @@ class RedisLink(asyncio.Protocol):
             await self._ask("AUTH", str(options.get("username") or "default"), str(options["password"]))
         if options.get("db"):
             await self._ask("SELECT", int(options["db"]))
-        # LOADING and MOVED are answers to this, so a server that is still reading its files, or lost its keys, does not count.
+        # LOADING and MOVED are answers to this, so a server that is still reading its files, or lost its
+        # keys, does not count.
         await self._ask("EXISTS", self._key)
         await self._subscribe_all()
         self.ready = True
@@ -218,7 +243,10 @@ class RedisLink(asyncio.Protocol):
                 self._on_message(*message)
 
     async def _subscribe_all(self) -> None:
-        """Subscribe to every channel, also to those that come and go meanwhile; a slice per command, several on their way."""
+        """Subscribe to every channel, also to those that come and go meanwhile.
+
+        A slice per command, several on their way.
+        """
         subscribed: dict[str, None] = {}
         while missing := [channel for channel in self._channels if channel not in subscribed]:
             for channels in _slices(missing):
@@ -247,8 +275,8 @@ class RedisLink(asyncio.Protocol):
         """Return when no more than `unconfirmed_max` subscriptions are on their way.
 
         Raises:
-            TimeoutError: Redis has fallen silent.
-            hiredis.ReplyError: it refuses; a whole command is refused with one reply, so the connection is of no more use.
+            TimeoutError: Redis has fallen silent. hiredis.ReplyError: it refuses; a whole command is refused
+            with one reply, so the connection is of no more use.
         """
         while self._refusal is None and self._unconfirmed > unconfirmed_max:
             self._progress.clear()

@@ -9,7 +9,9 @@ from runtime.redis_clients import parse_address
 class RedisLinks:
     """A link for each shard; on one server they are all the same."""
 
-    def __init__(self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], None] | None = None) -> None:
+    def __init__(
+        self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], None] | None = None
+    ) -> None:
         def made(shard: int) -> RedisLink:
             return RedisLink(url, key=f"pos:{{{shard}}}", on_message=on_message)
 

@@ -1,4 +1,7 @@
-"""Who waits for which reply. Replies arrive on this process's own channel, in frames, and are matched by request id."""
+"""Who waits for which reply.
+
+Replies arrive on this process's own channel, in frames, and are matched by request id.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -62,7 +65,9 @@ class ReplyWaiter:
         return {request_id for request_id, each in self._waiting.items() if each.deadline_s > soonest_s}
 
     def commands(self, age_s: float = 0) -> Iterator[tuple[float, Command]]:
-        """Yield (seconds waited, command) of the commands that have waited for at least `age_s`, oldest first."""
+        """Yield (seconds waited, command) of the commands that have waited for at least `age_s`, oldest
+        first.
+        """
         now_s = self._loop.time()
         for deadline_s, _, command in self._waiting.values():
             waited_s = now_s - deadline_s + self._timeout_s

@@ -1,7 +1,8 @@
 """Which credentials were revoked: a list in Redis that every process reads several times a second.
 
-What a process remembers of keys, and connections that stand on one, count as long as the list was read within the last second.
-A process that was stopped for a while, or cannot reach Redis, has to ask first: it believes nothing that it knew.
+What a process remembers of keys, and connections that stand on one, count as long as the list was read within
+the last second. A process that was stopped for a while, or cannot reach Redis, has to ask first: it believes
+nothing that it knew.
 """
 
 import asyncio
@@ -23,7 +24,10 @@ FRESH_S: Final = 1.0
 """For how long after the list was read what is remembered counts."""
 _LOOK_S: Final = 0.25
 KEPT_MAX: Final = 100_000
-"""Revocations that the list keeps, the newest. A read model of a key that was revoked before them is long over."""
+"""Revocations that the list keeps, the newest.
+
+A read model of a key that was revoked before them is long over.
+"""
 _PER_READ: Final = 5_000
 
 _log = structlog.get_logger()
@@ -82,7 +86,9 @@ class RevocationWatch:
         self._on_revoked.append(callback)
 
     def call_when_lost(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when revocations may have been missed for good: nothing that is remembered counts any more."""
+        """Call `callback` when revocations may have been missed for good: nothing that is remembered counts
+        any more.
+        """
         self._on_gap.append(callback)
 
     def call_when_looked(self, callback: Callable[[], None]) -> None:
@@ -99,7 +105,9 @@ class RevocationWatch:
         return credential in self._revoked
 
     async def freshened(self, timeout_s: float) -> bool:
-        """Return whether the list was read within the last second, once it was; False: it could not be read in time."""
+        """Return whether the list was read within the last second, once it was; False: it could not be read
+        in time.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         while not self.is_fresh():
@@ -113,7 +121,9 @@ class RevocationWatch:
         return True
 
     async def add(self, revoked: Revocation) -> None:
-        """Add to the list, also where Redis's memory is full; this process has heard of it when the call returns.
+        """Add to the list, also where Redis's memory is full.
+
+        This process has heard of it when the call returns.
 
         Raises:
             ApiError: unavailable, Redis is away; what was revoked may be on the list or not.
@@ -144,7 +154,9 @@ class RevocationWatch:
                 pass
 
     async def _look(self) -> None:
-        """Read what is new. It begins with the newest entry that is known: without that one, others may be gone too."""
+        """Read what is new. It begins with the newest entry that is known: without that one, others may be
+        gone too.
+        """
         while True:
             started = self._monotonic()
             entries: Any = await self._client.xrange(

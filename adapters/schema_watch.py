@@ -1,7 +1,9 @@
-"""Whether the database has its schema, as far as a process that serves functions has to know before it is ready.
+"""Whether the database has its schema, as far as a process that serves functions has to know before it is
+ready.
 
-A database that answers is believed. While it does not answer, the note in Redis tells whether its schema was ever seen: then the
-exchange has been in use, and a process that starts anew takes orders for everybody whose keys Redis has.
+A database that answers is believed. While it does not answer, the note in Redis tells whether its schema was
+ever seen: then the exchange has been in use, and a process that starts anew takes orders for everybody whose
+keys Redis has.
 """
 
 import asyncio

@@ -22,7 +22,8 @@ _USE_RECOVERY_CODE: Final[LiteralString] = """
 _BEGIN: Final[LiteralString] = """
     UPDATE users SET totp_secret = %(secret)s WHERE account_id = %(account)s AND totp_since IS NULL RETURNING email
 """
-# Only the device that has shown a code: another one may have been begun since. One statement, so that of two at once one alone has codes.
+# Only the device that has shown a code: another one may have been begun since. One statement, so that of two
+# at once one alone has codes.
 _CONFIRM: Final[LiteralString] = noting(
     """
     UPDATE users SET totp_since = now()
@@ -59,12 +60,19 @@ class PostgresSecondFactors:
         return StoredFactor(email, b"" if kept is None else bytes(kept), is_on)
 
     async def begin(self, account_id: AccountId, sealed: bytes) -> str | None:
-        """Keep the secret of a device that is to be confirmed; return the account's address, None: it has a second factor."""
+        """Keep the secret of a device that is to be confirmed; return the account's address, None: it has a
+        second factor.
+        """
         rows = await self._database.fetch(_BEGIN, {"secret": sealed, "account": account_id})
         return str(rows[0][0]) if rows else None
 
-    async def confirm(self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin) -> bool:
-        """Turn the device on that has this secret, and give the account new recovery codes; return whether it was still that one."""
+    async def confirm(
+        self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin
+    ) -> bool:
+        """Turn the device on that has this secret, and give the account new recovery codes.
+
+        Return whether it was still that one.
+        """
         noted = note_parameters(Activity.FACTOR_ADDED, origin)
         wanted = {"account": account_id, "sealed": sealed, "hashes": list(code_hashes)}
         return bool(await self._database.fetch(_CONFIRM, {**noted, **wanted}))
@@ -80,4 +88,6 @@ class PostgresSecondFactors:
 
     async def use_recovery_code(self, account_id: AccountId, code_hash: str) -> bool:
         """Return whether the account has such a recovery code that was not used; from now on it was."""
-        return bool(await self._database.fetch(_USE_RECOVERY_CODE, {"account": account_id, "hash": code_hash}))
+        return bool(
+            await self._database.fetch(_USE_RECOVERY_CODE, {"account": account_id, "hash": code_hash})
+        )

@@ -1,6 +1,7 @@
 """Secrets at rest: AES-GCM under the master key, each bound to what it belongs to.
 
-The binding is authenticated with it: a sealed secret that was copied to another key's row does not open there.
+The binding is authenticated with it: a sealed secret that was copied to another key's row does not open
+there.
 """
 
 import os
@@ -80,7 +81,8 @@ def master_key(settings: Settings) -> bytes:
 
 
 def further_key(settings: Settings) -> bytes | None:
-    """Return the key that opens secrets besides the master key, while one takes the other's place; None: there is none.
+    """Return the key that opens secrets besides the master key, while one takes the other's place; None:
+    there is none.
 
     Raises:
         SettingsError: it is not 32 bytes in base64url.

@@ -9,7 +9,8 @@ from functions.repositories.sessions import EndedSession, StoredSession
 from functions.users.activity import AGENT_MAX, Activity, Origin
 from protocol.units import AccountId
 
-# Whoever changes the password meanwhile waits for this and then finds the session, or has changed it: then there is none.
+# Whoever changes the password meanwhile waits for this and then finds the session, or has changed it: then
+# there is none.
 _BEGIN: Final[LiteralString] = noting(
     """
     INSERT INTO sessions (session_id, account_id, token_hash, expires_at, address, agent)
@@ -38,7 +39,9 @@ _NEWEST: Final = """
     FROM sessions WHERE account_id = %(account)s AND ended_at IS NULL AND expires_at > now()
     ORDER BY created_at DESC, session_id LIMIT %(most)s
 """
-_KNOWS_ADDRESS: Final = "SELECT FROM sessions WHERE account_id = %(account)s AND address = %(address)s LIMIT 1"
+_KNOWS_ADDRESS: Final = (
+    "SELECT FROM sessions WHERE account_id = %(account)s AND address = %(address)s LIMIT 1"
+)
 
 
 class PostgresSessions:
@@ -48,7 +51,13 @@ class PostgresSessions:
         self._database = database
 
     async def begin(
-        self, account_id: AccountId, password_hash: str, session_id: str, token_hash: str, ttl_s: int, origin: Origin
+        self,
+        account_id: AccountId,
+        password_hash: str,
+        session_id: str,
+        token_hash: str,
+        ttl_s: int,
+        origin: Origin,
     ) -> bool:
         """Add a session; return whether the account's password still has this hash: if not, there is none."""
         rows = await self._database.fetch(
@@ -79,8 +88,12 @@ class PostgresSessions:
         """Return whether the account had a session from this address."""
         return bool(await self._database.fetch(_KNOWS_ADDRESS, {"account": account_id, "address": address}))
 
-    async def end(self, account_id: AccountId, session_ids: Sequence[str], origin: Origin) -> list[EndedSession]:
+    async def end(
+        self, account_id: AccountId, session_ids: Sequence[str], origin: Origin
+    ) -> list[EndedSession]:
         """End sessions; return those that there are, also those that had ended before."""
         noted = note_parameters(Activity.SIGNED_OUT, origin)
-        rows = await self._database.fetch(_END, {**noted, "account": account_id, "sessions": list(session_ids)})
+        rows = await self._database.fetch(
+            _END, {**noted, "account": account_id, "sessions": list(session_ids)}
+        )
         return [EndedSession(*row) for row in rows]

@@ -1,17 +1,23 @@
-"""One limit that several processes work under: what a process may use without asking, and what comes of asking. Pure.
+"""One limit that several processes work under: what a process may use without asking, and what comes of
+asking. Pure.
 
-Redis has a *pot* for every bucket (what is counted, whose, in which window): `taken` is what processes were given of it, `used` what
-they have said they used of that. A process has a *share* of the bucket: what it was given and has not used. It admits a request at
-once while its share reaches; else it asks, and is given what the request needs and, while more than the reserve (the last 5 %) is
-left, some more: up to a quarter of that, and a tenth of the limit. So
+Redis has a *pot* for every bucket (what is counted, whose, in which window): `taken` is what processes were
+given of it, `used` what they have said they used of that. A process has a *share* of the bucket: what it was
+given and has not used. It admits a request at once while its share reaches; else it asks, and is given what
+the request needs and, while more than the reserve (the last 5 %) is left, some more: up to a quarter of that,
+and a tenth of the limit. So
 
-- what all processes admit never exceeds `taken`, and `taken` never exceeds the limit. No clock is part of that;
-- a process that dies, or an answer that is lost, takes along at most the share: nothing expires into the pot, so nothing is used twice;
-- in the reserve nobody is given more than a request needs, and everybody hands back what is left of the share as soon as they hear.
-  So they do whenever somebody needs more than there is, who waits for that. So a request is refused only when less than it needs is left
-  of the limit, not counting what was lost with a process, or is held by one that stands still.
+- what all processes admit never exceeds `taken`, and `taken` never exceeds the limit. No clock is part of
+  that;
+- a process that dies, or an answer that is lost, takes along at most the share: nothing expires into the pot,
+  so nothing is used twice;
+- in the reserve nobody is given more than a request needs, and everybody hands back what is left of the share
+  as soon as they hear. So they do whenever somebody needs more than there is, who waits for that. So a
+  request is refused only when less than it needs is left of the limit, not counting what was lost with a
+  process, or is held by one that stands still.
 
-What is refused may count, too (`overrun`): then it is in `taken` and `used` beyond what was given, so these may exceed the limit.
+What is refused may count, too (`overrun`): then it is in `taken` and `used` beyond what was given, so these
+may exceed the limit.
 """
 
 from typing import Final, NamedTuple
@@ -54,7 +60,10 @@ class Word(NamedTuple):
 
 
 def drawn(pot: Word, draw: Draw) -> tuple[int, Word]:
-    """Return what is given, and the pot after it. The script in adapters/limit_exchange.py does the same in Redis."""
+    """Return what is given, and the pot after it.
+
+    The script in adapters/limit_exchange.py does the same in Redis.
+    """
     taken, used = max(0, pot.taken - draw.returned), pot.used + draw.used
     given = 0
     if draw.limit - taken >= draw.needed:
@@ -160,7 +169,9 @@ class Share:
         self.borrowed += units
 
     def is_out(self, needed: int) -> bool:
-        """Return whether asking is in vain: too little is left, and nobody holds any of it who will hand it back."""
+        """Return whether asking is in vain: too little is left, and nobody holds any of it who will hand it
+        back.
+        """
         return self.version > 0 and self.limit - self.taken < needed and self.taken - self.used <= self.lost
 
     def awaits(self, needed: int) -> bool:
@@ -172,7 +183,8 @@ class Share:
         self.lost = max(self.lost, self.taken - self.used)
 
     def borrow(self, outage: int, processes: int) -> None:
-        """Take a part of what was left when the pot was heard of last: nobody can be asked, and so many processes may do the same.
+        """Take a part of what was left when the pot was heard of last: nobody can be asked, and so many
+        processes may do the same.
 
         Once in an outage, which has a number from 1 on.
         """
@@ -184,10 +196,11 @@ class Share:
             self.borrowed += units
 
     def draw(self, needed: int = 0, *, tops_up: bool = False, leaves: bool = False) -> Draw:
-        """Return what to tell and to ask, which is then on its way: `answered`, `not_sent` or `not_answered` ends that.
+        """Return what to tell and to ask, which is then on its way: `answered`, `not_sent` or `not_answered`
+        ends that.
 
-        Everything in hand is handed back where others may need it, also what was borrowed and not used, and by a process that `leaves`.
-        `tops_up`: ask for what will be used soon.
+        Everything in hand is handed back where others may need it, also what was borrowed and not used, and
+        by a process that `leaves`. `tops_up`: ask for what will be used soon.
         """
         hands_back = leaves or self.is_in_reserve or self.borrowed or self.limit - self.taken < needed
         kept = 0 if hands_back else self.left
@@ -222,7 +235,9 @@ class Share:
             self.borrowed -= draw.returned
 
     def not_answered(self, draw: Draw) -> None:
-        """Note that nobody knows whether it was told: what was handed back is gone, what was used is told again."""
+        """Note that nobody knows whether it was told: what was handed back is gone, what was used is told
+        again.
+        """
         self.wished -= draw.wished
         self.said -= draw.used
         self.unsaid += draw.used

@@ -1,8 +1,9 @@
-"""Who signs with each API key: a small cache in this process, filled from Redis, and from the database where Redis has none.
+"""Who signs with each API key: a small cache in this process, filled from Redis, and from the database where
+Redis has none.
 
-What is remembered counts while the list of revocations was read within the last second (adapters/revocations.py); when it cannot be
-read, the database is asked each time. Keys that do not exist are remembered too, so that guessing does not reach the database
-each time.
+What is remembered counts while the list of revocations was read within the last second
+(adapters/revocations.py); when it cannot be read, the database is asked each time. Keys that do not exist are
+remembered too, so that guessing does not reach the database each time.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ _TTL_S: Final = 60.0
 _UNKNOWN_TTL_S: Final = 3.0
 """How long it is remembered that a key does not exist: it may be made meanwhile."""
 _LOOKUP_MAX_S: Final = 30.0
-"""A lookup that took longer is not believed: what it read first may have been revoked, and forgotten, since."""
+"""A lookup that took longer is not believed: what it read first may have been revoked, and forgotten, since.
+"""
 _FRESHEN_S: Final = 1.0
 _ENTRIES_MAX: Final = 10_000
 _USES_EVERY_S: Final = 15.0
@@ -79,7 +81,11 @@ class Signers:
         if entry is None or self._monotonic() - entry[0] > _TTL_S:
             return None
         signer = entry[1]
-        if signer is None or not self._revocations.is_fresh() or self._revocations.is_revoked(signer.credential):
+        if (
+            signer is None
+            or not self._revocations.is_fresh()
+            or self._revocations.is_revoked(signer.credential)
+        ):
             return None
         return signer
 

@@ -12,7 +12,8 @@ _FROM: Final = f"""
     SELECT {_COLUMNS} FROM trades WHERE market = %(market)s AND trade_id >= %(from)s
     ORDER BY trade_id LIMIT %(limit)s
 """
-# In the order of time, which is the same: the newest chunk has them then, and the others need not be looked into.
+# In the order of time, which is the same: the newest chunk has them then, and the others need not be looked
+# into.
 _NEWEST: Final = f"""
     SELECT {_COLUMNS} FROM trades WHERE market = %(market)s ORDER BY time DESC, trade_id DESC LIMIT %(limit)s
 """
@@ -20,7 +21,8 @@ _BEFORE: Final = """
     SELECT trade_id, price, quantity, (extract(epoch from time) * 1000)::bigint, taker_side FROM trades
     WHERE market = %(market)s AND trade_id < %(before)s ORDER BY time DESC, trade_id DESC LIMIT %(limit)s
 """
-# Numbers of aggregates follow on each other and never go back in time, so the page is known once one end of it is found.
+# Numbers of aggregates follow on each other and never go back in time, so the page is known once one end of
+# it is found.
 _FIRST_AGGREGATE_FROM: Final = """
     SELECT aggregate_id, time FROM trades WHERE market = %(market)s AND aggregate_id >= %(from)s
     ORDER BY aggregate_id LIMIT 1
@@ -84,7 +86,9 @@ class PostgresTrades:
     async def aggregates(
         self, symbol: str, *, from_id: int | None, start: TimeMs | None, end: TimeMs | None, limit: int
     ) -> list[AggregateTrade]:
-        """Return the first `limit` aggregate trades from a number or a time on, or without either the last ones."""
+        """Return the first `limit` aggregate trades from a number or a time on, or without either the last
+        ones.
+        """
         if from_id is not None:
             edge, page = _FIRST_AGGREGATE_FROM, _AGGREGATES_AFTER
         elif start is not None:
@@ -100,7 +104,9 @@ class PostgresTrades:
 
     async def turnover_since(self, symbol: str, start: int) -> Turnover:
         """Return what was traded from a time (ms) on."""
-        ((quantity, quote, last_time),) = await self._database.fetch(_TURNOVER, {"market": symbol, "start": start})
+        ((quantity, quote, last_time),) = await self._database.fetch(
+            _TURNOVER, {"market": symbol, "start": start}
+        )
         # Sums of bigint are numeric, since they may be beyond 64 bits; of whole numbers they are whole.
         return Turnover(int(quantity), int(quote), last_time)
 

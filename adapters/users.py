@@ -40,7 +40,9 @@ _VERIFY: Final[LiteralString] = noting(
     "SELECT account_id FROM changed",
 )
 _IS_VERIFIED: Final = "SELECT verified_at IS NOT NULL FROM users WHERE account_id = %(account)s"
-_VERIFY_SILENTLY: Final = "UPDATE users SET verified_at = coalesce(verified_at, now()) WHERE account_id = %(account)s"
+_VERIFY_SILENTLY: Final = (
+    "UPDATE users SET verified_at = coalesce(verified_at, now()) WHERE account_id = %(account)s"
+)
 _SET_PASSWORD: Final[LiteralString] = noting(
     """
     UPDATE users SET password_hash = %(hash)s
@@ -76,7 +78,9 @@ class PostgresUsers:
         return SignInFacts(*rows[0]) if rows else None
 
     async def step_up_facts(self, account_id: AccountId, address: str) -> StepUpFacts | None:
-        """Return what a step-up needs to know: who asks again from `address`; None: there is no such account."""
+        """Return what a step-up needs to know: who asks again from `address`; None: there is no such
+        account.
+        """
         rows = await self._database.fetch(_STEP_UP_FACTS, {"account": account_id, "address": address})
         return StepUpFacts(*rows[0]) if rows else None
 
@@ -97,14 +101,25 @@ class PostgresUsers:
 
     async def verify(self, account_id: AccountId, origin: Origin) -> None:
         """Mark the account's address as its owner's, and note it as activity."""
-        await self._database.fetch(_VERIFY, {**note_parameters(Activity.VERIFIED, origin), "account": account_id})
+        await self._database.fetch(
+            _VERIFY, {**note_parameters(Activity.VERIFIED, origin), "account": account_id}
+        )
 
     async def verify_silently(self, account_id: AccountId) -> None:
-        """Mark the account's address as its owner's; what proved it, such as a password reset, has an activity entry of its own."""
+        """Mark the account's address as its owner's.
+
+        What proved it, such as a password reset, has an activity entry of its own.
+        """
         await self._database.fetch(_VERIFY_SILENTLY, {"account": account_id})
 
     async def set_password(
-        self, account_id: AccountId, password_hash: str, activity: Activity, origin: Origin, *, known_hash: str | None
+        self,
+        account_id: AccountId,
+        password_hash: str,
+        activity: Activity,
+        origin: Origin,
+        *,
+        known_hash: str | None,
     ) -> bool:
         """Set another password, if the one of now still has the hash that is known; return whether it did."""
         noted = note_parameters(activity, origin)

@@ -1,4 +1,6 @@
-"""Opens what a process that serves functions stands on, in the order of an order's way, and closes it in reverse."""
+"""Opens what a process that serves functions stands on, in the order of an order's way, and closes it in
+reverse.
+"""
 
 import asyncio
 import secrets
@@ -110,7 +112,15 @@ async def opened(
         faucet = private_key(settings, Role.FAUCET) if gives_funds and settings.has_faucet() else None
         commands_links = RedisLinks(url, settings.shard_count)
         queue = CommandQueue(
-            commands_links, replies_link, replies, backlog, reply_to, markets.listing, settings, tracer, faucet
+            commands_links,
+            replies_link,
+            replies,
+            backlog,
+            reply_to,
+            markets.listing,
+            settings,
+            tracer,
+            faucet,
         )
         stack.push_async_callback(queue.close)
         commands_links.call_when_ready(queue.retry_lost)
@@ -120,7 +130,9 @@ async def opened(
             stack.push_async_callback(link.close)
         links = [replies_link, *commands_links.all()]
         probes.ready_when(
-            "links", lambda: None if all(link.ready for link in links) else "a link to Redis is being made", once=True
+            "links",
+            lambda: None if all(link.ready for link in links) else "a link to Redis is being made",
+            once=True,
         )
         database = PostgresDatabase(database_url_of(settings, role))
         await database.start()
@@ -130,7 +142,9 @@ async def opened(
         # Once: what is answered while the database is away is for the functions to say.
         probes.ready_when("schema", schema.why_not, once=True)
         limits = RateLimits(settings, lambda account_id: markets.listing().known.shard_of_account(account_id))
-        limit_exchange = LimitExchange(limits, settings.resolved_cache_url(), settings.shard_count, client, now_ms)
+        limit_exchange = LimitExchange(
+            limits, settings.resolved_cache_url(), settings.shard_count, client, now_ms
+        )
         await limit_exchange.start()
         stack.push_async_callback(limit_exchange.close)
         key_values = RedisKeyValues(client)

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cli.local.state import settings_of_running
+from cli.local.state_file import settings_of_running
 from runtime.settings import Settings, SettingsError, load_settings
 
 _WIDTH_OF_FILES = 160
@@ -54,7 +54,10 @@ def running_settings() -> Settings:
 
 
 def plain_table(*columns: str) -> Table:
-    """Return a table without a frame, as narrow as what is in it; the first column is text, the others are numbers."""
+    """Return a table without a frame, as narrow as what is in it.
+
+    The first column is text, the others are numbers.
+    """
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")

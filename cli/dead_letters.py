@@ -1,6 +1,7 @@
 """Dead letters: what could not be understood, in Redis (`dead:{k}`) and in the database (`dead_events`).
 
-Each has a name: where it was, and its id there, with `#` and its number when it was one item of an entry's frame.
+Each has a name: where it was, and its id there, with `#` and its number when it was one item of an entry's
+frame.
 """
 
 import time
@@ -59,7 +60,10 @@ def number_of_dead_letters(client: redis.Redis, shards: list[int]) -> int:
 
 
 def dead_letters(client: redis.Redis, shards: list[int], limit: int) -> list[DeadLetterReport]:
-    """Return the newest of each shard in Redis. Anybody may have written them, so nothing is taken for granted."""
+    """Return the newest of each shard in Redis.
+
+    Anybody may have written them, so nothing is taken for granted.
+    """
     found = []
     for shard in shards:
         entries: Any = client.xrevrange(streams.dead_letters(shard), count=limit)
@@ -94,7 +98,9 @@ class RefusedError(Exception):
 
 
 def letters_named(client: redis.Redis, shards: Sequence[int], where: str, name: str) -> list[Letter]:
-    """Return the letters with this name, oldest first: several processes may have put the same entry aside."""
+    """Return the letters with this name, oldest first: several processes may have put the same entry
+    aside.
+    """
     found: list[Letter] = []
     for shard in shards:
         after = STREAM_START
@@ -105,7 +111,9 @@ def letters_named(client: redis.Redis, shards: Sequence[int], where: str, name: 
     return found
 
 
-def _entries_after(client: redis.Redis, shard: int, after: StreamId) -> list[tuple[bytes, dict[bytes, bytes]]]:
+def _entries_after(
+    client: redis.Redis, shard: int, after: StreamId
+) -> list[tuple[bytes, dict[bytes, bytes]]]:
     found: Any = client.xrange(streams.dead_letters(shard), f"({after}", count=_LETTERS_PER_READ)
     return list(found)
 
@@ -144,8 +152,8 @@ def _commands_frame(payload: bytes) -> bytes:
     fields = _decode_fields(payload)
     if MESSAGES_FIELD in fields:
         raise RefusedError(
-            "It is mail of another shard. The shard counts what was skipped as received and would drop it; what it moved is booked by "
-            "hand."
+            "It is mail of another shard. The shard counts what was skipped as received and would drop it; "
+            "what it moved is booked by hand."
         )
     if fields.keys() != {COMMANDS_FIELD}:
         raise RefusedError("There are no commands in it.")
@@ -153,12 +161,16 @@ def _commands_frame(payload: bytes) -> bytes:
 
 
 def late_commands(frame: bytes, now_ms: int) -> int:
-    """Return how many commands of a frame the shard will refuse, since their senders wanted them by a time that has passed."""
+    """Return how many commands of a frame the shard will refuse, since their senders wanted them by a time
+    that has passed.
+    """
     return sum(0 < getattr(command, "deadline_ms", 0) < now_ms for command in decode_commands(frame))
 
 
 def requeue_letter(client: redis.Redis, letter: Letter, frame: bytes) -> str | None:
-    """Append the frame to the shard's input and remove the letter, in one step; return the new id, None: the letter is gone."""
+    """Append the frame to the shard's input and remove the letter, in one step; return the new id, None: the
+    letter is gone.
+    """
     shard = letter.report.shard
     keys = (streams.dead_letters(shard), streams.commands(shard))
     arguments: tuple[Any, ...] = (letter.entry_id, COMMANDS_FIELD, frame)
@@ -202,7 +214,8 @@ def dead_events_named(
 def pass_dead_event(connection: psycopg.Connection[tuple[Any, ...]], report: DeadLetterReport) -> bool:
     """Remove it, in the open transaction; return whether it was still there."""
     row = connection.execute(
-        "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING 1", (report.shard, report.stream_id)
+        "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING 1",
+        (report.shard, report.stream_id),
     ).fetchone()
     return row is not None
 

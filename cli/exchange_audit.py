@@ -1,9 +1,9 @@
 """All money of all shards at one moment, and whether it is what was deposited and not withdrawn.
 
-Each shard answers with the books that it keeps, as of a batch's end, and looks at no account; whether the accounts have that much every
-snapshot's process checks. That the shards' settlements cancel out is true only when
-no message is on its way between them: when each shard has received, in its answer, as many as the others had sent in theirs.
-Answers are asked for again until that is so.
+Each shard answers with the books that it keeps, as of a batch's end, and looks at no account; whether the
+accounts have that much every snapshot's process checks. That the shards' settlements cancel out is true only
+when no message is on its way between them: when each shard has received, in its answer, as many as the others
+had sent in theirs. Answers are asked for again until that is so.
 """
 
 import time
@@ -15,7 +15,7 @@ import psycopg
 import redis
 
 from cli.inquiries import audit, connect
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from persist.rows import EXTERNAL_ACCOUNT, FEES_ACCOUNT
 from protocol import streams
 from protocol.positions import ShardPosition
@@ -78,9 +78,9 @@ class ShardAudit(msgspec.Struct, frozen=True):
             difference = available + held + fees - deposited + withdrawn - settled
             if difference:
                 found.append(
-                    f"shard {self.shard}, {asset}: {format_units(difference, scales[asset])} against its own books "
-                    f"(available {available} + held {held} + fees {fees}; deposited {deposited} - withdrawn {withdrawn} "
-                    f"+ settled {settled})"
+                    f"shard {self.shard}, {asset}: {format_units(difference, scales[asset])} against its own "
+                    f"books (available {available} + held {held} + fees {fees}; deposited {deposited} - "
+                    f"withdrawn {withdrawn} + settled {settled})"
                 )
         if self.ledger_is_same is False:
             found.append(f"shard {self.shard}: the database's ledger differs: {self.ledger_note}")
@@ -102,11 +102,13 @@ class ExchangeAudit(msgspec.Struct, frozen=True):
             scale = self.scales[each.asset]
             if each.settled:
                 found.append(
-                    f"{each.asset}: the settlements of all shards do not cancel out: {format_units(each.settled, scale)} "
-                    "was received and paid by nobody"
+                    f"{each.asset}: the settlements of all shards do not cancel out: "
+                    f"{format_units(each.settled, scale)} was received and paid by nobody"
                 )
             if each.difference() and each.difference() != each.settled:
-                found.append(f"{each.asset}: {format_units(each.difference(), scale)} against deposits - withdrawals")
+                found.append(
+                    f"{each.asset}: {format_units(each.difference(), scale)} against deposits - withdrawals"
+                )
         return found
 
 
@@ -118,7 +120,9 @@ def format_units(units: int, scale: int) -> str:
 def is_consistent(replies: dict[int, AuditReply]) -> bool:
     """Return whether in these answers no message was on its way from one shard to another."""
     sent = {(source, target): count for source, reply in replies.items() for target, count in reply.sent}
-    received = {(source, target): count for target, reply in replies.items() for source, count in reply.received}
+    received = {
+        (source, target): count for target, reply in replies.items() for source, count in reply.received
+    }
     return sent == received
 
 
@@ -127,7 +131,9 @@ def add_up(replies: dict[int, AuditReply]) -> list[AssetAudit]:
     sums: dict[str, list[int]] = {}
     for reply in replies.values():
         for asset, *amounts in reply.rows:
-            sums[asset] = [total + amount for total, amount in zip(sums.get(asset, [0] * 6), amounts, strict=True)]
+            sums[asset] = [
+                total + amount for total, amount in zip(sums.get(asset, [0] * 6), amounts, strict=True)
+            ]
     return [AssetAudit(asset, *amounts) for asset, amounts in sums.items()]
 
 
@@ -168,7 +174,10 @@ def _consistent_replies(settings: Settings, timeout_s: float) -> dict[int, Audit
                 raise NoConsistentCutError(
                     f"Shard {silent} does not answer; `exchange shards` says why."
                     if silent
-                    else f"Messages between shards were pending at every check for {timeout_s:g} s; try --timeout, or at a quieter time."
+                    else (
+                        f"Messages between shards were pending at every check for {timeout_s:g} s; try "
+                        "--timeout, or at a quieter time."
+                    )
                 )
             time.sleep(ASK_EVERY_S)
 
@@ -176,7 +185,9 @@ def _consistent_replies(settings: Settings, timeout_s: float) -> dict[int, Audit
 def _with_ledger(
     connection: _Connection, client: redis.Redis, shard: ShardAudit, scales: Mapping[str, int]
 ) -> ShardAudit:
-    """Compare deposits, withdrawals and fees with the ledger, once it has all events up to the shard's position."""
+    """Compare deposits, withdrawals and fees with the ledger, once it has all events up to the shard's
+    position.
+    """
     bound = _last_event(client, shard)
     if (reason := _not_caught_up(connection, bound, shard)) is not None:
         return msgspec.structs.replace(shard, ledger_note=reason)
@@ -202,11 +213,14 @@ def _with_ledger(
 
 
 def _last_event(client: redis.Redis, shard: ShardAudit) -> StreamId | None:
-    """Return the id of the last event entry of what the shard had done at its position; None: it has been trimmed."""
+    """Return the id of the last event entry of what the shard had done at its position; None: it has been
+    trimmed.
+    """
     events = streams.events(shard.shard)
     with client.pipeline() as pipeline:
         pipeline.get(streams.position(shard.shard))
-        # While nothing came after it, the last one of all: behind garbage it may have a later id than the position.
+        # While nothing came after it, the last one of all: behind garbage it may have a later id than the
+        # position.
         pipeline.xrevrange(events, count=1)
         pipeline.xrevrange(events, max=shard.position, count=1)
         current, newest, upto = pipeline.execute()
@@ -221,7 +235,9 @@ def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: Shard
         return None  # events go only when the database has them
     deadline = time.monotonic() + LEDGER_TIMEOUT_S
     while True:
-        row = connection.execute("SELECT last_id, error FROM ingest WHERE shard = %s", (shard.shard,)).fetchone()
+        row = connection.execute(
+            "SELECT last_id, error FROM ingest WHERE shard = %s", (shard.shard,)
+        ).fetchone()
         stored, error = (str(row[0]), str(row[1])) if row is not None else (str(STREAM_START), "")
         if StreamId.parse(stored) >= bound:
             return None

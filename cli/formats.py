@@ -21,20 +21,28 @@ def expected(settings: Settings) -> list[str]:
 def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
     """Return the processes of the settings, and all others that have been heard lately.
 
-    Of several that have the same name, as the pods of a deployment do, each has a heartbeat of its own besides.
+    Of several that have the same name, as the pods of a deployment do, each has a heartbeat of its own
+    besides.
     """
     found: Iterable[Any] = client.scan_iter(match="health:*", count=1_000)
     heard = {streams.process_of_health(key.decode()): key.decode() for key in found}
     names = expected(settings)
     silent = [name for name in names if not any(_is_of(each, name) for each in heard)]
     told = [
-        _reader(name, decode_health(client.get(key))) for name, key in heard.items() if not _is_told_twice(name, heard)
+        _reader(name, decode_health(client.get(key)))
+        for name, key in heard.items()
+        if not _is_told_twice(name, heard)
     ]
-    return sorted([*told, *(Reader(name, None) for name in silent)], key=lambda each: _place(each.name, names))
+    return sorted(
+        [*told, *(Reader(name, None) for name in silent)], key=lambda each: _place(each.name, names)
+    )
 
 
 def _is_of(heard: str, name: str) -> bool:
-    """Return whether a heartbeat is of a process that the settings call `name`; on Kubernetes engine-0-1 is a pod of engine-0."""
+    """Return whether a heartbeat is of a process that the settings call `name`.
+
+    On Kubernetes engine-0-1 is a pod of engine-0.
+    """
     base = heard.partition("@")[0]
     return base == name or (
         base.startswith(f"{name}-") and base.removeprefix(f"{name}-").isdigit() and "engine" in name
@@ -53,7 +61,9 @@ def _place(name: str, names: Sequence[str]) -> tuple[int, str]:
 
 
 def _reader(name: str, health: Health | None) -> Reader:
-    reads = Release(health.reads_format, health.reads_kinds, health.reads_rules) if health is not None else None
+    reads = (
+        Release(health.reads_format, health.reads_kinds, health.reads_rules) if health is not None else None
+    )
     return Reader(name, reads)
 
 

@@ -212,9 +212,15 @@ def connect_log(settings: Settings) -> RedisStreamLog:
 
 
 def ask(
-    client: redis.Redis, shards: Sequence[int], query: Callable[[int, str], Query], timeout_s: float = TIMEOUT_S
+    client: redis.Redis,
+    shards: Sequence[int],
+    query: Callable[[int, str], Query],
+    timeout_s: float = TIMEOUT_S,
 ) -> dict[int, Reply]:
-    """Ask each shard what `query` makes of its number and the reply channel; those that do not answer in time are missing."""
+    """Ask each shard what `query` makes of its number and the reply channel.
+
+    Those that do not answer in time are missing.
+    """
     found: dict[int, Reply] = {}
     with command_waiter(client, timeout_s) as (waiter, replies):
         for shard in shards:
@@ -267,7 +273,8 @@ def shard_reports(settings: Settings) -> list[ShardReport]:
     with connect(settings) as client, closing(connect_log(settings)) as log:
         audits = audit(client, list(range(settings.shard_count)))
         return [
-            _shard_report(client, log, shard, _markets_of(log, shard), audits) for shard in range(settings.shard_count)
+            _shard_report(client, log, shard, _markets_of(log, shard), audits)
+            for shard in range(settings.shard_count)
         ]
 
 

@@ -1,4 +1,7 @@
-"""What the processes' metrics say at the moment: `exchange status --watch`. Two looks at them make a rate, or a latency."""
+"""What the processes' metrics say at the moment: `exchange status --watch`.
+
+Two looks at them make a rate, or a latency.
+"""
 
 import re
 import time
@@ -12,7 +15,7 @@ import msgspec
 
 from cli.inquiries import front_doors
 from cli.local.processes import metrics_urls
-from cli.local.state import State
+from cli.local.state_file import State
 from runtime.settings import Settings
 
 TIMEOUT_S: Final = 1.0
@@ -185,7 +188,10 @@ def parsed(text: str) -> Iterator[tuple[tuple[str, Labels], float]]:
 
 
 class Between:
-    """What happened between two looks, and how things stood at the second. A process that was started anew in between counts from 0."""
+    """What happened between two looks, and how things stood at the second.
+
+    A process that was started anew in between counts from 0.
+    """
 
     def __init__(self, before: Look, after: Look) -> None:
         self.seconds = max(after.time_s - before.time_s, 1e-9)
@@ -239,7 +245,9 @@ class Between:
         return (value - earlier if value >= earlier else value) / self.seconds
 
     def is_ready(self, process: str) -> bool | None:
-        """Return whether a process says that it is ready, and serves those who connect to it; None: it was not asked."""
+        """Return whether a process says that it is ready, and serves those who connect to it; None: it was
+        not asked.
+        """
         if process in self._silent:
             return False
         value = self._after.get(process, {}).get(("exchange_ready", (("process", process),)))
@@ -256,7 +264,10 @@ class Between:
 
 
 def quantile(buckets: Mapping[float, float], part: float) -> float | None:
-    """Return a quantile as Prometheus does, from upper bound -> how many were not above it; None when there was nothing."""
+    """Return a quantile as Prometheus does, from upper bound -> how many were not above it.
+
+    None when there was nothing.
+    """
     bounds = sorted(buckets)
     if not bounds or not buckets[bounds[-1]]:
         return None
@@ -280,7 +291,9 @@ def view_of(between: Between, state: State, settings: Settings, now_s: float) ->
         refused_rate=between.rate("gateway_orders_total") - accepted,
         trades_rate=between.rate("engine_trades_total"),
         requests_rate=between.rate("gateway_requests_total"),
-        failed_rate=sum(between.rate("gateway_requests_total", status=str(status)) for status in range(500, 505)),
+        failed_rate=sum(
+            between.rate("gateway_requests_total", status=str(status)) for status in range(500, 505)
+        ),
         latency=between.latency("gateway_request_seconds"),
         stages={stage: between.latency(name, **labels) for stage, (name, labels) in STAGES.items()},
         shards=[_shard(between, shard, now_s) for shard in range(settings.shard_count)],
@@ -292,8 +305,12 @@ def view_of(between: Between, state: State, settings: Settings, now_s: float) ->
             conflated_rate=between.rate("ws_edge_messages_conflated_total"),
             slow_closed=round(between.total("ws_edge_slow_clients_closed_total")),
         ),
-        maker_waits=[reason for reason in ("exchange", "keys") if between.greatest("mm_paused", reason=reason)],
-        processes=[_process(between, each.name, each.state, each.pid, each.restarts) for each in state.processes],
+        maker_waits=[
+            reason for reason in ("exchange", "keys") if between.greatest("mm_paused", reason=reason)
+        ],
+        processes=[
+            _process(between, each.name, each.state, each.pid, each.restarts) for each in state.processes
+        ],
     )
 
 
@@ -342,7 +359,9 @@ def _market(between: Between, symbol: str, shard: int) -> MarketView:
 
 
 def _resting(between: Between, shard: str) -> int:
-    """Return the orders in a shard's books, as the worker sees them that sees most: standbys have them, too."""
+    """Return the orders in a shard's books, as the worker sees them that sees most: standbys have them,
+    too.
+    """
     by_process: dict[str, float] = {}
     for process, _, value in between.found("engine_resting_orders", {"shard": shard}):
         by_process[process] = by_process.get(process, 0.0) + value

@@ -13,7 +13,7 @@ from rich.live import Live
 from cli.console import CommandError, console, print_json
 from cli.live import Between, Look, View, Watcher, view_of
 from cli.live_view import LiveView, duration
-from cli.local.state import ProcessStatus, State, read_state
+from cli.local.state_file import ProcessStatus, State, read_state
 from runtime.settings import PREFIX, Settings
 
 EVERY_S: Final = 1.0
@@ -34,7 +34,9 @@ def watch(settings: Settings, *, as_json: bool) -> None:
         raise CommandError("The exchange is not running; `exchange up` starts it.")
     with closing(Watcher(settings)) as watcher:
         if not watcher.has_metrics:
-            raise CommandError(f"This exchange has no metrics: it was started with {PREFIX}UP_METRICS_PORT=0.")
+            raise CommandError(
+                f"This exchange has no metrics: it was started with {PREFIX}UP_METRICS_PORT=0."
+            )
         try:
             if as_json:
                 for view, _ in views(settings, watcher):
@@ -60,10 +62,16 @@ def views(settings: Settings, watcher: Watcher) -> Iterator[tuple[View, State]]:
 
 def title(view: View, state: State) -> str:
     """Return the first line: how the exchange is as a whole."""
-    troubled = [each.name for each in view.processes if each.state != ProcessStatus.RUNNING or each.ready is False]
+    troubled = [
+        each.name for each in view.processes if each.state != ProcessStatus.RUNNING or each.ready is False
+    ]
     wrong = [
-        f"shard {each.shard}" for each in view.shards if each.halted or each.leader is None or each.conserved is False
+        f"shard {each.shard}"
+        for each in view.shards
+        if each.halted or each.leader is None or each.conserved is False
     ]
     verdict = f"look at {', '.join(wrong + troubled)}" if wrong or troubled else "all is well"
     since = duration(time.time() - state.started)
-    return f"Exchange  {datetime.now(UTC):%H:%M:%S} UTC  up {since}  {verdict}  (the last {view.seconds:.0f} s)"
+    return (
+        f"Exchange  {datetime.now(UTC):%H:%M:%S} UTC  up {since}  {verdict}  (the last {view.seconds:.0f} s)"
+    )

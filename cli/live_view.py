@@ -79,7 +79,9 @@ _MARKET: Final = (
     _Column("trades/s", 0, lambda market: number(market.trades_rate)),
     _Column("resting", 1, lambda market: number(market.resting)),
     _Column("quotes", 2, lambda market: number(market.quotes)),
-    _Column("spread", 1, lambda market: _MISSING if market.spread_ratio is None else f"{market.spread_ratio:.3%}"),
+    _Column(
+        "spread", 1, lambda market: _MISSING if market.spread_ratio is None else f"{market.spread_ratio:.3%}"
+    ),
 )
 _PROCESS: Final = (
     _Column("process", 0, lambda process: process.name),
@@ -89,7 +91,9 @@ _PROCESS: Final = (
     _Column("restarts", 2, lambda process: _alarm(process.restarts)),
     _Column("cpu", 2, lambda process: _MISSING if process.cpu is None else f"{process.cpu:.0%}"),
     _Column(
-        "memory", 3, lambda process: _MISSING if process.memory_bytes is None else f"{process.memory_bytes >> 20} MB"
+        "memory",
+        3,
+        lambda process: _MISSING if process.memory_bytes is None else f"{process.memory_bytes >> 20} MB",
     ),
 )
 
@@ -148,7 +152,9 @@ def _flow(view: View) -> list[tuple[str, Text | str]]:
 
 
 def _stages(stages: dict[str, Latency | None]) -> list[tuple[str, Text | str]]:
-    return [("p99 of", "")] + [(name, duration(found.p99_s if found else None)) for name, found in stages.items()]
+    return [("p99 of", "")] + [
+        (name, duration(found.p99_s if found else None)) for name, found in stages.items()
+    ]
 
 
 def _edge(view: View) -> list[tuple[str, Text | str]]:
@@ -176,10 +182,13 @@ def _words(width: int, pairs: Sequence[tuple[str, Text | str]]) -> Group:
     return Group(*lines, line)
 
 
-def _table(width: int, columns: Sequence[_Column], rows: Sequence[ShardView | MarketView | ProcessView]) -> Table:
+def _table(
+    width: int, columns: Sequence[_Column], rows: Sequence[ShardView | MarketView | ProcessView]
+) -> Table:
     cells = [[_text(column.cell(row)) for row in rows] for column in columns]
     widths = [
-        max(len(column.title), *(cell.cell_len for cell in own), 0) for column, own in zip(columns, cells, strict=True)
+        max(len(column.title), *(cell.cell_len for cell in own), 0)
+        for column, own in zip(columns, cells, strict=True)
     ]
     shown = sorted(range(len(columns)), key=lambda index: (columns[index].rank, index))
     while len(shown) > 1 and sum(widths[index] + _GAP for index in shown) - _GAP > width:

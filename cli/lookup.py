@@ -11,7 +11,7 @@ from rich.progress import Progress as ProgressBar
 
 from cli.console import CommandError
 from cli.inquiries import connect, connect_log
-from cli.listing import listing_of, read_listing
+from cli.listed_markets import listing_of, read_listing
 from history.past import Past, PastError, Progress
 from persist.segments import ArchiveDamagedError
 from protocol.market import MarketMap
@@ -43,7 +43,9 @@ def looking_back(settings: Settings) -> Iterator[tuple[Past, psycopg.Connection[
     except (psycopg.Error, SettingsError) as error:
         reasons.append(str(error).strip())
     if log is None and connection is None:
-        raise CommandError(f"Neither Redis nor the database answers; `exchange up` starts them ({'; '.join(reasons)}).")
+        raise CommandError(
+            f"Neither Redis nor the database answers; `exchange up` starts them ({'; '.join(reasons)})."
+        )
     try:
         listing = read_listing(log, settings) if log is not None else listing_of(settings)
         yield Past(log, connection, listing.known), connection
@@ -90,7 +92,9 @@ def account_of_email(connection: psycopg.Connection[Any] | None, email: str) -> 
         CommandError: nobody did, or the database does not answer.
     """
     if connection is None:
-        raise CommandError("The database, which knows the addresses, does not answer; name the account by --account.")
+        raise CommandError(
+            "The database, which knows the addresses, does not answer; name the account by --account."
+        )
     row = connection.execute("SELECT account_id FROM users WHERE email = %s", (email.lower(),)).fetchone()
     if row is None:
         raise CommandError(f"There is no account with the address {email}.")

@@ -1,4 +1,7 @@
-"""The `exchange` command. A command's module is imported when it is needed: `up` has no time for what `bench` imports."""
+"""The `exchange` command.
+
+A command's module is imported when it is needed: `up` has no time for what `bench` imports.
+"""
 
 import importlib
 import importlib.util
@@ -70,8 +73,9 @@ class _Commands(click.RichGroup):
 def main() -> None:
     """Run and watch a spot exchange.
 
-    Settings are environment variables that begin with EXCHANGE_, such as EXCHANGE_REST_PORT or EXCHANGE_DATA_DIR;
-    docs/settings.md lists them. Other commands use those that `exchange up` was started with, unless they are set anew.
+    Settings are environment variables that begin with EXCHANGE_, such as EXCHANGE_REST_PORT or
+    EXCHANGE_DATA_DIR; docs/settings.md lists them. Other commands use those that `exchange up` was started
+    with, unless they are set anew.
     """
     # What a command answers, JSON perhaps, is all that is on its standard output.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

@@ -1,4 +1,6 @@
-"""How the markets are configured, what the settings want, and the commands that make the first like the second."""
+"""How the markets are configured, what the settings want, and the commands that make the first like the
+second.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -7,7 +9,7 @@ import msgspec
 import redis
 
 from cli.inquiries import ask, connect
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from cli.operating import tell
 from protocol.commands import ConfigureMarket
 from protocol.configuration import MarketConfig, MarketStatus, Role
@@ -30,13 +32,19 @@ class Change(NamedTuple):
 
     @property
     def is_possible(self) -> bool:
-        """Whether a shard would do it: the grid of a listed market is part of its orders, and an asset's scale of all its amounts."""
+        """Whether a shard would do it: the grid of a listed market is part of its orders, and an asset's
+        scale of all its amounts.
+        """
         return not self.contradiction and not any(name in _FIXED for name, _, _ in self.differences)
 
 
 def known_configs(client: redis.Redis, shards: Sequence[int]) -> dict[int, ConfigReply]:
     """Return how each shard is configured; those that do not answer are missing."""
-    return {shard: reply for shard, reply in ask(client, shards, ConfigQuery).items() if isinstance(reply, ConfigReply)}
+    return {
+        shard: reply
+        for shard, reply in ask(client, shards, ConfigQuery).items()
+        if isinstance(reply, ConfigReply)
+    }
 
 
 def all_know_all(known: Mapping[int, ConfigReply], shards: Sequence[int]) -> bool:
@@ -60,7 +68,9 @@ def by_symbol(known: Iterable[ConfigReply]) -> dict[str, MarketConfig]:
 def plan(
     configs: Mapping[str, MarketConfig], wanted: MarketMap, status: MarketStatus = MarketStatus.TRADING
 ) -> list[Change]:
-    """Return what has to change so that every market that is wanted is configured so; new ones begin with `status`.
+    """Return what has to change so that every market that is wanted is configured so.
+
+    New ones begin with `status`.
 
     Markets that nobody wants any more stay.
     """
@@ -78,7 +88,9 @@ def plan(
             if name not in _DERIVED and getattr(now.market, name) != getattr(market, name)
         )
         if differences:
-            changes.append(Change(msgspec.structs.replace(now, market=market, version=now.version + 1), differences))
+            changes.append(
+                Change(msgspec.structs.replace(now, market=market, version=now.version + 1), differences)
+            )
     return changes
 
 
@@ -87,8 +99,8 @@ def _contradiction(market: Market, known: Mapping[str, Asset]) -> str:
         have = known.get(asset.symbol, asset)
         if have.scale != asset.scale:
             return (
-                f"{asset.symbol} has {have.scale} decimals in the markets that are listed, and would have {asset.scale} in this one; "
-                f"declare scale = {have.scale} for it under [[assets]]"
+                f"{asset.symbol} has {have.scale} decimals in the markets that are listed, and would have "
+                f"{asset.scale} in this one; declare scale = {have.scale} for it under [[assets]]"
             )
     return ""
 

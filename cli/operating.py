@@ -41,7 +41,8 @@ def tell(
     what: str,
     number: int = OLDEST_FORMAT,
 ) -> Reply:
-    """Sign `command` (request id, reply channel) with the key of `role`, give it to a shard, and return its answer.
+    """Sign `command` (request id, reply channel) with the key of `role`, give it to a shard, and return its
+    answer.
 
     `what` names it in errors; `number` is the format that the shard has been switched to.
 
@@ -53,7 +54,9 @@ def tell(
     with command_waiter(client) as (name, replies):
         request_id = time.time_ns() // 1_000
         deadline = TimeMs(_entry_ms(client, shard) + _COUNTS_MS)
-        signed = sign(key, key_name(role, public_half(key)), shard, deadline, command(request_id, name), number)
+        signed = sign(
+            key, key_name(role, public_half(key)), shard, deadline, command(request_id, name), number
+        )
         frame = encode_commands([signed], time.time_ns() // 1_000, number)
         client.xadd(streams.commands(shard), {COMMANDS_FIELD: frame})
         for reply in replies():
@@ -66,7 +69,8 @@ def tell(
 
 
 def _entry_ms(client: redis.Redis, shard: int) -> int:
-    """Return the time that the next entry of a shard's input gets, with which deadlines are compared (docs/decisions/0025).
+    """Return the time that the next entry of a shard's input gets, with which deadlines are compared
+    (docs/decisions/0025).
 
     After Redis's clock was ahead that is the time of the last entry, until the clock is there again.
     """
@@ -157,8 +161,8 @@ class Operator:
 def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, *, keep: bool = False) -> str:
     """Give every shard a new key of a role, and revoke the old ones unless `keep`; return its name.
 
-    Without a `public_key` a pair is made, whose private half replaces that in the data folder once every shard takes it. Who is
-    interrupted repeats it: at every moment some key of the role counts at every shard.
+    Without a `public_key` a pair is made, whose private half replaces that in the data folder once every
+    shard takes it. Who is interrupted repeats it: at every moment some key of the role counts at every shard.
 
     Raises:
         OperatingError: a shard refused, or did not answer.
@@ -175,7 +179,9 @@ def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, 
     if new is not None:
         operator.use(role, new)
     if not keep:
-        operator.change_keys(lambda known: tuple(key for key in known if key.name == name or key.role is not role))
+        operator.change_keys(
+            lambda known: tuple(key for key in known if key.name == name or key.role is not role)
+        )
     return name
 
 

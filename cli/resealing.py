@@ -1,7 +1,8 @@
-"""Seals secrets at rest anew, under the master key of now: HMAC secrets of API keys, and secrets of second factors.
+"""Seals secrets at rest anew, under the master key of now: HMAC secrets of API keys, and secrets of second
+factors.
 
-A row at a time, each only if it is still what was read: gateways may change the same rows meanwhile. What is sealed under the key of now
-already is left alone, so it may be interrupted and repeated.
+A row at a time, each only if it is still what was read: gateways may change the same rows meanwhile. What is
+sealed under the key of now already is left alone, so it may be interrupted and repeated.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,8 @@ _KINDS: Final = (
     _Kind(
         "API key",
         "",
-        "SELECT key, secret FROM api_keys WHERE kind = 'hmac' AND key > %(after)s ORDER BY key LIMIT %(batch)s",
+        "SELECT key, secret FROM api_keys WHERE kind = 'hmac' AND key > %(after)s ORDER BY key LIMIT "
+        "%(batch)s",
         "UPDATE api_keys SET secret = %(new)s WHERE key = %(row)s AND secret = %(old)s",
         str,
     ),
@@ -54,7 +56,9 @@ _KINDS: Final = (
 
 
 def reseal(connection: psycopg.Connection[Any], now: SecretBox, both: SecretBox) -> Resealed:
-    """Seal anew what `now` does not open, and `both` does; the connection is the owner's, and commits by itself.
+    """Seal anew what `now` does not open, and `both` does.
+
+    The connection is the owner's, and commits by itself.
 
     Raises:
         psycopg.Error: the database is away; what was sealed anew stays so.

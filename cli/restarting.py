@@ -1,7 +1,7 @@
 """`exchange restart`: every process of a running exchange, one after the other, as an upgrade would do it.
 
-A process is told to stop, which hands over what it does and answers what is under way; it is started anew from what is on the disk; and
-the next one comes when it is ready.
+A process is told to stop, which hands over what it does and answers what is under way; it is started anew
+from what is on the disk; and the next one comes when it is ready.
 """
 
 import time
@@ -12,10 +12,17 @@ import psycopg
 import redis
 
 from cli import inquiries
-from cli.api import request
 from cli.local.embedded_redis import CACHE
 from cli.local.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
-from cli.local.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
+from cli.local.state_file import (
+    ProcessState,
+    ProcessStatus,
+    RestartRequest,
+    read_state,
+    request_restart,
+    trading_processes,
+)
+from cli.rest_client import request
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.settings import PREFIX, Settings
 
@@ -47,7 +54,8 @@ Say = Callable[[str], None]
 
 
 def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Restarted]:
-    """Restart the processes of these names, all when there are none, one after the other, each when the one before is ready.
+    """Restart the processes of these names, all when there are none, one after the other, each when the one
+    before is ready.
 
     Raises:
         RestartError: there is no such process, or one is not ready in time; those after it are left alone.
@@ -64,7 +72,9 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
         try:
             migrate(settings.resolved_database_url(), tell=say, logins=RoleLogins.of(settings))
         except (MigrationError, psycopg.Error) as error:
-            raise RestartError(f"The database cannot be brought up to date; nothing was restarted: {error}") from error
+            raise RestartError(
+                f"The database cannot be brought up to date; nothing was restarted: {error}"
+            ) from error
     left = [name for name in _in_order(settings) if name in wanted & running]
     try:
         while left:
@@ -77,11 +87,13 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
 
 
 def _check_cache(settings: Settings, running: Collection[str]) -> None:
-    """Refuse where this release's processes would not find what the running `exchange up`, of an earlier one, does not start."""
+    """Refuse where this release's processes would not find what the running `exchange up`, of an earlier one,
+    does not start.
+    """
     if settings.has_own_cache() and CACHE not in running:
         raise RestartError(
-            f"The running `exchange up` is of a release that starts no {CACHE}, which this one's processes need: "
-            "`exchange down`, `exchange up`, once. Nothing was restarted."
+            f"The running `exchange up` is of a release that starts no {CACHE}, which this one's processes "
+            "need: `exchange down`, `exchange up`, once. Nothing was restarted."
         )
 
 
@@ -102,7 +114,10 @@ def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
 
 
 def _in_order(settings: Settings) -> list[str]:
-    """Return all names: who decides first, so that nobody speaks to what is older than itself; clients last."""
+    """Return all names: who decides first, so that nobody speaks to what is older than itself.
+
+    Clients last.
+    """
     workers = [spec.name for spec in persist_workers(settings)]
     fronts = [spec.name for spec in (*gateways(settings), *edges(settings))]
     rest = [spec.name for spec in readers(settings) if spec.name not in (*workers, *fronts)]
@@ -119,7 +134,9 @@ def _shard(environment: Mapping[str, str]) -> int:
 
 
 def _next(settings: Settings, left: list[str]) -> str:
-    """Return whose turn it is: of a shard's engine workers the one that leads comes last, when another one could take over at once."""
+    """Return whose turn it is: of a shard's engine workers the one that leads comes last, when another one
+    could take over at once.
+    """
     shards = {spec.name: _shard(spec.environment) for spec in engines(settings)}
     if left[0] not in shards:
         return left[0]
@@ -141,10 +158,13 @@ def _next(settings: Settings, left: list[str]) -> str:
 def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
     before = _state_of(settings, name, left)
     began = time.time()
-    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile.
+    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market
+    # data meanwhile.
     is_feeds = name in {spec.name for spec in feeds(settings)}
     if not request_restart(settings, RestartRequest(name, overlap=is_feeds)):
-        raise RestartError("Another restart is under way; wait for it, or delete restart.json in the data folder.")
+        raise RestartError(
+            "Another restart is under way; wait for it, or delete restart.json in the data folder."
+        )
 
     def is_ready() -> bool:
         now = _state_of(settings, name, left)
@@ -169,7 +189,9 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
             return inquiries.shards_answer(settings)
         return any(each.pid == pid for each in inquiries.standbys_in_step(settings, shards[name], LAG_MS_MAX))
     if name in ports:
-        return inquiries.answers_ping(settings, ports[name]) and inquiries.says_health(settings, name, pid, LAG_MS_MAX)
+        return inquiries.answers_ping(settings, ports[name]) and inquiries.says_health(
+            settings, name, pid, LAG_MS_MAX
+        )
     if name in edge_ports:
         return inquiries.says_health(settings, name, pid, LAG_MS_MAX) and inquiries.answers_handshake(
             settings, edge_ports[name]
@@ -201,7 +223,9 @@ def _state_of(settings: Settings, name: str, left: list[str]) -> ProcessState:
     return next(each for each in state.processes if each.name == name)
 
 
-def _wait(true: Callable[[], bool], otherwise: str, left: list[str], timeout_s: float = READY_TIMEOUT_S) -> None:
+def _wait(
+    true: Callable[[], bool], otherwise: str, left: list[str], timeout_s: float = READY_TIMEOUT_S
+) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         if time.monotonic() > deadline:

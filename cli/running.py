@@ -1,4 +1,7 @@
-"""`exchange up` and `down`: the servers, the migrations, the processes; then watching over them until told to stop."""
+"""`exchange up` and `down`: the servers, the migrations, the processes.
+
+Then watching over them until told to stop.
+"""
 
 import signal
 import subprocess
@@ -18,7 +21,7 @@ from cli.local import embedded, embedded_redis
 from cli.local.backups import RECEIVER, backup_file, receiver
 from cli.local.free_ports import PortError, check_ports
 from cli.local.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
-from cli.local.state import (
+from cli.local.state_file import (
     ProcessStatus,
     leftover_processes,
     log_file,
@@ -94,7 +97,9 @@ def up(settings: Settings, console: Console) -> None:
         with _progress(console) as say:
             supervisor.stop_all(say)
         state_file(settings).unlink(missing_ok=True)
-    console.print(f"The exchange has stopped; data is kept in {settings.data_dir}", highlight=False, soft_wrap=True)
+    console.print(
+        f"The exchange has stopped; data is kept in {settings.data_dir}", highlight=False, soft_wrap=True
+    )
 
 
 def detach(settings: Settings, console: Console) -> None:
@@ -154,14 +159,19 @@ def down(settings: Settings, console: Console) -> bool:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Return whether a process has not ended. One that has is still listed until its parent waits for it, which not every parent does."""
+    """Return whether a process has not ended.
+
+    One that has is still listed until its parent waits for it, which not every parent does.
+    """
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event, say: Callable[[str], None]) -> None:
+def _start(
+    settings: Settings, supervisor: Supervisor, stopping: threading.Event, say: Callable[[str], None]
+) -> None:
     """Start everything: first what an order needs, then what tells of it."""
 
     def start(specs: Iterable[ProcessSpec]) -> None:
@@ -187,7 +197,8 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
         supervisor.start(ProcessSpec("postgres", embedded.postgres_command(settings)))
     start(gateways(settings))
     wait_for("Redis", lambda: embedded_redis.redis_ready(settings))
-    # Before the database is brought up to date: what an earlier release must still finish, it finishes with its own.
+    # Before the database is brought up to date: what an earlier release must still finish, it finishes with
+    # its own.
     _check_snapshots(settings)
     start(engines(settings))
     wait_for("PostgreSQL", lambda: embedded.postgres_ready(settings))
@@ -200,7 +211,8 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     start(readers(settings))
     start(clients(settings))
     start(pages(settings))
-    # By their process ids: what the processes of an exchange that was killed have said may still be there. An edge says so once it serves.
+    # By their process ids: what the processes of an exchange that was killed have said may still be there. An
+    # edge says so once it serves.
     said = [spec.name for spec in readers(settings)]
     wait_for(
         "feeds, edges and persistence",
@@ -210,14 +222,19 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
 
 
 def _follow_with_backup(settings: Settings, supervisor: Supervisor) -> None:
-    """Start what writes the database's log into a backup, once there is one; never before trading, which does not depend on it."""
+    """Start what writes the database's log into a backup, once there is one.
+
+    Never before trading, which does not depend on it.
+    """
     if RECEIVER not in supervisor.restarts() and backup_file(settings).exists() and not settings.database_url:
         supervisor.start(receiver())
         supervisor.mark_ready()
 
 
 def _check_snapshots(settings: Settings) -> None:
-    """Refuse what an earlier release has left, and this one cannot go on with, while nothing has been changed yet."""
+    """Refuse what an earlier release has left, and this one cannot go on with, while nothing has been changed
+    yet.
+    """
     try:
         market_map, config = settings.market_map(), first_config(settings)
     except SettingsError as error:
@@ -241,8 +258,8 @@ def _check_log(settings: Settings) -> None:
 def _refuse_second(settings: Settings) -> None:
     if (state := read_state(settings)) is not None:
         raise StartError(
-            f"The exchange is already running (process {state.pid}): `exchange status` shows it, `exchange down` stops it. "
-            f"For a second one set {PREFIX}DATA_DIR and the ports."
+            f"The exchange is already running (process {state.pid}): `exchange status` shows it, `exchange "
+            f"down` stops it. For a second one set {PREFIX}DATA_DIR and the ports."
         )
 
 
@@ -303,9 +320,14 @@ def _show_running(settings: Settings, console: Console, seconds: float, how_to_s
         note = inquiries.frontend_note(settings) if name == "frontend" else ""
         console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
-    console.print(f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True
+    )
     if not settings.has_faucet():
-        note = "The faucet is off because servers listen for other machines: only `exchange treasury` gives funds."
+        note = (
+            "The faucet is off because servers listen for other machines: only `exchange treasury` gives "
+            "funds."
+        )
         console.print(f"\n{note}", highlight=False, soft_wrap=True)
     console.print(
         f"\n`exchange demo-account` makes a funded account; `exchange status` shows its state; {how_to_stop}",
@@ -316,4 +338,8 @@ def _show_running(settings: Settings, console: Console, seconds: float, how_to_s
 
 def _data_elsewhere(settings: Settings) -> str:
     folder = settings.data_dir / "postgres"
-    return f"; PostgreSQL's in {folder.resolve()}, since its user may not enter here" if folder.is_symlink() else ""
+    return (
+        f"; PostgreSQL's in {folder.resolve()}, since its user may not enter here"
+        if folder.is_symlink()
+        else ""
+    )

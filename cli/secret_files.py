@@ -1,8 +1,8 @@
 """The secrets of a deployment in containers: who gets which files. Pure; `exchange secrets` writes them.
 
-All of them are derived from one seed and from how often each family of them was rotated, so that these two are what to keep, and making
-them again gives the same. While a rotation is under way both secrets of the family are taken: that of before is forgotten when every
-process has the new one.
+All of them are derived from one seed and from how often each family of them was rotated, so that these two
+are what to keep, and making them again gives the same. While a rotation is under way both secrets of the
+family are taken: that of before is forgotten when every process has the new one.
 """
 
 import hashlib
@@ -35,10 +35,13 @@ DATABASE_USERS: Final = {role.service: str(role) for role in ServiceRole} | {
 MASTER_KEY_USERS: Final = frozenset({"gateway", "edge", "operator"})
 _KEY_BYTES: Final = 32
 _COMMANDS: Final = (
-    "-@all +@read +@write +@connection +@transaction +@pubsub -@dangerous +eval +evalsha +script|load +script|exists "
-    "+info +time +wait +client|id +client|list +client|setname +client|setinfo"
+    "-@all +@read +@write +@connection +@transaction +@pubsub -@dangerous +eval +evalsha +script|load "
+    "+script|exists +info +time +wait +client|id +client|list +client|setname +client|setinfo"
 )
-"""What every process may do, with its own keys only; nothing that stops, empties or configures the server. Dramatiq needs KEYS, too."""
+"""What every process may do, with its own keys only; nothing that stops, empties or configures the server.
+
+Dramatiq needs KEYS, too.
+"""
 
 
 class Family(StrEnum):
@@ -71,7 +74,11 @@ class Hosts(NamedTuple):
 
     redis: str = "redis:6379"
     cache: str = "redis-cache:6379"
-    sentinels: tuple[str, ...] = ("redis-sentinel-1:26379", "redis-sentinel-2:26379", "redis-sentinel-3:26379")
+    sentinels: tuple[str, ...] = (
+        "redis-sentinel-1:26379",
+        "redis-sentinel-2:26379",
+        "redis-sentinel-3:26379",
+    )
     database: str = "database:5432"
 
 
@@ -95,9 +102,13 @@ def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyT
         files[f"{user}/database-password"] = password
         files[f"{user}/database-url"] = f"postgresql://{role}:{password}@{hosts.database}/exchange"
     files["migrate/database-role-passwords"] = passwords_text(role_passwords)
-    files["migrate/database-admin-url"] = f"postgresql://postgres:{superuser_password}@{hosts.database}/exchange"
+    files["migrate/database-admin-url"] = (
+        f"postgresql://postgres:{superuser_password}@{hosts.database}/exchange"
+    )
     for user in MASTER_KEY_USERS:
-        files[f"{user}/master-key"], files[f"{user}/master-key-previous"] = made.keys(Family.MASTER_KEY, "master key")
+        files[f"{user}/master-key"], files[f"{user}/master-key-previous"] = made.keys(
+            Family.MASTER_KEY, "master key"
+        )
     keys = {role: made.key(Family(f"{role.name.lower()}-key"), f"{role.name.lower()} key") for role in Role}
     files["operator/operator-key"] = encoded_key(keys[Role.OPERATOR])
     files["operator/treasury-key"] = encoded_key(keys[Role.TREASURY])
@@ -120,9 +131,13 @@ def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyT
 
 
 def users_acl(hashes: Mapping[str, list[str]]) -> str:
-    """Return the ACL file of Redis: cli/redis_users.acl, in which each user's passwords have these SHA-256 sums in hexadecimal."""
+    """Return the ACL file of Redis: cli/redis_users.acl, in which each user's passwords have these SHA-256
+    sums in hexadecimal.
+    """
     users = resources.files("cli").joinpath("redis_users.acl").read_text("utf-8")
-    return Template(users).substitute({user: " #".join(sums) for user, sums in hashes.items()}, commands=_COMMANDS)
+    return Template(users).substitute(
+        {user: " #".join(sums) for user, sums in hashes.items()}, commands=_COMMANDS
+    )
 
 
 def password_hash(password: str) -> str:
@@ -163,7 +178,8 @@ class _Secrets:
         numbers = [rotation.number, *([rotation.number - 1] if rotation.keeps_previous else [])]
         passwords = [self._of(purpose, number).hex() for number in numbers]
         if purpose == "redis sentinel":
-            # The sentinels keep theirs on their own disks, and the start scripts of Kubernetes know one password for all that they do.
+            # The sentinels keep theirs on their own disks, and the start scripts of Kubernetes know one
+            # password for all that they do.
             passwords = [_password(self._seed, purpose), _password(self._seed, "sentinels")]
         return [password_hash(password) for password in passwords]
 
@@ -191,4 +207,6 @@ def _password(seed: bytes, purpose: str) -> str:
 
 
 def _derived(seed: bytes, purpose: str) -> bytes:
-    return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=f"exchange {purpose}".encode()).derive(seed)
+    return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=f"exchange {purpose}".encode()).derive(
+        seed
+    )

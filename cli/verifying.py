@@ -23,12 +23,20 @@ _VERIFY: Final[LiteralString] = noting(
 
 
 def verified(settings: Settings, who: str) -> int | None:
-    """Note that the address of an account, named by number or address, is its owner's; return its number, None: there is no such account.
+    """Note that the address of an account, named by number or address, is its owner's.
+
+    Return its number, None: there is no such account.
 
     Raises:
         CommandError: the database is away; nothing was noted.
     """
-    asked = {"who": who, "activity": Activity.VERIFIED, "address": "", "agent": "exchange", "detail": BY_OPERATOR}
+    asked = {
+        "who": who,
+        "activity": Activity.VERIFIED,
+        "address": "",
+        "agent": "exchange",
+        "detail": BY_OPERATOR,
+    }
     try:
         with psycopg.connect(settings.resolved_database_url(), connect_timeout=CONNECT_TIMEOUT_S) as database:
             row = database.execute(_VERIFY, asked).fetchone()
@@ -38,7 +46,9 @@ def verified(settings: Settings, who: str) -> int | None:
 
 
 def verify_market_maker(settings: Settings, done: set[str]) -> None:
-    """Verify the addresses of the market maker that runs here, once it has written them down; `done`: those that are, to which it adds."""
+    """Verify the addresses of the market maker that runs here, once it has written them down; `done`: those
+    that are, to which it adds.
+    """
     accounts = kept_accounts(accounts_file(settings.data_dir)) if settings.verification_required else None
     for account in (accounts.maker, accounts.taker) if accounts is not None else ():
         if account.email not in done:

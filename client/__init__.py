@@ -1,4 +1,6 @@
-"""A small client of the exchange's API: signing, REST requests, new accounts. Market maker, commands and load generators use it.
+"""A small client of the exchange's API: signing, REST requests, new accounts.
+
+Market maker, commands and load generators use it.
 
 `examples/trade_with_own_client.py` trades with it.
 """

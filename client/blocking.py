@@ -1,4 +1,7 @@
-"""Requests that block, for commands and for what prepares a measurement; `client.rest` is for everything else."""
+"""Requests that block, for commands and for what prepares a measurement.
+
+`client.rest` is for everything else.
+"""
 
 import json
 import secrets
@@ -37,7 +40,9 @@ class Account(NamedTuple):
 def request(
     url: str, body: Mapping[str, str] | None = None, token: str = "", context: ssl.SSLContext | None = None
 ) -> Any:
-    """GET, or with a body POST, and return the decoded answer. `context` says whom an https URL trusts; None: as usual.
+    """GET, or with a body POST, and return the decoded answer.
+
+    `context` says whom an https URL trusts; None: as usual.
 
     Raises:
         RequestError: the exchange refused, or is not there.

@@ -1,4 +1,6 @@
-"""The public API, signed: parameters in, decoded JSON out, and every way to fail as one of three exceptions."""
+"""The public API, signed: parameters in, decoded JSON out, and every way to fail as one of three
+exceptions.
+"""
 
 import asyncio
 import time
@@ -58,7 +60,10 @@ class Client:
     """
 
     def __init__(self, url: str, trust: LocalTrust | None = None) -> None:
-        """Connect when asked first; `trust` says whom to take for the exchange at an https URL, else whom everybody trusts."""
+        """Connect when asked first.
+
+        `trust` says whom to take for the exchange at an https URL, else whom everybody trusts.
+        """
         self._url = url.rstrip("/")
         self._trust = trust
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
@@ -84,9 +89,14 @@ class Client:
         return await self._request("GET", _with_query(path, parameters))
 
     async def post(self, path: str, body: dict[str, str], token: str = "") -> Any:
-        """Send JSON to one of the exchange's own endpoints, signed in when there is a token; raises as `signed` does."""
+        """Send JSON to one of the exchange's own endpoints, signed in when there is a token.
+
+        Raises as `signed` does.
+        """
         await self._rate_limit_over()
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {token}"} if token else {}
+        )
         return await self._request("POST", path, headers, msgspec.json.encode(body))
 
     async def signed(self, keys: Keys, method: str, path: str, **parameters: str | int) -> Any:
@@ -112,7 +122,9 @@ class Client:
     async def _rate_limit_over(self) -> None:
         await asyncio.sleep(max(0.0, self._blocked_until - time.monotonic()))
 
-    async def _request(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Any:
+    async def _request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> Any:
         if self._trust is not None:
             self._trust.refresh()
         context = self._trust.context if self._trust is not None else True

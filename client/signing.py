@@ -1,7 +1,7 @@
 """Signatures of requests, as Binance defines them for HMAC keys. Pure.
 
-The signature is the HMAC-SHA256, in hexadecimal, of the payload exactly as it is sent. REST signs the query (and the body behind it);
-the WebSocket API signs its parameters, sorted by name, in the same form.
+The signature is the HMAC-SHA256, in hexadecimal, of the payload exactly as it is sent. REST signs the query
+(and the body behind it); the WebSocket API signs its parameters, sorted by name, in the same form.
 """
 
 import hmac

@@ -1,6 +1,7 @@
 """One of the workers of a shard: it follows until it is its turn, then it leads.
 
-Any number may run. Each joins as a standby, also the only one there is: it finds nobody who leads, and takes over at once.
+Any number may run. Each joins as a standby, also the only one there is: it finds nobody who leads, and takes
+over at once.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,10 @@ class Candidate:
         lease_ms: int,
         now_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
-        """Make `worker` one of its shard's, known to the others as `process`; `join` comes first, then `step` again and again."""
+        """Make `worker` one of its shard's, known to the others as `process`.
+
+        `join` comes first, then `step` again and again.
+        """
         self._worker = worker
         self._streams = log
         self._index = worker.index
@@ -93,14 +97,18 @@ class Candidate:
             FRUITLESS_TAKEOVERS.labels(self._index).set(fruitless)
             lease_ms = lease_after(fruitless, self._lease_ms)
             if fruitless:
-                _log.warning("takeovers lead to nothing", shard=self._index, takeovers=fruitless, lease_ms=lease_ms)
+                _log.warning(
+                    "takeovers lead to nothing", shard=self._index, takeovers=fruitless, lease_ms=lease_ms
+                )
             self._worker.lead(Leader(self._process, self._pid, lease_ms), sight.leader, self._lease_ms)
         except Rewound:
             raise
         except Fenced:
             return  # another standby was first, or the leader has come back
         self._streams.withdraw(self._index, self._standby())
-        _log.info("this worker leads", shard=self._index, after=sight.leader.process if sight.leader else None)
+        _log.info(
+            "this worker leads", shard=self._index, after=sight.leader.process if sight.leader else None
+        )
 
     def _standby(self) -> Standby:
         return Standby(self._process, self._pid, self._worker.position.stream_id, self._worker.lag_ms)

@@ -1,8 +1,9 @@
 """The checksum that goes with each commit, and what it means that a follower comes to another one.
 
-It is the CRC of all events that the shard has ever produced, with the numbers of commands and orders, which also count what makes no
-event. None of the three depends on how the input was cut into batches, so who has applied the log up to the same entry can compare.
-`Shard.digest` is not part of it: it costs ten times as much, and what it adds is in the next `StateHashed`, so in the CRC.
+It is the CRC of all events that the shard has ever produced, with the numbers of commands and orders, which
+also count what makes no event. None of the three depends on how the input was cut into batches, so who has
+applied the log up to the same entry can compare. `Shard.digest` is not part of it: it costs ten times as
+much, and what it adds is in the next `StateHashed`, so in the CRC.
 """
 
 from typing import Protocol
@@ -13,7 +14,10 @@ from protocol.units import TimeMs
 
 
 class StateDiffers(InvariantBroken):
-    """A follower's state is not what the leader's was at the same entry. The leader's is what was published, so the follower must stop."""
+    """A follower's state is not what the leader's was at the same entry.
+
+    The leader's is what was published, so the follower must stop.
+    """
 
 
 class _Counts(Protocol):
@@ -36,7 +40,10 @@ class _Counts(Protocol):
 
 
 def state_checksum(core: _Counts) -> str:
-    """Return the checksum of a state of which everything was taken. It costs the same however large the state is."""
+    """Return the checksum of a state of which everything was taken.
+
+    It costs the same however large the state is.
+    """
     return f"{core.checksum:08x}-{core.command_count}-{core.order_count}-{core.time}"
 
 
@@ -49,7 +56,8 @@ def compare(core: _Counts, committed: StateChecksum) -> None:
     own = state_checksum(core)
     if own != committed.checksum:
         raise StateDiffers(
-            f"shard {core.index}: the state at {committed.stream_id} has the checksum {own} here, and {committed.checksum} was committed. "
-            "A worker with this state must not lead; one that leads already goes on. Compare the program's version with that of the "
-            "worker that committed it; no setting but EXCHANGE_SHARD_COUNT decides an outcome"
+            f"shard {core.index}: the state at {committed.stream_id} has the checksum {own} here, and "
+            f"{committed.checksum} was committed. A worker with this state must not lead; one that leads "
+            "already goes on. Compare the program's version with that of the worker that committed it; no "
+            "setting but EXCHANGE_SHARD_COUNT decides an outcome"
         )

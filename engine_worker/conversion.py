@@ -1,7 +1,9 @@
-"""What an earlier release has left, brought to what this one reads: by a worker at its start, or by `exchange convert`.
+"""What an earlier release has left, brought to what this one reads: by a worker at its start, or by `exchange
+convert`.
 
-Snapshots of format 2 have no configuration; what they lack comes from the settings. So one is converted only where nobody leads and
-nothing has been committed after it: else the settings would decide again what became of that.
+Snapshots of format 2 have no configuration; what they lack comes from the settings. So one is converted only
+where nobody leads and nothing has been committed after it: else the settings would decide again what became
+of that.
 """
 
 from collections import Counter
@@ -28,13 +30,16 @@ class Formats(NamedTuple):
     snapshots: tuple[int, ...]
     """Of the kept snapshots, newest first; 0: it is torn."""
     input: dict[int, int]
-    """Format -> the number of entries in `in:{k}` that have it; later than this program reads: as it says itself."""
+    """Format -> the number of entries in `in:{k}` that have it; later than this program reads: as it says
+    itself."""
     events: dict[int, int]
     """The same of `ev:{k}`."""
 
     @property
     def is_present(self) -> bool:
-        """Whether a worker can start from it: its newest snapshot has the present format, or there is none."""
+        """Whether a worker can start from it: its newest snapshot has the present format, or there is
+        none.
+        """
         return not self.snapshots or self.snapshots[0] >= FORMAT_VERSION
 
 
@@ -73,10 +78,12 @@ def is_convertible(snapshot: bytes) -> bool:
 
 
 def convert(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConfig, snapshot: bytes) -> bytes:
-    """Return a snapshot of the release before configuration was in the log, configured as the settings say, and keep it in its place.
+    """Return a snapshot of the release before configuration was in the log, configured as the settings say,
+    and keep it in its place.
 
     Raises:
-        SnapshotError: it cannot be used: its release goes on, something was committed after it, or it does not fit the markets.
+        SnapshotError: it cannot be used: its release goes on, something was committed after it, or it does
+            not fit the markets.
     """
     if log.lease(shard).leader is not None:
         raise SnapshotError(f"the snapshot has format {FORMAT}, and somebody leads the shard; {_STOP}")
@@ -92,7 +99,8 @@ def _converted(
     state, stream_id = decode_snapshot_2(snapshot, market_map, config)
     if stream_id != position:
         raise SnapshotError(
-            f"the snapshot has format {FORMAT} and reaches {stream_id}, committed is {position}; start that release again and {_STOP}"
+            f"the snapshot has format {FORMAT} and reaches {stream_id}, committed is {position}; start that "
+            f"release again and {_STOP}"
         )
     if state.index != shard:
         raise SnapshotError(f"the snapshot is of shard {state.index}, this is shard {shard}")
@@ -100,7 +108,9 @@ def _converted(
 
 
 def why_not(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConfig) -> str:
-    """Return why no worker of this release can go on with what an earlier one has left of a shard; empty: it can. Nothing is changed."""
+    """Return why no worker of this release can go on with what an earlier one has left of a shard; empty: it
+    can. Nothing is changed.
+    """
     snapshots = log.snapshots(shard)
     try:
         if snapshots and is_convertible(snapshots[0]):
@@ -109,7 +119,9 @@ def why_not(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConf
         return str(error)
     first = log.read({streams.events(shard): STREAM_START}, 1, block_ms=0)
     if not snapshots and first and not _has_number(first[0].fields.get(EVENTS_FIELD, b"")):
-        return f"an earlier release wrote its log, and has saved no state; start that release again and {_STOP}"
+        return (
+            f"an earlier release wrote its log, and has saved no state; start that release again and {_STOP}"
+        )
     return ""
 
 

@@ -12,8 +12,12 @@ from protocol.release import this_release
 DEFAULT_CONFIG: Final = ShardConfig(open_orders_max=OPEN_ORDERS_MAX, in_flight_max=IN_FLIGHT_MAX)
 
 
-def first_configuration(shard: int, market_map: MarketMap, config: ShardConfig = DEFAULT_CONFIG) -> list[ConfigCommand]:
-    """Return the commands that configure a new shard and list its markets. A shard that is configured already refuses them all.
+def first_configuration(
+    shard: int, market_map: MarketMap, config: ShardConfig = DEFAULT_CONFIG
+) -> list[ConfigCommand]:
+    """Return the commands that configure a new shard and list its markets.
+
+    A shard that is configured already refuses them all.
 
     A new shard begins with the newest format, kinds and rules that its program has.
     """

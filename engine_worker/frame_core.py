@@ -1,7 +1,8 @@
 """The core of a shard as its shell knows it: frames in, frames out.
 
-The worker, its standbys, replays and snapshots use a core only by what is here, so another one may take its place: what it writes must be
-the same bytes (docs/decisions/0029). `engine_worker/cores.py` says which cores there are.
+The worker, its standbys, replays and snapshots use a core only by what is here, so another one may take its
+place: what it writes must be the same bytes (docs/decisions/0029). `engine_worker/cores.py` says which cores
+there are.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,7 +36,10 @@ class NotUnderstoodError(ValueError):
 
 
 class MessageNotUnderstood(InvariantBroken):
-    """Another shard sent what this one cannot apply. It may carry money, so the shard stops before it; nothing of it was applied."""
+    """Another shard sent what this one cannot apply.
+
+    It may carry money, so the shard stops before it; nothing of it was applied.
+    """
 
 
 class DeadItem(NamedTuple):
@@ -75,7 +79,10 @@ class Answer(NamedTuple):
     reply: bytes
     """One encoded reply."""
     unknown_order: OrderQuery | None = None
-    """The query, when it asks for an order that is not open. The shell may know that order, see `UnstoredOrders`."""
+    """The query, when it asks for an order that is not open.
+
+    The shell may know that order, see `UnstoredOrders`.
+    """
 
 
 class MarketCounts(NamedTuple):
@@ -171,9 +178,9 @@ class FrameCore(Protocol):
         Calls `progressed` in between, when the entry has many commands.
 
         Raises:
-            NotUnderstoodError: it cannot be applied; nothing of it was.
-            LaterFormatError: a later release wrote it, or switches to what that does; nothing of it was applied.
-            InvariantBroken: the state is wrong, it must not be used or published; or a message of another shard is not understood.
+            NotUnderstoodError: it cannot be applied; nothing of it was. LaterFormatError: a later release
+            wrote it, or switches to what that does; nothing of it was applied. InvariantBroken: the state is
+            wrong, it must not be used or published; or a message of another shard is not understood.
         """
         ...
 
@@ -202,7 +209,9 @@ class FrameCore(Protocol):
         ...
 
     def encode_snapshot(self, stream_id: StreamId | None) -> bytes:
-        """Return the whole state, after the input up to `stream_id`; None: only to be hashed, wherever in the log it is."""
+        """Return the whole state, after the input up to `stream_id`; None: only to be hashed, wherever in the
+        log it is.
+        """
         ...
 
     def digest(self) -> str:

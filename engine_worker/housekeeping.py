@@ -1,4 +1,6 @@
-"""What a worker looks after beside its batches: whether its money adds up, what strangers left in its outbox, an old halt."""
+"""What a worker looks after beside its batches: whether its money adds up, what strangers left in its outbox,
+an old halt.
+"""
 
 import time
 from typing import Any
@@ -53,7 +55,10 @@ class Care:
         metrics.STANDBYS.labels(self._shard).set(len(self._streams.standbys(self._shard)))
 
     def _measure(self) -> None:
-        """Tell how the shard stands. What has come since is counted by the leader only, or it would count twice."""
+        """Tell how the shard stands.
+
+        What has come since is counted by the leader only, or it would count twice.
+        """
         core, leads = self._worker.core, self._worker.leads
         metrics.LEADER.labels(self._shard).set(leads)
         metrics.EPOCH.labels(self._shard).set(self._worker.position.epoch)
@@ -62,7 +67,9 @@ class Care:
             metrics.RESTING.labels(self._shard, symbol).set(market.resting)
             self._count(metrics.TRADES.labels(self._shard, symbol), symbol, market.trades, leads)
         metrics.UNSTORED.labels(self._shard).set(len(self._worker.unstored_orders))
-        self._count(metrics.UNSTORED_LOST.labels(self._shard), "lost", self._worker.unstored_orders.lost, leads)
+        self._count(
+            metrics.UNSTORED_LOST.labels(self._shard), "lost", self._worker.unstored_orders.lost, leads
+        )
         self._count(metrics.ACCEPTED.labels(self._shard), "", core.order_count, leads)
         position_ms = self._worker.position.stream_id.ms
         if saved := self._streams.saved_snapshots(self._shard):

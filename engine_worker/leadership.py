@@ -1,4 +1,5 @@
-"""Who leads a shard: what a worker that does not should do now, and when one that does should renew its lease.
+"""Who leads a shard: what a worker that does not should do now, and when one that does should renew its
+lease.
 
 A standby looks at the lease every so often and decides by what it sees:
 
@@ -12,12 +13,14 @@ A standby looks at the lease every so often and decides by what it sees:
 | free, run out, given up | –                       | Redis was away or stalled less than a lease ago | follow |
 | free, run out, given up | –                       | –                                          | take over |
 
-A killed leader loses its connection at once, so its standby need not wait for the lease. One that only reconnects writes its new
-connection into the lease in the same moment. One that is paused keeps its connection and loses the lease. After Redis itself was away
-everybody's connection is gone and every lease may have run out, so the leader gets the time of one lease to come back. The same when
-this standby could not look for a while: Redis may have stalled, and the leader's renewal may be the next thing that it gets to.
+A killed leader loses its connection at once, so its standby need not wait for the lease. One that only
+reconnects writes its new connection into the lease in the same moment. One that is paused keeps its
+connection and loses the lease. After Redis itself was away everybody's connection is gone and every lease may
+have run out, so the leader gets the time of one lease to come back. The same when this standby could not look
+for a while: Redis may have stalled, and the leader's renewal may be the next thing that it gets to.
 
-Nothing here keeps two workers from writing: whatever is decided, the compare-and-set on `pos:{k}` has the last word.
+Nothing here keeps two workers from writing: whatever is decided, the compare-and-set on `pos:{k}` has the
+last word.
 """
 
 from enum import Enum, auto
@@ -35,9 +38,11 @@ LEASE_FACTOR_MAX = 8
 
 
 def lease_after(fruitless: int, lease_ms: int) -> int:
-    """Return how long a lease lasts that is taken after so many takeovers in turn that led to nothing: each time twice as long.
+    """Return how long a lease lasts that is taken after so many takeovers in turn that led to nothing: each
+    time twice as long.
 
-    What takes longer than a lease would otherwise be begun by one worker after the other, and never be committed.
+    What takes longer than a lease would otherwise be begun by one worker after the other, and never be
+    committed.
     """
     return lease_ms * min(1 << fruitless, LEASE_FACTOR_MAX)
 
@@ -76,9 +81,12 @@ class Watch:
             if sight.remaining_ms <= 2 * sight.leader.lease_ms:
                 self._overlong_since_ms = None
                 return Decision.FOLLOW
-            # Renewed while Redis's clock was ahead, and not since it was set right: a leader that lives would have.
+            # Renewed while Redis's clock was ahead, and not since it was set right: a leader that lives would
+            # have.
             self._overlong_since_ms = now_ms if self._overlong_since_ms is None else self._overlong_since_ms
-            return Decision.TAKE_OVER if now_ms - self._overlong_since_ms >= self._lease_ms else Decision.FOLLOW
+            return (
+                Decision.TAKE_OVER if now_ms - self._overlong_since_ms >= self._lease_ms else Decision.FOLLOW
+            )
         if sight.leader != self._gone:
             self._gone, self._gone_since_ms = sight.leader, now_ms
         gone_ms = now_ms - self._gone_since_ms
@@ -95,7 +103,10 @@ class Renewals:
     """When a leader renews its lease."""
 
     def __init__(self, leader: Leader, now_ms: int, usual_ms: int | None = None) -> None:
-        """The lease of `leader` was taken at `now_ms`; `usual_ms` is how long it lasts once the leader has committed something."""
+        """The lease of `leader` was taken at `now_ms`.
+
+        `usual_ms` is how long it lasts once the leader has committed something.
+        """
         self.leader = leader
         self._usual_ms = usual_ms or leader.lease_ms
         self._due_ms = now_ms + leader.lease_ms // RENEWALS_PER_LEASE

@@ -1,4 +1,6 @@
-"""Runs one shard: `python -m engine_worker.main`, with EXCHANGE_SHARD naming which. Of several, one leads and the others stand by.
+"""Runs one shard: `python -m engine_worker.main`, with EXCHANGE_SHARD naming which.
+
+Of several, one leads and the others stand by.
 
 in:{k} ──> worker ──> commit: pos:{k}, ev:{k}, out:{k} ──> replies, other shards' in, answers
       └──> standby, up to pos:{k}
@@ -30,7 +32,14 @@ from protocol.codec import LaterFormatError
 from runtime import redis_clients
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
-from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, health_keys, health_now, reach_redis, serve_metrics
+from runtime.metrics import (
+    HEARTBEAT_INTERVAL_S,
+    HEARTBEAT_TTL_S,
+    health_keys,
+    health_now,
+    reach_redis,
+    serve_metrics,
+)
 from runtime.operator_keys import first_config
 from runtime.probes import Probes, Reach
 from runtime.redis_reserve import write_reserved
@@ -45,9 +54,15 @@ from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 DURABILITY_RETRY_S = 1.0
 """How often a worker that cannot stand by asks whether its server would keep what is written to it."""
 DIFFERS_RETRY_S = 30.0
-"""After so long a worker whose state was not the leader's restores the newest snapshot; the supervisor waits as long after a halt."""
+"""After so long a worker whose state was not the leader's restores the newest snapshot.
+
+The supervisor waits as long after a halt.
+"""
 BLOCKS_PER_LEASE = 10
-"""A step waits so long a part of the lease for input; the granularity of everything else that this process does."""
+"""A step waits so long a part of the lease for input.
+
+The granularity of everything else that this process does.
+"""
 
 _log = structlog.get_logger()
 
@@ -82,8 +97,8 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
     process = _Process(settings, stopping, probes, reach_redis(probes, settings.engine_name()), tracer)
-    # A collection would pause matching for as long as it takes to walk all orders. What refers to each other in a state that is not used
-    # any more is taken apart instead (`Worker.let_go`).
+    # A collection would pause matching for as long as it takes to walk all orders. What refers to each other
+    # in a state that is not used any more is taken apart instead (`Worker.let_go`).
     gc.disable()
     was_away = False
     while not stopping.is_set():
@@ -99,14 +114,16 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             probes.starting("waiting for Redis")
             stopping.wait(RETRY_AFTER_S)
         except NotDurableError as error:
-            # Of a worker that stands by this is no reason to stop the shard; the server may be put right meanwhile.
+            # Of a worker that stands by this is no reason to stop the shard; the server may be put right
+            # meanwhile.
             if not _another_leads(settings):
                 raise
             _log.critical("this worker cannot stand by", shard=settings.shard, reason=str(error))
             probes.starting(str(error))
             stopping.wait(DURABILITY_RETRY_S)
         except StateDiffers as error:
-            # The leader's state is what was published, and the leader goes on. This process stays, so that its metric is seen.
+            # The leader's state is what was published, and the leader goes on. This process stays, so that
+            # its metric is seen.
             if not _another_leads(settings):
                 raise
             _log.critical("this worker cannot stand by", shard=settings.shard, reason=str(error))
@@ -153,7 +170,12 @@ def _work(process: _Process, *, was_away: bool) -> None:
 
 
 def _run_on(
-    log: RedisStreamLog, worker: Worker, connect: Callable[[], RedisStreamLog], process: _Process, *, was_away: bool
+    log: RedisStreamLog,
+    worker: Worker,
+    connect: Callable[[], RedisStreamLog],
+    process: _Process,
+    *,
+    was_away: bool,
 ) -> None:
     settings, stopping, probes, reach, _ = process
     if settings.lost_tail_check_enabled:
@@ -165,7 +187,8 @@ def _run_on(
     candidate.join()
     metrics.DIFFERS.labels(settings.shard).set(0)
     probes.ready_when("shard", lambda: why_not_ready(worker, settings.ready_lag_ms_max))
-    # The restored state lives as long as the process: children that are forked for snapshots then share its pages.
+    # The restored state lives as long as the process: children that are forked for snapshots then share its
+    # pages.
     gc.freeze()
     if was_away:
         candidate.redis_was_away()
@@ -219,7 +242,9 @@ def why_not_ready(worker: Worker, lag_ms_max: int) -> str | None:
 
 
 def _another_leads(settings: Settings) -> bool:
-    """Return whether another worker leads the shard, as far as Redis can be asked: it goes on, whatever has become of this one."""
+    """Return whether another worker leads the shard, as far as Redis can be asked: it goes on, whatever has
+    become of this one.
+    """
     try:
         with closing(RedisStreamLog.connect(settings.resolved_redis_url(), shard=settings.shard)) as log:
             sight = log.lease(settings.shard)
@@ -230,7 +255,9 @@ def _another_leads(settings: Settings) -> bool:
 
 
 def _say_halted(settings: Settings, reason: str) -> None:
-    """Note why the shard stands still, unless it does not: then only this worker does, and clients must not be refused."""
+    """Note why the shard stands still, unless it does not: then only this worker does, and clients must not
+    be refused.
+    """
     try:
         if _another_leads(settings):
             _log.critical("another worker leads the shard; only this one stops", shard=settings.shard)
@@ -242,7 +269,9 @@ def _say_halted(settings: Settings, reason: str) -> None:
 
 
 class _Heartbeat:
-    """Says that the shard is alive from within its loop: a thread would not stop with it, and is in the way of a fork."""
+    """Says that the shard is alive from within its loop: a thread would not stop with it, and is in the way
+    of a fork.
+    """
 
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self._worker = worker

@@ -18,21 +18,27 @@ FRUITLESS_TAKEOVERS: Final = Gauge(
     ["shard"],
 )
 STANDBYS: Final = Gauge("engine_standbys", "Standbys of the shard, as its leader sees them", ["shard"])
-LAG: Final = Gauge("engine_standby_lag_seconds", "How far a standby is behind the committed position", ["shard"])
+LAG: Final = Gauge(
+    "engine_standby_lag_seconds", "How far a standby is behind the committed position", ["shard"]
+)
 DIFFERS: Final = Gauge(
     "engine_standby_differs",
-    "1: this worker follows no more, since its state is not the leader's; 0: it is, as far as it was compared",
+    "1: this worker follows no more, since its state is not the leader's; 0: it is, as far as it was "
+    "compared",
     ["shard"],
 )
 
-ENTRIES: Final = Histogram("engine_batch_entries", "Stream entries in one batch", ["shard"], buckets=_SIZE_BUCKETS)
+ENTRIES: Final = Histogram(
+    "engine_batch_entries", "Stream entries in one batch", ["shard"], buckets=_SIZE_BUCKETS
+)
 BATCH_COMMANDS: Final = Histogram(
     "engine_batch_commands", "Commands and messages in one batch", ["shard"], buckets=_SIZE_BUCKETS
 )
 COMMANDS: Final = Counter("engine_commands", "Commands and messages committed by this worker", ["shard"])
 STAGE: Final = Histogram(
     "engine_stage_seconds",
-    "How long a batch took: wait (in the input, of its oldest entry), apply, commit, deliver (messages to other shards)",
+    "How long a batch took: wait (in the input, of its oldest entry), apply, commit, deliver (messages to "
+    "other shards)",
     ["shard", "stage"],
     buckets=STAGE_BUCKETS,
 )
@@ -41,7 +47,9 @@ ACCEPTED: Final = Counter("engine_orders_accepted", "Orders that the shard has g
 TRADES: Final = Counter("engine_trades", "Trades", ["shard", "market"])
 RESTING: Final = Gauge("engine_resting_orders", "Orders in the book", ["shard", "market"])
 
-UNSTORED: Final = Gauge("engine_unstored_orders", "Closed orders that are kept until the database has them", ["shard"])
+UNSTORED: Final = Gauge(
+    "engine_unstored_orders", "Closed orders that are kept until the database has them", ["shard"]
+)
 UNSTORED_LOST: Final = Counter(
     "engine_unstored_orders_lost",
     "Closed orders that were dropped before the database had them; queries for such get -1007 until it has",
@@ -50,7 +58,8 @@ UNSTORED_LOST: Final = Counter(
 
 DIFFERENCE: Final = Gauge(
     "engine_money_difference",
-    "Units of an asset that are there beyond (or, below 0, short of) deposits - withdrawals + settlements; 0 is right",
+    "Units of an asset that are there beyond (or, below 0, short of) deposits - withdrawals + settlements; 0 "
+    "is right",
     ["shard", "asset"],
 )
 CONSERVED: Final = Gauge("engine_money_conserved", "1: the shard's money adds up in every asset", ["shard"])
@@ -65,7 +74,9 @@ SNAPSHOT_TIME: Final = Gauge(
     "engine_snapshot_timestamp_seconds", "When the shard's newest snapshot was saved", ["shard"]
 )
 SNAPSHOT_BEHIND: Final = Gauge(
-    "engine_snapshot_behind_seconds", "How much of the log, in its own time, a start would apply after it", ["shard"]
+    "engine_snapshot_behind_seconds",
+    "How much of the log, in its own time, a start would apply after it",
+    ["shard"],
 )
 SNAPSHOT_DURATION: Final = Gauge(
     "engine_snapshot_duration_seconds",
@@ -95,7 +106,9 @@ class BatchMetrics:
             STAGE.labels(shard, stage) for stage in ("wait", "apply", "commit", "deliver")
         )
 
-    def committed(self, entries: int, commands: int, waited_s: float, apply_s: float, commit_s: float) -> None:
+    def committed(
+        self, entries: int, commands: int, waited_s: float, apply_s: float, commit_s: float
+    ) -> None:
         """Count a batch."""
         self._entries.observe(entries)
         self._batch_commands.observe(commands)

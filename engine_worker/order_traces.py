@@ -1,4 +1,7 @@
-"""The stages of sampled orders in a shard. What is traced is decoded once more, so that nothing is kept when nobody wants traces."""
+"""The stages of sampled orders in a shard.
+
+What is traced is decoded once more, so that nothing is kept when nobody wants traces.
+"""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +15,9 @@ from runtime.tracing import Tracer
 from stream_log.interface import Entry
 
 
-def trace_batch(tracer: Tracer, shard: int, entries: Sequence[Entry], apply_s: float, commit_s: float) -> None:
+def trace_batch(
+    tracer: Tracer, shard: int, entries: Sequence[Entry], apply_s: float, commit_s: float
+) -> None:
     """Tell how the orders of a batch that has just been committed waited, were applied and committed."""
     committed_ns = time.time_ns()
     applied_ns = committed_ns - int(commit_s * 1e9)
@@ -28,7 +33,12 @@ def trace_batch(tracer: Tracer, shard: int, entries: Sequence[Entry], apply_s: f
                 continue
             if trace := tracer.trace_of(command.account_id, command.client_order_id):
                 tracer.stage(
-                    trace, "wait", min(arrived_ns, began_ns), began_ns, shard=shard, stream_id=str(entry.stream_id)
+                    trace,
+                    "wait",
+                    min(arrived_ns, began_ns),
+                    began_ns,
+                    shard=shard,
+                    stream_id=str(entry.stream_id),
                 )
                 tracer.stage(trace, "apply", began_ns, applied_ns, shard=shard, batch_entries=len(entries))
                 tracer.stage(trace, "commit", applied_ns, committed_ns, shard=shard)

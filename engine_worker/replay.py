@@ -1,8 +1,11 @@
-"""Replay: a shard rebuilt from a snapshot, or from nothing, and the input after it; and the proof that it comes out the same.
+"""Replay: a shard rebuilt from a snapshot, or from nothing, and the input after it.
 
-Only reads. Where the past comes from is a `ReplaySource`: a running exchange's Redis (`StreamLogSource`), or an archive of it. What
-is compared with what the exchange wrote: every event in `ev:{k}`, byte for byte and so every `StateHashed` among them; every
-snapshot, and the checksum of a commit, that is passed on the way; at the end, what the shard itself says of its state.
+And the proof that it comes out the same.
+
+Only reads. Where the past comes from is a `ReplaySource`: a running exchange's Redis (`StreamLogSource`), or
+an archive of it. What is compared with what the exchange wrote: every event in `ev:{k}`, byte for byte and so
+every `StateHashed` among them; every snapshot, and the checksum of a commit, that is passed on the way; at
+the end, what the shard itself says of its state.
 """
 
 import hashlib
@@ -34,7 +37,10 @@ class SourceTrimmed(Exception):  # noqa: N818 - a verdict on the data; the messa
 
 
 class ReplaySource(Protocol):
-    """Where one shard's past is read. Ids are those of `in:{k}`; an entry of `ev:{k}` has the id of the last input of its batch."""
+    """Where one shard's past is read.
+
+    Ids are those of `in:{k}`; an entry of `ev:{k}` has the id of the last input of its batch.
+    """
 
     def snapshots(self) -> list[bytes]:
         """Return the snapshots that there are, newest first."""
@@ -68,18 +74,21 @@ class StreamLogSource:
         """See `ReplaySource`."""
         stream = streams.commands(self._shard)
         found = self._log.read({stream: after}, count, block_ms=0)
-        # Asked afterwards, so that what was trimmed meanwhile is noticed. A trimmed input begins with the older snapshot's own entry.
+        # Asked afterwards, so that what was trimmed meanwhile is noticed. A trimmed input begins with the
+        # older snapshot's own entry.
         oldest = self._log.read({stream: STREAM_START}, 1, block_ms=0)
         begin = oldest[0].stream_id if oldest else STREAM_START
         is_whole = after >= begin if after != STREAM_START else not self._begins_at_a_snapshot(begin)
         if not is_whole:
             raise SourceTrimmed(
-                f"the input of shard {self._shard} has been trimmed to {oldest[0].stream_id}; begin at a newer snapshot"
+                f"the input of shard {self._shard} has been trimmed to {oldest[0].stream_id}; begin at a "
+                "newer snapshot"
             )
         return with_skips(found, self._log.skips(self._shard)) if found else found
 
     def _begins_at_a_snapshot(self, begin: StreamId) -> bool:
-        # It may begin earlier than the older snapshot, when it was kept for the archive; then this mark tells.
+        # It may begin earlier than the older snapshot, when it was kept for the archive; then this mark
+        # tells.
         if self._log.passed(self._shard).get(TRIMMED, STREAM_START) != STREAM_START:
             return True
         older = self.snapshots()[1:]
@@ -133,7 +142,10 @@ class _Differs(Exception):  # noqa: N818 - ends the replay
 
 
 class Replay:
-    """One shard on its way through its past. `step` applies the next entries; the shard is then as it was at `position`."""
+    """One shard on its way through its past.
+
+    `step` applies the next entries; the shard is then as it was at `position`.
+    """
 
     def __init__(
         self,
@@ -143,7 +155,9 @@ class Replay:
         snapshot: bytes | None = None,
         cores: Cores | None = None,
     ) -> None:
-        """Begin at `snapshot`, or (None) at the beginning, before the shard was configured. `cores` (None: the chosen ones) make its core.
+        """Begin at `snapshot`, or (None) at the beginning, before the shard was configured.
+
+        `cores` (None: the chosen ones) make its core.
 
         Raises:
             SnapshotError: the snapshot cannot be used.
@@ -164,7 +178,9 @@ class Replay:
         return shard_of(self.core)
 
     def step(self, goal: StreamId, count: int = READ_ENTRIES) -> Iterator[StreamId]:
-        """Apply up to `count` entries, none after `goal`; yield the position after each. What is produced is left to take.
+        """Apply up to `count` entries, none after `goal`; yield the position after each.
+
+        What is produced is left to take.
 
         Raises:
             SourceTrimmed: the next entry is gone, or `goal` is not reached.
@@ -172,7 +188,9 @@ class Replay:
         """
         entries = self._source.entries(self.position, count)
         if not entries or entries[0].stream_id > goal:
-            raise SourceTrimmed(f"the input of shard {self.core.index} ends at {self.position}, before {goal}")
+            raise SourceTrimmed(
+                f"the input of shard {self.core.index} ends at {self.position}, before {goal}"
+            )
         for entry in entries:
             if entry.stream_id > goal:
                 return
@@ -226,7 +244,9 @@ class Verifier:
         self._events = self._hashes = self._same_snapshots = self._foreign = self._same_checksums = 0
 
     def run(self) -> Iterator[int]:
-        """Replay and compare; yield the number of commands applied, now and then. Afterwards ask for the `verdict`.
+        """Replay and compare; yield the number of commands applied, now and then.
+
+        Afterwards ask for the `verdict`.
 
         Raises:
             SourceTrimmed, InvariantBroken: as `Replay.step`.
@@ -293,7 +313,10 @@ class Verifier:
         return self._found[0] if self._found else None
 
     def _take(self) -> bytes:
-        """Return what the replay produced, as one frame; what comes before the events that are compared is dropped."""
+        """Return what the replay produced, as one frame.
+
+        What comes before the events that are compared is dropped.
+        """
         frame = self.replay.core.take().frame
         if self.replay.position <= self._events_after:
             return b""
@@ -320,7 +343,12 @@ class Verifier:
                     what = f"event {number} of {len(events)}"
                     raise _Differs(
                         Difference(
-                            entry.stream, str(entry.stream_id), commands, what, _shown(expected), _shown(bytes(event))
+                            entry.stream,
+                            str(entry.stream_id),
+                            commands,
+                            what,
+                            _shown(expected),
+                            _shown(bytes(event)),
                         )
                     )
         self._events += len(events)
@@ -369,7 +397,9 @@ class Verifier:
         self._same_snapshots += 1
 
     def _compare_rest(self) -> None:
-        """Find what is still missing: an entry of `ev` may have a later id when somebody else wrote into it."""
+        """Find what is still missing: an entry of `ev` may have a later id when somebody else wrote
+        into it.
+        """
         self._take_aside()
         while self._produced and self._next_found() is not None:
             self._compare()
@@ -393,13 +423,16 @@ def _state_hash(core: FrameCore) -> str:
 
 
 def _is_foreign(payload: bytes, symbols: Collection[str]) -> bool:
-    """Return whether the readers of `ev` pass this frame over: no frame of events, or one of a market that there is not."""
+    """Return whether the readers of `ev` pass this frame over: no frame of events, or one of a market that
+    there is not.
+    """
     try:
         events = decode_events(payload)
     except msgspec.MsgspecError:
         return True
     markets = (
-        getattr(event, "market", None) or getattr(getattr(event, "order", None), "market", None) for event in events
+        getattr(event, "market", None) or getattr(getattr(event, "order", None), "market", None)
+        for event in events
     )
     return any(market is not None and market not in symbols for market in markets)
 

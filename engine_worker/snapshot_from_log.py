@@ -1,7 +1,10 @@
-"""A snapshot by a process of its own: `python -m engine_worker.snapshot_from_log`; its size goes to the standard output.
+"""A snapshot by a process of its own: `python -m engine_worker.snapshot_from_log`.
 
-It is a standby that nobody counts on: it restores the snapshot before, follows the log up to the position as it is then, compares what
-it came to with the leader's commit, saves, and ends. The leader, with however much in memory, has nothing to fork, and goes on meanwhile.
+Its size goes to the standard output.
+
+It is a standby that nobody counts on: it restores the snapshot before, follows the log up to the position as
+it is then, compares what it came to with the leader's commit, saves, and ends. The leader, with however much
+in memory, has nothing to fork, and goes on meanwhile.
 """
 
 import gc
@@ -26,7 +29,9 @@ _log = structlog.get_logger()
 
 
 def start(output: int, environment: Mapping[str, str] | None = None) -> int:
-    """Start the process, with `output` as its standard output, and return its id. That takes no longer for a parent that is large.
+    """Start the process, with `output` as its standard output, and return its id.
+
+    That takes no longer for a parent that is large.
 
     `environment` is what its settings come from; None: this process's own.
     """

@@ -1,8 +1,10 @@
-"""Taking snapshots beside the matching: a forked child has the state as it is now, and all the time it needs to write it.
+"""Taking snapshots beside the matching: a forked child has the state as it is now, and all the time it needs
+to write it.
 
-A fork takes the longer the more there is in memory, so where a standby is, it is the one that forks; and a leader without one that
-has much in memory has its snapshots made from the log, by a process that comes to the same state (engine_worker/snapshot_from_log.py).
-Whoever has saved a snapshot trims the logs, by what Redis says is kept: it need not remember what it, or another, has saved before.
+A fork takes the longer the more there is in memory, so where a standby is, it is the one that forks; and a
+leader without one that has much in memory has its snapshots made from the log, by a process that comes to the
+same state (engine_worker/snapshot_from_log.py). Whoever has saved a snapshot trims the logs, by what Redis
+says is kept: it need not remember what it, or another, has saved before.
 """
 
 import gc
@@ -24,18 +26,27 @@ from protocol.streams import ARCHIVE_READER, TRIMMED, EventReader
 from stream_log.redis_log import RedisStreamLog
 
 LEFT_MAX = 3
-"""So often in a row a leader leaves a snapshot that is due to its standby; when none comes it takes one itself."""
+"""So often in a row a leader leaves a snapshot that is due to its standby.
+
+When none comes it takes one itself.
+"""
 FORK_BYTES_MAX = 100 << 20
-"""With more than this in memory a leader does not fork. On a virtual machine a fork takes 40 µs for each MB of small pages, or more."""
+"""With more than this in memory a leader does not fork.
+
+On a virtual machine a fork takes 40 µs for each MB of small pages, or more.
+"""
 LOG_PART = 8
-"""A snapshot is due when the log has grown by this part of what it may take before orders are refused: two let it be trimmed."""
+"""A snapshot is due when the log has grown by this part of what it may take before orders are refused: two
+let it be trimmed."""
 RARELY = 10
 """A snapshot is also due after so many intervals in which the log has not grown by the size of one."""
 PATIENCE_S = 120
-"""A snapshot has time; what matches orders on the same cores has not. So it is made when a core has nothing else to do: niceness alone
-would let it finish its slice while matching waits. When that takes longer than this, or fails, the next one is forked, and merely nice."""
+"""A snapshot has time; what matches orders on the same cores has not. So it is made when a core has nothing
+else to do: niceness alone would let it finish its slice while matching waits. When that takes longer than
+this, or fails, the next one is forked, and merely nice."""
 HANGS_S = 120
-"""So long may one take that is merely nice: what has not ended by then hangs, on a connection for instance, and would be the last."""
+"""So long may one take that is merely nice: what has not ended by then hangs, on a connection for instance,
+and would be the last."""
 _NICENESS = 10
 IMPOSSIBLE = 4
 """How a child ends when the state must not be saved, nor used any further."""
@@ -45,7 +56,8 @@ _log = structlog.get_logger()
 
 
 def save(worker: Worker, log: RedisStreamLog, index: int) -> int:
-    """Save the state of shard `index`, and return how many bytes that took. 0: it is not saved, the log does not lead to it any more.
+    """Save the state of shard `index`, and return how many bytes that took. 0: it is not saved, the log does
+    not lead to it any more.
 
     So it is after a failover of Redis that has lost the end of the log.
     """
@@ -62,7 +74,10 @@ class _Child(NamedTuple):
 
     pid: int
     output: int
-    """What it writes to its standard output, which is the size of the snapshot. It keeps off metrics: those are its parent's."""
+    """What it writes to its standard output, which is the size of the snapshot.
+
+    It keeps off metrics: those are its parent's.
+    """
     began_s: float
     is_from_log: bool
     is_patient: bool
@@ -79,9 +94,10 @@ def be_patient() -> None:
 class Snapshotter:
     """Saves a worker's state every so often, and trims the logs that no start will need any more.
 
-    Snapshots are written to the server that has the log, where each is a part of what its file grows by until it is rewritten. So one is
-    due when the log has grown by the size of the last one: then they are no more than half of what is written, however large the state
-    is, and a start has no more to apply than there is to restore. A state that hardly changes is saved rarely.
+    Snapshots are written to the server that has the log, where each is a part of what its file grows by until
+    it is rewritten. So one is due when the log has grown by the size of the last one: then they are no more
+    than half of what is written, however large the state is, and a start has no more to apply than there is
+    to restore. A state that hardly changes is saved rarely.
     """
 
     def __init__(
@@ -98,9 +114,9 @@ class Snapshotter:
     ) -> None:
         """Use `log` from this process; a forked child calls `connect` for one of its own.
 
-        `start_from_log` starts a process that makes the snapshot from the log, with the file descriptor it is given as its standard
-        output, and returns its id. A leader uses it when it has more than `fork_bytes_max` in memory. `log_bytes_max` is what the
-        shard's log may take of Redis.
+        `start_from_log` starts a process that makes the snapshot from the log, with the file descriptor it is
+        given as its standard output, and returns its id. A leader uses it when it has more than
+        `fork_bytes_max` in memory. `log_bytes_max` is what the shard's log may take of Redis.
         """
         self._log_bytes_max = log_bytes_max
         self._worker = worker
@@ -160,8 +176,8 @@ class Snapshotter:
         """Return whether a snapshot is due, once in an interval."""
         now_s = time.monotonic()
         if self._due_s is None:
-            # By the newest snapshot's age, whoever saved it: workers that do not live for long would never save one, and each would
-            # have more of the log to apply than the one before.
+            # By the newest snapshot's age, whoever saved it: workers that do not live for long would never
+            # save one, and each would have more of the log to apply than the one before.
             saved = self._streams.saved_snapshots(self._index)
             age_s = saved[0].age_ms / 1_000 if saved else self._interval_s
             self._due_s = now_s + self._interval_s - age_s
@@ -209,7 +225,8 @@ class Snapshotter:
     def finish(self) -> None:
         """End a running child, and save once more what this worker led: the next start has nothing to apply.
 
-        Also where there is a standby. When all stop it may be told to before it has taken over, and then nobody else saves.
+        Also where there is a standby. When all stop it may be told to before it has taken over, and then
+        nobody else saves.
         """
         self.abandon()
         worker, index = self._worker, self._index
@@ -253,11 +270,20 @@ class Snapshotter:
         output, childs = os.pipe()
         began = time.perf_counter()
         start = self._start_from_log
-        if start is not None and is_patient and self._worker.leads and _resident_bytes() > self._fork_bytes_max:
+        if (
+            start is not None
+            and is_patient
+            and self._worker.leads
+            and _resident_bytes() > self._fork_bytes_max
+        ):
             child = _Child(start(childs), output, began, is_from_log=True, is_patient=True)
         else:
             child = _Child(
-                self._fork(childs, is_patient=is_patient), output, began, is_from_log=False, is_patient=is_patient
+                self._fork(childs, is_patient=is_patient),
+                output,
+                began,
+                is_from_log=False,
+                is_patient=is_patient,
             )
         os.close(childs)
         metrics.FORK_SECONDS.labels(self._index).set(time.perf_counter() - began)
@@ -267,8 +293,9 @@ class Snapshotter:
         pid = os.fork()
         if pid:
             return pid
-        # The child: its own connection, no clean-up of what belongs to the parent, and no collector that would copy pages. It lets
-        # go of the parent's connections, or they would outlive a parent that is killed and make it look alive.
+        # The child: its own connection, no clean-up of what belongs to the parent, and no collector that
+        # would copy pages. It lets go of the parent's connections, or they would outlive a parent that is
+        # killed and make it look alive.
         status = 1
         try:
             gc.disable()
@@ -289,7 +316,9 @@ class Snapshotter:
             os._exit(status)
 
     def _trim(self) -> None:
-        """Trim the input to the older snapshot and what is archived, and the events to what that and all readers have passed."""
+        """Trim the input to the older snapshot and what is archived, and the events to what that and all
+        readers have passed.
+        """
         saved = self._streams.saved_snapshots(self._index)
         if len(saved) < 2:
             return

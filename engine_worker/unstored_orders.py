@@ -1,9 +1,10 @@
 """Closed orders that the database may not have yet, so that no acknowledged order is ever unknown.
 
-A shard's state has open orders only. Whoever asks for another one is sent to the database, which has what the shard has committed
-only after a while. Until then the order is here. It is let go of when the ingest says that its events are stored, which it says after
-the commit. When more orders wait than fit, the oldest are dropped, and until the database has those too, the answer for an order that
-is not here is that it may be one of them.
+A shard's state has open orders only. Whoever asks for another one is sent to the database, which has what the
+shard has committed only after a while. Until then the order is here. It is let go of when the ingest says
+that its events are stored, which it says after the commit. When more orders wait than fit, the oldest are
+dropped, and until the database has those too, the answer for an order that is not here is that it may be one
+of them.
 """
 
 from collections import deque
@@ -19,7 +20,10 @@ from protocol.units import AccountId, OrderId, TimeMs
 _DROPPED_AT_ONCE: Final = 10_000
 """Orders let go of between two batches: some milliseconds."""
 _UNINDEXED_MAX: Final = 20_000
-"""Orders that a question has to index first: some milliseconds, too. The database is seldom further behind."""
+"""Orders that a question has to index first: some milliseconds, too.
+
+The database is seldom further behind.
+"""
 
 _Name = tuple[AccountId, str, str]
 """(account, market, client order id)."""
@@ -37,9 +41,9 @@ def closed_orders(events: Iterable[Event]) -> list[OrderState]:
 class UnstoredOrders:
     """The last state of closed orders, up to `orders_max` of them, by number and by client order id.
 
-    Which entry of the events an order is in is not asked when it is added, but from time to time: `look` tells the newest entry,
-    and whatever was added before is in that one at the latest. Every batch adds some and few are asked for, so the newest are found by
-    number and name only from when somebody asks.
+    Which entry of the events an order is in is not asked when it is added, but from time to time: `look`
+    tells the newest entry, and whatever was added before is in that one at the latest. Every batch adds some
+    and few are asked for, so the newest are found by number and name only from when somebody asks.
     """
 
     def __init__(self, orders_max: int) -> None:

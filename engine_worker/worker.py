@@ -1,10 +1,12 @@
 """The shell around a shard: read a batch, apply it, commit it whole, then say what came of it.
 
-Recovery is start-up: restore the newest snapshot, apply the input up to the committed position, take the shard over, deliver what was
-committed but not delivered, and go on. Between the second and the third of these a standby stays for as long as another worker
-leads: it follows. What a step says – replies, messages to other shards, answers to queries – it says after its commit.
+Recovery is start-up: restore the newest snapshot, apply the input up to the committed position, take the
+shard over, deliver what was committed but not delivered, and go on. Between the second and the third of these
+a standby stays for as long as another worker leads: it follows. What a step says – replies, messages to other
+shards, answers to queries – it says after its commit.
 
-Whoever follows compares its state with the checksum of the leader's commits, and never leads with another one (checksum.py).
+Whoever follows compares its state with the checksum of the leader's commits, and never leads with another one
+(checksum.py).
 """
 
 import time
@@ -86,11 +88,18 @@ FOLLOW_ENTRIES = 100
 _HELD_S = 0.2
 """Pause before an input is looked at again that begins with what this program cannot read."""
 _RENEW_ENTRIES = 32
-"""After as many entries of a batch a leader looks whether its lease is due; within an entry of many commands, too."""
+"""After as many entries of a batch a leader looks whether its lease is due.
+
+Within an entry of many commands, too.
+"""
 STEP_COMMANDS_MAX, STEP_EVENTS_MAX = 2_048, 8_192
-"""With so many commands, or events, a step ends, whatever else was read: some 30 ms of work, and two megabytes."""
+"""With so many commands, or events, a step ends, whatever else was read: some 30 ms of work, and two
+megabytes."""
 BATCH_COMMANDS_MAX, BATCH_EVENTS_MAX = 256, 1_024
-"""With so many a batch is committed. While Redis writes it the next one is applied, so that none waits for the other."""
+"""With so many a batch is committed.
+
+While Redis writes it the next one is applied, so that none waits for the other.
+"""
 _STORED_INTERVAL_MS = 1_000
 """How often a worker asks up to where the database has the shard's events."""
 _WRITTEN_AGAIN_MS = 30_000
@@ -124,11 +133,14 @@ class Worker:
         tracer: Tracer | None = None,
         cores: Cores | None = None,
     ) -> None:
-        """Make the worker of shard `index`; `join` gives it its state, `lead` the shard. `now_ms` tells when its lease is due.
+        """Make the worker of shard `index`; `join` gives it its state, `lead` the shard.
+
+        `now_ms` tells when its lease is due.
 
         `cores` makes its core; None: the one that is chosen for all.
 
-        A new shard, which nobody has configured yet, its leader configures as `market_map` and `config` say, by commands in its input.
+        A new shard, which nobody has configured yet, its leader configures as `market_map` and `config` say,
+        by commands in its input.
         """
         self._streams = log
         self._index = index
@@ -146,17 +158,18 @@ class Worker:
         """Closed orders that the shard no longer has and the database may not have yet."""
         self._stored_due_ms = 0
         self._collected_to = STREAM_START
-        """Up to where its closed orders were read from the events, so that a replay need not tell them again."""
+        """Up to where its closed orders were read from the events, so that a replay need not tell them again.
+        """
         self.position = NEW_SHARD
-        """The position that this worker has committed; of one that does not lead: up to where it has followed, in epoch 0, in which
-        nobody may write."""
+        """The position that this worker has committed; of one that does not lead: up to where it has
+        followed, in epoch 0, in which nobody may write."""
         self.lag_ms = 0
         """How far a worker that does not lead is behind the position, as it saw that last."""
         self.event_bytes = 0
         """The events that came of what it has applied: by more than that the log has grown meanwhile."""
         self._committed: StateChecksum | None = None
-        """The checksum to compare with when its entry is reached. A later one is looked for only then: a worker that is far behind would
-        otherwise chase the newest and never compare."""
+        """The checksum to compare with when its entry is reached. A later one is looked for only then: a
+        worker that is far behind would otherwise chase the newest and never compare."""
         self._differs: StateDiffers | None = None
         self._renewals: Renewals | None = None
         """When the lease is due, while this worker has one."""
@@ -172,11 +185,15 @@ class Worker:
         """The configuration that this worker has written to `config:{k}` since it leads, and its number."""
         self._written_due_ms = 0
         self._single_entries = 0
-        """So many entries are still committed one by one: after a halt, that the next one names the entry and is right before it."""
+        """So many entries are still committed one by one: after a halt, that the next one names the entry and
+        is right before it."""
         self._skip: _OrderedSkip | None = None
         """The entry that an operator wants passed over; only the very next one can be."""
         self._delivery_unsure = False
-        """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
+        """Whether the last commit's messages may not have reached their targets.
+
+        Later ones must not overtake them.
+        """
 
     def _new_core(self) -> FrameCore:
         return self._cores.new(self._index, self._market_map.shard_count)
@@ -206,12 +223,17 @@ class Worker:
 
     @property
     def leads(self) -> bool:
-        """Whether this worker has taken its shard over. Another one may have done so since; the next step will tell."""
+        """Whether this worker has taken its shard over.
+
+        Another one may have done so since; the next step will tell.
+        """
         return self.position.epoch > 0
 
     @property
     def is_compared(self) -> bool:
-        """Whether its state is that of the leader as far as anybody can tell: at its very position, or there is nothing to compare with."""
+        """Whether its state is that of the leader as far as anybody can tell: at its very position, or there
+        is nothing to compare with.
+        """
         return self._differs is None and self._committed is None
 
     def start(self) -> None:
@@ -244,14 +266,15 @@ class Worker:
         )
 
     def follow(self, entries_max: int = FOLLOW_ENTRIES) -> int:
-        """Apply what has been committed since, saying nothing of it; return the number of entries. 0: in step.
+        """Apply what has been committed since, saying nothing of it; return the number of entries. 0: in
+        step.
 
         Raises:
-            Rewound: Redis has lost what this worker has applied.
-            LogDamaged: the input does not reach the position, or not as far back as the newest usable snapshot.
-            InvariantBroken: the state that was committed is wrong.
-            LaterFormatError: a later release has led meanwhile; this program must not lead after it.
-            StateDiffers: this worker's state is not the one that was committed; it will neither follow nor lead any more.
+            Rewound: Redis has lost what this worker has applied. LogDamaged: the input does not reach the
+            position, or not as far back as the newest usable snapshot. InvariantBroken: the state that was
+            committed is wrong. LaterFormatError: a later release has led meanwhile; this program must not
+            lead after it. StateDiffers: this worker's state is not the one that was committed; it will
+            neither follow nor lead any more.
         """
         self._check_agrees()
         after = self.position.stream_id
@@ -262,8 +285,8 @@ class Worker:
             restored = self._restore()
             if trimmed_to > restored:
                 raise LogDamaged(
-                    f"the input of shard {self._index} begins at {trimmed_to}, and no snapshot that reaches there can be used; "
-                    "restore the Redis data from a backup"
+                    f"the input of shard {self._index} begins at {trimmed_to}, and no snapshot that reaches "
+                    "there can be used; restore the Redis data from a backup"
                 )
             return self.follow(entries_max)
         if not entries and after < goal.stream_id:
@@ -291,7 +314,9 @@ class Worker:
         return len(entries)
 
     def _due(self, newest: StateChecksum | None, goal: ShardPosition) -> StateChecksum | None:
-        """Return what to compare with next: what was waited for, unless Redis has lost it, or what was committed last."""
+        """Return what to compare with next: what was waited for, unless Redis has lost it, or what was
+        committed last.
+        """
         begin, end = self.position.stream_id, goal.stream_id
         for each in (self._committed, newest):
             # The newest is behind when a program that writes none has led since.
@@ -323,9 +348,11 @@ class Worker:
     def lead(
         self, candidate: Leader | None = None, over: Leader | None = None, usual_lease_ms: int | None = None
     ) -> None:
-        """Take the shard over, apply the last of what its last leader committed, deliver its outbox, and go live.
+        """Take the shard over, apply the last of what its last leader committed, deliver its outbox, and go
+        live.
 
-        A `candidate` takes the lease, from `over` if need be, and `step` keeps it; for `usual_lease_ms` at a time after the first commit.
+        A `candidate` takes the lease, from `over` if need be, and `step` keeps it; for `usual_lease_ms` at a
+        time after the first commit.
 
         Raises:
             Fenced: another worker holds the lease; this one may go on following.
@@ -334,13 +361,17 @@ class Worker:
             InvariantBroken: the state that was committed is wrong.
             StateDiffers: this worker's state is not the one that was committed.
         """
-        # Of an attempt that Redis's absence has ended: to renew that lease now would keep everybody from taking it.
+        # Of an attempt that Redis's absence has ended: to renew that lease now would keep everybody from
+        # taking it.
         self._renewals = None
-        # Before and after: a worker that must not lead must not push aside one that does, and the last commit may come in between.
+        # Before and after: a worker that must not lead must not push aside one that does, and the last commit
+        # may come in between.
         self._follow_to(self._streams.position(self._index))
         position = self._streams.take_over(self._index, candidate, over)
         if candidate is not None:
-            self._renewals = Renewals(candidate._replace(epoch=position.epoch), self._now_ms(), usual_lease_ms)
+            self._renewals = Renewals(
+                candidate._replace(epoch=position.epoch), self._now_ms(), usual_lease_ms
+            )
         self._check_not_behind(position)
         followed = self._follow_to(position)
         self._deliver_rest()
@@ -367,7 +398,9 @@ class Worker:
         return restored
 
     def _collect_unstored_orders(self) -> None:
-        """Read the closed orders that the database may not have from the events, which are kept until it has them."""
+        """Read the closed orders that the database may not have from the events, which are kept until it has
+        them.
+        """
         self._collected_to = self._streams.position(self._index).stream_id
         stream, after = streams.events(self._index), self._stored_to()
         while entries := self._streams.read({stream: after}, _EVENT_ENTRIES, block_ms=0):
@@ -380,7 +413,9 @@ class Worker:
                 self.unstored_orders.add(closed_orders(events))
 
     def _look_what_is_stored(self) -> None:
-        """Ask about once a second up to where the database has the events, and let go of orders that it has."""
+        """Ask about once a second up to where the database has the events, and let go of orders that it
+        has.
+        """
         now_ms = self._now_ms()
         if now_ms >= self._stored_due_ms:
             self._stored_due_ms = now_ms + _STORED_INTERVAL_MS
@@ -396,7 +431,8 @@ class Worker:
         self.core.let_go()
 
     def _restore_shard(self) -> StreamId:
-        # Before there is another one: two may be more than the process can have. Where Redis goes away now, it begins anew from nothing.
+        # Before there is another one: two may be more than the process can have. Where Redis goes away now,
+        # it begins anew from nothing.
         self.core.let_go()
         self.core, self.position = self._new_core(), NEW_SHARD
         goal = self._streams.position(self._index).stream_id
@@ -416,27 +452,34 @@ class Worker:
             if stream_id <= goal:
                 self.core, self.position = core, ShardPosition(0, stream_id)
                 return stream_id
-            _log.warning("snapshot not used", shard=self._index, reason="it is newer than the committed position")
+            _log.warning(
+                "snapshot not used", shard=self._index, reason="it is newer than the committed position"
+            )
             core.let_go()
         return STREAM_START
 
     def _check_is_of_this_exchange(self, core: FrameCore) -> None:
-        # Which accounts are the shard's follows from the number of shards, and that is no part of the configuration.
+        # Which accounts are the shard's follows from the number of shards, and that is no part of the
+        # configuration.
         here = (self._index, self._market_map.shard_count)
         if (core.index, core.shard_count) != here:
             raise SnapshotError(
-                f"the snapshot is of shard {core.index} of {core.shard_count}, this is shard {here[0]} of {here[1]}; "
-                "a running exchange cannot change its number of shards"
+                f"the snapshot is of shard {core.index} of {core.shard_count}, this is shard {here[0]} of "
+                f"{here[1]}; a running exchange cannot change its number of shards"
             )
 
     def _check_not_behind(self, goal: ShardPosition) -> None:
         if goal.stream_id < self.position.stream_id:
             raise Rewound(
-                f"shard {self._index} is back at {goal.stream_id}; this worker has applied {self.position.stream_id}"
+                f"shard {self._index} is back at {goal.stream_id}; this worker has applied "
+                f"{self.position.stream_id}"
             )
 
     def _follow_to(self, goal: ShardPosition) -> int:
-        """Follow at least up to there, and on to an entry at which the state has been compared; also when there is nothing to follow."""
+        """Follow at least up to there, and on to an entry at which the state has been compared.
+
+        Also when there is nothing to follow.
+        """
         followed = 0
         while True:
             followed += self.follow(REPLAY_ENTRIES)
@@ -445,7 +488,10 @@ class Worker:
                 return followed
 
     def _deliver_rest(self) -> None:
-        """Deliver what is still in the outbox; the targets drop what they have seen. What is no message is a dead letter."""
+        """Deliver what is still in the outbox; the targets drop what they have seen.
+
+        What is no message is a dead letter.
+        """
         outbox = streams.outbox(self._index)
         while entries := self._streams.read({outbox: STREAM_START}, OUTBOX_ENTRIES, block_ms=0):
             for entry in entries:
@@ -458,11 +504,15 @@ class Worker:
         self._delivery_unsure = False
 
     def clean_outbox(self) -> None:
-        """Between two steps only what strangers have left can be in the outbox, or what stands there under another id."""
+        """Between two steps only what strangers have left can be in the outbox, or what stands there under
+        another id.
+        """
         self._deliver_rest()
 
     def step(self, block_ms: int) -> int:
-        """Say what came of the last step; process what has come in since, waiting up to `block_ms` for something.
+        """Say what came of the last step.
+
+        Process what has come in since, waiting up to `block_ms` for something.
 
         Returns the number of entries processed.
 
@@ -510,24 +560,34 @@ class Worker:
             self._written, self._written_due_ms = (number, value), now_ms + _WRITTEN_AGAIN_MS
 
     def _check_is_new(self) -> None:
-        """Refuse a log whose commands were decided by settings: a shard that begins without any would have refused them all."""
+        """Refuse a log whose commands were decided by settings: a shard that begins without any would have
+        refused them all.
+        """
         if self._streams.last_id(streams.events(self._index)) != STREAM_START:
             raise LogDamaged(
-                f"the log of shard {self._index} was written by an earlier release, which had no configuration in it, and no snapshot of "
-                "it can be used: start that release again and stop all its engine workers, so that the last one saves its state"
+                f"the log of shard {self._index} was written by an earlier release, which had no "
+                "configuration in it, and no snapshot of it can be used: start that release again and stop "
+                "all its engine workers, so that the last one saves its state"
             )
 
     def _configure(self) -> None:
-        """Let a shard that nobody has configured be configured as the settings say. From then on only commands change that.
+        """Let a shard that nobody has configured be configured as the settings say.
+
+        From then on only commands change that.
 
         When this is done twice, the second time is refused.
         """
         commands = first_configuration(self._index, self._market_map, self._config)
         # In the oldest format: it is not known yet which one the shard writes.
-        self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
+        self._streams.append(
+            self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)}
+        )
 
     def _ordered_skip(self) -> "_OrderedSkip | None":
-        """Return what an operator wants passed over. Read when a shard is taken over, and while it is held: a halt ends the process."""
+        """Return what an operator wants passed over.
+
+        Read when a shard is taken over, and while it is held: a halt ends the process.
+        """
         frame = self._streams.skip(self._index)
         if frame is None:
             return None
@@ -557,7 +617,10 @@ class Worker:
         return [as_skipped(entries[0], skip.frame), *entries[1:]], skip
 
     def _process(self, entries: Sequence[Entry]) -> None:
-        """Apply entries and commit them, in one batch or in several; of those, each is applied while Redis writes the one before."""
+        """Apply entries and commit them, in one batch or in several.
+
+        Of those, each is applied while Redis writes the one before.
+        """
         step = _Step(*self._with_skip(entries))
         try:
             while (batch := self._next_batch(step)) is not None:
@@ -574,7 +637,9 @@ class Worker:
         self._deliver(step.outgoing)
 
     def _next_batch(self, step: "_Step") -> "_Batch | None":
-        """Apply as many of the step's entries as make a batch; None: there are none left, or they have to wait for another step."""
+        """Apply as many of the step's entries as make a batch; None: there are none left, or they have to
+        wait for another step.
+        """
         if step.is_over:
             return None
         began, core, entries = time.perf_counter(), self.core, step.entries
@@ -673,7 +738,9 @@ class Worker:
             self._streams.publish(self._to_say)
             self._deliver(step.outgoing)
         except Exception as error:
-            _log.warning("not said before the halt", shard=self._index, reason=f"{type(error).__name__}: {error}")
+            _log.warning(
+                "not said before the halt", shard=self._index, reason=f"{type(error).__name__}: {error}"
+            )
 
     def _deliver(self, outgoing: Iterable[Outgoing]) -> None:
         for each in outgoing:
@@ -685,7 +752,9 @@ class Worker:
     def _hold(self, entry: Entry, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it; nothing is lost but time."""
         self._metrics.held(error.number)
-        _log.critical("the input is held", shard=self._index, stream_id=str(entry.stream_id), reason=str(error))
+        _log.critical(
+            "the input is held", shard=self._index, stream_id=str(entry.stream_id), reason=str(error)
+        )
         time.sleep(_HELD_S)
         self._skip = self._ordered_skip()
 
@@ -694,8 +763,13 @@ class Worker:
         if self._renewals is not None and (leader := self._renewals.due(self._now_ms())) is not None:
             self._streams.renew_lease(self._index, leader)
 
-    def _apply(self, entry: Entry, letters: list[DeadLetter], progressed: Callable[[], None] | None = None) -> None:
-        """Apply one entry; add to `letters` what of it could not be understood, or was skipped. Nothing of that is applied."""
+    def _apply(
+        self, entry: Entry, letters: list[DeadLetter], progressed: Callable[[], None] | None = None
+    ) -> None:
+        """Apply one entry; add to `letters` what of it could not be understood, or was skipped.
+
+        Nothing of that is applied.
+        """
         try:
             dead = self.core.apply_frame(entry.stream_id, entry.fields, progressed)
         except NotUnderstoodError as error:
@@ -707,7 +781,8 @@ class Worker:
             # The id is what an operator needs to have the entry skipped.
             raise type(error)(f"entry {entry.stream_id}: {error}") from error
         except Exception as error:
-            # The core is pure: the same entry raises at every start. A halt says so once, instead of a process that starts for ever.
+            # The core is pure: the same entry raises at every start. A halt says so once, instead of a
+            # process that starts for ever.
             raise InvariantBroken(f"entry {entry.stream_id}: {type(error).__name__}: {error}") from error
         if dead:
             letters += _item_letters(entry, dead)
@@ -720,7 +795,9 @@ class Worker:
         except InvariantBroken:
             raise
         except Exception as error:
-            raise InvariantBroken(f"what was applied cannot be written: {type(error).__name__}: {error}") from error
+            raise InvariantBroken(
+                f"what was applied cannot be written: {type(error).__name__}: {error}"
+            ) from error
         self.event_bytes += len(output.frame)
         return output
 
@@ -729,13 +806,16 @@ class Worker:
         time = TimeMs(self.position.stream_id.ms)
         for entry in entries:
             try:
-                answers = self.core.answer(entry.fields.get(QUERIES_FIELD, b""), time, self.position.stream_id)
+                answers = self.core.answer(
+                    entry.fields.get(QUERIES_FIELD, b""), time, self.position.stream_id
+                )
                 replies += [(each.reply_to, self._reply_of(each, time)) for each in answers]
             except msgspec.MsgspecError as error:
                 # A query is no part of the log, so there is no commit to write this with.
                 self._bury(entry, str(error))
             except Exception as error:
-                # Looking changes nothing, so it is this question that cannot be answered, not the state that is wrong.
+                # Looking changes nothing, so it is this question that cannot be answered, not the state that
+                # is wrong.
                 _log.exception("query not answered", shard=self._index)
                 self._bury(entry, f"{type(error).__name__}: {error}")
         self._answers += _reply_frames(replies)
@@ -750,9 +830,12 @@ class Worker:
         self._streams.append(streams.dead_letters(self._index), letter.fields())
 
     def tick(self, now_us: int) -> None:
-        """Let the shard's time pass when a new second has begun and nothing was told in it. `now_us` is this process's clock.
+        """Let the shard's time pass when a new second has begun and nothing was told in it.
 
-        Candles close by that: about at the second's end on a shard that is idle, with the next event on one that is not.
+        `now_us` is this process's clock.
+
+        Candles close by that: about at the second's end on a shard that is idle, with the next event on one
+        that is not.
         """
         second = now_us // 1_000_000
         if self.core.has_work and self._drained_at != self.position:
@@ -826,13 +909,19 @@ class _Step:
         self.applied = self.commands = self.events = 0
         """Entries, and what they came to."""
         self.is_full = self.is_over = False
-        """Whether there was as much as one step does; whether nothing more is applied in it, for that or another reason."""
+        """Whether there was as much as one step does.
+
+        Whether nothing more is applied in it, for that or another reason.
+        """
         self.in_flight: _Batch | None = None
         """The batch that Redis is writing."""
         self.sent_s = 0.0
         """How long it took to send that."""
         self.outgoing: list[Outgoing] = []
-        """What was committed for other shards. They get it at the end of the step: while Redis writes, nothing else may be asked."""
+        """What was committed for other shards.
+
+        They get it at the end of the step: while Redis writes, nothing else may be asked.
+        """
 
     def add(self, entries: int, commands: int, events: int) -> None:
         """Count what was applied."""
@@ -852,7 +941,9 @@ def _item_letters(entry: Entry, dead: Sequence[DeadItem]) -> list[DeadLetter]:
     """Return a letter for each item, or one when they are too many."""
     if len(dead) > LETTERS_PER_ENTRY_MAX:
         return [
-            _dead_letter(entry, f"{len(dead)} commands of the frame are not understood; the first: {dead[0].reason}")
+            _dead_letter(
+                entry, f"{len(dead)} commands of the frame are not understood; the first: {dead[0].reason}"
+            )
         ]
     for item in dead:
         _log.warning(
@@ -862,7 +953,9 @@ def _item_letters(entry: Entry, dead: Sequence[DeadItem]) -> list[DeadLetter]:
             item=item.number,
             reason=item.reason,
         )
-    return [DeadLetter(entry.stream, entry.stream_id, item.reason, item.payload, item.number) for item in dead]
+    return [
+        DeadLetter(entry.stream, entry.stream_id, item.reason, item.payload, item.number) for item in dead
+    ]
 
 
 def _skipped_letter(entry: Entry) -> DeadLetter:

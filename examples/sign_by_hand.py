@@ -18,11 +18,14 @@ from urllib.request import Request, urlopen
 def signed(url: str, key: str, secret: str, method: str, path: str, **parameters: str | int) -> Any:
     """Send one signed request and return the decoded answer, also that of a refusal.
 
-    The signature is the HMAC-SHA256, in hex, of the query exactly as it is sent, with the time in milliseconds in it.
+    The signature is the HMAC-SHA256, in hex, of the query exactly as it is sent, with the time in
+    milliseconds in it.
     """
     query = urlencode({**parameters, "timestamp": time.time_ns() // 1_000_000})
     signature = hmac.new(secret.encode(), query.encode(), hashlib.sha256).hexdigest()
-    request = Request(f"{url}{path}?{query}&signature={signature}", method=method, headers={"X-MBX-APIKEY": key})
+    request = Request(
+        f"{url}{path}?{query}&signature={signature}", method=method, headers={"X-MBX-APIKEY": key}
+    )
     try:
         with urlopen(request) as response:
             return json.load(response)
@@ -39,7 +42,9 @@ def main() -> None:
     arguments = parser.parse_args()
     account = (arguments.url, arguments.key, arguments.secret)
 
-    order = signed(*account, "POST", "/api/v3/order", symbol="ETHUSDT", side="BUY", type="MARKET", quoteOrderQty="100")
+    order = signed(
+        *account, "POST", "/api/v3/order", symbol="ETHUSDT", side="BUY", type="MARKET", quoteOrderQty="100"
+    )
     print(json.dumps(order, indent=2))
     print(signed(*account, "GET", "/api/v3/order", symbol="ETHUSDT", orderId=order["orderId"])["status"])
     print(signed(*account, "POST", "/api/v3/order", symbol="ETHUSDT", side="BUY", type="LIMIT", quantity="1"))

@@ -5,8 +5,8 @@ With the exchange running (`make up`):
     make setup    # ccxt is one of the development tools
     .venv/bin/python examples/trade_with_ccxt.py
 
-Without a key the script asks `exchange demo-account --json` for a funded account. `--url`, `--key` and `--secret`, or API_URL,
-API_KEY and API_SECRET, name another exchange and account.
+Without a key the script asks `exchange demo-account --json` for a funded account. `--url`, `--key` and
+`--secret`, or API_URL, API_KEY and API_SECRET, name another exchange and account.
 """
 
 import argparse
@@ -28,7 +28,9 @@ def connect(url: str, key: str, secret: str) -> ccxt.binance:
 
 
 def trade(client: ccxt.binance, symbol: str) -> None:
-    """Show the market and the balance, place and cancel a limit order, buy at the market, and show what came of it."""
+    """Show the market and the balance, place and cancel a limit order, buy at the market, and show what came
+    of it.
+    """
     markets = client.load_markets()
     print("markets  ", ", ".join(sorted(markets)))
     print("balance  ", client.fetch_balance()["total"])
@@ -49,7 +51,16 @@ def trade(client: ccxt.binance, symbol: str) -> None:
     bought = client.create_order(symbol, "market", "buy", 50 / best_ask)
     print("bought   ", bought["filled"], "for", bought["cost"], "at", bought["average"])
     for mine in client.fetch_my_trades(symbol, limit=3):
-        print("my trade ", mine["datetime"], mine["side"], mine["amount"], "at", mine["price"], "fee", mine["fee"])
+        print(
+            "my trade ",
+            mine["datetime"],
+            mine["side"],
+            mine["amount"],
+            "at",
+            mine["price"],
+            "fee",
+            mine["fee"],
+        )
     for time, *prices, volume in client.fetch_ohlcv(symbol, "1m", limit=3):
         print("candle   ", client.iso8601(time), *prices, volume)
     print("balance  ", client.fetch_balance()["total"])

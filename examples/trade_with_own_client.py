@@ -24,7 +24,9 @@ async def trade(url: str, keys: Keys) -> None:
         print("placed  ", placed["orderId"], placed["status"], "at", placed["price"])
         asked = await client.signed(keys, "GET", "/api/v3/order", symbol=SYMBOL, orderId=placed["orderId"])
         print("open    ", asked["status"], asked["executedQty"], "of", asked["origQty"])
-        canceled = await client.signed(keys, "DELETE", "/api/v3/order", symbol=SYMBOL, orderId=placed["orderId"])
+        canceled = await client.signed(
+            keys, "DELETE", "/api/v3/order", symbol=SYMBOL, orderId=placed["orderId"]
+        )
         print("canceled", canceled["status"])
         try:
             await client.signed(keys, "DELETE", "/api/v3/order", symbol=SYMBOL, orderId=placed["orderId"])

@@ -26,13 +26,17 @@ def connect(rest_url: str, ws_url: str, key: str = "", secret: str = "") -> ccxt
     api = client.urls["api"]
     sockets = {**api["ws"], "spot": f"{ws_url}/ws"}
     sockets["ws-api"] = {**sockets["ws-api"], "spot": f"{ws_url}/ws-api/v3"}
-    rest = {name: rest_url + urlsplit(address).path for name, address in api.items() if isinstance(address, str)}
+    rest = {
+        name: rest_url + urlsplit(address).path for name, address in api.items() if isinstance(address, str)
+    }
     client.urls["api"] = {**rest, "ws": sockets}
     return client
 
 
 async def watch(client: ccxt.pro.binance, symbol: str) -> None:
-    """Show book, trades, ticker and candles once, then an order of one's own from placing to the balance after it."""
+    """Show book, trades, ticker and candles once, then an order of one's own from placing to the balance
+    after it.
+    """
     try:
         book = await client.watch_order_book(symbol)
         print("book     ", book["bids"][0], book["asks"][0])

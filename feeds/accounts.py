@@ -24,7 +24,10 @@ class AccountFrames:
             frames.append(event)
 
     def take(self, position: StreamId) -> list[AccountUpdate]:
-        """Return what was added since the last call, an update per account; `position` is the last entry's id."""
+        """Return what was added since the last call, an update per account.
+
+        `position` is the last entry's id.
+        """
         frames, self._frames = self._frames, {}
         after, self._after = self._after, position
         if not frames:

@@ -24,8 +24,9 @@ class OpenCandle(msgspec.Struct, array_like=True):
 def realigned(saved: dict[str, OpenCandle]) -> dict[str, OpenCandle]:
     """Return the open candles of a saved state, by the intervals that there are now.
 
-    A release before opened those of three days a day earlier or two. The trades of one that is under way are not known here: nobody hears
-    of any until the first begins that is seen whole. The database makes them of days, and has all.
+    A release before opened those of three days a day earlier or two. The trades of one that is under way are
+    not known here: nobody hears of any until the first begins that is seen whole. The database makes them of
+    days, and has all.
     """
     aligned: dict[str, OpenCandle] = {}
     for interval, candle in saved.items():
@@ -83,7 +84,9 @@ class Candles:
     def current(self) -> list[Candle]:
         """Return the open candles."""
         return [
-            self._candle(interval, candle, closed=False) for interval, candle in self.open.items() if candle.is_whole
+            self._candle(interval, candle, closed=False)
+            for interval, candle in self.open.items()
+            if candle.is_whole
         ]
 
     def _candle(self, interval: str, candle: OpenCandle, *, closed: bool) -> Candle:

@@ -1,7 +1,7 @@
 """A market's book by price levels, as the shard's `DepthChanged` events tell it.
 
-A batch's changes are collected by price first (the last one counts) and merged once, at its end. The ordered prices are a plain
-list with the best one last: books change near the best, where inserting moves little.
+A batch's changes are collected by price first (the last one counts) and merged once, at its end. The ordered
+prices are a plain list with the best one last: books change near the best, where inserting moves little.
 """
 
 from bisect import bisect_left, insort
@@ -51,7 +51,10 @@ class HalfBook:
         return tuple(zip(prices, map(self.levels.__getitem__, prices), strict=True))
 
     def is_covered_to(self, horizon: PriceTicks | None) -> bool:
-        """Return whether readers of a base with this horizon have all the levels that they may ask for. O(log levels)."""
+        """Return whether readers of a base with this horizon have all the levels that they may ask for.
+
+        O(log levels).
+        """
         if horizon is None:
             return True
         count = len(self._ordered)

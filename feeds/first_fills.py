@@ -1,8 +1,10 @@
-"""Orders that have traded count among an account's unfilled orders no more: what feeds take off the counts, once. Pure.
+"""Orders that have traded count among an account's unfilled orders no more: what feeds take off the counts,
+once. Pure.
 
-Of an order that trades when it arrives, the server that has placed it takes the count back, with the answer; of one that has rested, nobody
-but its account's shard knows when it trades, and no gateway hears of it. Feeds commit what they take off together with how far they are, so
-a restart takes off nothing twice and leaves nothing out. The windows are those of the fill's time.
+Of an order that trades when it arrives, the server that has placed it takes the count back, with the answer;
+of one that has rested, nobody but its account's shard knows when it trades, and no gateway hears of it. Feeds
+commit what they take off together with how far they are, so a restart takes off nothing twice and leaves
+nothing out. The windows are those of the fill's time.
 """
 
 from typing import Final, NamedTuple

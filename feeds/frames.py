@@ -1,7 +1,8 @@
 """What feeds read of an event frame: the leading fields that they need, and every event's own bytes.
 
-The structs here are the heads of those in protocol/events.py, under the same tags; msgspec skips what follows. That costs half
-of a full decode, and the bytes are passed on (to the trades list, to the accounts) as they are.
+The structs here are the heads of those in protocol/events.py, under the same tags; msgspec skips what
+follows. That costs half of a full decode, and the bytes are passed on (to the trades list, to the accounts)
+as they are.
 """
 
 from collections.abc import Callable
@@ -178,7 +179,9 @@ class Prevention(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19)
 
 
 ShardHead = StateHash | Passed | FeeWithdrawal | Closure | Skip | ShardConfiguration | Limits | Prevention
-EventHead = ShardHead | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+EventHead = (
+    ShardHead | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+)
 
 _heads = msgpack_decoder(list[EventHead])
 _raws = msgpack_decoder(list[msgspec.Raw])
@@ -195,7 +198,9 @@ class Read(NamedTuple):
 
 
 def decode(frame: bytes) -> Read:
-    """Return the heads of a frame's events and the bytes of each; one that is not understood does not take the others with it.
+    """Return the heads of a frame's events and the bytes of each.
+
+    One that is not understood does not take the others with it.
 
     Raises:
         msgspec.MsgspecError: the bytes are not an event frame.

@@ -25,7 +25,10 @@ PROCESS = "feeds"
 BLOCK_MS = 200
 """How long a step waits for events."""
 STEP_PERIOD_S = 0.005
-"""Under load, what happens within this time is committed together; the first event after a pause does not wait."""
+"""Under load, what happens within this time is committed together.
+
+The first event after a pause does not wait.
+"""
 
 _log = structlog.get_logger()
 
@@ -113,7 +116,11 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
 
 
 def _why_not_ready(lag_ms: int, lag_ms_max: int) -> str | None:
-    return None if lag_ms <= lag_ms_max else f"the feeds are {lag_ms} ms behind; more than {lag_ms_max} is too much"
+    return (
+        None
+        if lag_ms <= lag_ms_max
+        else f"the feeds are {lag_ms} ms behind; more than {lag_ms_max} is too much"
+    )
 
 
 if __name__ == "__main__":

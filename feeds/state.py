@@ -1,13 +1,15 @@
 """All that feeds know of one shard: frames in, market data out. No I/O and no clock.
 
-Two kinds of output. What tells of *events* (trades, depth diffs, the book ticker, account updates, closed candles) leaves with the batch
-that holds them, exactly once. What tells of a *state* (the base of the depth, open candles, the ticker) leaves when it is due: at once
-after a pause, at a bounded rate while it keeps changing; to repeat it after a restart is harmless.
+Two kinds of output. What tells of *events* (trades, depth diffs, the book ticker, account updates, closed
+candles) leaves with the batch that holds them, exactly once. What tells of a *state* (the base of the depth,
+open candles, the ticker) leaves when it is due: at once after a pause, at a bounded rate while it keeps
+changing; to repeat it after a restart is harmless.
 
-Readers have the depth from a base and the diffs since (protocol/depth.py), so they always have what the last batch left.
+Readers have the depth from a base and the diffs since (protocol/depth.py), so they always have what the last
+batch left.
 
-Time is the log's: it moves with the events and with `advance`, and what it closed stays closed. `now` paces the outputs and
-decides nothing else; it may be any clock that counts milliseconds.
+Time is the log's: it moves with the events and with `advance`, and what it closed stays closed. `now` paces
+the outputs and decides nothing else; it may be any clock that counts milliseconds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,9 +41,11 @@ DIFFS_MAX: Final = 2_000
 CLOSED_CANDLES_MAX: Final = 300
 """Final candles that a market's list of one interval holds."""
 BASE_PERIOD_MS: Final = 1_000
-"""A market that keeps changing has a new base of its depth after so long: programs of an earlier release read nothing else."""
+"""A market that keeps changing has a new base of its depth after so long: programs of an earlier release read
+nothing else."""
 BASES_PER_BATCH: Final = 4
-"""Bases that are written together because their time has come: each takes milliseconds, and the batch waits for them."""
+"""Bases that are written together because their time has come: each takes milliseconds, and the batch waits
+for them."""
 CANDLE_PERIOD_MS: Final = 250
 TICKER_PERIOD_MS: Final = 1_000
 
@@ -82,7 +86,9 @@ class Outputs(msgspec.Struct):
 
 
 class SavedState(msgspec.Struct):
-    """What a restart needs: `state`, and parts of the ticker windows that are written once and removed when they are old."""
+    """What a restart needs: `state`, and parts of the ticker windows that are written once and removed when
+    they are old.
+    """
 
     state: bytes
     chunks: dict[str, bytes] = msgspec.field(default_factory=dict)
@@ -217,7 +223,9 @@ class _MarketFeed:
 
     def wait_ms(self, now: int) -> int | None:
         """Return how long it is until something is due; None: nothing has changed."""
-        waits = [due.wait_ms(now) for due in (self._base_due, self._candles_due, self._ticker_due) if due.changed]
+        waits = [
+            due.wait_ms(now) for due in (self._base_due, self._candles_due, self._ticker_due) if due.changed
+        ]
         return min(waits, default=None)
 
     def fold_batch(self, second_min: int) -> None:
@@ -232,7 +240,10 @@ class _MarketFeed:
         self.asks.merge(self.ask_changes)
 
     def collect(self, outputs: Outputs, time: int, now: int, *, may_write_base: bool) -> bool:
-        """Add what the batch did, and what is due; return whether a base was written because its time had come."""
+        """Add what the batch did, and what is due.
+
+        Return whether a base was written because its time had come.
+        """
         if self.trade_frames:
             batch = encode_frame((self.market.symbol, self.trade_frames))
             outputs.messages.append((self._channels[MarketDataKind.TRADE], batch))
@@ -306,7 +317,9 @@ class _MarketFeed:
             outputs.closed_candles.setdefault(self._closed_candles_keys[candle.interval], []).append(payload)
 
     def save(self, time: int, chunks: dict[str, bytes], first_chunk: int) -> _MarketState:
-        """Return the state; whole chunks of the ticker's window from `first_chunk` on are added to `chunks`."""
+        """Return the state; whole chunks of the ticker's window from `first_chunk` on are added to
+        `chunks`.
+        """
         current = time // 1000 // _CHUNK_SECONDS
         unsaved: dict[int, list[Bucket]] = {}
         for bucket in reversed(self.ticker.buckets):
@@ -332,15 +345,18 @@ class _MarketFeed:
 class ShardFeeds:
     """The feeds of one shard.
 
-    `apply` frames, `advance` the time, then `take_outputs`: those of one call belong together. `decode` makes one from what `save`
-    returned. It knows the markets that it is told of, those of its saved state, and those that an event has configured since.
+    `apply` frames, `advance` the time, then `take_outputs`: those of one call belong together. `decode` makes
+    one from what `save` returned. It knows the markets that it is told of, those of its saved state, and
+    those that an event has configured since.
     """
 
     def __init__(self, shard: int, markets: Iterable[Market]) -> None:
         self._start(shard, markets, _ShardState(str(STREAM_START), 0, {}), {})
 
     @classmethod
-    def decode(cls, shard: int, markets: Iterable[Market], state: bytes, chunks: Mapping[str, bytes]) -> "ShardFeeds":
+    def decode(
+        cls, shard: int, markets: Iterable[Market], state: bytes, chunks: Mapping[str, bytes]
+    ) -> "ShardFeeds":
         """Return the feeds that `save` described, `chunks` being all that were kept since.
 
         Raises:
@@ -352,14 +368,23 @@ class ShardFeeds:
 
     @classmethod
     def rebuilt(
-        cls, shard: int, markets: Iterable[Market], position: StreamId, time: int, states: dict[str, MarketState]
+        cls,
+        shard: int,
+        markets: Iterable[Market],
+        position: StreamId,
+        time: int,
+        states: dict[str, MarketState],
     ) -> "ShardFeeds":
-        """Return the feeds as they were after everything up to `position`, put together from what others know of it."""
+        """Return the feeds as they were after everything up to `position`, put together from what others know
+        of it.
+        """
         feeds = cls.__new__(cls)
         feeds._start(shard, markets, _ShardState(str(position), time, states), {})
         return feeds
 
-    def _start(self, shard: int, markets: Iterable[Market], saved: _ShardState, chunks: Mapping[str, bytes]) -> None:
+    def _start(
+        self, shard: int, markets: Iterable[Market], saved: _ShardState, chunks: Mapping[str, bytes]
+    ) -> None:
         self.shard = shard
         self.position = StreamId.parse(saved.position)
         """The last entry applied."""
@@ -384,7 +409,10 @@ class ShardFeeds:
         for feed in self._markets.values():
             feed.ticker.advance(self.time)
         self._touched: dict[str, _MarketFeed] = {}
-        """Markets that the batch has told of. What a step costs grows with these and `_speaking`, not with all that there are."""
+        """Markets that the batch has told of.
+
+        What a step costs grows with these and `_speaking`, not with all that there are.
+        """
         self._speaking: dict[str, _MarketFeed] = {}
         """Markets with something to say, now or later."""
         self._second = -1
@@ -392,7 +420,8 @@ class ShardFeeds:
         self._says_second = False
         """Whether a second has begun that nobody was told of."""
         self.undefined = saved.markets.keys() - definitions.keys()
-        """Markets of the saved state whose definitions are missing: without them this object must not be used."""
+        """Markets of the saved state whose definitions are missing: without them this object must not be
+        used."""
 
     def know(self, markets: Iterable[Market]) -> None:
         """Have these markets from now on, also. What is known of a market stays: its grid never changes."""
@@ -404,10 +433,12 @@ class ShardFeeds:
                 self._markets[market.symbol] = _MarketFeed(self.shard, market, _empty(), ())
 
     def apply(self, stream_id: StreamId, frame: bytes, *, are_markets_known: bool = False) -> int:
-        """Apply the frame of one entry and return its number of events. Nothing is changed when the frame cannot be read.
+        """Apply the frame of one entry and return its number of events.
 
-        An event that is not understood is passed over, and is in `unread` until the next call; so is one of a market that there is not,
-        when `are_markets_known`.
+        Nothing is changed when the frame cannot be read.
+
+        An event that is not understood is passed over, and is in `unread` until the next call; so is one of a
+        market that there is not, when `are_markets_known`.
 
         Raises:
             msgspec.MsgspecError: it is not an event frame.
@@ -432,11 +463,12 @@ class ShardFeeds:
                 if market is None:
                     self.unread.append(self._of_no_market(frame, event.market, raw))
                     continue
-                # Trades and depth changes of a market share one sequence, so a lost or doubled event cannot pass unnoticed.
+                # Trades and depth changes of a market share one sequence, so a lost or doubled event cannot
+                # pass unnoticed.
                 if event.sequence != market.sequence + 1:
                     raise InvariantError(
-                        f"shard {self.shard}, entry {stream_id}: sequence of {event.market} goes on with {event.sequence}"
-                        f" after {market.sequence}"
+                        f"shard {self.shard}, entry {stream_id}: sequence of {event.market} goes on with "
+                        f"{event.sequence} after {market.sequence}"
                     )
                 market.sequence = event.sequence
                 market.changed_time = event.time
@@ -471,7 +503,9 @@ class ShardFeeds:
         )
 
     def go_on_from(self, sequences: Mapping[str, int]) -> None:
-        """Let the next event of each market follow on these sequences: the numbers in between are left out."""
+        """Let the next event of each market follow on these sequences: the numbers in between are left
+        out.
+        """
         self._settle()
         for symbol, sequence in sequences.items():
             self._markets[symbol].sequence = Sequence(sequence)
@@ -522,7 +556,10 @@ class ShardFeeds:
         return outputs
 
     def skip_outputs(self) -> None:
-        """Forget the outputs that tell of events: they have left before. Those that tell of a state will be repeated."""
+        """Forget the outputs that tell of events: they have left before.
+
+        Those that tell of a state will be repeated.
+        """
         self._settle()
         for market in self._markets.values():
             market.skip_batch()
@@ -532,7 +569,9 @@ class ShardFeeds:
         self._says_second = False
 
     def repeat_all(self) -> None:
-        """Say again what tells of a state and is said only when it changes: where it was written it is lost."""
+        """Say again what tells of a state and is said only when it changes: where it was written it is
+        lost.
+        """
         for market in self._markets.values():
             market.best_is_lost = market.diffs_are_lost = True
         self._look_who_speaks()
@@ -543,13 +582,19 @@ class ShardFeeds:
         return min(waits, default=None)
 
     def save(self) -> SavedState:
-        """Return the state after the last outputs were taken; call it only when these are sure to be kept with it."""
+        """Return the state after the last outputs were taken.
+
+        Call it only when these are sure to be kept with it.
+        """
         chunks: dict[str, bytes] = {}
         markets = {
-            symbol: market.save(self.time, chunks, self._first_chunk) for symbol, market in self._markets.items()
+            symbol: market.save(self.time, chunks, self._first_chunk)
+            for symbol, market in self._markets.items()
         }
         first_second = kept_from(self.time)
-        expired = [name for name in self._chunk_names if (_chunk_of(name) + 1) * _CHUNK_SECONDS <= first_second]
+        expired = [
+            name for name in self._chunk_names if (_chunk_of(name) + 1) * _CHUNK_SECONDS <= first_second
+        ]
         self._chunk_names = (self._chunk_names | chunks.keys()).difference(expired)
         self._first_chunk = self.time // 1000 // _CHUNK_SECONDS
         definitions = [market.market for market in self._markets.values()]

@@ -1,11 +1,13 @@
-"""Where feeds live in Redis: the log they read, and the one script by which everything that they say is written.
+"""Where feeds live in Redis: the log they read, and the one script by which everything that they say is
+written.
 
-`feeds:{k}` is a hash: `epoch` (which process may write: the one that started last), `published_id` and `published_time` (up to which
-entry and which time everything has been written and published), `state` and the window's chunks (what `ShardFeeds.save` returned),
-`state_id` (the entry that the state belongs to).
+`feeds:{k}` is a hash: `epoch` (which process may write: the one that started last), `published_id` and
+`published_time` (up to which entry and which time everything has been written and published), `state` and the
+window's chunks (what `ShardFeeds.save` returned), `state_id` (the entry that the state belongs to).
 
-With a Redis of its own for what may be lost, what is said and up to where is there, and the state stays beside the log. When the former
-is lost, everything that tells of a state is written anew from the latter, and what was said since it was saved is said once more.
+With a Redis of its own for what may be lost, what is said and up to where is there, and the state stays
+beside the log. When the former is lost, everything that tells of a state is written anew from the latter, and
+what was said since it was saved is said once more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +29,10 @@ from runtime.redis_reserve import RESERVE
 from stream_log.interface import DeadLetter
 from stream_log.redis_log import RedisStreamLog, keep_unparsed
 
-# Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing. It moves on
-# last: should a command fail in the middle, what came before it is done again.
-# FORGIVE key, orders, untold: take orders off a count (a pot, see adapters/shares.py) where there is one, but not below what may be untold.
+# Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself,
+# changes nothing. It moves on last: should a command fail in the middle, what came before it is done again.
+# FORGIVE key, orders, untold: take orders off a count (a pot, see adapters/shares.py) where there is one, but
+# not below what may be untold.
 _COMMIT = (
     RESERVE
     + """
@@ -66,7 +69,8 @@ return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 """
 
 
-# Beside the log: the state, how far it reaches, and what could not be understood. Redis may be full; the log is trimmed by this.
+# Beside the log: the state, how far it reaches, and what could not be understood. Redis may be full; the log
+# is trimmed by this.
 _KEEP = (
     RESERVE
     + """
@@ -80,7 +84,8 @@ end
 return 1
 """
 )
-# Where what may be lost is: let nobody write who has not started last. Nothing but the epoch is there of a Redis that was emptied.
+# Where what may be lost is: let nobody write who has not started last. Nothing but the epoch is there of a
+# Redis that was emptied.
 _ENTER = """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if epoch > tonumber(ARGV[1]) then return 0 end
@@ -100,7 +105,9 @@ class SupersededError(RuntimeError):
 
 
 class RewoundError(RuntimeError):
-    """A failover has lost what this process wrote last, though nobody else writes: what was published must be loaded anew."""
+    """A failover has lost what this process wrote last, though nobody else writes: what was published must be
+    loaded anew.
+    """
 
 
 class Saved(NamedTuple):
@@ -136,7 +143,9 @@ class FeedsStore:
         replicas_min: int = 0,
         cache: ShardServers | None = None,
     ) -> None:
-        """Use `client`, which must neither decode responses nor repeat commands by itself; with `servers`, each shard's own of these.
+        """Use `client`, which must neither decode responses nor repeat commands by itself.
+
+        With `servers`, each shard's own of these.
 
         `cache` is where what may be lost is, if that is another Redis.
         """
@@ -149,7 +158,9 @@ class FeedsStore:
 
     @classmethod
     def connect(cls, url: str, replicas_min: int = 0, cache_url: str = "") -> "FeedsStore":
-        """Return the store on the Redis at `url`; events count as there when `replicas_min` replicas have them.
+        """Return the store on the Redis at `url`.
+
+        Events count as there when `replicas_min` replicas have them.
 
         What may be lost is in the Redis at `cache_url`; empty: in the same.
         """
@@ -183,17 +194,23 @@ class FeedsStore:
         if found.pop(b"epoch", None) != self._epochs[shard]:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
         state_id = _id_of(found.pop(b"state_id", None))
-        published, is_lost = Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0))), False
+        published, is_lost = (
+            Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0))),
+            False,
+        )
         if self._cache is not None:
             published, is_lost = self._load_published(shard, self._cache.of(shard), state_id, published)
         state, chunks = found.pop(b"state", b""), {name.decode(): chunk for name, chunk in found.items()}
         return Saved(*published, state, chunks, is_lost)
 
-    def _load_published(self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark) -> tuple[Mark, bool]:
-        """Return up to where everything was said, and whether that is lost: then it is where the state reaches, which is noted.
+    def _load_published(
+        self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark
+    ) -> tuple[Mark, bool]:
+        """Return up to where everything was said, and whether that is lost: then it is where the state
+        reaches, which is noted.
 
-        What was said of a log that has lost its end since does not count: what comes there now is something else. `known` is what the
-        log's own Redis says, when it has played both roles before.
+        What was said of a log that has lost its end since does not count: what comes there now is something
+        else. `known` is what the log's own Redis says, when it has played both roles before.
         """
         self._enter(shard, cache)
         key = streams.feeds_state(shard)
@@ -208,14 +225,20 @@ class FeedsStore:
         return published, True
 
     def markets(self, shard: int) -> list[Market] | None:
-        """Return the markets that the shard's leader says it has; None: it has said nothing (yet) that this program can read."""
+        """Return the markets that the shard's leader says it has; None: it has said nothing (yet) that this
+        program can read.
+        """
         return markets_of(self._log.configuration(shard))
 
-    def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[tuple[int, StreamId, bytes]]:
+    def read(
+        self, after: Mapping[int, StreamId], count: int, block_ms: int
+    ) -> list[tuple[int, StreamId, bytes]]:
         """Return (shard, id, frame) of up to `count` entries of each shard; wait up to `block_ms` for one."""
         shards = {streams.events(shard): shard for shard in after}
         entries = self._log.read({name: after[shard] for name, shard in shards.items()}, count, block_ms)
-        return [(shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
+        return [
+            (shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries
+        ]
 
     def commit(
         self,
@@ -238,7 +261,8 @@ class FeedsStore:
         if self._cache is None:
             self._say(shard, self._at(shard), expected, following, [*said, *letters, *kept])
             return
-        # In this order a process that dies in between repeats a dead letter, and never says what the state already has in it.
+        # In this order a process that dies in between repeats a dead letter, and never says what the state
+        # already has in it.
         self._keep(shard, letters)
         self._say(shard, self._cache.of(shard), expected, following, said)
         self._keep(shard, kept)
@@ -253,7 +277,12 @@ class FeedsStore:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
 
     def _say(
-        self, shard: int, client: redis.Redis, expected: Mark, following: Mark, commands: Sequence[tuple[Any, ...]]
+        self,
+        shard: int,
+        client: redis.Redis,
+        expected: Mark,
+        following: Mark,
+        commands: Sequence[tuple[Any, ...]],
     ) -> None:
         arguments: list[Any] = [self._epochs[shard], *expected.arguments(), *following.arguments()]
         for command in commands:

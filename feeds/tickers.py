@@ -1,7 +1,9 @@
-"""Tickers over moving windows: the exact one of 24 h, which moves in whole seconds, and those of 1 h, 4 h and 1 d, which open on a minute.
+"""Tickers over moving windows: the exact one of 24 h, which moves in whole seconds, and those of 1 h, 4 h and
+1 d, which open on a minute.
 
-Trades are kept as one sum per second, shared by all windows. Totals are running sums; the highest and lowest price are the heads of two
-monotonic queues, which hold only seconds that no later one beats. Every second enters and leaves each window once: O(1) amortised.
+Trades are kept as one sum per second, shared by all windows. Totals are running sums; the highest and lowest
+price are the heads of two monotonic queues, which hold only seconds that no later one beats. Every second
+enters and leaves each window once: O(1) amortised.
 """
 
 from collections import deque
@@ -77,7 +79,10 @@ class RollingTicker:
     """Statistics over the newest trades of one market."""
 
     def __init__(self, market: str, previous_close: int, buckets: Iterable[Bucket]) -> None:
-        """Start with buckets that were kept (`buckets` of an earlier object); call `advance` before asking for anything."""
+        """Start with buckets that were kept (`buckets` of an earlier object).
+
+        Call `advance` before asking for anything.
+        """
         self._market = market
         self.previous_close = previous_close
         self._day = _Window()
@@ -167,5 +172,7 @@ def kept_from(time: int) -> int:
 
 
 def _opens(name: str, time: int) -> int:
-    """Return when a window opens (ms) that ends at `time`: on a minute, so it is up to 59,999 ms longer than its name says."""
+    """Return when a window opens (ms) that ends at `time`: on a minute, so it is up to 59,999 ms longer than
+    its name says.
+    """
     return (time - TICKER_WINDOWS_MS[name]) // _MINUTE_MS * _MINUTE_MS

@@ -1,7 +1,7 @@
 """Trades of one market, folded: what candles and tickers are made of.
 
-Every interval and the ticker's window begin and end with a second, so a batch is folded into sums of one second each, and
-only these few are merged into the candles.
+Every interval and the ticker's window begin and end with a second, so a batch is folded into sums of one
+second each, and only these few are merged into the candles.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,10 @@ from feeds.frames import BUY, Trade
 
 
 class TradeSum(msgspec.Struct, array_like=True, gc=False):
-    """Trades that follow each other, folded. Prices in ticks, volumes in lots, `quote` amounts in quote units."""
+    """Trades that follow each other, folded.
+
+    Prices in ticks, volumes in lots, `quote` amounts in quote units.
+    """
 
     open: int
     high: int
@@ -49,7 +52,9 @@ class TradeSum(msgspec.Struct, array_like=True, gc=False):
 
 
 def fold(trades: Sequence[Trade], quote_per_tick_lot: int, second_min: int) -> list[tuple[int, TradeSum]]:
-    """Return (second, sum) of `trades`, oldest first; seconds are counted from the epoch, and each occurs once.
+    """Return (second, sum) of `trades`, oldest first.
+
+    Seconds are counted from the epoch, and each occurs once.
 
     A trade older than `second_min` counts there: what was closed stays closed.
     """

@@ -1,7 +1,8 @@
-"""The shell around the feeds: read the shards' events, apply them, commit what they say together with how far it got.
+"""The shell around the feeds: read the shards' events, apply them, commit what they say together with how far
+it got.
 
-Restart is start-up: load the saved state, apply the events up to the last commit once more without saying anything, and go on. So it
-does not matter between which two steps a process dies.
+Restart is start-up: load the saved state, apply the events up to the last commit once more without saying
+anything, and go on. So it does not matter between which two steps a process dies.
 """
 
 import time
@@ -33,7 +34,9 @@ _IDLE_WAIT_MS = 1_000
 _log = structlog.get_logger()
 
 _EVENTS = Counter("feeds_events_applied", "Events applied since the start", ["shard"])
-_MESSAGES = Counter("feeds_messages_published", "Messages published: market data, and accounts' events", ["shard"])
+_MESSAGES = Counter(
+    "feeds_messages_published", "Messages published: market data, and accounts' events", ["shard"]
+)
 _BATCH = Histogram(
     "feeds_batch_events",
     "Events that were applied together",
@@ -46,7 +49,8 @@ _STEP = Histogram(
 )
 _DELAY = Histogram(
     "feeds_delay_seconds",
-    "From an order's arrival in its shard's input until what came of it is published, of the oldest of a batch",
+    "From an order's arrival in its shard's input until what came of it is published, of the oldest of a "
+    "batch",
     ["shard"],
     buckets=_BUCKETS,
 )
@@ -74,7 +78,11 @@ class _ShardFollower:
         self.feeds = ShardFeeds(shard, ())
         self.mark = Mark(STREAM_START, 0)
         self._events, self._messages = _EVENTS.labels(shard), _MESSAGES.labels(shard)
-        self._batch_events, self._step, self._delay = _BATCH.labels(shard), _STEP.labels(shard), _DELAY.labels(shard)
+        self._batch_events, self._step, self._delay = (
+            _BATCH.labels(shard),
+            _STEP.labels(shard),
+            _DELAY.labels(shard),
+        )
         _DEAD.labels(shard)  # at 0, so that the first one is seen as an increase
         self._portion = Portion(READ_ENTRIES)
         self._has_read_all = False
@@ -94,7 +102,9 @@ class _ShardFollower:
             try:
                 self.feeds = ShardFeeds.decode(self._shard, markets, saved.state, saved.chunks)
             except msgspec.MsgspecError as error:
-                raise InvariantError(f"shard {self._shard}: the saved state cannot be read: {error}") from error
+                raise InvariantError(
+                    f"shard {self._shard}: the saved state cannot be read: {error}"
+                ) from error
             if self.feeds.undefined:
                 raise MarketsUnknownError(self._shard, ", ".join(sorted(self.feeds.undefined)))
         else:
@@ -140,7 +150,9 @@ class _ShardFollower:
                 self._hold(stream_id, error)
                 break
             except MarketsUnknownError as error:
-                _log.warning("the events wait", shard=self._shard, stream_id=str(stream_id), reason=str(error))
+                _log.warning(
+                    "the events wait", shard=self._shard, stream_id=str(stream_id), reason=str(error)
+                )
                 time.sleep(_HELD_S)
                 break
             # In portions, so that subscribers do not wait for the end of a long backlog.
@@ -162,7 +174,9 @@ class _ShardFollower:
         return count
 
     def behind_ms(self) -> int:
-        """Return how far the feeds are behind the present: by the shard's time, while there is something to read."""
+        """Return how far the feeds are behind the present: by the shard's time, while there is something to
+        read.
+        """
         return 0 if self._has_read_all else max(0, time.time_ns() // 1_000_000 - self.feeds.time)
 
     def idle(self, now: int) -> None:
@@ -202,7 +216,8 @@ class _ShardFollower:
         try:
             return self.feeds.apply(stream_id, frame)
         except UnknownMarketError as error:
-            # It may have been listed before everything that this process has read: then the shard's leader has said so since.
+            # It may have been listed before everything that this process has read: then the shard's leader
+            # has said so since.
             markets = self._store.markets(self._shard)
             if markets is None:
                 raise MarketsUnknownError(self._shard, str(error)) from error
@@ -210,7 +225,9 @@ class _ShardFollower:
             return self.feeds.apply(stream_id, frame, are_markets_known=True)
 
     def _hold(self, stream_id: StreamId, error: LaterFormatError) -> None:
-        """Leave an entry, and all after it, to a program that can read it: its trades must not be missing from the streams."""
+        """Leave an entry, and all after it, to a program that can read it: its trades must not be missing
+        from the streams.
+        """
         _HELD.labels(self._shard).set(error.number)
         _log.critical("the events are held", shard=self._shard, stream_id=str(stream_id), reason=str(error))
         time.sleep(_HELD_S)
@@ -243,7 +260,8 @@ class MarketsUnknownError(RuntimeError):
 class FeedsWorker:
     """Runs the feeds of several shards.
 
-    After an error nothing of it may be used again before `restore`: what was written is then unknown, and what is in memory is ahead.
+    After an error nothing of it may be used again before `restore`: what was written is then unknown, and
+    what is in memory is ahead.
     """
 
     def __init__(
@@ -275,7 +293,9 @@ class FeedsWorker:
                 follower.restore()
 
     def step(self, now: int, block_ms: int) -> int:
-        """Wait up to `block_ms` for events, apply and commit them; return their number. `now` counts ms from anywhere.
+        """Wait up to `block_ms` for events, apply and commit them; return their number.
+
+        `now` counts ms from anywhere.
 
         Raises:
             SupersededError: another process has taken over.
@@ -300,7 +320,9 @@ class FeedsWorker:
 
     @contextmanager
     def _unless_superseded(self, shard: int) -> Iterator[None]:
-        """Let a process that stood still while another one took over say that: what it missed may be trimmed, and look like a gap."""
+        """Let a process that stood still while another one took over say that: what it missed may be trimmed,
+        and look like a gap.
+        """
         try:
             yield
         except InvariantError:

@@ -52,7 +52,9 @@ class Pages:
         """Answer with a file."""
         if self._build.state is not BuildState.READY:
             is_building = self._build.state is BuildState.BUILDING
-            text = "The frontend is being built …" if is_building else "There is no frontend; its log says why."
+            text = (
+                "The frontend is being built …" if is_building else "There is no frontend; its log says why."
+            )
             body = _WAITING.format(text).encode()
             return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/html; charset=utf-8", body, "no-store")
         return await asyncio.to_thread(self._file, request.path)
@@ -77,7 +79,10 @@ def create_app(settings: Settings, build: Build) -> web.Application:
     """Return the application."""
     pages, passing = (
         Pages(settings, build),
-        Passing(settings.frontend_api_url or settings.rest_url(), LocalTrust.of(settings, settings.frontend_api_url)),
+        Passing(
+            settings.frontend_api_url or settings.rest_url(),
+            LocalTrust.of(settings, settings.frontend_api_url),
+        ),
     )
     app = web.Application(client_max_size=_BODY_BYTES_MAX)
     app.on_startup.append(passing.open)
@@ -107,7 +112,9 @@ async def serve(settings: Settings, build: Build, tls: ServerTls | None = None) 
             await web.TCPSite(runner, settings.host, settings.frontend_port, ssl_context=context).start()
         except OSError as error:
             where = f"{settings.host}:{settings.frontend_port}"
-            raise SettingsError(f"{PREFIX}FRONTEND_PORT: cannot listen on {where}: {error.strerror}") from error
+            raise SettingsError(
+                f"{PREFIX}FRONTEND_PORT: cannot listen on {where}: {error.strerror}"
+            ) from error
         build.start()
         watching = asyncio.create_task(tls.watch()) if tls is not None else None
         _log.info("serving", url=settings.frontend_url())

@@ -39,7 +39,9 @@ def cache_control(path: str) -> str:
 
 
 def security_headers(ws_url: str) -> dict[str, str]:
-    """Return what a page may do: run its own scripts, and speak with its own origin and the streams, nobody else."""
+    """Return what a page may do: run its own scripts, and speak with its own origin and the streams, nobody
+    else.
+    """
     policy = {
         "default-src": "'self'",
         "script-src": "'self' 'unsafe-inline'",  # the export carries its first data in inline scripts

@@ -1,4 +1,6 @@
-"""Passes the pages' requests on to the API, so that page and API have one origin: the cookie of a session goes nowhere else."""
+"""Passes the pages' requests on to the API, so that page and API have one origin: the cookie of a session
+goes nowhere else.
+"""
 
 from typing import Final
 
@@ -49,7 +51,10 @@ class Passing:
             await self._session.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer what the API answers; 503 where it does not, which leaves open what became of the request."""
+        """Answer what the API answers.
+
+        503 where it does not, which leaves open what became of the request.
+        """
         assert self._session is not None
         # As it was sent: signatures are of the very bytes.
         url = URL(self._api_url + request.raw_path, encoded=True)
@@ -65,7 +70,9 @@ class Passing:
                 allow_redirects=False,
                 ssl=self._trust.context if self._trust is not None else True,
             ) as answer:
-                headers = CIMultiDict((n, v) for n, v in answer.headers.items() if n.lower() not in _OF_ONE_HOP)
+                headers = CIMultiDict(
+                    (n, v) for n, v in answer.headers.items() if n.lower() not in _OF_ONE_HOP
+                )
                 response = web.StreamResponse(status=answer.status, headers=headers)
                 await response.prepare(request)
                 async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
@@ -78,7 +85,9 @@ class Passing:
 
     def _headers(self, request: web.Request) -> CIMultiDict[str]:
         left_out = _OF_ONE_HOP | {"host", "content-length", _FORWARDED.lower()}
-        headers = CIMultiDict((name, value) for name, value in request.headers.items() if name.lower() not in left_out)
+        headers = CIMultiDict(
+            (name, value) for name, value in request.headers.items() if name.lower() not in left_out
+        )
         hops = [*request.headers.getall(_FORWARDED, []), request.remote or "unknown"]
         headers[_FORWARDED] = ", ".join(hops)
         return headers

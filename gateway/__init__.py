@@ -1,1 +1,3 @@
-"""The HTTP server of the public API: authentication, limits, errors and metrics around the functions, and the way to the shards."""
+"""The HTTP server of the public API: authentication, limits, errors and metrics around the functions, and the
+way to the shards.
+"""

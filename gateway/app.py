@@ -35,13 +35,18 @@ def create_app(
     browser_origins: Sequence[str],
     knocks: Container[object] = frozenset(),
 ) -> Door:
-    """Return the application that serves `functions`; pages of `browser_origins` may call them, and `knocks` are charged nothing."""
+    """Return the application that serves `functions`.
+
+    Pages of `browser_origins` may call them, and `knocks` are charged nothing.
+    """
     endpoints: dict[str, dict[str, Endpoint]] = defaultdict(dict)
     for function in functions:
         endpoints[function.path][function.method] = Endpoint(function, surroundings)
     cors = _cors(browser_origins)
     app = Litestar(
-        route_handlers=[_route(path, endpoint) for path, each in endpoints.items() for endpoint in each.values()],
+        route_handlers=[
+            _route(path, endpoint) for path, each in endpoints.items() for endpoint in each.values()
+        ],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         request_max_body_size=max(sizes.body_max, sizes.form_max),
         logging_config=None,  # the process has set up its logs
@@ -67,8 +72,9 @@ def _origin_headers(cors: CORSConfig) -> dict[bytes, Headers]:
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:
-    # A page of another origin shows a key or a token of its own. Cookies are for pages on the API's own origin: the page's server passes
-    # their requests on, and no answer lets browsers send them from elsewhere.
+    # A page of another origin shows a key or a token of its own. Cookies are for pages on the API's own
+    # origin: the page's server passes their requests on, and no answer lets browsers send them from
+    # elsewhere.
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "PUT", "DELETE"],

@@ -1,9 +1,10 @@
 """One client's connection to a gateway: what may arrive on it, how slowly, and how it ends.
 
-A request is a head and a body. What is not body – the head, sizes and extensions of chunks, trailers – may take `head_bytes_max`
-altogether: 431. All of it must be there in time, counted from its first byte, so dripping bytes does not prolong it: 408. A connection that
-sends nothing, or is idle for too long, is closed; so is one whose client does not take its answer. Sizes of bodies and URLs are for the
-door (gateway/door.py), which knows what is asked.
+A request is a head and a body. What is not body – the head, sizes and extensions of chunks, trailers – may
+take `head_bytes_max` altogether: 431. All of it must be there in time, counted from its first byte, so
+dripping bytes does not prolong it: 408. A connection that sends nothing, or is idle for too long, is closed;
+so is one whose client does not take its answer. Sizes of bodies and URLs are for the door (gateway/door.py),
+which knows what is asked.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ from runtime.settings import Settings
 _LINGER_S: Final = 1.0
 """How long a client may take to close its side too."""
 _HEADERS_MAX: Final = 100
-"""Headers of a request. Thousands of tiny ones fit into the bytes that a head may have, and took 7 ms of everybody's time."""
+"""Headers of a request. Thousands of tiny ones fit into the bytes that a head may have, and took 7 ms of
+everybody's time."""
 _DISCARDED_MAX: Final = 4 << 20
 """Bytes that it may still send meanwhile."""
 _STUCK_S: Final = 30.0
@@ -58,7 +60,8 @@ class Shared(ServerState):
     ) -> None:
         """Let in as many as `crowd` has room for.
 
-        Who comes by one of `proxies` is not counted by its address, who comes from one of `knocks` not at all.
+        Who comes by one of `proxies` is not counted by its address, who comes from one of `knocks` not at
+        all.
         """
         super().__init__()
         self.knocks = knocks
@@ -261,17 +264,26 @@ class Connection(HttpToolsProtocol):
     def close_if_idle(self, idle_s: float) -> None:
         """Close the connection if it has been idle for so long since its server leaves."""
         since = max(self._used_s, self._shared.leaving_since or 0.0)
-        if self._under_way or self._closing or self.transport.is_closing() or self.loop.time() < since + idle_s:
+        if (
+            self._under_way
+            or self._closing
+            or self.transport.is_closing()
+            or self.loop.time() < since + idle_s
+        ):
             return
         if has_input(self.transport.get_extra_info("socket")):
             return
         self._closing = True
-        # Only our side: closing the other one too would answer what comes late with a reset, which may destroy an answer on its way.
+        # Only our side: closing the other one too would answer what comes late with a reset, which may
+        # destroy an answer on its way.
         self._end_our_side()
         self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def _end_our_side(self) -> None:
-        """Say that nothing more comes from here. With TLS that ends the other side, too, once what is on its way has been taken."""
+        """Say that nothing more comes from here.
+
+        With TLS that ends the other side, too, once what is on its way has been taken.
+        """
         if self._raw_transport.can_write_eof():
             self._raw_transport.write_eof()
         else:
@@ -303,7 +315,9 @@ class Connection(HttpToolsProtocol):
         self._close()
 
     def _close(self) -> None:
-        """Close, but not in the face of a client that is still sending: a reset may destroy the answer that says why."""
+        """Close, but not in the face of a client that is still sending: a reset may destroy the answer that
+        says why.
+        """
         if self._link.is_closing():
             return
         if self._begun_s is None:

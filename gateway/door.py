@@ -1,11 +1,13 @@
-"""In front of everything: who asks is charged for what peer and request line say, before anything else of a request is looked at.
+"""In front of everything: who asks is charged for what peer and request line say, before anything else of a
+request is looked at.
 
-1. The network is charged, also for paths and methods that there are not; a banned one is refused before its body is read.
+1. The network is charged, also for paths and methods that there are not; a banned one is refused before its
+  body is read.
 2. URL and body have bounds, by what is asked.
 3. The function's endpoint answers; it corrects the charge as soon as it knows the weight.
 
-What pages of other origins ask, preflights, the description of the API, and what there is not goes through the framework; everything else
-passes by its layers, which are a fifth of the whole cost of an order.
+What pages of other origins ask, preflights, the description of the API, and what there is not goes through
+the framework; everything else passes by its layers, which are a fifth of the whole cost of an order.
 """
 
 import time
@@ -56,7 +58,9 @@ class Door:
         origin_headers: Mapping[bytes, Headers],
         knocks: Container[object] = frozenset(),
     ) -> None:
-        """Answer by `endpoints`, the rest by `app`; refusals to pages of an origin say what `origin_headers` has for it.
+        """Answer by `endpoints`, the rest by `app`.
+
+        Refusals to pages of an origin say what `origin_headers` has for it.
 
         Who comes from one of `knocks` is charged nothing.
         """
@@ -101,9 +105,18 @@ class Door:
         await self._app(scope, receive, self._telling(asked, send, address, now))
 
     async def _refuse(
-        self, asked: HTTPScope, send: Send, error: ApiError, endpoint: Endpoint | None, address: str, now: TimeMs
+        self,
+        asked: HTTPScope,
+        send: Send,
+        error: ApiError,
+        endpoint: Endpoint | None,
+        address: str,
+        now: TimeMs,
     ) -> None:
-        """Answer without having looked any further. What follows on the connection is not read where that may be much."""
+        """Answer without having looked any further.
+
+        What follows on the connection is not read where that may be much.
+        """
         count_refusal(refusal_of(error))
         headers: Headers = [_JSON, (HEADER, begin_request(_request_id(asked)))]
         status, text = refuse(error, headers)
@@ -124,7 +137,10 @@ class Door:
             if message["type"] == "http.response.start":
                 headers: Sequence[tuple[bytes, bytes]] = message.get("headers", ())
                 if not any(name == HEADER for name, _ in headers):
-                    own = [(HEADER, begin_request(_request_id(asked))), *weight_headers(self._limits, address, now)]
+                    own = [
+                        (HEADER, begin_request(_request_id(asked))),
+                        *weight_headers(self._limits, address, now),
+                    ]
                     message["headers"] = [*headers, *own]
             await send(message)
 

@@ -3,8 +3,9 @@
 1. For a while it goes on as before, not ready any more: a balancer needs time to notice.
 2. Every answer says `Connection: close`, so whoever uses a connection moves with the next request.
 3. It lets nobody new in, accepts the last who wait, and closes its port.
-4. Connections that have been idle for a while are closed, on our side first: what a client sends in that very moment meets an end of
-   the connection without an answer and was not carried out. What is being answered or still arriving is waited for.
+4. Connections that have been idle for a while are closed, on our side first: what a client sends in that very
+   moment meets an end of the connection without an answer and was not carried out. What is being answered or
+   still arriving is waited for.
 """
 
 import asyncio
@@ -25,7 +26,8 @@ from runtime.listening import accept_the_last, until
 _CHECK_S: Final = 1.0
 """How often connections are looked at."""
 _CHECKED_AT_ONCE: Final = 50
-"""So many at most between two turns of the loop: to close thousands takes a tenth of a second, and others have their orders meanwhile."""
+"""So many at most between two turns of the loop: to close thousands takes a tenth of a second, and others
+have their orders meanwhile."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -53,7 +55,9 @@ class DrainingServer(uvicorn.Server):
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
         handshake_s = self.server_state.bounds.request_timeout_s
-        make = partial(Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        make = partial(
+            Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
         self.servers = [
             await loop.create_server(
                 make,
@@ -89,8 +93,13 @@ class DrainingServer(uvicorn.Server):
         """Capture none."""
         yield
 
-    async def drain(self, listener: socket.socket, *, delay_s: float, grace_s: float, finish_s: float) -> None:
-        """Leave in the steps above, the last of which takes at most `finish_s` more than the grace; then stop serving."""
+    async def drain(
+        self, listener: socket.socket, *, delay_s: float, grace_s: float, finish_s: float
+    ) -> None:
+        """Leave in the steps above, the last of which takes at most `finish_s` more than the grace.
+
+        Then stop serving.
+        """
         await asyncio.sleep(delay_s)
         self.server_state.leaving_since = asyncio.get_running_loop().time()
         for connection in self._connections():

@@ -23,7 +23,7 @@ from functions.users.activity import AGENT_MAX
 from functions.users.session_cookies import token_in
 from functions.users.sessions import record_of
 from gateway.errors import error_body, internal
-from gateway.pages import check_page
+from gateway.origins import check_page
 from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
 
@@ -69,7 +69,11 @@ class Endpoint:
 
     def __init__(self, function: Function, surroundings: Surroundings) -> None:
         self.function = function
-        self._ports, self._limits, self._signers = surroundings.ports, surroundings.limits, surroundings.signers
+        self._ports, self._limits, self._signers = (
+            surroundings.ports,
+            surroundings.limits,
+            surroundings.signers,
+        )
         self.least_weight = function.weight if isinstance(function.weight, int) else 1
         """What a request costs as far as path and method say."""
         self._known = function.known_parameters()
@@ -113,7 +117,10 @@ class Endpoint:
             count_order(error)
 
     def _weigh(self, request: HttpRequest, now_ms: TimeMs) -> tuple[Parameters, int, Undecided | None]:
-        """Return the parameters and what they weigh; charge what that is more than was known, which may have to be awaited."""
+        """Return the parameters and what they weigh.
+
+        Charge what that is more than was known, which may have to be awaited.
+        """
         parameters = self._parameters(request)
         weight = self.function.weight_of(parameters)
         if weight == self.least_weight:
@@ -164,7 +171,8 @@ class Endpoint:
             request.address,
             asked.agent,
         )
-        # From here on the order may be on its way, whatever happens: its counts belong into the answer of a refusal, too (`finally`).
+        # From here on the order may be on its way, whatever happens: its counts belong into the answer of a
+        # refusal, too (`finally`).
         try:
             answer = await function.handle(self._ports, call)
             if function.weighs_nothing_done:
@@ -175,7 +183,9 @@ class Endpoint:
         except ApiError as error:
             if error.code == STATUS_UNKNOWN or self._tells_all:
                 names = _order_of(parameters)
-                _log.warning("not answered", function=self._name, account=account_id, code=error.code, **names)
+                _log.warning(
+                    "not answered", function=self._name, account=account_id, code=error.code, **names
+                )
             raise
         finally:
             if function.places_order and limits.enabled:
@@ -204,7 +214,10 @@ class Endpoint:
 
 
 def weight_headers(limits: RateLimits, address: str, now: TimeMs) -> Headers:
-    """Return the headers that say how much request weight an address has used; none where nothing is limited."""
+    """Return the headers that say how much request weight an address has used.
+
+    None where nothing is limited.
+    """
     if not limits.enabled:
         return []
     used = b"%d" % limits.weight_used(address, now)

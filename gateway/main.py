@@ -72,14 +72,21 @@ def listen(settings: Settings) -> socket.socket:
 
 
 async def serve(
-    settings: Settings, listener: socket.socket, probes: Probes, descriptors: int, tls: ServerTls | None = None
+    settings: Settings,
+    listener: socket.socket,
+    probes: Probes,
+    descriptors: int,
+    tls: ServerTls | None = None,
 ) -> None:
     """Serve until told to stop, then answer what is under way and leave."""
     stop = stop_event()
     name = settings.name_of_process(PROCESS)
     finish_s = settings.reply_timeout_ms // 1000 + 1
     groups = mounted_groups(settings)
-    async with opened(settings, name, probes, gives_funds=Group.USERS in groups) as surroundings, probes.turning():
+    async with (
+        opened(settings, name, probes, gives_funds=Group.USERS in groups) as surroundings,
+        probes.turning(),
+    ):
         sizes = Sizes(settings.url_bytes_max, settings.form_bytes_max, settings.body_bytes_max)
         knocks = Knocks()
         app = create_app(functions_of(groups), surroundings, sizes, settings.browser_origins(), knocks)
@@ -113,7 +120,9 @@ async def serve(
         heartbeat = Heartbeat(settings, name, backlog.oldest_ms)
         heartbeat.start()
         context = unverified_context() if tls is not None else None
-        door = OwnDoor(partial(ask_http, settings.host, settings.rest_port, knocks=knocks, context=context), probes)
+        door = OwnDoor(
+            partial(ask_http, settings.host, settings.rest_port, knocks=knocks, context=context), probes
+        )
         door.start()
         # After everything long-lived was made, so that no later collection walks it.
         keep_what_there_is()
@@ -122,7 +131,8 @@ async def serve(
         watching = [asyncio.create_task(server.watch()), *([asyncio.create_task(tls.watch())] if tls else [])]
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            # Not ready first, so that balancers send nobody new while connections are closed one after the other.
+            # Not ready first, so that balancers send nobody new while connections are closed one after the
+            # other.
             probes.leaving()
             door.stop()
             if not serving.done():

@@ -65,7 +65,9 @@ _SIGNED_PARAMETERS: Final = (
         "How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most.",
         pattern=r"^[0-9]{1,5}(\.[0-9]{1,3})?$",
     ),
-    FunctionParameter("signature", "HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body.", required=True),
+    FunctionParameter(
+        "signature", "HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body.", required=True
+    ),
 )
 _REFERENCE: Final = "#/components/schemas/{name}"
 _JSON: Final = "application/json"
@@ -131,7 +133,9 @@ _LEADS: Final[dict[tuple[str, str], tuple[Lead, ...]]] = {
     ("GET", "/api/v1/statement"): (
         Lead("NextPage", "GET", "/api/v1/statement", {"after": "$response.body#/entries/0/position"}),
     ),
-    ("GET", "/api/v1/activity"): (Lead("Earlier", "GET", "/api/v1/activity", {"beforeId": "$response.body#/0/id"}),),
+    ("GET", "/api/v1/activity"): (
+        Lead("Earlier", "GET", "/api/v1/activity", {"beforeId": "$response.body#/0/id"}),
+    ),
     ("GET", "/api/v3/trades"): (
         Lead(
             "Older",
@@ -305,7 +309,11 @@ def operation(function: Function, shapes: Shapes, links: Mapping[str, Link]) -> 
         operation_id=_operation_id(function.method, function.path),
         parameters=[
             *(_parameter(each) for each in described),
-            *([_parameter(IDEMPOTENCY_KEY._replace(name=HEADER), "header")] if function.takes_idempotency_key else []),
+            *(
+                [_parameter(IDEMPOTENCY_KEY._replace(name=HEADER), "header")]
+                if function.takes_idempotency_key
+                else []
+            ),
         ],
         request_body=_request_body(shapes.of(function.body)) if function.body else None,
         responses={**({str(HTTPStatus.OK.value): done} if answers else {}), **refusals},
@@ -351,4 +359,6 @@ def _request_body(schema: Any) -> RequestBody:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document(FUNCTIONS).to_schema()), indent=2) + b"\n")
+    sys.stdout.buffer.write(
+        msgspec.json.format(msgspec.json.encode(document(FUNCTIONS).to_schema()), indent=2) + b"\n"
+    )

@@ -1,6 +1,9 @@
-"""The id of a request: the client's own `X-Request-Id`, or a new one. It is answered in the same header, and every line of the log has it.
+"""The id of a request: the client's own `X-Request-Id`, or a new one.
 
-What a request does to an order is found by the order's own names, which all processes and the database have: docs/operations.md.
+It is answered in the same header, and every line of the log has it.
+
+What a request does to an order is found by the order's own names, which all processes and the database have:
+docs/operations.md.
 """
 
 import re
@@ -18,7 +21,10 @@ _names: Final = UniqueNames("-")
 
 
 def begin_request(wanted: bytes | None) -> bytes:
-    """Return the id of the request that the running task answers, and have its log lines say it. What is no id is not taken over."""
+    """Return the id of the request that the running task answers, and have its log lines say it.
+
+    What is no id is not taken over.
+    """
     request_id = wanted if wanted is not None and _is_fine(wanted) else _names.next().encode()
     bind_contextvars(request_id=request_id.decode())
     return request_id

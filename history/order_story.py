@@ -1,4 +1,5 @@
-"""An order's whole story: what was asked, what the rules said, where it stood in the queue, every fill, and its end.
+"""An order's whole story: what was asked, what the rules said, where it stood in the queue, every fill, and
+its end.
 
 It is told by a replay of the shards that it passed: the account's, and the market's when that is another one.
 """
@@ -78,7 +79,8 @@ def client_order_stories(
     client_order_id: str,
     progress: Progress = no_progress,
 ) -> list[Story]:
-    """Tell of every attempt of an account to place an order under this id, oldest first, also of those that were refused.
+    """Tell of every attempt of an account to place an order under this id, oldest first, also of those that
+    were refused.
 
     Raises:
         PastError: there is none in the archive or the log.
@@ -98,8 +100,8 @@ def client_order_stories(
             ]
     if not found:
         raise PastError(
-            f"account {account_id} has placed no order {client_order_id!r}, as far as archive and log reach back "
-            f"(to {_oldest(shard_past)})"
+            f"account {account_id} has placed no order {client_order_id!r}, as far as archive and log reach "
+            f"back (to {_oldest(shard_past)})"
         )
     teller = _Teller(past, connection, progress)
     return [
@@ -127,7 +129,8 @@ def _before_order(past: ShardPast, connection: psycopg.Connection[Any] | None, o
     row = None
     if connection is not None:
         row = connection.execute(
-            "SELECT (extract(epoch from accepted_time) * 1000)::bigint FROM orders WHERE order_id = %s", (order_id,)
+            "SELECT (extract(epoch from accepted_time) * 1000)::bigint FROM orders WHERE order_id = %s",
+            (order_id,),
         ).fetchone()
     bound: int | None = row[0] if row else None
     for moment in past.moments():
@@ -167,7 +170,9 @@ def _applied_commands(frame: bytes, past: ShardPast, market_map: MarketMap) -> l
 
 def _commands(frame: bytes) -> list[LoggedCommand]:
     try:
-        return [command for command in decode_command_items(frame).items if not isinstance(command, UnreadItem)]
+        return [
+            command for command in decode_command_items(frame).items if not isinstance(command, UnreadItem)
+        ]
     except msgspec.MsgspecError:
         return []
 
@@ -182,7 +187,9 @@ class _Teller:
         self._progress = progress
 
     def tell(self, past: ShardPast, entry: Entry, *, order_id: int = 0, number: int | None = None) -> Story:
-        """Tell what the command in `entry` led to that made order `order_id`, or that is the `number`th of those that are applied."""
+        """Tell what the command in `entry` led to that made order `order_id`, or that is the `number`th of
+        those that are applied.
+        """
         replay = self._replay_before(past, entry.stream_id)
         shard, found = replay.shard, list[Step]()
         order: OrderState | None = None
@@ -206,9 +213,17 @@ class _Teller:
             if order is None:
                 reason = refusal.reason if refusal is not None else "answered like the first attempt"
                 found.append(
-                    self._step(past.shard, entry.stream_id, "refused", f"refused: {_words(reason)}", {"reason": reason})
+                    self._step(
+                        past.shard,
+                        entry.stream_id,
+                        "refused",
+                        f"refused: {_words(reason)}",
+                        {"reason": reason},
+                    )
                 )
-                return Story(None, command.account_id, command.client_order_id, command.market, "REFUSED", found)
+                return Story(
+                    None, command.account_id, command.client_order_id, command.market, "REFUSED", found
+                )
             found += self._events(past.shard, entry.stream_id, output.events, order, shard)
             break
         assert placed is not None
@@ -306,7 +321,10 @@ class _Teller:
             "selfTradePrevention": command.self_trade_prevention.name, "requestId": command.request_id,
             "replyTo": command.reply_to,
         }  # fmt: skip
-        text = f"account {command.account_id} asks: {command.side.name} {command.order_type.name} {command.time_in_force.name}"
+        text = (
+            f"account {command.account_id} asks: {command.side.name} {command.order_type.name} "
+            f"{command.time_in_force.name}"
+        )
         if market is not None:
             facts["price"] = market.format_price(command.price)
             if command.quantity:
@@ -328,7 +346,9 @@ class _Teller:
         facts = {"asset": asset, "amount": amount}
         return [
             self._step(past.shard, entry.stream_id, "held", f"{amount} {asset} held", facts),
-            self._step(past.shard, entry.stream_id, "sent", f"sent to the market's shard {target}", {"shard": target}),
+            self._step(
+                past.shard, entry.stream_id, "sent", f"sent to the market's shard {target}", {"shard": target}
+            ),
         ]
 
     def _at_market(self, past: ShardPast, entry: Entry, order: OrderState) -> list[Step]:
@@ -345,7 +365,9 @@ class _Teller:
             return []
         replay = self._replay_before(past, arrival.stream_id)
         found = [
-            self._step(past.shard, arrival.stream_id, "reached", f"reached shard {past.shard}", {"shard": past.shard})
+            self._step(
+                past.shard, arrival.stream_id, "reached", f"reached shard {past.shard}", {"shard": past.shard}
+            )
         ]
         found += self._skip_steps(past, arrival)
         for message in apply_one_by_one(replay.shard, arrival):
@@ -419,8 +441,14 @@ class _Teller:
             ahead.append(each.order_id)
             quantity += each.quantity
         better = sum(1 for level in book.side(order.side).in_priority() if level.rank < resting.level.rank)
-        amount, price = market.format_quantity(QuantityLots(quantity)), market.format_price(resting.level.price)
-        text = f"rests at {price}, behind {len(ahead)} orders with {amount} {market.base} and {better} better prices"
+        amount, price = (
+            market.format_quantity(QuantityLots(quantity)),
+            market.format_price(resting.level.price),
+        )
+        text = (
+            f"rests at {price}, behind {len(ahead)} orders with {amount} {market.base} and {better} better "
+            "prices"
+        )
         facts = {"price": price, "ordersAhead": ahead, "quantityAhead": amount, "betterPrices": better}
         return [self._step(shard, stream_id, "queued", text, facts)]
 
@@ -429,8 +457,8 @@ class _Teller:
         return [
             self._step(
                 shard, stream_id, "traded",
-                f"trade {event.trade_id}: {market.format_quantity(event.quantity)} at {market.format_price(event.price)} with order "
-                f"{event.maker_order_id}",
+                f"trade {event.trade_id}: {market.format_quantity(event.quantity)} at "
+                f"{market.format_price(event.price)} with order {event.maker_order_id}",
                 {"tradeId": event.trade_id, "counterparty": event.maker_order_id},
             )
             for event in events
@@ -452,10 +480,14 @@ class _Teller:
             "feeAsset": event.fee_asset, "counterpartyOrderId": other, "released": market.format_quote(saved if improves else 0),
             "status": order.status.name, "filledSoFar": market.format_quantity(order.cum_quantity),
         }  # fmt: skip
-        text = f"{event.liquidity.name.lower()} fill, trade {trade_id}: {facts['quantity']} at {facts['price']}"
+        text = (
+            f"{event.liquidity.name.lower()} fill, trade {trade_id}: {facts['quantity']} at {facts['price']}"
+        )
         text += f", fee {facts['fee']} {event.fee_asset}"
         text += f", against order {other}" if other else ""
-        text += f"; {facts['released']} {market.quote} released by the better price" if improves and saved else ""
+        text += (
+            f"; {facts['released']} {market.quote} released by the better price" if improves and saved else ""
+        )
         reference = f"{order.market}:{trade_id}"
         rows = [
             *self._rows(f"trades({order.market}, {trade_id})",
@@ -464,7 +496,8 @@ class _Teller:
                         "SELECT 1 FROM fills WHERE account_id = %s AND order_id = %s AND trade_id = %s",
                         order.account_id, order.order_id, trade_id),
             *self._rows(f"ledger_entries(reference={reference})",
-                        "SELECT 1 FROM ledger_entries WHERE time = to_timestamp(%s / 1000.0) AND account_id = %s AND reference = %s",
+                        "SELECT 1 FROM ledger_entries WHERE time = to_timestamp(%s / 1000.0) AND account_id "
+                        "= %s AND reference = %s",
                         event.time, order.account_id, reference),
         ]  # fmt: skip
         return self._step(shard, stream_id, "filled", text, facts, rows)

@@ -1,4 +1,6 @@
-"""The past of the shards: from the archive as far back as it goes, and from Redis's own log for what is newer."""
+"""The past of the shards: from the archive as far back as it goes, and from Redis's own log for what is
+newer.
+"""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -145,7 +147,10 @@ class ShardPast:
         oldest = moments[-1]
         sequences = ", ".join(f"{symbol} {sequence}" for symbol, sequence in oldest.sequences.items())
         raise PastError(
-            f"the archive does not reach back to {what}; the oldest that it has of shard {self.shard} is {time_text(oldest.time)}"
+            (
+                f"the archive does not reach back to {what}; the oldest that it has of shard {self.shard} is "
+                f"{time_text(oldest.time)}"
+            )
             + (f", at the sequences {sequences}" if sequences else "")
         )
 
@@ -167,7 +172,8 @@ class Past:
         """See `ShardPast`."""
         self.market_map = market_map
         self.shards = [
-            ShardPast(shard, log, connection, market_map.shard_count) for shard in range(market_map.shard_count)
+            ShardPast(shard, log, connection, market_map.shard_count)
+            for shard in range(market_map.shard_count)
         ]
 
     def of_market(self, symbol: str) -> ShardPast:
@@ -179,7 +185,9 @@ class Past:
         return self.shards[account_id % self.market_map.shard_count]
 
 
-def steps(replay: Replay, past: ShardPast, goal: StreamId, progress: Progress = no_progress) -> Iterator[Entry]:
+def steps(
+    replay: Replay, past: ShardPast, goal: StreamId, progress: Progress = no_progress
+) -> Iterator[Entry]:
     """Apply everything up to `goal`, which need not be an entry's id; yield each entry once it is applied.
 
     Raises:
@@ -217,7 +225,9 @@ def time_text(time_ms: int) -> str:
     """Return a time as people read it, in UTC."""
     if not time_ms:
         return "the very beginning"
-    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
 
 
 def parse_time(text: str) -> int:
@@ -231,6 +241,8 @@ def parse_time(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise PastError(f"{text!r} is neither a time like 2026-01-31T12:00:00 nor a number of milliseconds") from error
+        raise PastError(
+            f"{text!r} is neither a time like 2026-01-31T12:00:00 nor a number of milliseconds"
+        ) from error
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1000)

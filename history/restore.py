@@ -1,12 +1,13 @@
 """Rebuilds what Redis held from the database: the shards' states and logs, and what the feeds knew.
 
-The ingest stores nothing that is not archived, so the archive normally reaches at least as far as everything that the database tells.
-A shard's state is its newest archived snapshot and the log after it; its events after the last that was ingested come out of the replay
-again, and are ingested and published by the usual way. Order ids and sequences go on beyond all that can have been given, since what was
-acknowledged after the last archived entry, as while the database was away, is in no archive.
+The ingest stores nothing that is not archived, so the archive normally reaches at least as far as everything
+that the database tells. A shard's state is its newest archived snapshot and the log after it; its events
+after the last that was ingested come out of the replay again, and are ingested and published by the usual
+way. Order ids and sequences go on beyond all that can have been given, since what was acknowledged after the
+last archived entry, as while the database was away, is in no archive.
 
-First everything is worked out, then the database is brought in line in one transaction, then Redis is written. A restore that was
-interrupted is simply repeated.
+First everything is worked out, then the database is brought in line in one transaction, then Redis is
+written. A restore that was interrupted is simply repeated.
 """
 
 import re
@@ -48,16 +49,19 @@ ORDERS_SKIPPED_MIN: Final = 1_000_000
 ORDERS_PER_S_MAX: Final = 1_000_000
 """More than a shard can accept: what it does in a second depends on one core, and on one disk."""
 ORDERS_SKIPPED_MAX: Final = 10**12
-"""More than there can be behind the archive: the input is kept until it is archived, and so many orders fit into no Redis. Without this
-bound one restore from an archive that is years old would use up the numbers that are left."""
+"""More than there can be behind the archive: the input is kept until it is archived, and so many orders fit
+into no Redis. Without this bound one restore from an archive that is years old would use up the numbers that
+are left."""
 ORDER_COUNT_MAX: Final = (2**53 - 1) // SHARD_COUNT_MAX
-"""Order ids are the count and two digits for the shard, and clients in JavaScript know whole numbers up to 2^53: some 9 x 10^13 orders,
-and as many executions: 22 restores that leave out as many numbers as one can."""
+"""Order ids are the count and two digits for the shard, and clients in JavaScript know whole numbers up to
+2^53: some 9 x 10^13 orders, and as many executions: 22 restores that leave out as many numbers as one can."""
 SEQUENCES_PER_ORDER: Final = 10
-"""As many numbers of each market's sequence are left out; who follows a book sees the gap and begins anew. An order makes a change of the
-book when it comes and one when it goes, and takes part in no more than two trades that no other order is counted for."""
+"""As many numbers of each market's sequence are left out; who follows a book sees the gap and begins anew. An
+order makes a change of the book when it comes and one when it goes, and takes part in no more than two trades
+that no other order is counted for."""
 EXECUTIONS_PER_ORDER: Final = 4
-"""An order is accepted and closed once, and takes part in no more than two fills that no other order is counted for."""
+"""An order is accepted and closed once, and takes part in no more than two fills that no other order is
+counted for."""
 EPOCHS_SKIPPED: Final = 1_000
 BATCH: Final = 500
 KEYS_AT_ONCE: Final = 1_000
@@ -121,7 +125,9 @@ def plan_restore(
     epochs: dict[int, int],
     progress: Callable[[int], Progress] = lambda _shard: no_progress,
 ) -> Plan:
-    """Work out what the archive leads to. `epochs` are those that Redis still has; only the database is read otherwise.
+    """Work out what the archive leads to.
+
+    `epochs` are those that Redis still has; only the database is read otherwise.
 
     Raises:
         RestoreError: the archive does not lead to a state of all shards.
@@ -142,7 +148,9 @@ def plan_restore(
     return Plan(restored, outboxes, losses)
 
 
-def _rebuild(past: ShardPast, position: StreamId, ingested: StreamId, epoch: int, progress: Progress) -> RestoredShard:
+def _rebuild(
+    past: ShardPast, position: StreamId, ingested: StreamId, epoch: int, progress: Progress
+) -> RestoredShard:
     base_id = min(position, ingested)
     try:
         replay = past.replay_from(
@@ -158,7 +166,8 @@ def _rebuild(past: ShardPast, position: StreamId, ingested: StreamId, epoch: int
             if number % BATCH == 0:
                 closed.update(_closed_since(since_ms, replay.shard.take().events))
         closed.update(_closed_since(since_ms, replay.shard.take().events))
-        # The books as of `base_id` are what the feeds start from; the events after it bring them up to `position`.
+        # The books as of `base_id` are what the feeds start from; the events after it bring them up to
+        # `position`.
         base = _Base(
             base_id,
             {symbol: replay.shard.depth(symbol) for symbol in replay.shard.markets},
@@ -182,7 +191,11 @@ def _rebuild(past: ShardPast, position: StreamId, ingested: StreamId, epoch: int
 
 def _closed_since(since_ms: int, events: Iterable[Event]) -> Iterator[tuple[int, OrderState]]:
     for event in events:
-        if isinstance(event, OrderFilled | OrderClosed) and event.time >= since_ms and not event.order.status.is_open:
+        if (
+            isinstance(event, OrderFilled | OrderClosed)
+            and event.time >= since_ms
+            and not event.order.status.is_open
+        ):
             yield event.order.order_id, event.order
 
 
@@ -201,8 +214,8 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
             sent, seen = source.sent.get(other.shard.index, 0), other.shard.received.get(source.index, 0)
             if seen > sent:
                 raise RestoreError(
-                    f"Shard {other.shard.index} has heard {seen} messages of shard {source.index}, whose archive knows of {sent}: "
-                    "the archives of the two do not belong together."
+                    f"Shard {other.shard.index} has heard {seen} messages of shard {source.index}, whose "
+                    f"archive knows of {sent}: the archives of the two do not belong together."
                 )
             if seen < sent:
                 missing[other.shard.index] = seen
@@ -222,11 +235,13 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
         for target, seen in missing.items():
             if first_sent.get(target, 0) > seen:
                 raise RestoreError(
-                    f"Messages of shard {source.index} to shard {target} that were on their way are older than the snapshot of "
-                    f"{each.snapshot_id}."
+                    f"Messages of shard {source.index} to shard {target} that were on their way are older "
+                    f"than the snapshot of {each.snapshot_id}."
                 )
             rest = tuple(messages[target])
-            found[source.index, target] = MessageFrame(source.index, target, seen + 1, rest, source.time * 1_000)
+            found[source.index, target] = MessageFrame(
+                source.index, target, seen + 1, rest, source.time * 1_000
+            )
     return found
 
 
@@ -235,7 +250,10 @@ def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> Shard
         return None
     shard, bound = restored.shard.index, _after(restored.position)
     row = connection.execute(
-        "SELECT count(DISTINCT (event, stream_id)) FROM ledger_entries WHERE shard = %s AND kind = 'trade' AND "
+        (
+            "SELECT count(DISTINCT (event, stream_id)) FROM ledger_entries WHERE shard = %s AND kind = "
+            "'trade' AND "
+        )
         + _LATER,
         (shard, *bound),
     ).fetchone()
@@ -245,7 +263,9 @@ def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> Shard
     ).fetchone()
     trades: dict[str, tuple[int, int]] = {}
     for symbol, state in restored.shard.markets.items():
-        last = connection.execute("SELECT last_trade_id FROM ingest_markets WHERE market = %s", (symbol,)).fetchone()
+        last = connection.execute(
+            "SELECT last_trade_id FROM ingest_markets WHERE market = %s", (symbol,)
+        ).fetchone()
         if last is not None and last[0] > state.trade_id:
             trades[symbol] = (state.trade_id + 1, last[0])
     assert row is not None
@@ -265,13 +285,16 @@ def _after(stream_id: StreamId) -> tuple[int, int, int]:
 
 
 def orders_to_skip(since_ms: int, now_ms: int) -> int:
-    """Return how many order numbers to leave out: more than a shard can have given between its last archived entry and now."""
+    """Return how many order numbers to leave out: more than a shard can have given between its last archived
+    entry and now.
+    """
     given = max(0, now_ms - since_ms) * ORDERS_PER_S_MAX // 1_000
     return min(ORDERS_SKIPPED_MIN + given, ORDERS_SKIPPED_MAX)
 
 
 def write_database(connection: psycopg.Connection[Any], plan: Plan, now_ms: int) -> None:
-    """Bring the database in line with the plan, in the open transaction: snapshots of the restored states, and what is lost.
+    """Bring the database in line with the plan, in the open transaction: snapshots of the restored states,
+    and what is lost.
 
     Raises:
         RestoreError: a shard has no order numbers left.
@@ -289,13 +312,16 @@ def write_database(connection: psycopg.Connection[Any], plan: Plan, now_ms: int)
         insert_snapshot(connection, shard, each.position, sequences, snapshot)
         if (loss := losses.get(shard)) is not None:
             _mark_lost(connection, each, loss)
-        connection.execute("UPDATE archive SET epoch = %s, may_restart = true WHERE shard = %s", (each.epoch, shard))
+        connection.execute(
+            "UPDATE archive SET epoch = %s, may_restart = true WHERE shard = %s", (each.epoch, shard)
+        )
 
 
 def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int) -> None:
     """Go on with numbers that nobody was ever given.
 
-    Trade ids go on without a gap, which every reader relies on: those of trades that were published and stored nowhere come again.
+    Trade ids go on without a gap, which every reader relies on: those of trades that were published and
+    stored nowhere come again.
     """
     shard = each.shard
     # The entry's id is by Redis's clock alone, which may have been ahead; the shard's time is by two.
@@ -305,14 +331,15 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
     ).fetchone()
     last_order = row[0] // SHARD_COUNT_MAX if row and row[0] is not None else 0
     shard.order_count = max(shard.order_count, last_order) + skipped
-    # Clients tell reports apart by these: one that was heard and is lost must not come again with something else in it.
+    # Clients tell reports apart by these: one that was heard and is lost must not come again with something
+    # else in it.
     shard.execution_count += skipped * EXECUTIONS_PER_ORDER
     if max(shard.order_count, shard.execution_count) > ORDER_COUNT_MAX:
         raise RestoreError(f"Shard {shard.index} has no order numbers left that clients can read.")
     for symbol, state in shard.markets.items():
         row = connection.execute(
-            "SELECT coalesce(max(trade_id), 0), coalesce(max(sequence), 0), coalesce(max(aggregate_id), 0) FROM "
-            "(SELECT * FROM trades WHERE market = %s ORDER BY trade_id DESC LIMIT 1) AS newest",
+            "SELECT coalesce(max(trade_id), 0), coalesce(max(sequence), 0), coalesce(max(aggregate_id), 0) "
+            "FROM (SELECT * FROM trades WHERE market = %s ORDER BY trade_id DESC LIMIT 1) AS newest",
             (symbol,),
         ).fetchone()
         assert row is not None
@@ -327,11 +354,14 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
 
 
 def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: ShardLoss) -> None:
-    """Take back, visibly, what the accounts do not have: the ledger gets entries against it, the tape keeps its trades."""
+    """Take back, visibly, what the accounts do not have: the ledger gets entries against it, the tape keeps
+    its trades.
+    """
     shard, bound = loss.shard, _after(StreamId.parse(loss.after_id))
     trades = sum(last - first + 1 for first, last in loss.trades.values())
     row = connection.execute(
-        "INSERT INTO losses (shard, after_id, last_id, orders, fills, trades) VALUES (%s, %s, %s, %s, %s, %s) RETURNING loss",
+        "INSERT INTO losses (shard, after_id, last_id, orders, fills, trades) VALUES (%s, %s, %s, %s, %s, "
+        "%s) RETURNING loss",
         (shard, loss.after_id, loss.last_id, loss.orders, loss.fills, trades),
     ).fetchone()
     assert row is not None
@@ -342,34 +372,36 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
     # What is taken back may be columnstore already; plain PostgreSQL knows no such limit, and does not mind.
     connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
     connection.execute(
-        "DELETE FROM fills USING ledger_entries AS entries WHERE entries.shard = %s AND entries.kind = 'trade' AND "
-        "fills.time = entries.time AND fills.time >= to_timestamp(%s / 1000.0) AND "
-        "entries.account_id = fills.account_id AND entries.reference = fills.market || ':' || fills.trade_id AND "
-        + _LATER.replace("time", "entries.time", 1),
+        "DELETE FROM fills USING ledger_entries AS entries WHERE entries.shard = %s AND entries.kind = "
+        "'trade' AND fills.time = entries.time AND fills.time >= to_timestamp(%s / 1000.0) AND "
+        "entries.account_id = fills.account_id AND entries.reference = fills.market || ':' || fills.trade_id "
+        "AND " + _LATER.replace("time", "entries.time", 1),
         (shard, bound[0], *bound),
     )
     # Whoever repeats a transfer that is lost must not be told that it has happened.
     connection.execute(
-        "DELETE FROM transfers USING ledger_entries AS entries WHERE entries.shard = %s AND entries.kind = transfers.kind AND "
-        "entries.account_id = transfers.account_id AND entries.reference = transfers.transfer_id AND "
-        "entries.time = transfers.time AND " + _LATER.replace("time", "entries.time", 1),
+        "DELETE FROM transfers USING ledger_entries AS entries WHERE entries.shard = %s AND entries.kind = "
+        "transfers.kind AND entries.account_id = transfers.account_id AND entries.reference = "
+        "transfers.transfer_id AND entries.time = transfers.time AND "
+        + _LATER.replace("time", "entries.time", 1),
         (shard, *bound),
     )
     connection.execute(
-        "INSERT INTO ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference) "
-        "SELECT time, shard, stream_id, event, entry + 100, account_id, asset, -amount, 'loss', 'loss:' || %s "
-        "FROM ledger_entries WHERE shard = %s AND entry < 100 AND " + _LATER,
+        "INSERT INTO ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, "
+        "reference) SELECT time, shard, stream_id, event, entry + 100, account_id, asset, -amount, 'loss', "
+        "'loss:' || %s FROM ledger_entries WHERE shard = %s AND entry < 100 AND " + _LATER,
         (row[0], shard, *bound),
     )
-    # What the account had after an entry that is taken back, it never had: statements add these up instead (persist/schema/0011).
+    # What the account had after an entry that is taken back, it never had: statements add these up instead
+    # (persist/schema/0011).
     connection.execute(
         "UPDATE ledger_entries SET balance = NULL WHERE shard = %s AND balance IS NOT NULL AND " + _LATER,
         (shard, *bound),
     )
     for order_id, values in _orders_to_rewrite(connection, each, bound[0]):
         connection.execute(
-            "UPDATE orders SET status = %s, quantity = %s, cum_quantity = %s, cum_quote = %s, version = %s, close_reason = %s, "
-            "prevented_quantity = %s, prevented_match_id = %s WHERE order_id = %s",
+            "UPDATE orders SET status = %s, quantity = %s, cum_quantity = %s, cum_quote = %s, version = %s, "
+            "close_reason = %s, prevented_quantity = %s, prevented_match_id = %s WHERE order_id = %s",
             (*values, order_id),
         )
     connection.execute("UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (loss.after_id, shard))
@@ -380,21 +412,27 @@ def _orders_to_rewrite(
 ) -> Iterable[tuple[int, tuple[int | None, ...]]]:
     shard = each.shard
     rows = connection.execute(
-        "SELECT order_id, account_id, market, quantity, cum_quantity, cum_quote, coalesce(version, 0) FROM orders "
-        "WHERE order_id %% %s = %s AND updated_time >= to_timestamp(%s / 1000.0)",
+        "SELECT order_id, account_id, market, quantity, cum_quantity, cum_quote, coalesce(version, 0) FROM "
+        "orders WHERE order_id %% %s = %s AND updated_time >= to_timestamp(%s / 1000.0)",
         (SHARD_COUNT_MAX, shard.index, since_ms),
     ).fetchall()
     for order_id, account_id, market, quantity, cum_quantity, cum_quote, version in rows:
         order = _open_order(shard, account_id, market, order_id) or each.closed.get(order_id)
         if order is not None:
             amounts = (order.quantity, order.cum_quantity, order.cum_quote)
-            # With the version of then: the states that come next have larger ones, though not than those that are lost.
+            # With the version of then: the states that come next have larger ones, though not than those that
+            # are lost.
             course = order.course
-            prevented = (course.prevented_quantity, course.prevented_match_id) if course is not None else (None, None)
+            prevented = (
+                (course.prevented_quantity, course.prevented_match_id) if course is not None else (None, None)
+            )
             yield order_id, (order.status, *amounts, order.version, order.close_reason or 0, *prevented)
         else:  # accepted or closed after the position
             amounts = (quantity, cum_quantity, cum_quote)
-            yield order_id, (OrderStatus.EXPIRED, *amounts, version, CloseReason.CANCELED_BY_OPERATOR, None, None)
+            yield (
+                order_id,
+                (OrderStatus.EXPIRED, *amounts, version, CloseReason.CANCELED_BY_OPERATOR, None, None),
+            )
 
 
 def _open_order(shard: Shard, account_id: int, market: str, order_id: int) -> OrderState | None:
@@ -429,13 +467,18 @@ def write_redis(
 
 
 def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
-    """Delete what is made anew: of these shards, and what belongs to none. Markets that are gone leave nothing behind, either."""
+    """Delete what is made anew: of these shards, and what belongs to none.
+
+    Markets that are gone leave nothing behind, either.
+    """
     doomed: list[bytes] = []
     for key in client.scan_iter(count=KEYS_AT_ONCE):
         name = key.decode(errors="replace")
         # A stranger's key with a tag that is no shard's number stays; nothing of the exchange reads it.
         tag = _TAG.fullmatch(name)
-        if streams.after_loss(name) is AfterLoss.REPLACED and (int(tag[1]) in shards if tag else "{" not in name):
+        if streams.after_loss(name) is AfterLoss.REPLACED and (
+            int(tag[1]) in shards if tag else "{" not in name
+        ):
             doomed.append(key)
     # Positions first: should this be interrupted, nothing opens on what is left.
     doomed.sort(key=lambda key: not key.startswith(streams.position(0).partition("{")[0].encode()))
@@ -446,7 +489,9 @@ def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
             pipeline.execute()
 
 
-def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]) -> None:
+def _write_logs(
+    client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]
+) -> None:
     shard, position, ingested = each.shard.index, each.position, each.base.stream_id
     _move_end(client, streams.events(shard), ingested)
     for stream_id, frame in each.events:
@@ -483,9 +528,15 @@ def _move_end(client: redis.Redis, stream: str, stream_id: StreamId) -> None:
 
 
 def _write_feeds(
-    client: redis.Redis, cache: redis.Redis, connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int
+    client: redis.Redis,
+    cache: redis.Redis,
+    connection: psycopg.Connection[Any],
+    each: RestoredShard,
+    now_ms: int,
 ) -> None:
-    """Write what the feeds know at the position: what the database tells, and the events that it does not have yet."""
+    """Write what the feeds know at the position: what the database tells, and the events that it does not
+    have yet.
+    """
     shard, base = each.shard.index, each.base
     base_time, time = base.stream_id.ms, each.position.ms
     # Those that were listed up to there; the events tell of the others.
@@ -521,7 +572,8 @@ def _write_feeds(
         **saved.chunks,
     }
     client.hset(streams.feeds_state(shard), mapping=fields)
-    # The other read models are written at the feeds' start, and this one, too; until then there may be somebody who asks.
+    # The other read models are written at the feeds' start, and this one, too; until then there may be
+    # somebody who asks.
     for symbol in each.shard.markets:
         depth = each.shard.depth(symbol)
         best_bid, best_ask = depth.bids[:1] or (_NO_LEVEL,), depth.asks[:1] or (_NO_LEVEL,)
@@ -532,9 +584,9 @@ def _write_feeds(
 def _last_trades(connection: psycopg.Connection[Any], market: Market) -> list[TradeExecuted]:
     """Return the newest trades, oldest first."""
     rows = connection.execute(
-        "SELECT (extract(epoch from time) * 1000)::bigint, sequence, trade_id, aggregate_id, price, quantity, taker_side, "
-        "maker_order_id, taker_order_id, maker_account_id, taker_account_id FROM trades WHERE market = %s "
-        "ORDER BY trade_id DESC LIMIT %s",
+        "SELECT (extract(epoch from time) * 1000)::bigint, sequence, trade_id, aggregate_id, price, "
+        "quantity, taker_side, maker_order_id, taker_order_id, maker_account_id, taker_account_id FROM "
+        "trades WHERE market = %s ORDER BY trade_id DESC LIMIT %s",
         (market.symbol, TRADES_MAX),
     ).fetchall()
     return [
@@ -573,11 +625,14 @@ def _open_candles(connection: psycopg.Connection[Any], market: Market, time: int
     return candles
 
 
-def _ticker_window(connection: psycopg.Connection[Any], market: Market, time: int) -> tuple[int, list[Bucket]]:
+def _ticker_window(
+    connection: psycopg.Connection[Any], market: Market, time: int
+) -> tuple[int, list[Bucket]]:
     """Return the price before all windows of the ticker, and the trades of their seconds."""
     first_second = kept_from(time)
     row = connection.execute(
-        "SELECT price FROM trades WHERE market = %s AND time < to_timestamp(%s) ORDER BY time DESC, trade_id DESC LIMIT 1",
+        "SELECT price FROM trades WHERE market = %s AND time < to_timestamp(%s) ORDER BY time DESC, trade_id "
+        "DESC LIMIT 1",
         (market.symbol, first_second),
     ).fetchone()
     seconds = _sums(connection, market, "1s", first_second * 1_000)
@@ -586,7 +641,9 @@ def _ticker_window(connection: psycopg.Connection[Any], market: Market, time: in
 
 def loss_text(loss: ShardLoss) -> str:
     """Return one shard's loss as a sentence."""
-    trades = ", ".join(f"{symbol} {first} to {last}" for symbol, (first, last) in loss.trades.items()) or "none"
+    trades = (
+        ", ".join(f"{symbol} {first} to {last}" for symbol, (first, last) in loss.trades.items()) or "none"
+    )
     since, until = (time_text(StreamId.parse(stream_id).ms) for stream_id in (loss.after_id, loss.last_id))
     return (
         f"shard {loss.shard}: from {loss.after_id} ({since}) to {loss.last_id} "

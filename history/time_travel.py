@@ -38,9 +38,14 @@ class PastAccount(NamedTuple):
 
 
 def book_at(
-    past: Past, symbol: str, sequence: int | None = None, time: int | None = None, progress: Progress = no_progress
+    past: Past,
+    symbol: str,
+    sequence: int | None = None,
+    time: int | None = None,
+    progress: Progress = no_progress,
 ) -> PastBook:
-    """Return the book as the market's published depth was at `sequence`, or at the end of the millisecond `time`, or now.
+    """Return the book as the market's published depth was at `sequence`, or at the end of the millisecond
+    `time`, or now.
 
     Raises:
         PastError: the past does not reach back so far, or that is still to come.
@@ -87,10 +92,11 @@ def account_at(
     time: int | None = None,
     progress: Progress = no_progress,
 ) -> PastAccount:
-    """Return an account as it was when `symbol` stood at `sequence`, or at the end of the millisecond `time`, or now.
+    """Return an account as it was when `symbol` stood at `sequence`, or at the end of the millisecond `time`,
+    or now.
 
-    At a sequence it is what every command has left that did not go beyond it. An account on another shard than the market is shown
-    as it was at the end of that millisecond.
+    At a sequence it is what every command has left that did not go beyond it. An account on another shard
+    than the market is shown as it was at the end of that millisecond.
 
     Raises:
         PastError: the past does not reach back so far, or that is still to come.
@@ -118,7 +124,8 @@ def account_at(
 def _crossing(
     replay: Replay, past: ShardPast, symbol: str, sequence: int, progress: Progress
 ) -> tuple[StreamId, Entry] | None:
-    """Return the entry that leads beyond the sequence, and the position before it; None: the log ends at the sequence.
+    """Return the entry that leads beyond the sequence, and the position before it; None: the log ends at the
+    sequence.
 
     Raises:
         PastError: the log ends before it.
@@ -138,7 +145,9 @@ def _crossing(
 def _account_before(
     shard: Shard, entry: Entry, account_id: int, symbol: str, sequence: int, position: StreamId
 ) -> PastAccount:
-    """Apply an entry one command after the other, and return the account before the one that leads beyond the sequence."""
+    """Apply an entry one command after the other, and return the account before the one that leads beyond the
+    sequence.
+    """
     account = _account(shard, account_id, position)
     for _ in apply_one_by_one(shard, entry):
         if shard.sequence(symbol) > sequence:
@@ -167,7 +176,9 @@ def _goal(past: ShardPast, time: int | None) -> StreamId:
 
 def _account(shard: Shard, account_id: int, position: StreamId) -> PastAccount:
     account = shard.accounts.get(AccountId(account_id))
-    orders = [order for orders in account.open_orders.values() for order in orders.values()] if account else []
+    orders = (
+        [order for orders in account.open_orders.values() for order in orders.values()] if account else []
+    )
     return PastAccount(
         account_id,
         position.ms,

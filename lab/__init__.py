@@ -1,1 +1,4 @@
-"""What developers try the exchange with: simulation, chaos, benchmarks, and their commands. Not in the production image."""
+"""What developers try the exchange with: simulation, chaos, benchmarks, and their commands.
+
+Not in the production image.
+"""

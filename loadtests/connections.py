@@ -1,4 +1,6 @@
-"""Connections from an address of one's own: to an exchange on this machine, every client looks like one from elsewhere."""
+"""Connections from an address of one's own: to an exchange on this machine, every client looks like one from
+elsewhere.
+"""
 
 import itertools
 import socket
@@ -33,7 +35,9 @@ class _BoundConnections(ConnectionPool):
 
 
 class BoundClients(HTTPClientPool):
-    """Locust's HTTP client for one user, with a source address of its own where the exchange is on this machine."""
+    """Locust's HTTP client for one user, with a source address of its own where the exchange is on this
+    machine.
+    """
 
     def __init__(self) -> None:
         super().__init__(concurrency=CONNECTIONS, connection_timeout=TIMEOUT_S, network_timeout=TIMEOUT_S)

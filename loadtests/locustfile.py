@@ -1,6 +1,8 @@
-"""The users of the load test: traders on the REST API, watchers on the streams, and the steps in which they come.
+"""The users of the load test: traders on the REST API, watchers on the streams, and the steps in which they
+come.
 
-`exchange load` runs it with a summary at the end; for locust's own pages: `.venv/bin/locust -f loadtests/locustfile.py`.
+`exchange load` runs it with a summary at the end; for locust's own pages: `.venv/bin/locust -f
+loadtests/locustfile.py`.
 """
 
 import time
@@ -24,7 +26,7 @@ from locust.exception import StopUser
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection
 
-from cli.local.state import settings_of_running
+from cli.local.state_file import settings_of_running
 from client.signing import signed_parameters, signed_query
 from loadtests.connections import BoundClients, connect_socket
 from loadtests.steps import Plan
@@ -95,7 +97,9 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 class Trader(FastHttpUser):
-    """Signs up, then places orders near the touch of one market, cancels most of them, and looks at what came of it."""
+    """Signs up, then places orders near the touch of one market, cancels most of them, and looks at what came
+    of it.
+    """
 
     host = _SETTINGS.rest_url()
     weight = 1
@@ -126,8 +130,12 @@ class Trader(FastHttpUser):
         self._insist("POST", "/api/v1/signup", body=person)
         token = self._insist("POST", "/api/v1/signin", body=person)["token"]
         for asset, amount in funds(self._market, plan.anchor).items():
-            self._insist("POST", "/api/v1/faucet", body={"asset": asset, "amount": format_decimal(amount)}, token=token)
-        made = self._insist("POST", "/api/v1/api-keys", body={"label": "load", "password": password}, token=token)
+            self._insist(
+                "POST", "/api/v1/faucet", body={"asset": asset, "amount": format_decimal(amount)}, token=token
+            )
+        made = self._insist(
+            "POST", "/api/v1/api-keys", body={"label": "load", "password": password}, token=token
+        )
         self._keys = Keys(made["apiKey"], made["secret"])
         _traders.joined(self._keys)
         for action in (Action.ACCOUNT, Action.DEPTH, Action.KLINES, Action.OPEN_ORDERS, Action.TAKE):
@@ -169,7 +177,9 @@ class Trader(FastHttpUser):
         side = self._random.choice((Side.BUY, Side.SELL))
         price = quote_price(self._random, side, self._touch)
         quantity = order_quantity(self._random, self._market, price)
-        limit = {"price": self._market.format_price(price), "timeInForce": "GTC"} if order_type == "LIMIT" else {}
+        limit = (
+            {"price": self._market.format_price(price), "timeInForce": "GTC"} if order_type == "LIMIT" else {}
+        )
         self._sent += 1
         placed = self._signed(
             "POST",
@@ -193,7 +203,9 @@ class Trader(FastHttpUser):
     def _look_at_depth(self) -> None:
         depth = self._request("GET", "/api/v3/depth", f"symbol={self._market.symbol}&limit={DEPTH_LEVELS}")
         if depth and depth["bids"] and depth["asks"]:
-            bid, ask = (parse_decimal(depth[side][0][0]) // self._market.tick_size for side in ("bids", "asks"))
+            bid, ask = (
+                parse_decimal(depth[side][0][0]) // self._market.tick_size for side in ("bids", "asks")
+            )
             self._touch = Touch(PriceTicks(bid), PriceTicks(ask))
 
     def _signed(self, method: str, path: str, name: str = "", **parameters: str | int) -> Any:
@@ -201,7 +213,10 @@ class Trader(FastHttpUser):
         return self._request(method, path, query, name, headers={"X-MBX-APIKEY": self._keys.key})
 
     def _insist(self, method: str, path: str, body: Mapping[str, str] | None = None, token: str = "") -> Any:
-        """Return the answer, waiting as long as the exchange asks for; without one the trader does not come."""
+        """Return the answer, waiting as long as the exchange asks for.
+
+        Without one the trader does not come.
+        """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         while True:
             answer = self._request(method, path, body=body, headers=headers)
@@ -450,7 +465,9 @@ class Steps(LoadTestShape):
 def _add_options(parser: ArgumentParser) -> None:
     usual = Plan()
     parser.set_defaults(num_users=usual.traders)
-    parser.add_argument("--watchers", type=int, default=usual.watchers, help="Watchers of streams, beside the traders")
+    parser.add_argument(
+        "--watchers", type=int, default=usual.watchers, help="Watchers of streams, beside the traders"
+    )
     parser.add_argument("--ws-url", default=_Watcher.ws_url, help="Base URL of the WebSocket servers")
 
 

@@ -1,4 +1,6 @@
-"""A load test in a process of its own: writes how it goes, a line of JSON (`loadtests.summary.Summary`) a second, and how it was."""
+"""A load test in a process of its own: writes how it goes, a line of JSON (`loadtests.summary.Summary`) a
+second, and how it was.
+"""
 
 import argparse
 import signal

@@ -12,7 +12,10 @@ class Plan(NamedTuple):
     steps: int = 4
 
     def step_at(self, elapsed: float) -> int | None:
-        """Return the number of the step, from 0, that runs after `elapsed` seconds; None when all are over."""
+        """Return the number of the step, from 0, that runs after `elapsed` seconds.
+
+        None when all are over.
+        """
         step = int(elapsed * self.steps / self.seconds)
         return step if step < self.steps else None
 

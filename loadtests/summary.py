@@ -28,7 +28,9 @@ def kind_of(request_type: str, name: str) -> str:
 
 
 class Histogram:
-    """Latencies in ms, kept to three digits or a tenth of a millisecond: as small after an hour as after a minute."""
+    """Latencies in ms, kept to three digits or a tenth of a millisecond: as small after an hour as after a
+    minute.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -48,7 +50,9 @@ class Histogram:
         self._counts.update(other._counts)
 
     def percentiles(self, *percents: int) -> list[float]:
-        """Return the smallest latency that so many percent do not exceed, for each of the ascending `percents`; 0 without any."""
+        """Return the smallest latency that so many percent do not exceed, for each of the ascending
+        `percents`; 0 without any.
+        """
         found: list[float] = []
         wanted = list(percents)
         reached = 0
@@ -75,7 +79,10 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step: how many traders, how long so far, what it came to; latencies in ms, 0 where nothing was measured."""
+    """One step: how many traders, how long so far, what it came to.
+
+    Latencies in ms, 0 where nothing was measured.
+    """
 
     traders: int
     seconds: float
@@ -113,7 +120,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     limited: int
     own_delay_p99: float
     own_delay_max: float
-    """How late, in ms, the load generator itself was when it was due: so much of every latency may be its own."""
+    """How late, in ms, the load generator itself was when it was due: so much of every latency may be its
+    own."""
     kinds: list[Kind]
     steps: list[Step]
     errors: list[Failure]
@@ -144,7 +152,9 @@ class Recorder:
     def request(self, elapsed: float, request_type: str, name: str, ms: float, error: object = None) -> None:
         """Count a request or a message that took `ms`; `error`, when there is one, makes it a failure."""
         step = self._plan.step_at(elapsed)
-        tally = self._tallies.setdefault((_OTHER_STEP if step is None else step, request_type, name), _Tally())
+        tally = self._tallies.setdefault(
+            (_OTHER_STEP if step is None else step, request_type, name), _Tally()
+        )
         if error is None:
             tally.latencies.add(ms)
         else:
@@ -159,7 +169,9 @@ class Recorder:
         """Return what was counted up to now."""
         seconds = max(min(elapsed, self._plan.seconds), 0.001)
         totals = self._totals()
-        requests = sum(each.latencies.count + each.failures for (of, _), each in totals.items() if of in METHODS)
+        requests = sum(
+            each.latencies.count + each.failures for (of, _), each in totals.items() if of in METHODS
+        )
         (own_delay_p99,) = self._own_delays.percentiles(99)
         return Summary(
             finished=finished,
@@ -194,7 +206,9 @@ class Recorder:
             if seconds <= 0:
                 return
             totals = self._totals(number)
-            requests = sum(each.latencies.count + each.failures for (of, _), each in totals.items() if of in METHODS)
+            requests = sum(
+                each.latencies.count + each.failures for (of, _), each in totals.items() if of in METHODS
+            )
             place_p50, place_p99 = _percentiles(totals, PLACE, 50, 99)
             (trade_p99,), (own_order_p99,) = (_percentiles(totals, of, 99) for of in (TRADE, OWN_ORDER))
             yield Step(
@@ -246,9 +260,10 @@ def markdown(summary: Summary) -> str:
     sections = [
         "# Load test",
         f"{summary.began}; {summary.machine}; commit {summary.commit}.",
-        f"{' → '.join(str(each.traders) for each in summary.steps)} traders and {summary.watchers} watchers for "
-        f"{min(summary.elapsed, summary.seconds):.0f} s: {summary.requests:,} requests ({summary.per_second:.1f}/s), "
-        f"{summary.failures} failures, {summary.limited} told to wait by rate limits (429).",
+        f"{' → '.join(str(each.traders) for each in summary.steps)} traders and {summary.watchers} watchers "
+        f"for {min(summary.elapsed, summary.seconds):.0f} s: {summary.requests:,} requests "
+        f"({summary.per_second:.1f}/s), {summary.failures} failures, {summary.limited} told to wait by rate "
+        "limits (429).",
         f"The load generator itself was late by {figure(summary.own_delay_p99)} ms (p99), at most "
         f"{figure(summary.own_delay_max)} ms: so much of every latency may be its own.",
         "## Kinds",
@@ -271,9 +286,17 @@ def markdown(summary: Summary) -> str:
             ),
             [
                 (
-                    *(str(each.traders), f"{each.seconds:.0f}", f"{each.requests:,}", f"{each.per_second:.1f}"),
+                    *(
+                        str(each.traders),
+                        f"{each.seconds:.0f}",
+                        f"{each.requests:,}",
+                        f"{each.per_second:.1f}",
+                    ),
                     str(each.failures),
-                    *(figure(ms) for ms in (each.place_p50, each.place_p99, each.trade_p99, each.own_order_p99)),
+                    *(
+                        figure(ms)
+                        for ms in (each.place_p50, each.place_p99, each.trade_p99, each.own_order_p99)
+                    ),
                 )
                 for each in summary.steps
             ],

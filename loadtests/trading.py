@@ -72,7 +72,9 @@ def quote_price(random: Random, side: Side, touch: Touch) -> PriceTicks:
 
 
 def order_quantity(random: Random, market: Market, price: PriceTicks) -> QuantityLots:
-    """Return a quantity that is worth some tens of dollars at `price`, and that the market accepts even a tenth below it."""
+    """Return a quantity that is worth some tens of dollars at `price`, and that the market accepts even a
+    tenth below it.
+    """
     value = random.choice(ORDER_VALUE_USD) * UNITS_PER_ASSET // USD_PRICES.get(market.quote, 1)
     one_lot = market.notional(price, QuantityLots(1))
     smallest = -(-market.notional_min * 10 // (one_lot * 9))
@@ -87,7 +89,10 @@ def funds(market: Market, price: PriceTicks) -> dict[str, AssetUnits]:
 
 
 def timed_id(sent_ns: int, number: int) -> str:
-    """Return a client order id that says when the order was sent; `number` tells orders of one moment apart."""
+    """Return a client order id that says when the order was sent.
+
+    `number` tells orders of one moment apart.
+    """
     return f"{_ID_PREFIX}{sent_ns:x}-{number:x}"
 
 
@@ -102,7 +107,9 @@ def sent_ns(client_order_id: str) -> int | None:
 
 
 def order_pause_ms(count: int, limit: int, now_ms: int) -> int:
-    """Return how long to place no order when the exchange has counted `count` of `limit` in the running window."""
+    """Return how long to place no order when the exchange has counted `count` of `limit` in the running
+    window.
+    """
     return WINDOW_MS - now_ms % WINDOW_MS if count * 100 >= limit * WINDOW_PERCENT else 0
 
 

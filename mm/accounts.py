@@ -1,4 +1,6 @@
-"""The market maker's own accounts: made once, kept in a file that only its owner can read, made anew when they are refused."""
+"""The market maker's own accounts: made once, kept in a file that only its owner can read, made anew when
+they are refused.
+"""
 
 import secrets
 from pathlib import Path
@@ -19,7 +21,10 @@ _log = structlog.get_logger()
 
 
 class UnverifiedError(Exception):
-    """The exchange demands that an account's address is verified, and programs read no mails; the message says what to do."""
+    """The exchange demands that an account's address is verified, and programs read no mails.
+
+    The message says what to do.
+    """
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -57,7 +62,8 @@ async def open_accounts(client: Client, path: Path) -> Accounts:
     )
     keep_accounts(path, accounts)
     accounts = Accounts(
-        maker=await _with_key(client, "maker", accounts.maker), taker=await _with_key(client, "taker", accounts.taker)
+        maker=await _with_key(client, "maker", accounts.maker),
+        taker=await _with_key(client, "taker", accounts.taker),
     )
     keep_accounts(path, accounts)
     return accounts
@@ -97,12 +103,16 @@ async def _with_key(client: Client, role: str, account: Account) -> Account:
     except ApiError as error:
         if error.status != FORBIDDEN:
             raise
-        raise UnverifiedError(f"{error.message} `exchange accounts verify {account.email}` does without.") from error
+        raise UnverifiedError(
+            f"{error.message} `exchange accounts verify {account.email}` does without."
+        ) from error
     return msgspec.structs.replace(account, keys=msgspec.convert(keys, Keys))
 
 
 async def _signed_in(client: Client, account: Account) -> str:
-    return str((await client.post("/api/v1/signin", {"email": account.email, "password": account.password}))["token"])
+    return str(
+        (await client.post("/api/v1/signin", {"email": account.email, "password": account.password}))["token"]
+    )
 
 
 async def deposit(client: Client, account: Account, asset: str, amount: str) -> None:

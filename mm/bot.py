@@ -1,4 +1,6 @@
-"""The shell around quoting and reconcile: reads the exchange, sends what has changed, and lives through its outages."""
+"""The shell around quoting and reconcile: reads the exchange, sends what has changed, and lives through its
+outages.
+"""
 
 import asyncio
 import itertools
@@ -13,7 +15,6 @@ import structlog
 
 from client.rest import FAILURES, ApiError, Client
 from mm.accounts import KEY_REFUSED, Account, Accounts, deposit
-from mm.activity import Activity, Pause
 from mm.quoting import (
     INVENTORY_SIDES,
     Quote,
@@ -23,6 +24,7 @@ from mm.quoting import (
     quoted_reference,
     random_taking,
 )
+from mm.quoting_state import Activity, Pause
 from mm.reconcile import OpenQuote, Tolerance, reconcile
 from protocol.market import Market
 from protocol.orders import Side
@@ -178,7 +180,8 @@ class Bot:
                 desired = desired_quotes(plan, quoted, self._maker.inventory(plan), quote_funds, self._random)
                 await self._carry_out(market, desired, open_quotes)
             except FAILURES as error:
-                # What was under way may have happened: the open orders are read anew before anything else is sent.
+                # What was under way may have happened: the open orders are read anew before anything else is
+                # sent.
                 failures += 1
                 await self._back_off(failures, error, market.symbol)
             else:
@@ -191,13 +194,20 @@ class Bot:
         orders = await self._signed(self._maker, "GET", "/api/v3/openOrders", symbol=market.symbol)
         return {each.order_id: each for each in (_open_quote(market, order) for order in orders)}
 
-    async def _carry_out(self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]) -> None:
-        """Send what is missing, and keep `open_quotes` to what then rests. What exceeds the budget waits for the next turn."""
+    async def _carry_out(
+        self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]
+    ) -> None:
+        """Send what is missing, and keep `open_quotes` to what then rests.
+
+        What exceeds the budget waits for the next turn.
+        """
         changes = reconcile(desired, open_quotes.values(), TOLERANCE)
         # Cancels first: they free the funds and the places in the book that placements need.
         for stale in changes.cancels:
             try:
-                await self._signed(self._maker, "DELETE", "/api/v3/order", symbol=market.symbol, orderId=stale.order_id)
+                await self._signed(
+                    self._maker, "DELETE", "/api/v3/order", symbol=market.symbol, orderId=stale.order_id
+                )
             except ApiError as error:
                 if not _is_unknown_order(error):
                     raise
@@ -224,7 +234,8 @@ class Bot:
                     open_quotes[placed.order_id] = placed
 
     async def _place(self, market: Market, quote: Quote) -> OpenQuote:
-        # Not post-only: where somebody offers better than the quote, taking it is what brings the book back in line.
+        # Not post-only: where somebody offers better than the quote, taking it is what brings the book back
+        # in line.
         order = await self._signed(
             self._maker,
             "POST",

@@ -1,4 +1,6 @@
-"""The market maker's process: 1. accounts and markets  2. quotes and takers until stopped  3. no quote left behind."""
+"""The market maker's process: 1. accounts and markets  2. quotes and takers until stopped  3. no quote
+left behind.
+"""
 
 import asyncio
 import sys
@@ -10,9 +12,9 @@ import structlog
 
 from client.rest import FAILURES, ApiError, Client, StatusUnknownError, UnavailableError
 from mm.accounts import UnverifiedError, accounts_file, open_accounts
-from mm.activity import Activity, Pause
 from mm.bot import BACKOFF_S, Bot
 from mm.markets import orders_per_10s, plans_of, trading_markets
+from mm.quoting_state import Activity, Pause
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import serve_metrics
@@ -89,7 +91,10 @@ async def changed(client: Client, trading: frozenset[str], period_s: float = LOO
 
 
 async def _make_bot(client: Client, settings: Settings, activity: Activity) -> tuple[Bot, frozenset[str]]:
-    """Return a bot that is ready to trade, and the markets that trade; waits for the exchange as long as it takes."""
+    """Return a bot that is ready to trade, and the markets that trade.
+
+    Waits for the exchange as long as it takes.
+    """
     failures = 0
     while True:
         try:

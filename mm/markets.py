@@ -33,9 +33,13 @@ def plans_of(
             continue
         last_price = parse_decimal(prices.get(market.symbol, "0")) // market.tick_size
         if not last_price and not is_priced(market):
-            _log.info("market not quoted", market=market.symbol, reason="it has never traded, and no price is known")
+            _log.info(
+                "market not quoted", market=market.symbol, reason="it has never traded, and no price is known"
+            )
             continue
-        plans.append(plan_for(market, PriceTicks(last_price) if last_price else first_reference(market), levels))
+        plans.append(
+            plan_for(market, PriceTicks(last_price) if last_price else first_reference(market), levels)
+        )
     return plans
 
 
@@ -56,8 +60,8 @@ def _market(definition: Mapping[str, Any]) -> Market:
     filters = {each["filterType"]: each for each in definition["filters"]}
     prices, lots = filters["PRICE_FILTER"], filters["LOT_SIZE"]
     notional = filters.get("NOTIONAL") or filters.get("MIN_NOTIONAL") or {"minNotional": "0"}
-    # Everything that is said has eight decimals, so here an asset has them, too. The largest order of one that really has fewer
-    # may then be more than 63 bits hold; nobody quotes as much.
+    # Everything that is said has eight decimals, so here an asset has them, too. The largest order of one
+    # that really has fewer may then be more than 63 bits hold; nobody quotes as much.
     quantity_fits = AMOUNT_UNITS_MAX // 10 * UNITS_PER_ASSET // parse_decimal(prices["maxPrice"])
     return MarketDefinition(
         symbol=definition["symbol"],

@@ -1,7 +1,8 @@
 """What the market maker wants to have in the book: pure, in whole numbers, with the randomness passed in.
 
-Quotes stand on a ladder of prices that are whole multiples of `gap`. While the reference price stays between two rungs the desired
-prices do not change at all, and when it passes one, a single quote per side moves: that keeps requests few.
+Quotes stand on a ladder of prices that are whole multiples of `gap`. While the reference price stays between
+two rungs the desired prices do not change at all, and when it passes one, a single quote per side moves: that
+keeps requests few.
 """
 
 from collections.abc import Mapping
@@ -115,7 +116,9 @@ def next_reference(plan: QuotingPlan, reference: PriceTicks, random: Random) -> 
 
 
 def quoted_reference(plan: QuotingPlan, quoted: PriceTicks, reference: PriceTicks) -> PriceTicks:
-    """Return the price to quote around: it follows the reference only once that is a gap away, so that quotes do not flicker."""
+    """Return the price to quote around: it follows the reference only once that is a gap away, so that quotes
+    do not flicker.
+    """
     return reference if abs(reference - quoted) >= plan.gap else quoted
 
 
@@ -124,8 +127,9 @@ def desired_quotes(
 ) -> list[Quote]:
     """Return the quotes to have now, best levels first, the sides taking turns.
 
-    `inventory` is the base holding less its target. It shifts all prices against itself, and a side offers no more than
-    what keeps the inventory within its limit when everything offered trades; `quote_funds` bounds the buys likewise.
+    `inventory` is the base holding less its target. It shifts all prices against itself, and a side offers no
+    more than what keeps the inventory within its limit when everything offered trades; `quote_funds` bounds
+    the buys likewise.
     """
     market = plan.market
     skew = reference * SKEW_PPM_MAX * inventory // (plan.inventory_max * PPM)
@@ -137,7 +141,10 @@ def desired_quotes(
     quotes: list[Quote] = []
     for level in range(plan.levels):
         mean = plan.level_quantity(level)
-        for side, price in ((Side.BUY, best_bid - level * plan.gap), (Side.SELL, best_ask + level * plan.gap)):
+        for side, price in (
+            (Side.BUY, best_bid - level * plan.gap),
+            (Side.SELL, best_ask + level * plan.gap),
+        ):
             if not 1 <= price <= market.price_max:
                 continue
             size = mean * random.randint(PPM - SIZE_SPREAD_PPM, PPM + SIZE_SPREAD_PPM) // PPM
@@ -159,12 +166,16 @@ def random_taking(plan: QuotingPlan, inventory: QuantityLots, random: Random) ->
     lean = max(-PPM, min(PPM, inventory * PPM // plan.inventory_max))
     side = Side.SELL if random.randint(-PPM, PPM - 1) < lean else Side.BUY
     market = plan.market
-    smallest = max(market.quantity_min, -(-2 * market.notional_min // market.notional(plan.anchor, QuantityLots(1))))
+    smallest = max(
+        market.quantity_min, -(-2 * market.notional_min // market.notional(plan.anchor, QuantityLots(1)))
+    )
     return side, QuantityLots(random.randint(smallest, max(smallest, plan.quantity // 2)))
 
 
 def _round_gap(ticks: int) -> PriceTicks:
-    """Return the largest 1, 2 or 5 x 10**n within `ticks`, at least 1: the same ladder after a restart at another price."""
+    """Return the largest 1, 2 or 5 x 10**n within `ticks`, at least 1: the same ladder after a restart at
+    another price.
+    """
     power = 10 ** (len(str(max(1, ticks))) - 1)
     return PriceTicks(next(step * power for step in (5, 2, 1) if step * power <= max(1, ticks)))
 

@@ -18,7 +18,9 @@ class OpenQuote(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """The least and the most that an open quote may have left, as parts of the quantity desired at its price."""
+    """The least and the most that an open quote may have left, as parts of the quantity desired at its
+    price.
+    """
 
     quantity_ppm_min: int = PPM
     quantity_ppm_max: int = PPM
@@ -34,14 +36,18 @@ class Tolerance(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What to do: first the cancels (oldest orders first), then the placements in the order of the desired quotes."""
+    """What to do: first the cancels (oldest orders first), then the placements in the order of the desired
+    quotes.
+    """
 
     cancels: tuple[OpenQuote, ...]
     placements: tuple[Quote, ...]
 
 
 def reconcile(desired: Sequence[Quote], open_quotes: Iterable[OpenQuote], tolerance: Tolerance) -> Changes:
-    """Return the changes after which every desired quote has one open quote that is good for it, and nothing else is open."""
+    """Return the changes after which every desired quote has one open quote that is good for it, and nothing
+    else is open.
+    """
     unclaimed = sorted(open_quotes)
     placements: list[Quote] = []
     for quote in desired:

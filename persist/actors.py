@@ -1,7 +1,7 @@
 """The Dramatiq side: a message is a nudge, "look at shard k", with no data; the database knows what is done.
 
-So a nudge may be lost, doubled or late. Dramatiq keeps a message until its worker has acknowledged it; that of a worker which was
-killed goes to another as soon as the worker's heartbeat is `HEARTBEAT_TIMEOUT_MS` old.
+So a nudge may be lost, doubled or late. Dramatiq keeps a message until its worker has acknowledged it; that
+of a worker which was killed goes to another as soon as the worker's heartbeat is `HEARTBEAT_TIMEOUT_MS` old.
 """
 
 import threading
@@ -38,30 +38,44 @@ POLL_MS = 20
 SLOW_POLL_MS = RETRY_MS_MIN
 """How long until it sees one to archive, or one that waits for another attempt."""
 MAINTENANCE_CHANCE = 100_000
-"""Of a million commands, how many look for dead workers; an idle worker sends some 70 per second, 5 of them for each slow queue."""
+"""Of a million commands, how many look for dead workers.
+
+An idle worker sends some 70 per second, 5 of them for each slow queue.
+"""
 
 Nudge = Callable[[int], None]
 
 _log = structlog.get_logger()
 
-_jobs = prometheus_client.Counter("persist_jobs", "Nudges that were worked on, by how that ended", ["actor", "outcome"])
+_jobs = prometheus_client.Counter(
+    "persist_jobs", "Nudges that were worked on, by how that ended", ["actor", "outcome"]
+)
 _retries = prometheus_client.Counter("persist_job_retries", "Nudges that were worked on once more", ["actor"])
 _job_seconds = prometheus_client.Histogram("persist_job_seconds", "How long a nudge was worked on", ["actor"])
 
 
 class NudgeBroker(RedisBroker):
-    """Puts messages that are none into the dead letters of shard 0; Dramatiq alone would stop for seconds at each of them."""
+    """Puts messages that are none into the dead letters of shard 0.
+
+    Dramatiq alone would stop for seconds at each of them.
+    """
 
     letters: redis.Redis
     """On a cluster the dead letters are on another node than the queue."""
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = POLL_MS) -> dramatiq.Consumer:
-        """Return what takes messages from a queue and looks every `timeout` ms, less often where a nudge may wait."""
-        return super().consume(queue_name, prefetch, timeout if queue_name == QUEUE else max(timeout, SLOW_POLL_MS))
+        """Return what takes messages from a queue and looks every `timeout` ms, less often where a nudge may
+        wait.
+        """
+        return super().consume(
+            queue_name, prefetch, timeout if queue_name == QUEUE else max(timeout, SLOW_POLL_MS)
+        )
 
     def do_fetch(self, queue_name: str, count: int) -> list[Any]:
         """Take up to `count` messages from the queue, as Dramatiq's consumer asks for them."""
-        return [payload for payload in self._fetch(queue_name, count) if self._is_message(queue_name, payload)]
+        return [
+            payload for payload in self._fetch(queue_name, count) if self._is_message(queue_name, payload)
+        ]
 
     def _fetch(self, queue_name: str, count: int) -> list[Any]:
         fetched: list[Any] = self.__getattr__("do_fetch")(queue_name, count)  # type: ignore[no-untyped-call]
@@ -125,10 +139,16 @@ class _Counting(Middleware):
 
 
 def make_broker(redis_url: str, letters_url: str = "") -> RedisBroker:
-    """Return the broker that nudges go through, at `redis_url`; what is none becomes a dead letter at `letters_url`, or there, too."""
+    """Return the broker that nudges go through, at `redis_url`.
+
+    What is none becomes a dead letter at `letters_url`, or there, too.
+    """
     broker = NudgeBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
-        # Its script makes up its keys by itself; with a namespace that is a hash tag they all are on one node of a cluster.
-        client=client_for(redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)),
+        # Its script makes up its keys by itself; with a namespace that is a hash tag they all are on one node
+        # of a cluster.
+        client=client_for(
+            redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)
+        ),
         namespace=JOBS_NAMESPACE,
         middleware=[Retries(min_backoff=RETRY_MS_MIN, max_backoff=RETRY_MS_MAX), _Counting()],
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
@@ -151,7 +171,10 @@ def declare_archive(broker: RedisBroker, archive: Callable[[], None]) -> dramati
 
 
 def archive_once(archiver: Archiver) -> None:
-    """What a worker does for a nudge. An error of the database or of Redis goes up, so that Dramatiq tries again."""
+    """What a worker does for a nudge.
+
+    An error of the database or of Redis goes up, so that Dramatiq tries again.
+    """
     try:
         archiver.step()
     except LostTailError as error:
@@ -195,7 +218,8 @@ class IngestRunner:
     def sweep(self, unasked_s: float) -> bool:
         """Ingest the shards that no nudge has asked for in so long, and return whether there were any.
 
-        The queue, which may be lost, away or full, only makes it soon. An error of the database or of Redis goes up.
+        The queue, which may be lost, away or full, only makes it soon. An error of the database or of Redis
+        goes up.
         """
         now_s = time.monotonic()
         unasked = [shard for shard, asked_s in self._asked_s.items() if now_s - asked_s >= unasked_s]

@@ -1,8 +1,9 @@
 """Late trades and TimescaleDB's candles: what is to be refreshed when trades come after their time.
 
-A continuous aggregate answers from what it has materialized, and only for later buckets from the trades themselves. Its policy
-materializes buckets that are over for a while; trades that are stored after that (the database was away, say) would be missing in
-the answer until the policy has come round again. So whoever stores late trades refreshes the buckets that they fell into.
+A continuous aggregate answers from what it has materialized, and only for later buckets from the trades
+themselves. Its policy materializes buckets that are over for a while; trades that are stored after that (the
+database was away, say) would be missing in the answer until the policy has come round again. So whoever
+stores late trades refreshes the buckets that they fell into.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ class Refresh(NamedTuple):
 
 
 def refreshes(first_ms: int, last_ms: int, now_ms: int) -> Iterator[Refresh]:
-    """Return what to refresh, smaller intervals first, for trades between two times: all their buckets but those still open.
+    """Return what to refresh, smaller intervals first, for trades between two times: all their buckets but
+    those still open.
 
     An open bucket must stay as it is: once materialized, it would miss the trades to come.
     """

@@ -1,9 +1,10 @@
 """The shards' input logs and snapshots into the database: what an exchange can be rebuilt from.
 
-A step is one transaction: lock the shards' rows in `archive`, ask for all positions at one moment, store what each shard has
-committed up to there, move `last_id`, commit. All shards together, because a message that one has received must not be in the archive
-without the command that sent it. The ingest calls `cover` before it stores events; so the database never knows of an order or a
-trade without the commands that they came of, and what is rebuilt from it lacks nothing that it tells.
+A step is one transaction: lock the shards' rows in `archive`, ask for all positions at one moment, store what
+each shard has committed up to there, move `last_id`, commit. All shards together, because a message that one
+has received must not be in the archive without the command that sent it. The ingest calls `cover` before it
+stores events; so the database never knows of an order or a trade without the commands that they came of, and
+what is rebuilt from it lacks nothing that it tells.
 """
 
 import threading
@@ -18,7 +19,17 @@ import psycopg
 import structlog
 
 from persist.lost_tail_rules import Found, Stored, lost_tail
-from persist.segments import FINAL_LEVEL, MERGED_AT_ONCE, SMALL, Fields, Segment, merged, pack, portions, snapshot_info
+from persist.segments import (
+    FINAL_LEVEL,
+    MERGED_AT_ONCE,
+    SMALL,
+    Fields,
+    Segment,
+    merged,
+    pack,
+    portions,
+    snapshot_info,
+)
 from protocol import streams
 from protocol.positions import ShardPosition
 from protocol.stream_id import NOTHING_NEEDED, STREAM_START, StreamId
@@ -39,7 +50,9 @@ SET synchronous_commit = on;
 _log = structlog.get_logger()
 
 _entries_archived = prometheus_client.Counter("persist_entries_archived", "Input entries archived", ["shard"])
-_bytes_archived = prometheus_client.Counter("persist_bytes_archived", "Bytes of input archived, compressed", ["shard"])
+_bytes_archived = prometheus_client.Counter(
+    "persist_bytes_archived", "Bytes of input archived, compressed", ["shard"]
+)
 
 
 class LostTailError(Exception):
@@ -61,9 +74,14 @@ class _Row(NamedTuple):
 
 
 class Archiver:
-    """Archives all shards, on a connection of its own that is made when it is needed. Several threads may use it, one at a time."""
+    """Archives all shards, on a connection of its own that is made when it is needed.
 
-    def __init__(self, log: StreamLog, shards: Sequence[int], database_url: str, retention: Retention) -> None:
+    Several threads may use it, one at a time.
+    """
+
+    def __init__(
+        self, log: StreamLog, shards: Sequence[int], database_url: str, retention: Retention
+    ) -> None:
         self._streams = log
         self._shards = list(shards)
         self._database_url = database_url
@@ -104,7 +122,8 @@ class Archiver:
                     rows = self._locked_rows(connection)
                     positions = self._streams.positions(self._shards)
                     archived = {
-                        shard: self._archive(connection, shard, rows[shard], positions[shard]) for shard in self._shards
+                        shard: self._archive(connection, shard, rows[shard], positions[shard])
+                        for shard in self._shards
                     }
             except BaseException:
                 # Whatever state the connection is in, a new one is in a better one.
@@ -133,14 +152,18 @@ class Archiver:
 
     def _locked_rows(self, connection: psycopg.Connection[Any]) -> dict[int, _Row]:
         found = connection.execute(
-            "SELECT shard, last_id, epoch, may_restart FROM archive WHERE shard = ANY(%s) ORDER BY shard FOR UPDATE",
+            "SELECT shard, last_id, epoch, may_restart FROM archive WHERE shard = ANY(%s) ORDER BY shard FOR "
+            "UPDATE",
             (self._shards,),
         ).fetchall()
         return {
-            shard: _Row(StreamId.parse(last_id), epoch, may_restart) for shard, last_id, epoch, may_restart in found
+            shard: _Row(StreamId.parse(last_id), epoch, may_restart)
+            for shard, last_id, epoch, may_restart in found
         }
 
-    def _archive(self, connection: psycopg.Connection[Any], shard: int, row: _Row, position: ShardPosition) -> StreamId:
+    def _archive(
+        self, connection: psycopg.Connection[Any], shard: int, row: _Row, position: ShardPosition
+    ) -> StreamId:
         """Archive one shard up to `position`, and return up to where it is archived now."""
         last_id = row.last_id
         if position == (row.epoch, last_id):
@@ -155,7 +178,8 @@ class Archiver:
         if reason:
             raise LostTailError(reason)
         if not has_archived:
-            # What lies in between was trimmed while nobody archived, or was never in the log; a snapshot has it.
+            # What lies in between was trimmed while nobody archived, or was never in the log; a snapshot has
+            # it.
             last_id = self._begin_at_snapshot(connection, shard, last_id)
         after = last_id
         for portion in portions(self._entries(shard, after, position.stream_id), SEGMENT_BYTES_MAX):
@@ -186,13 +210,20 @@ class Archiver:
                 return
             after = found[-1].stream_id
 
-    def _begin_at_snapshot(self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId) -> StreamId:
-        """Return where the log can be followed from: the oldest snapshot of the shard, which is archived, or the beginning."""
+    def _begin_at_snapshot(
+        self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId
+    ) -> StreamId:
+        """Return where the log can be followed from: the oldest snapshot of the shard, which is archived, or
+        the beginning.
+        """
         for snapshot in reversed(self._streams.snapshots(shard)):
             info = snapshot_info(snapshot)
             if info is not None and info.stream_id >= last_id:
                 _log.info(
-                    "the archive begins at a snapshot", shard=shard, snapshot=str(info.stream_id), archived=str(last_id)
+                    "the archive begins at a snapshot",
+                    shard=shard,
+                    snapshot=str(info.stream_id),
+                    archived=str(last_id),
                 )
                 insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
                 return info.stream_id
@@ -220,7 +251,10 @@ class Archiver:
 
 
 def has_entry(log: StreamLog, shard: int, stream_id: StreamId) -> bool:
-    """Return whether the input of `shard` still has this entry; the start is there until the input is trimmed."""
+    """Return whether the input of `shard` still has this entry.
+
+    The start is there until the input is trimmed.
+    """
     if stream_id == STREAM_START:
         return log.passed(shard).get(TRIMMED, STREAM_START) == STREAM_START
     found = log.read({streams.commands(shard): stream_id.preceding()}, 1, 0)
@@ -228,7 +262,9 @@ def has_entry(log: StreamLog, shard: int, stream_id: StreamId) -> bool:
 
 
 def withdraw(log: StreamLog, database_url: str, shards: Sequence[int]) -> None:
-    """Note that nobody archives: the input is trimmed without waiting, and the archive may go on at a snapshot later."""
+    """Note that nobody archives: the input is trimmed without waiting, and the archive may go on at a
+    snapshot later.
+    """
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE archive SET may_restart = true WHERE shard = ANY(%s)", (list(shards),))
     for shard in shards:
@@ -237,7 +273,9 @@ def withdraw(log: StreamLog, database_url: str, shards: Sequence[int]) -> None:
 
 
 def drop_old(connection: psycopg.Connection[Any], shard: int, retention: Retention, now_ms: int) -> None:
-    """Drop snapshots that are too many or too old, never the newest, and the log before the oldest that is left."""
+    """Drop snapshots that are too many or too old, never the newest, and the log before the oldest that is
+    left.
+    """
     found = connection.execute("SELECT stream_id FROM shard_snapshots WHERE shard = %s", (shard,)).fetchall()
     newest_first = sorted((StreamId.parse(stream_id) for (stream_id,) in found), reverse=True)
     oldest_ms = now_ms - retention.days * MS_PER_DAY
@@ -267,8 +305,8 @@ def drop_old(connection: psycopg.Connection[Any], shard: int, retention: Retenti
 
 def _insert(connection: psycopg.Connection[Any], shard: int, after_id: StreamId, segment: Segment) -> None:
     connection.execute(
-        "INSERT INTO log_segments (shard, after_id, first_id, last_id, last_time, entries, raw_bytes, level, payload) "
-        "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %b)",
+        "INSERT INTO log_segments (shard, after_id, first_id, last_id, last_time, entries, raw_bytes, level, "
+        "payload) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %b)",
         (
             shard,
             str(after_id),
@@ -284,13 +322,17 @@ def _insert(connection: psycopg.Connection[Any], shard: int, after_id: StreamId,
 
 
 def insert_snapshot(
-    connection: psycopg.Connection[Any], shard: int, stream_id: StreamId, sequences: dict[str, int], snapshot: bytes
+    connection: psycopg.Connection[Any],
+    shard: int,
+    stream_id: StreamId,
+    sequences: dict[str, int],
+    snapshot: bytes,
 ) -> None:
     """Store a snapshot; one of the same position is replaced."""
     connection.execute(
-        "INSERT INTO shard_snapshots (shard, stream_id, time, sequences, payload) VALUES (%s, %s, %s, %s, %b) "
-        "ON CONFLICT (shard, stream_id) DO UPDATE SET "
-        "sequences = excluded.sequences, payload = excluded.payload, stored_at = now()",
+        "INSERT INTO shard_snapshots (shard, stream_id, time, sequences, payload) VALUES (%s, %s, %s, %s, "
+        "%b) ON CONFLICT (shard, stream_id) DO UPDATE SET sequences = excluded.sequences, payload = "
+        "excluded.payload, stored_at = now()",
         (
             shard,
             str(stream_id),
@@ -313,12 +355,16 @@ def _merge(connection: psycopg.Connection[Any], shard: int, level: int) -> None:
         run = [*run, last_id] if run and run[-1] == after_id else [last_id]
         if len(run) == MERGED_AT_ONCE:
             rows = connection.execute(
-                "DELETE FROM log_segments WHERE shard = %s AND last_id = ANY(%s) RETURNING last_id, after_id, payload",
+                "DELETE FROM log_segments WHERE shard = %s AND last_id = ANY(%s) RETURNING last_id, "
+                "after_id, payload",
                 (shard, run),
             ).fetchall()
             rows.sort(key=lambda row: StreamId.parse(row[0]))
             _insert(
-                connection, shard, StreamId.parse(rows[0][1]), merged((payload for _, _, payload in rows), level + 1)
+                connection,
+                shard,
+                StreamId.parse(rows[0][1]),
+                merged((payload for _, _, payload in rows), level + 1),
             )
             run = []
 

@@ -37,7 +37,9 @@ class ShardArchive:
 
     def last_id(self) -> StreamId:
         """Return up to where the input log is archived."""
-        row = self._connection.execute("SELECT last_id FROM archive WHERE shard = %s", (self.shard,)).fetchone()
+        row = self._connection.execute(
+            "SELECT last_id FROM archive WHERE shard = %s", (self.shard,)
+        ).fetchone()
         return StreamId.parse(row[0]) if row else STREAM_START
 
     def snapshots(self) -> list[SnapshotHeading]:
@@ -55,7 +57,8 @@ class ShardArchive:
             ArchiveDamagedError: it is not there, or cannot be read.
         """
         row = self._connection.execute(
-            "SELECT payload FROM shard_snapshots WHERE shard = %s AND stream_id = %s", (self.shard, str(stream_id))
+            "SELECT payload FROM shard_snapshots WHERE shard = %s AND stream_id = %s",
+            (self.shard, str(stream_id)),
         ).fetchone()
         try:
             if row is not None:
@@ -64,7 +67,9 @@ class ShardArchive:
             raise ArchiveDamagedError(
                 f"shard {self.shard}: the snapshot of {stream_id} cannot be read: {error}"
             ) from error
-        raise ArchiveDamagedError(f"shard {self.shard}: the snapshot of {stream_id} is not in the archive any more")
+        raise ArchiveDamagedError(
+            f"shard {self.shard}: the snapshot of {stream_id} is not in the archive any more"
+        )
 
     def oldest_id(self) -> StreamId | None:
         """Return the oldest position whose state can be rebuilt; None: nothing is archived."""
@@ -78,7 +83,8 @@ class ShardArchive:
     def _nothing_ever_happened(self) -> bool:
         """Return whether the shard is followed, and neither was told anything yet nor has said anything."""
         found = self._connection.execute(
-            "SELECT 1 FROM archive JOIN ingest USING (shard) WHERE shard = %s AND archive.last_id = %s AND ingest.last_id = %s",
+            "SELECT 1 FROM archive JOIN ingest USING (shard) WHERE shard = %s AND archive.last_id = %s AND "
+            "ingest.last_id = %s",
             (self.shard, str(STREAM_START), str(STREAM_START)),
         ).fetchone()
         return found is not None
@@ -97,7 +103,8 @@ class ShardArchive:
         return sum(segment.entries for segment in self.segments(after))
 
     def entries(self, after: StreamId) -> Iterator[Entry]:
-        """Yield the archived entries after `after`, which is a snapshot's position or the start, oldest first.
+        """Yield the archived entries after `after`, which is a snapshot's position or the start, oldest
+        first.
 
         Raises:
             ArchiveDamagedError: the log does not go on without a gap, or cannot be read.
@@ -119,9 +126,12 @@ class ShardArchive:
         ).fetchone()
         if row is None:  # it has just been merged into a larger one
             row = self._connection.execute(
-                "SELECT payload FROM log_segments WHERE shard = %s AND last_time >= %s ORDER BY last_time LIMIT 1",
+                "SELECT payload FROM log_segments WHERE shard = %s AND last_time >= %s ORDER BY last_time "
+                "LIMIT 1",
                 (self.shard, last_id.ms),
             ).fetchone()
         if row is None:
-            raise ArchiveDamagedError(f"shard {self.shard}: a segment up to {last_id} is not in the archive any more")
+            raise ArchiveDamagedError(
+                f"shard {self.shard}: a segment up to {last_id} is not in the archive any more"
+            )
         return unpack(row[0])

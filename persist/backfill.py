@@ -1,11 +1,12 @@
 """Backfills: data that a migration leaves to be filled in, in short transactions, while the exchange trades.
 
-A migration makes an empty table, sees to it that new rows reach it, and adds a row to `schema_backfills`. A backfill then goes through the
-old rows by their time, a window per transaction. The transaction that fills a window in moves `position` as well, so a run that is
-killed is taken up where it was. The row's lock makes several runs take turns. Run by `migrate`, and by a persist worker that finds a
-backfill undone.
+A migration makes an empty table, sees to it that new rows reach it, and adds a row to `schema_backfills`. A
+backfill then goes through the old rows by their time, a window per transaction. The transaction that fills a
+window in moves `position` as well, so a run that is killed is taken up where it was. The row's lock makes
+several runs take turns. Run by `migrate`, and by a persist worker that finds a backfill undone.
 
-An index on a large table is built in the same place, without keeping writers from the table (CREATE INDEX CONCURRENTLY).
+An index on a large table is built in the same place, without keeping writers from the table (CREATE INDEX
+CONCURRENTLY).
 """
 
 import threading
@@ -42,8 +43,9 @@ _log = structlog.get_logger()
 class Backfill(NamedTuple):
     """The statements of one backfill.
 
-    `survey` returns the first and the last time of the rows to fill in, and their number. `fill` fills in the rows of `start` <= time
-    < `end` and returns how many it read; run again it changes nothing. `prepare` runs once, before `survey`.
+    `survey` returns the first and the last time of the rows to fill in, and their number. `fill` fills in the
+    rows of `start` <= time < `end` and returns how many it read; run again it changes nothing. `prepare` runs
+    once, before `survey`.
     """
 
     name: str
@@ -59,7 +61,8 @@ _TRANSFERS = Backfill(
     # Pages that are not summarized yet would be read by every batch. Hypertables have their chunks.
     "SELECT brin_summarize_new_values('ledger_entries_by_time') WHERE EXISTS "
     "(SELECT 1 FROM schema_migrations WHERE flavour = 'plain')",
-    "SELECT min(time), max(time), count(*) FROM ledger_entries WHERE kind IN ('deposit', 'withdrawal') AND account_id > 0",
+    "SELECT min(time), max(time), count(*) FROM ledger_entries WHERE kind IN ('deposit', 'withdrawal') AND "
+    "account_id > 0",
     """
     WITH entries AS MATERIALIZED (
         SELECT * FROM ledger_entries WHERE time >= %(start)s AND time < %(end)s
@@ -84,7 +87,8 @@ BACKFILLS: Final = (_TRANSFERS,)
 class IndexBuild(NamedTuple):
     """An index to build; `name` is that of the index and of its row in `schema_backfills`.
 
-    Hypertables know no CONCURRENTLY: `create_by_chunk` locks writers out of one chunk at a time. None: the table is not one.
+    Hypertables know no CONCURRENTLY: `create_by_chunk` locks writers out of one chunk at a time. None: the
+    table is not one.
     """
 
     name: str
@@ -100,7 +104,8 @@ ORDERS_BY_AGE: Final = IndexBuild(
 LEDGER_BY_ACCOUNT: Final = IndexBuild(
     "ledger_entries_by_account",
     "ledger_entries",
-    "CREATE INDEX CONCURRENTLY ledger_entries_by_account ON ledger_entries (account_id, asset, time) WHERE account_id > 0",
+    "CREATE INDEX CONCURRENTLY ledger_entries_by_account ON ledger_entries (account_id, asset, time) WHERE "
+    "account_id > 0",
     "CREATE INDEX ledger_entries_by_account ON ledger_entries (account_id, asset, time) "
     "WITH (timescaledb.transaction_per_chunk) WHERE account_id > 0",
 )
@@ -129,7 +134,9 @@ def undone_backfills(connection: psycopg.Connection[Any]) -> list[str]:
     exists = connection.execute("SELECT to_regclass('schema_backfills') IS NOT NULL").fetchone()
     if exists != (True,):
         return []
-    rows = connection.execute("SELECT name FROM schema_backfills WHERE done_time IS NULL ORDER BY name").fetchall()
+    rows = connection.execute(
+        "SELECT name FROM schema_backfills WHERE done_time IS NULL ORDER BY name"
+    ).fetchall()
     return [name for (name,) in rows]
 
 
@@ -141,7 +148,9 @@ def run_backfills(
     batch_rows: int = BATCH_ROWS,
     after_batch: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run what is not done, to its end or until `stopping` is set. Return the number of batches. `connection` is in autocommit mode.
+    """Run what is not done, to its end or until `stopping` is set. Return the number of batches.
+
+    `connection` is in autocommit mode.
 
     Raises:
         psycopg.Error: the database is away, or refuses; the batches before are kept.
@@ -149,14 +158,18 @@ def run_backfills(
     undone, batches = undone_backfills(connection), 0
     for backfill in BACKFILLS:
         if backfill.name in undone:
-            batches += _run(connection, backfill, tell, stopping or threading.Event(), batch_rows, after_batch)
+            batches += _run(
+                connection, backfill, tell, stopping or threading.Event(), batch_rows, after_batch
+            )
     for index in INDEX_BUILDS:
         if index.name in undone:
             _build(connection, index, tell, stopping or threading.Event())
     return batches
 
 
-def _build(connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell, stopping: threading.Event) -> None:
+def _build(
+    connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell, stopping: threading.Event
+) -> None:
     """Build an index, unless another run builds it; return when it is there or `stopping` is set."""
     while not stopping.is_set():
         # Never wait inside a statement: the build waits for every statement that is older than a part of it.
@@ -207,7 +220,10 @@ def _telling_progress(connection: psycopg.Connection[Any], index: IndexBuild, te
                 with psycopg.connect(**parameters, autocommit=True) as other:
                     row = other.execute(_BUILD_PROGRESS, (builder,)).fetchone()
                 if row is not None:
-                    tell(f"index {index.name}: {row[0]}{f' ({row[1]} %)' if row[1] is not None else ''}{row[2]}")
+                    tell(
+                        f"index {index.name}: "
+                        f"{row[0]}{f' ({row[1]} %)' if row[1] is not None else ''}{row[2]}"
+                    )
         except psycopg.Error as error:
             _log.info("the progress of an index is not known", index=index.name, reason=str(error).strip())
 
@@ -262,7 +278,10 @@ def _run(
         if now_s - told_s >= TELL_EVERY_S or batches == 1:
             told_s = now_s
             percent = min(99, batch.rows_done * 100 // max(1, batch.rows_total))
-            tell(f"backfill {backfill.name}: {batch.rows_done:,} of about {batch.rows_total:,} rows ({percent} %)")
+            tell(
+                f"backfill {backfill.name}: {batch.rows_done:,} of about {batch.rows_total:,} rows "
+                f"({percent} %)"
+            )
         window = _next_window(window, batch.rows, now_s - batch_began_s)
     return batches
 
@@ -288,7 +307,8 @@ def _begin(connection: psycopg.Connection[Any], backfill: Backfill, tell: Tell, 
         first, last, count = survey if survey[2] else (datetime.fromtimestamp(0).astimezone(),) * 2 + (0,)
         # Another run may have begun meanwhile.
         connection.execute(
-            "UPDATE schema_backfills SET position = %s, last_time = %s, rows_total = %s WHERE name = %s AND position IS NULL",
+            "UPDATE schema_backfills SET position = %s, last_time = %s, rows_total = %s WHERE name = %s AND "
+            "position IS NULL",
             (first, last, count, backfill.name),
         )
         row = _state(connection, backfill)
@@ -300,13 +320,16 @@ def _begin(connection: psycopg.Connection[Any], backfill: Backfill, tell: Tell, 
 
 def _state(connection: psycopg.Connection[Any], backfill: Backfill) -> _State:
     row = connection.execute(
-        "SELECT position, last_time, rows_done, rows_total FROM schema_backfills WHERE name = %s", (backfill.name,)
+        "SELECT position, last_time, rows_done, rows_total FROM schema_backfills WHERE name = %s",
+        (backfill.name,),
     ).fetchone()
     assert row is not None, "undone_backfills has found it"
     return _State(*row)
 
 
-def _fill(connection: psycopg.Connection[Any], backfill: Backfill, window: timedelta, limit_s: float) -> _Batch | None:
+def _fill(
+    connection: psycopg.Connection[Any], backfill: Backfill, window: timedelta, limit_s: float
+) -> _Batch | None:
     """Fill in one window. Return None when there is nothing left to do.
 
     Raises:
@@ -314,7 +337,8 @@ def _fill(connection: psycopg.Connection[Any], backfill: Backfill, window: timed
     """
     with connection.transaction():
         row = connection.execute(
-            "SELECT position, last_time FROM schema_backfills WHERE name = %s AND done_time IS NULL FOR UPDATE",
+            "SELECT position, last_time FROM schema_backfills WHERE name = %s AND done_time IS NULL FOR "
+            "UPDATE",
             (backfill.name,),
         ).fetchone()
         if row is None:
@@ -346,7 +370,9 @@ def finish_backfills(database_url: str, stopping: threading.Event, retry_s: floa
             with psycopg.connect(database_url, autocommit=True, application_name="backfill") as connection:
                 run_backfills(connection, tell_log, stopping)
         except psycopg.errors.InsufficientPrivilege as error:
-            _log.warning("a backfill is left to `exchange migrate`, which the owner runs", reason=str(error).strip())
+            _log.warning(
+                "a backfill is left to `exchange migrate`, which the owner runs", reason=str(error).strip()
+            )
             return
         except psycopg.Error as error:
             _log.warning("a backfill was interrupted; it goes on", reason=str(error).strip())

@@ -34,7 +34,10 @@ CANDLES: Final = Table(
 
 
 class CandlePart(msgspec.Struct):
-    """What some trades of one market, in the order of their ids, make of a candle. Times in ms, volumes in lots, quote in units."""
+    """What some trades of one market, in the order of their ids, make of a candle.
+
+    Times in ms, volumes in lots, quote in units.
+    """
 
     open: int
     high: int
@@ -66,13 +69,20 @@ CandleKey = tuple[str, str, int]
 
 
 def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey, CandlePart]:
-    """Return the parts of the candles of all `STORED_INTERVALS` that these trades (each with its quote units) make.
+    """Return the parts of the candles of all `STORED_INTERVALS` that these trades (each with its quote units)
+    make.
 
-    The trades of a market come in the order of their ids. They are folded into seconds one by one, the seconds into the rest.
+    The trades of a market come in the order of their ids. They are folded into seconds one by one, the
+    seconds into the rest.
     """
     seconds: dict[tuple[str, int], CandlePart] = {}
     for trade, quote in trades:
-        price, quantity, trade_id, bought = trade.price, trade.quantity, trade.trade_id, trade.taker_side == Side.BUY
+        price, quantity, trade_id, bought = (
+            trade.price,
+            trade.quantity,
+            trade.trade_id,
+            trade.taker_side == Side.BUY,
+        )
         key = (trade.market, trade.time // 1000)
         part = seconds.get(key)
         if part is None:
@@ -103,7 +113,8 @@ def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey,
             part.taker_buy_quote += quote
         part.last_trade_id = trade_id
     parts: dict[CandleKey, CandlePart] = {}
-    # Seconds into the rest, not trades: a second has many trades, and every interval would look at each of them.
+    # Seconds into the rest, not trades: a second has many trades, and every interval would look at each of
+    # them.
     for (market, second), part in seconds.items():
         for interval in STORED_INTERVALS:
             opened, _ = interval_bounds(interval, second * 1000)

@@ -1,7 +1,9 @@
-"""Waiting for what may not be there yet when an exchange starts for the first time: the database, and its schema.
+"""Waiting for what may not be there yet when an exchange starts for the first time: the database, and its
+schema.
 
-A database that does not answer is waited for, however long it takes; what ends the wait is a signal. What waiting cannot cure – a
-wrong password, a database that does not exist, an address that is none – ends it at once.
+A database that does not answer is waited for, however long it takes; what ends the wait is a signal. What
+waiting cannot cure – a wrong password, a database that does not exist, an address that is none – ends it at
+once.
 """
 
 import re
@@ -28,10 +30,14 @@ SAY_EVERY_S: Final = 10.0
 TIMEOUT_S: Final = 2
 """How long the database and Redis may take to answer."""
 REDIS_AWAY_S: Final = 30.0
-"""How long `await_schema` waits where neither the database nor Redis answers. The process that comes next waits by itself."""
+"""How long `await_schema` waits where neither the database nor Redis answers.
+
+The process that comes next waits by itself.
+"""
 NOTE_PERIOD_S: Final = 5.0
 ROLE_WAIT_S: Final = 300.0
-"""How long `await_schema` waits for the role of a service to be let in: `migrate` may not have made it yet."""
+"""How long `await_schema` waits for the role of a service to be let in: `migrate` may not have made it yet.
+"""
 
 _PERMANENT: Final = (
     "password authentication failed",
@@ -62,7 +68,9 @@ def is_permanent(error: psycopg.Error) -> bool:
 
 
 class Wait:
-    """Says in the log what a process waits for, since when and why: at once, when the reason changes, and every ten seconds."""
+    """Says in the log what a process waits for, since when and why: at once, when the reason changes, and
+    every ten seconds.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -82,7 +90,9 @@ class Wait:
 
 
 def migrate_when_there(settings: Settings, stopping: threading.Event) -> bool:
-    """Migrate the database as soon as it answers. Return whether it was migrated; if not, the process was told to stop.
+    """Migrate the database as soon as it answers.
+
+    Return whether it was migrated; if not, the process was told to stop.
 
     Raises:
         MigrationError: the migrations do not fit, or it cannot be migrated by waiting; the message says why.
@@ -97,7 +107,8 @@ def migrate_when_there(settings: Settings, stopping: threading.Event) -> bool:
             wait.say(str(error))
             stopping.wait(PERIOD_S)
         except psycopg.Error as error:
-            # A connection that is lost in between is an OperationalError, too: that migration left nothing behind.
+            # A connection that is lost in between is an OperationalError, too: that migration left nothing
+            # behind.
             if is_permanent(error) or not isinstance(error, psycopg.OperationalError):
                 raise MigrationError(one_line(error)) from error
             wait.say(one_line(error))
@@ -111,9 +122,10 @@ def migrate_when_there(settings: Settings, stopping: threading.Event) -> bool:
 def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: float = REDIS_AWAY_S) -> None:
     """Return when the migrations that come with this program are applied, or the process is told to stop.
 
-    It also returns when the database does not answer and Redis has the note that the schema was seen before: orders need no
-    database. Where Redis does not answer either, nothing is known; after `redis_away_s` the rest is left to the process that comes
-    next, which is not ready without a schema (adapters/schema_watch.py, persist/main.py).
+    It also returns when the database does not answer and Redis has the note that the schema was seen before:
+    orders need no database. Where Redis does not answer either, nothing is known; after `redis_away_s` the
+    rest is left to the process that comes next, which is not ready without a schema
+    (adapters/schema_watch.py, persist/main.py).
 
     Raises:
         MigrationError: the database refuses, and will go on to do so; its schema was never seen.
@@ -136,7 +148,9 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
             elif redis_away_since_s is None:
                 redis_away_since_s = time.monotonic()
             elif time.monotonic() - redis_away_since_s >= redis_away_s:
-                _log.info("neither the database nor Redis answers: the process is not ready before one of them does")
+                _log.info(
+                    "neither the database nor Redis answers: the process is not ready before one of them does"
+                )
                 return
             wait.say(one_line(error))
         else:
@@ -185,14 +199,19 @@ class SchemaNote:
             note_schema(self._client)
         except redis.exceptions.NoPermissionError as error:
             if not self._is_refused:
-                _log.warning("the schema cannot be noted; give this user of Redis ~schema:*", error=str(error))
+                _log.warning(
+                    "the schema cannot be noted; give this user of Redis ~schema:*", error=str(error)
+                )
             self._is_refused = True
         else:
             _log.info("schema noted", number=SCHEMA_NUMBER, key=streams.schema())
 
 
 def why_not_migrated(database_url: str, reach: Reach | None = None) -> str | None:
-    """Return why the schema is not known to be there; None: it is. Note in `reach` whether the database answered."""
+    """Return why the schema is not known to be there; None: it is.
+
+    Note in `reach` whether the database answered.
+    """
     try:
         missing = missing_migrations(database_url, TIMEOUT_S)
     except psycopg.Error as error:
@@ -224,5 +243,8 @@ def _noted(settings: Settings) -> int | None:
 
 
 def one_line(error: psycopg.Error) -> str:
-    """Return what an error says as one line; where it repeats an address that is none, without the password."""
+    """Return what an error says as one line.
+
+    Where it repeats an address that is none, without the password.
+    """
     return _credentials.sub("…@", " ".join(str(error).split()))

@@ -1,8 +1,10 @@
-"""What each service may do in the database. `migrate` brings the rights in line with this table, after every migration.
+"""What each service may do in the database.
 
-Rights that a role has beyond the table are revoked, so a relation that is not listed here belongs to the owner alone. Nobody but the
-owner may define, alter, truncate or drop anything. Tests compare the table with the relations that there are, and run every statement
-of functions and services as its role.
+`migrate` brings the rights in line with this table, after every migration.
+
+Rights that a role has beyond the table are revoked, so a relation that is not listed here belongs to the
+owner alone. Nobody but the owner may define, alter, truncate or drop anything. Tests compare the table with
+the relations that there are, and run every statement of functions and services as its role.
 """
 
 from collections.abc import Mapping
@@ -115,12 +117,16 @@ def columns_of(connection: psycopg.Connection[Any]) -> dict[str, set[str]]:
 
 def roles_there(connection: psycopg.Connection[Any]) -> list[ServiceRole]:
     """Return the roles of services that the server has."""
-    rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(ServiceRole),)).fetchall()
+    rows = connection.execute(
+        "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(ServiceRole),)
+    ).fetchall()
     return sorted(ServiceRole(name) for (name,) in rows)
 
 
 def provide_roles(connection: psycopg.Connection[Any], passwords: Mapping[ServiceRole, str]) -> None:
-    """Make the roles that are not there, and give all of them these passwords. The server never sees a password.
+    """Make the roles that are not there, and give all of them these passwords.
+
+    The server never sees a password.
 
     Raises:
         psycopg.errors.InsufficientPrivilege: the connection's role may not.
@@ -163,8 +169,8 @@ def grant_rights(connection: psycopg.Connection[Any]) -> None:
     with connection.transaction():
         # Servers whose data are from before PostgreSQL 15 let everybody define tables.
         if connection.execute(
-            "SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) AS acl WHERE nspname = 'public' AND acl.grantee = 0 "
-            "AND acl.privilege_type = 'CREATE')"
+            "SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) AS acl WHERE nspname = 'public' AND "
+            "acl.grantee = 0 AND acl.privilege_type = 'CREATE')"
         ).fetchone() == (True,):
             connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         for role in roles_there(connection):
@@ -210,14 +216,19 @@ def _align(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
         connection.execute(_statement("GRANT {} ON {} TO {}", relation, right, role))
     if present != wanted:
         _log.info(
-            "rights brought in line", role=str(role), granted=len(wanted - present), revoked=len(present - wanted)
+            "rights brought in line",
+            role=str(role),
+            granted=len(wanted - present),
+            revoked=len(present - wanted),
         )
 
 
 def _present_after(present: set[tuple[str, Right]], wanted: set[tuple[str, Right]]) -> set[tuple[str, Right]]:
     """Return what is left of `present` when what is not `wanted` was revoked."""
     gone = {(relation, right.privilege) for relation, right in present - wanted if not right.column}
-    return {(relation, right) for relation, right in present & wanted if (relation, right.privilege) not in gone}
+    return {
+        (relation, right) for relation, right in present & wanted if (relation, right.privilege) not in gone
+    }
 
 
 def _statement(form: str, relation: str, right: Right, role: ServiceRole) -> sql.Composed:
@@ -228,7 +239,8 @@ def _statement(form: str, relation: str, right: Right, role: ServiceRole) -> sql
 
 
 def let_maintain(connection: psycopg.Connection[Any], owner: str) -> None:
-    """Make the role of persist a member of the owner: TimescaleDB lets nobody else drop chunks or refresh continuous aggregates.
+    """Make the role of persist a member of the owner: TimescaleDB lets nobody else drop chunks or refresh
+    continuous aggregates.
 
     So what persist is kept from in a plain database it is not kept from there.
     """
@@ -242,7 +254,8 @@ def let_maintain(connection: psycopg.Connection[Any], owner: str) -> None:
         connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), sql.Identifier(role)))
     except psycopg.Error as error:
         _log.warning(
-            "a superuser must make the role of persist a member of the owner: it refreshes candles and drops old history",
+            "a superuser must make the role of persist a member of the owner: it refreshes candles and drops "
+            "old history",
             statement=f"GRANT {owner} TO {role}",
             reason=str(error).strip(),
         )

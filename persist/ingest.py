@@ -1,7 +1,8 @@
 """One shard's events into the database, each exactly once.
 
-A batch is one transaction: lock the shard's row in `ingest`, read `ev:{k}` after `last_id`, COPY, move `last_id`, commit. Whoever
-runs it, however often, at once or again after a crash: the row says what is done, and the lock that one at a time does it.
+A batch is one transaction: lock the shard's row in `ingest`, read `ev:{k}` after `last_id`, COPY, move
+`last_id`, commit. Whoever runs it, however often, at once or again after a crash: the row says what is done,
+and the lock that one at a time does it.
 """
 
 import time
@@ -55,7 +56,10 @@ from runtime.tracing import Tracer, trace_events
 from stream_log.interface import Entry, StreamLog
 
 BATCH_BYTES_MAX = 2_000_000
-"""Of event frames, some 20,000 events: enough to make the cost of a transaction small; it bounds the memory that a batch takes."""
+"""Of event frames, some 20,000 events: enough to make the cost of a transaction small.
+
+It bounds the memory that a batch takes.
+"""
 ENTRIES_PER_READ = 100
 REASON_LENGTH_MAX = 500
 
@@ -67,12 +71,13 @@ CREATE TEMPORARY TABLE batch_orders (LIKE orders) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE batch_transfers (LIKE transfers) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE batch_prevented (LIKE prevented_matches) ON COMMIT DELETE ROWS;
 """
-# An id that came again after the shard had forgotten it moved money again: the ledger has both, this table the first.
+# An id that came again after the shard had forgotten it moved money again: the ledger has both, this table
+# the first.
 _INSERT_TRANSFERS = "INSERT INTO transfers SELECT * FROM batch_transfers ON CONFLICT DO NOTHING"
 # After a restore that lost the log's end a number may come again: as with trades, the first stays.
 _INSERT_PREVENTED = "INSERT INTO prevented_matches SELECT * FROM batch_prevented ON CONFLICT DO NOTHING"
-# Of two states of an order the one with the larger version is the later. Before format 2 they had none; then statuses are numbered in the
-# order that an order passes through them, and from FILLED (3) on they are final.
+# Of two states of an order the one with the larger version is the later. Before format 2 they had none; then
+# statuses are numbered in the order that an order passes through them, and from FILLED (3) on they are final.
 _UPSERT_ORDERS = """
 INSERT INTO orders SELECT * FROM batch_orders
 ON CONFLICT (order_id) DO UPDATE SET
@@ -92,7 +97,8 @@ CREATE TEMPORARY TABLE batch_candles (
     last_trade_id bigint
 ) ON COMMIT DELETE ROWS;
 """
-# Late trades, and refreshes of candles for them, may reach far into the columnstore; by default, changing much of it at once is an error.
+# Late trades, and refreshes of candles for them, may reach far into the columnstore; by default, changing
+# much of it at once is an error.
 SESSION_TIMESCALEDB = "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 _UPSERT_CANDLES = """
 INSERT INTO candles SELECT * FROM batch_candles
@@ -115,7 +121,10 @@ _log = structlog.get_logger()
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _batch_seconds = prometheus_client.Histogram(
-    "persist_batch_seconds", "How long a batch took, from its first question to its commit", ["shard"], buckets=_BUCKETS
+    "persist_batch_seconds",
+    "How long a batch took, from its first question to its commit",
+    ["shard"],
+    buckets=_BUCKETS,
 )
 _commit_seconds = prometheus_client.Histogram(
     "persist_commit_seconds", "How long the database took to commit a batch", ["shard"], buckets=_BUCKETS
@@ -133,13 +142,23 @@ _delay_seconds = prometheus_client.Histogram(
     buckets=_BUCKETS,
 )
 
-_events_stored = prometheus_client.Counter("persist_events_stored", "Events committed to the database", ["shard"])
-_batches_stored = prometheus_client.Counter("persist_batches_stored", "Batches committed to the database", ["shard"])
-_dead_entries = prometheus_client.Counter("persist_dead_entries", "Stream entries put aside in dead_events", ["shard"])
-_refused_candle_trades = prometheus_client.Counter(
-    "persist_refused_candle_trades", "Trades that are stored, and whose candles the database refused", ["shard"]
+_events_stored = prometheus_client.Counter(
+    "persist_events_stored", "Events committed to the database", ["shard"]
 )
-_stopped = prometheus_client.Gauge("persist_stopped", "1 while a shard's ingest stands still on an error", ["shard"])
+_batches_stored = prometheus_client.Counter(
+    "persist_batches_stored", "Batches committed to the database", ["shard"]
+)
+_dead_entries = prometheus_client.Counter(
+    "persist_dead_entries", "Stream entries put aside in dead_events", ["shard"]
+)
+_refused_candle_trades = prometheus_client.Counter(
+    "persist_refused_candle_trades",
+    "Trades that are stored, and whose candles the database refused",
+    ["shard"],
+)
+_stopped = prometheus_client.Gauge(
+    "persist_stopped", "1 while a shard's ingest stands still on an error", ["shard"]
+)
 _held = prometheus_client.Gauge(
     "persist_held_format",
     "The format of an entry that this process cannot read and waits with; 0: there is none",
@@ -194,7 +213,10 @@ _Refusal = (psycopg.DataError, psycopg.IntegrityError, OverflowError, ValueError
 
 
 class ShardIngest:
-    """The ingest of one shard, on a connection of its own that is made when it is needed. Not for use by several threads."""
+    """The ingest of one shard, on a connection of its own that is made when it is needed.
+
+    Not for use by several threads.
+    """
 
     def __init__(
         self,
@@ -208,7 +230,8 @@ class ShardIngest:
     ) -> None:
         """Make the ingest of `shard`, of an exchange of `shard_count`.
 
-        `entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an entry of its events.
+        `entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an
+        entry of its events.
         """
         self._shard = shard
         self._log = log
@@ -254,7 +277,8 @@ class ShardIngest:
                     last_id = entries[-1].stream_id
                     event_count, dead_count = self._store(connection, entries)
                     connection.execute(
-                        "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (str(last_id), self._shard)
+                        "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s",
+                        (str(last_id), self._shard),
                     )
                 stored = time.perf_counter()
         except (TradeGapError, LostTailError, MarketsUnknownError) as error:
@@ -306,9 +330,13 @@ class ShardIngest:
                     (self._shard, str(stream_id)),
                 ).fetchone()
                 if row is None:
-                    raise NotPutAsideError(f"nothing of entry {stream_id} of shard {self._shard} is put aside")
+                    raise NotPutAsideError(
+                        f"nothing of entry {stream_id} of shard {self._shard} is put aside"
+                    )
                 put_aside = events_put_aside(bytes(row[0]))
-                batch = EventBatch(stream_id, [event for _, event in put_aside], [number for number, _ in put_aside])
+                batch = EventBatch(
+                    stream_id, [event for _, event in put_aside], [number for number, _ in put_aside]
+                )
                 rows = self._rows_of([batch])
                 known = self._last_trades(connection)
                 # One that was refused by the database was counted then, so that those after it leave no gap.
@@ -324,7 +352,9 @@ class ShardIngest:
         return len(put_aside)
 
     def _covered(self) -> StreamId | None:
-        """Archive what the shard's events came of, and return up to which of them; None: nothing is archived."""
+        """Archive what the shard's events came of, and return up to which of them; None: nothing is
+        archived.
+        """
         if self._cover is None:
             return None
         last_id = self._log.last_id(events(self._shard))
@@ -351,7 +381,9 @@ class ShardIngest:
         return self._connection
 
     def _locked_last_id(self, connection: psycopg.Connection[Any]) -> StreamId:
-        row = connection.execute("SELECT last_id FROM ingest WHERE shard = %s FOR UPDATE", (self._shard,)).fetchone()
+        row = connection.execute(
+            "SELECT last_id FROM ingest WHERE shard = %s FOR UPDATE", (self._shard,)
+        ).fetchone()
         assert row is not None, "made when the connection was"
         return StreamId.parse(row[0])
 
@@ -368,21 +400,29 @@ class ShardIngest:
         return entries, False
 
     def _readable(self, entries: list[Entry]) -> tuple[list[Entry], bool]:
-        """Return the entries before the first that a later release wrote, and whether there is one: that waits for such a program."""
+        """Return the entries before the first that a later release wrote, and whether there is one: that
+        waits for such a program.
+        """
         for number, entry in enumerate(entries):
             try:
                 format_of(entry.fields.get(EVENTS_FIELD, b""))
             except LaterFormatError as error:
                 _held.labels(self._shard).set(error.number)
                 _log.critical(
-                    "the events are held", shard=self._shard, stream_id=str(entry.stream_id), reason=str(error)
+                    "the events are held",
+                    shard=self._shard,
+                    stream_id=str(entry.stream_id),
+                    reason=str(error),
                 )
                 return entries[:number], True
         _held.labels(self._shard).set(0)
         return entries, False
 
     def _store(self, connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> tuple[int, int]:
-        """Store the entries in the open transaction. Return the numbers of events stored and of dead entries."""
+        """Store the entries in the open transaction.
+
+        Return the numbers of events stored and of dead entries.
+        """
         batches, dead = decoded(entries)
         known = self._last_trades(connection)
         last, refused = self._store_or_bisect(connection, batches, known)
@@ -390,7 +430,9 @@ class ShardIngest:
         unread = {entry.stream_id: entry.reasons for entry in dead}
         refused_ids = {stream_id for stream_id, _ in refused}
         payloads = {
-            entry.stream_id: entry.fields.get(EVENTS_FIELD, b"") for entry in entries if entry.stream_id in refused_ids
+            entry.stream_id: entry.fields.get(EVENTS_FIELD, b"")
+            for entry in entries
+            if entry.stream_id in refused_ids
         }
         dead = [entry for entry in dead if entry.stream_id not in refused_ids]
         for stream_id in refused_ids:
@@ -399,7 +441,8 @@ class ShardIngest:
         for stream_id, reason, payload, _ in dead:
             _log.error("event entry put aside", shard=self._shard, stream_id=str(stream_id), reason=reason)
             connection.execute(
-                "INSERT INTO dead_events (shard, stream_id, reason, payload) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                "INSERT INTO dead_events (shard, stream_id, reason, payload) VALUES (%s, %s, %s, %s) ON "
+                "CONFLICT DO NOTHING",
                 (self._shard, str(stream_id), reason, payload),
             )
         return sum(len(batch.events) for batch in batches) - len(refused), len(dead)
@@ -410,7 +453,9 @@ class ShardIngest:
     def _move_last_trades(
         self, connection: psycopg.Connection[Any], known: Mapping[str, int], last: Mapping[str, int]
     ) -> None:
-        if moved := [(market, trade_id) for market, trade_id in last.items() if known.get(market) != trade_id]:
+        if moved := [
+            (market, trade_id) for market, trade_id in last.items() if known.get(market) != trade_id
+        ]:
             with connection.cursor() as cursor:
                 cursor.executemany(
                     "INSERT INTO ingest_markets VALUES (%s, %s) "
@@ -423,7 +468,8 @@ class ShardIngest:
     ) -> tuple[dict[str, int], dict[tuple[StreamId, int], str]]:
         """Store all events but those with a row that is refused.
 
-        `known` is market -> last trade before them; return the same after them, and why which events of which entries were refused.
+        `known` is market -> last trade before them; return the same after them, and why which events of which
+        entries were refused.
 
         Raises:
             TradeGapError: see `last_trade_ids`.
@@ -436,7 +482,8 @@ class ShardIngest:
                 self._write(connection, rows)
         except _Refusal as error:
             if len(batches) == 1 and len(batches[0].events) == 1:
-                # Its trades are known and put aside, so those that follow leave no gap. Of a market that nobody knows, any number will do.
+                # Its trades are known and put aside, so those that follow leave no gap. Of a market that
+                # nobody knows, any number will do.
                 trades = [event for event in batches[0].events if isinstance(event, TradeExecuted)]
                 own, foreign = (
                     [trade for trade in trades if (trade.market in self._markets.by_symbol) is is_own]
@@ -465,11 +512,15 @@ class ShardIngest:
     def _empty_batch_tables(self, connection: psycopg.Connection[Any]) -> None:
         """Empty them within a transaction, at whose end they empty themselves."""
         connection.execute(
-            f"TRUNCATE batch_orders, batch_transfers, batch_prevented{', batch_candles' if self._keeps_candles else ''}"
+            "TRUNCATE batch_orders, batch_transfers, "
+            f"batch_prevented{', batch_candles' if self._keeps_candles else ''}"
         )
 
     def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
-        """Write rows, and their candles where the database makes none. Candles that are refused keep nothing else from being stored."""
+        """Write rows, and their candles where the database makes none.
+
+        Candles that are refused keep nothing else from being stored.
+        """
         if not (rows.trades and self._keeps_candles):
             self._write_rows(connection, rows, candles=False)
             return
@@ -498,10 +549,15 @@ class ShardIngest:
             ((trade, _),) = trades
             _refused_candle_trades.labels(self._shard).inc()
             _log.critical(
-                "a trade is in no candle", market=trade.market, trade_id=trade.trade_id, reason=str(error.__cause__)
+                "a trade is in no candle",
+                market=trade.market,
+                trade_id=trade.trade_id,
+                reason=str(error.__cause__),
             )
 
-    def _write_candles(self, cursor: psycopg.Cursor[Any], trades: Sequence[tuple[TradeExecuted, int]]) -> None:
+    def _write_candles(
+        self, cursor: psycopg.Cursor[Any], trades: Sequence[tuple[TradeExecuted, int]]
+    ) -> None:
         try:
             copy_rows(cursor, CANDLES, candle_rows(trades), into="batch_candles")
             cursor.execute(_UPSERT_CANDLES)
@@ -528,7 +584,9 @@ class ShardIngest:
         if rows.trades and not self._keeps_candles:
             first, last = rows.trades[0][0].time, rows.trades[-1][0].time
             if first < _now_ms() - LATE_MS:
-                self._late = (min(first, self._late[0]), max(last, self._late[1])) if self._late else (first, last)
+                self._late = (
+                    (min(first, self._late[0]), max(last, self._late[1])) if self._late else (first, last)
+                )
 
     def _refresh_candles(self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int) -> None:
         try:
@@ -554,13 +612,17 @@ class ShardIngest:
 
 
 def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]]:
-    """Return the entries' events, and the entries that are no event frames, or have events that are not understood."""
+    """Return the entries' events, and the entries that are no event frames, or have events that are not
+    understood.
+    """
     batches: list[EventBatch] = []
     dead: list[DeadEntry] = []
     for entry in entries:
         payload = entry.fields.get(EVENTS_FIELD)
         if payload is None:
-            dead.append(DeadEntry(entry.stream_id, "no event frame in it", msgspec.msgpack.encode(entry.fields)))
+            dead.append(
+                DeadEntry(entry.stream_id, "no event frame in it", msgspec.msgpack.encode(entry.fields))
+            )
             continue
         try:
             batches.append(EventBatch(entry.stream_id, decode_events(payload)))

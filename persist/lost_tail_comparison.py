@@ -1,4 +1,6 @@
-"""Compares the shards' logs in Redis with what the database knows of them, once for every start of Redis, before a shard opens."""
+"""Compares the shards' logs in Redis with what the database knows of them, once for every start of Redis,
+before a shard opens.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +27,9 @@ class LogGuard:
         self._shards = list(shards)
 
     def step(self) -> list[str]:
-        """Compare what was not compared since Redis started, or must not open; return why shards must not open.
+        """Compare what was not compared since Redis started, or must not open.
+
+        Return why shards must not open.
 
         Raises:
             psycopg.Error: the database cannot be asked; nothing is noted then.
@@ -67,9 +71,9 @@ def stored_of(database_url: str) -> dict[int, Stored]:
     """
     with psycopg.connect(database_url, connect_timeout=5) as connection:
         rows: list[tuple[Any, ...]] = connection.execute(
-            "SELECT coalesce(archive.shard, ingest.shard), coalesce(archive.last_id, '0-0'), coalesce(archive.epoch, 0), "
-            "coalesce(may_restart, true), coalesce(ingest.last_id, '0-0'), coalesce(ingest.error, '') "
-            "FROM archive FULL JOIN ingest ON ingest.shard = archive.shard"
+            "SELECT coalesce(archive.shard, ingest.shard), coalesce(archive.last_id, '0-0'), "
+            "coalesce(archive.epoch, 0), coalesce(may_restart, true), coalesce(ingest.last_id, '0-0'), "
+            "coalesce(ingest.error, '') FROM archive FULL JOIN ingest ON ingest.shard = archive.shard"
         ).fetchall()
     return {
         shard: Stored(StreamId.parse(archived_id), epoch, may_restart, StreamId.parse(ingested_id), error)

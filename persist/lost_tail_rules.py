@@ -1,7 +1,8 @@
 """Whether a shard's log still has everything that was stored of it (pure).
 
-Redis alone cannot tell: when it comes back from a log file without its end, from an old backup, or as a replica that had missed
-entries, all its keys are as they were at one earlier moment, and agree. Only the database was elsewhere.
+Redis alone cannot tell: when it comes back from a log file without its end, from an old backup, or as a
+replica that had missed entries, all its keys are as they were at one earlier moment, and agree. Only the
+database was elsewhere.
 """
 
 from typing import NamedTuple
@@ -48,7 +49,8 @@ def lost_tail(shard: int, stored: Stored, found: Found) -> str:
     if not what:
         return ""
     return (
-        f"shard {shard} has lost the end of its log: {what}. Redis came back with less than it had acknowledged. "
-        "Stop the exchange, and bring Redis's newest data back if there are any; otherwise `exchange restore` "
-        "rebuilds them from the database (first with --dry-run, to see what would be missing)"
+        f"shard {shard} has lost the end of its log: {what}. Redis came back with less than it had "
+        "acknowledged. Stop the exchange, and bring Redis's newest data back if there are any; otherwise "
+        "`exchange restore` rebuilds them from the database (first with --dry-run, to see what would be "
+        "missing)"
     )

@@ -1,6 +1,9 @@
-"""Sends the mails that functions have written into the database, each at least once; a body is emptied when it is sent.
+"""Sends the mails that functions have written into the database, each at least once.
 
-A process that ends between the mail server's answer and the commit sends a mail again: twice is better than never.
+A body is emptied when it is sent.
+
+A process that ends between the mail server's answer and the commit sends a mail again: twice is better than
+never.
 """
 
 import smtplib
@@ -26,14 +29,18 @@ _TAKE: Final = """
     WHERE sent_at IS NULL AND next_try_at <= now() AND attempts < %(most)s
     ORDER BY next_try_at LIMIT %(batch)s FOR UPDATE SKIP LOCKED
 """
-_SENT: Final = "UPDATE mails SET sent_at = now(), body = '', error = '', attempts = attempts + 1 WHERE mail_id = %(id)s"
+_SENT: Final = (
+    "UPDATE mails SET sent_at = now(), body = '', error = '', attempts = attempts + 1 WHERE mail_id = %(id)s"
+)
 _FAILED: Final = """
     UPDATE mails SET attempts = attempts + 1, error = %(error)s, next_try_at = now() + make_interval(secs => %(wait_s)s)
     WHERE mail_id = %(id)s
 """
 
 _log = structlog.get_logger()
-_mails = prometheus_client.Counter("persist_mails", "Mails, by what became of an attempt to send them", ["outcome"])
+_mails = prometheus_client.Counter(
+    "persist_mails", "Mails, by what became of an attempt to send them", ["outcome"]
+)
 for _outcome in ("sent", "failed"):
     _mails.labels(_outcome)
 
@@ -111,7 +118,9 @@ def _send(
             server.send_message(mailer.message(recipient, subject, body))
     except (OSError, smtplib.SMTPException, ValueError) as error:
         wait_s = min(_WAIT_MAX_S, 5 * 2**attempts)
-        _log.warning("a mail was not sent", mail=mail_id, attempts=attempts + 1, next_try_s=wait_s, error=str(error))
+        _log.warning(
+            "a mail was not sent", mail=mail_id, attempts=attempts + 1, next_try_s=wait_s, error=str(error)
+        )
         database.execute(_FAILED, {"id": mail_id, "error": str(error)[:500], "wait_s": wait_s})
         _mails.labels("failed").inc()
         return False

@@ -43,7 +43,10 @@ from runtime.unsafe_settings import refuse_unsafe
 from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 
 NUDGE_PERIOD_S = 0.03
-"""Under load, what happens within this time is stored together; the first event after a pause does not wait."""
+"""Under load, what happens within this time is stored together.
+
+The first event after a pause does not wait.
+"""
 BLOCK_MS = 500
 """How long the nudger waits for events before it looks whether it should stop."""
 WORKER_THREADS_MAX = 2
@@ -60,7 +63,10 @@ MAILS_PERIOD_S = 2.0
 RETENTION_PERIOD_S = 3_600
 """How often a worker looks for history that has become too old."""
 GC_THRESHOLD = 1_000_000
-"""Objects made before the collector looks for cycles: a batch makes some 100,000 tuples, and none; looking cost a fifth of its time."""
+"""Objects made before the collector looks for cycles: a batch makes some 100,000 tuples, and none.
+
+Looking cost a fifth of its time.
+"""
 
 _log = structlog.get_logger()
 
@@ -125,7 +131,8 @@ def nudge(settings: Settings, probes: Probes) -> None:
             nudger.step(now_ms)
             reach.answered()
             probes.turned()
-            # While the ingest is behind, its progress is looked at by time; otherwise the next event is waited for.
+            # While the ingest is behind, its progress is looked at by time; otherwise the next event is
+            # waited for.
             if nudger.is_waiting():
                 stopping.wait(NUDGE_PERIOD_S)
             else:
@@ -144,14 +151,20 @@ def nudge(settings: Settings, probes: Probes) -> None:
 
 
 class _Beside:
-    """What the nudger does besides: it nudges the archive, and looks after each start of Redis whether the log is whole."""
+    """What the nudger does besides: it nudges the archive, and looks after each start of Redis whether the
+    log is whole.
+    """
 
     def __init__(self, settings: Settings, broker: RedisBroker) -> None:
         redis_url, shards = settings.resolved_redis_url(), range(settings.shard_count)
         log, archive = RedisStreamLog.connect(redis_url), declare_archive(broker, _nothing_here)
         self._database_url = database_url_of(settings, ServiceRole.PERSIST)
         self._archive = ArchiveNudger(
-            log, shards, archive.send, lambda: int(broker.do_qsize(archive.queue_name)), settings.archive_period_ms
+            log,
+            shards,
+            archive.send,
+            lambda: int(broker.do_qsize(archive.queue_name)),
+            settings.archive_period_ms,
         )
         self._guard = LogGuard(log, self._database_url, shards)
         self._guard_due_ms = 0
@@ -183,7 +196,9 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     redis_url, database_url = settings.resolved_redis_url(), database_url_of(settings, ServiceRole.PERSIST)
-    retention = Retention(settings.archive_snapshot_interval_s, settings.archive_snapshots_max, settings.archive_days)
+    retention = Retention(
+        settings.archive_snapshot_interval_s, settings.archive_snapshots_max, settings.archive_days
+    )
     archiver = Archiver(
         RedisStreamLog.connect(redis_url, replicas_min=settings.redis_replicas_min),
         range(settings.shard_count),
@@ -214,7 +229,8 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     heartbeat.start()
     _await_schema_for_work(database_url, stopping, probes)
     worker.start()
-    # Beside the rest: what is dropped may be much. A process that leaves meanwhile leaves it to the next time.
+    # Beside the rest: what is dropped may be much. A process that leaves meanwhile leaves it to the next
+    # time.
     dropping = (stopping, database_url, HistoryRetention.of(settings))
     threading.Thread(target=_drop_history_until, args=dropping, name="retention", daemon=True).start()
     filling = (database_url, stopping)
@@ -239,7 +255,9 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
 
 
 def _await_schema_for_work(database_url: str, stopping: threading.Event, probes: Probes) -> None:
-    """Return when the schema is there or the process should stop: without one, every nudge would fail with a traceback."""
+    """Return when the schema is there or the process should stop: without one, every nudge would fail with a
+    traceback.
+    """
     wait, database, reason = Wait("the schema"), Reach("the database"), None
     probes.ready_when("database", lambda: database.why_not() or reason)
     _database_reachable.labels("persist-worker").set_function(lambda: database.why_not() is None)
@@ -269,12 +287,17 @@ class _Watch:
         self._redis_reach, self._database_reach = reach_redis(probes, "persist-worker"), Reach("the database")
         probes.ready_when("database", self._database_reach.why_not)
         probes.ready_when("ingest", self._why_not_ingesting)
-        _database_reachable.labels("persist-worker").set_function(lambda: self._database_reach.why_not() is None)
+        _database_reachable.labels("persist-worker").set_function(
+            lambda: self._database_reach.why_not() is None
+        )
         self._database_url = database_url_of(settings, ServiceRole.PERSIST)
         self._database: psycopg.Connection[Any] | None = None
 
     def look(self) -> None:
-        """Ask Redis and the database for a sign of life; the process lives while its threads do, and get anywhere."""
+        """Ask Redis and the database for a sign of life.
+
+        The process lives while its threads do, and get anywhere.
+        """
         try:
             self._redis.ping()
             self._redis_reach.answered()
@@ -310,8 +333,13 @@ class _Watch:
         return "; ".join(stopped.values()) if stopped else None
 
 
-def _sweep_until(stopping: threading.Event, runner: IngestRunner, archiver: Archiver | None, unasked_s: float) -> None:
-    """Ingest and archive what no nudge has asked for. Without it, what is wrong with the queue would fill up the log."""
+def _sweep_until(
+    stopping: threading.Event, runner: IngestRunner, archiver: Archiver | None, unasked_s: float
+) -> None:
+    """Ingest and archive what no nudge has asked for.
+
+    Without it, what is wrong with the queue would fill up the log.
+    """
     while not stopping.wait(unasked_s / 2):
         try:
             if runner.sweep(unasked_s) and archiver is not None:
@@ -337,7 +365,9 @@ def _drop_history_until(stopping: threading.Event, database_url: str, retention:
         try:
             drop_history(database_url, retention)
         except psycopg.Error as error:
-            _log.warning("old history was not dropped; the next time will be in an hour", error=str(error).strip())
+            _log.warning(
+                "old history was not dropped; the next time will be in an hour", error=str(error).strip()
+            )
         except Exception:
             _log.exception("dropping old history failed; the next time will be in an hour")
         stopping.wait(RETENTION_PERIOD_S)

@@ -1,4 +1,6 @@
-"""The markets that events are about, as their shards say it: in the events themselves, and in `config:{k}`."""
+"""The markets that events are about, as their shards say it: in the events themselves, and in
+`config:{k}`.
+"""
 
 from collections.abc import Iterable
 
@@ -20,7 +22,10 @@ class MarketsUnknownError(Exception):
 
 
 class KnownMarkets:
-    """Every market that was ever heard of. Any version of its configuration will do: its assets and its grid never change."""
+    """Every market that was ever heard of.
+
+    Any version of its configuration will do: its assets and its grid never change.
+    """
 
     def __init__(self, log: StreamLog, shard_count: int) -> None:
         self._log = log
@@ -30,7 +35,8 @@ class KnownMarkets:
     def learn(self, batches: Iterable[EventBatch]) -> bool:
         """Learn what `batches` and the shards say of markets; return whether one of these is new.
 
-        A market that is in neither does not exist: whatever follows on a market's first entry was written after its configuration.
+        A market that is in neither does not exist: whatever follows on a market's first entry was written
+        after its configuration.
 
         Raises:
             MarketsUnknownError: none is new, but not all shards have said which they have.

@@ -1,11 +1,14 @@
-"""Brings a database's schema up to date: numbered SQL files, each applied once, in order, in a transaction of its own.
+"""Brings a database's schema up to date: numbered SQL files, each applied once, in order, in a transaction of
+its own.
 
-`schema/NNNN_name.sql` is for every database. A file of the same number in `schema/timescaledb/` or `schema/plain/` follows on it,
-depending on the flavour of the database, which is decided once, by the first migration.
+`schema/NNNN_name.sql` is for every database. A file of the same number in `schema/timescaledb/` or
+`schema/plain/` follows on it, depending on the flavour of the database, which is decided once, by the first
+migration.
 
-A migration runs beside an exchange that trades. Its statements wait for a lock for half a second at most, since everybody else then waits
-behind them; what does not get its lock is rolled back and tried again after a pause. So a file does nothing slow once it has locked a
-table that others use: it leaves data to be filled in afterwards (persist/backfill.py).
+A migration runs beside an exchange that trades. Its statements wait for a lock for half a second at most,
+since everybody else then waits behind them; what does not get its lock is rolled back and tried again after a
+pause. So a file does nothing slow once it has locked a table that others use: it leaves data to be filled in
+afterwards (persist/backfill.py).
 """
 
 import hashlib
@@ -47,7 +50,8 @@ ATTEMPTS_MAX = 10
 LOCK_TIMEOUT_MS: Final = 500
 """How long a statement of a migration waits for a lock, and everybody else behind it."""
 BRIEF_FROM: Final = 5
-"""From this migration on, a statement is canceled that takes twice that time, since it may have locked a table; 0004 makes an index."""
+"""From this migration on, a statement is canceled that takes twice that time, since it may have locked a
+table; 0004 makes an index."""
 LOCK_PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)
 """Between tries to get a lock, in which those who waited get theirs; the last one again and again."""
 LOCK_WAIT_S_MAX: Final = 1_200.0
@@ -70,7 +74,8 @@ class RoleLogins(NamedTuple):
     passwords: Mapping[ServiceRole, str] = MappingProxyType({})
     """The roles to make, or to give these passwords."""
     admin_url: str = ""
-    """The database as a role that may do so, and that gives the owner the password of its own address; empty: the owner may."""
+    """The database as a role that may do so, and that gives the owner the password of its own address; empty:
+    the owner may."""
     are_required: bool = False
     """Fail where a role is not there."""
 
@@ -114,7 +119,9 @@ def migrations_of(flavour: Flavour, folder: Traversable | None = None) -> list[M
     found: list[Migration] = []
     for prefix, part in (("", folder), (f"{flavour}/", folder.joinpath(flavour))):
         files = [each for each in part.iterdir() if each.name.endswith(".sql")] if part.is_dir() else []
-        migrations = [Migration(int(each.name[:4]), prefix + each.name, each.read_text("utf-8")) for each in files]
+        migrations = [
+            Migration(int(each.name[:4]), prefix + each.name, each.read_text("utf-8")) for each in files
+        ]
         if len({each.number for each in migrations}) < len(migrations):
             raise MigrationError(f"two migrations of the same number in {prefix or 'schema'}")
         found += migrations
@@ -131,15 +138,18 @@ def migrate(
     lock_wait_s_max: float = LOCK_WAIT_S_MAX,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> Flavour:
-    """Apply what is missing, give the roles of services their rights, run the backfills to their end, and return the flavour.
+    """Apply what is missing, give the roles of services their rights, run the backfills to their end, and
+    return the flavour.
 
-    `logins` says which of the roles to make before. Roles that are not there get nothing.
-    Several may run at once: they take turns. `tell` gets lines of progress. Interrupted, it goes on where it was when run again.
+    `logins` says which of the roles to make before. Roles that are not there get nothing. Several may run at
+    once: they take turns. `tell` gets lines of progress. Interrupted, it goes on where it was when run again.
 
     Raises:
-        MigrationError: a migration that was applied has changed or is gone, a missing one is older than an applied one, or one did
-            not get its locks within `lock_wait_s_max`, or was too slow with them. RolesMissingError: `logins` requires them.
-        psycopg.Error: the database cannot be reached, or refuses a migration (which then left nothing behind).
+        MigrationError: a migration that was applied has changed or is gone, a missing one is older than an
+            applied one, or one did not get its locks within `lock_wait_s_max`, or was too slow with them.
+            RolesMissingError: `logins` requires them.
+        psycopg.Error: the database cannot be reached, or refuses a migration (which then left nothing
+            behind).
     """
     if logins is not None and logins.passwords and logins.admin_url:
         # First, since it may be the owner's password that is new.
@@ -200,11 +210,12 @@ def _apply(
     lock_wait_s_max: float,
     lock_timeout_ms: int,
 ) -> None:
-    note = sql.SQL("INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES ({}, {}, {}, {})").format(
-        migration.name, migration.number, str(flavour), migration.checksum
-    )
+    note = sql.SQL(
+        "INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES ({}, {}, {}, {})"
+    ).format(migration.name, migration.number, str(flavour), migration.checksum)
     statement_timeout_ms = 2 * lock_timeout_ms if migration.number >= BRIEF_FROM else 0
-    # One message, which the server takes as one transaction: it never waits for this process while it holds a lock.
+    # One message, which the server takes as one transaction: it never waits for this process while it holds a
+    # lock.
     statements = (
         f"SET LOCAL lock_timeout = {lock_timeout_ms}; SET LOCAL statement_timeout = {statement_timeout_ms};\n"
         f"{migration.statements}\n;\n{note.as_string(connection)}"
@@ -214,20 +225,26 @@ def _apply(
         try:
             connection.execute(statements.encode())
         except psycopg.errors.DeadlockDetected as error:
-            # TimescaleDB's policies are at work from the moment that a migration has made them, and lock in an order of their own.
+            # TimescaleDB's policies are at work from the moment that a migration has made them, and lock in
+            # an order of their own.
             deadlocks += 1
             if deadlocks == ATTEMPTS_MAX:
                 raise
-            _log.info("migration met a policy at work; once more", migration=migration.name, reason=str(error))
+            _log.info(
+                "migration met a policy at work; once more", migration=migration.name, reason=str(error)
+            )
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
             # A statement that needs many locks, those of a hypertable's chunks, may wait for each.
             holders = _lock_holders(connection, migration)
             if time.monotonic() - began_s >= lock_wait_s_max:
                 raise MigrationError(
-                    f"{migration.name}: not applied within {lock_wait_s_max:.0f} s, since others would wait; {holders}. "
-                    "Nothing of it was applied: end that transaction (pg_terminate_backend) and migrate again"
+                    f"{migration.name}: not applied within {lock_wait_s_max:.0f} s, since others would wait; "
+                    f"{holders}. Nothing of it was applied: end that transaction (pg_terminate_backend) and "
+                    "migrate again"
                 ) from error
-            trouble = "took too long" if isinstance(error, psycopg.errors.QueryCanceled) else "waits for a lock"
+            trouble = (
+                "took too long" if isinstance(error, psycopg.errors.QueryCanceled) else "waits for a lock"
+            )
             tell(f"migration {migration.name} {trouble}, try {attempt}: {holders}")
             time.sleep(LOCK_PAUSES_S[min(attempt, len(LOCK_PAUSES_S)) - 1])
         else:
@@ -242,9 +259,9 @@ def _lock_holders(connection: psycopg.Connection[Any], migration: Migration) -> 
         "extract(epoch FROM clock_timestamp() - min(activity.xact_start)) AS seconds "
         "FROM pg_locks AS lock JOIN pg_class AS class ON class.oid = lock.relation "
         "JOIN pg_stat_activity AS activity ON activity.pid = lock.pid "
-        "WHERE lock.granted AND lock.locktype = 'relation' AND lock.pid <> pg_backend_pid() AND class.relname = ANY(%s) "
-        "AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-        "GROUP BY 1, 2, 3 ORDER BY seconds DESC NULLS LAST LIMIT 3",
+        "WHERE lock.granted AND lock.locktype = 'relation' AND lock.pid <> pg_backend_pid() AND "
+        "class.relname = ANY(%s) AND lock.database = (SELECT oid FROM pg_database WHERE datname = "
+        "current_database()) GROUP BY 1, 2, 3 ORDER BY seconds DESC NULLS LAST LIMIT 3",
         (list(words),),
     ).fetchall()
     holders = [
@@ -265,14 +282,19 @@ def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | 
         database_url, autocommit=True, connect_timeout=timeout_s, options=f"-c statement_timeout={timeout_s}s"
     ) as connection:
         exists = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
-        rows = connection.execute("SELECT name, flavour FROM schema_migrations").fetchall() if exists == (True,) else []
+        rows = (
+            connection.execute("SELECT name, flavour FROM schema_migrations").fetchall()
+            if exists == (True,)
+            else []
+        )
     applied = {name for name, _ in rows}
     flavour = Flavour(rows[0][1]) if rows else Flavour.PLAIN
     return [migration.name for migration in migrations_of(flavour, folder) if migration.name not in applied]
 
 
 def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]]) -> list[str]:
-    """Return the applied migrations of a later release, which was taken back: they are such that the one before works with them.
+    """Return the applied migrations of a later release, which was taken back: they are such that the one
+    before works with them.
 
     Raises:
         MigrationError: any other difference.
@@ -281,7 +303,9 @@ def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]])
     newest_known = max((migration.number for migration in migrations), default=0)
     unknown = {name: number for name, (number, _) in applied.items() if name not in known}
     mistakes = [
-        f"{name}: applied, but not part of this program" for name, number in unknown.items() if number <= newest_known
+        f"{name}: applied, but not part of this program"
+        for name, number in unknown.items()
+        if number <= newest_known
     ]
     newest = max((number for number, _ in applied.values()), default=0)
     for migration in migrations:
@@ -297,7 +321,8 @@ def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]])
 
 @contextmanager
 def _lock(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    # Not pg_advisory_lock: the build of an index waits for every statement that is older than a part of it, this one among them.
+    # Not pg_advisory_lock: the build of an index waits for every statement that is older than a part of it,
+    # this one among them.
     while connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone() != (True,):
         time.sleep(LOCK_POLL_S)
     try:
@@ -308,21 +333,31 @@ def _lock(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def _choose_flavour(connection: psycopg.Connection[Any]) -> Flavour:
-    """Return TIMESCALEDB when its community edition works here; the Apache edition has no continuous aggregates."""
-    available = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone()
+    """Return TIMESCALEDB when its community edition works here.
+
+    The Apache edition has no continuous aggregates.
+    """
+    available = connection.execute(
+        "SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'"
+    ).fetchone()
     if available is None:
         return Flavour.PLAIN
     try:
         with connection.transaction():
             connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
             row = connection.execute(
-                "SELECT current_setting('timescaledb.license', true), extversion FROM pg_extension WHERE extname = 'timescaledb'"
+                "SELECT current_setting('timescaledb.license', true), extversion FROM pg_extension WHERE "
+                "extname = 'timescaledb'"
             ).fetchone()
             if row is None or row[0] != "timescale":
-                raise psycopg.errors.FeatureNotSupported(f"licence of the installed edition: {row and row[0]}")
+                raise psycopg.errors.FeatureNotSupported(
+                    f"licence of the installed edition: {row and row[0]}"
+                )
             if tuple(map(int, row[1].split(".")[:2])) < TIMESCALEDB_VERSION_MIN:
                 raise psycopg.errors.FeatureNotSupported(f"version {row[1]} is too old")
     except psycopg.Error as error:
-        _log.warning("timescaledb is installed but cannot be used: plain tables instead", reason=str(error).strip())
+        _log.warning(
+            "timescaledb is installed but cannot be used: plain tables instead", reason=str(error).strip()
+        )
         return Flavour.PLAIN
     return Flavour.TIMESCALEDB

@@ -1,4 +1,6 @@
-"""When the workers are nudged: as soon as a shard has new events, but never again before the last nudge has had its effect."""
+"""When the workers are nudged: as soon as a shard has new events, but never again before the last nudge has
+had its effect.
+"""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -10,23 +12,29 @@ from protocol.streams import ARCHIVE_READER, EventReader, events
 from stream_log.interface import StreamLog
 
 _ingest_lag = prometheus_client.Gauge(
-    "persist_ingest_lag_seconds", "How far a shard's ingest is behind its events, in their own time", ["shard"]
+    "persist_ingest_lag_seconds",
+    "How far a shard's ingest is behind its events, in their own time",
+    ["shard"],
 )
 _archive_lag = prometheus_client.Gauge(
     "persist_archive_lag_seconds", "How far a shard's archive is behind its input, in its own time", ["shard"]
 )
 _nudges = prometheus_client.Counter("persist_nudges", "Nudges of a shard's ingest", ["shard"])
-_queued = prometheus_client.Gauge("persist_queue_nudges", "Nudges that wait or are worked on, as the last sweep saw it")
+_queued = prometheus_client.Gauge(
+    "persist_queue_nudges", "Nudges that wait or are worked on, as the last sweep saw it"
+)
 
 QUEUED_MAX = 10
 """Nudges per shard that may wait while nothing gets any further."""
 
 
 class Nudger:
-    """Watches the shards' event streams. At most one nudge per shard is under way, however much happens meanwhile.
+    """Watches the shards' event streams.
 
-    What a nudge led to is seen in `passed:{k}`, which the ingest moves after its commit; so a worker has nothing to say to the nudger,
-    and a nudger that was restarted knows as much as the one before.
+    At most one nudge per shard is under way, however much happens meanwhile.
+
+    What a nudge led to is seen in `passed:{k}`, which the ingest moves after its commit; so a worker has
+    nothing to say to the nudger, and a nudger that was restarted knows as much as the one before.
     """
 
     def __init__(
@@ -37,7 +45,10 @@ class Nudger:
         queue_size: Callable[[], int],
         sweep_ms: int,
     ) -> None:
-        """`send` nudges a shard's ingest; `queue_size` counts the nudges that are waiting or being worked on."""
+        """`send` nudges a shard's ingest.
+
+        `queue_size` counts the nudges that are waiting or being worked on.
+        """
         self._log = log
         self._send = send
         self._queue_size = queue_size
@@ -53,7 +64,9 @@ class Nudger:
             _nudges.labels(shard)
 
     def forget(self) -> None:
-        """Nudge again, whatever was said before: after an outage of Redis, a nudge may be lost, or counted though nobody has it."""
+        """Nudge again, whatever was said before: after an outage of Redis, a nudge may be lost, or counted
+        though nobody has it.
+        """
         self._nudged = dict.fromkeys(self._nudged, STREAM_START)
 
     def is_waiting(self) -> bool:
@@ -95,8 +108,9 @@ class Nudger:
     def _sweep(self) -> None:
         """Nudge every shard in case a nudge was lost, unless as many as there are shards are waiting anyway.
 
-        One that was lost on its way to a worker which lives counts as worked on for as long as that worker lives. So a shard that has
-        not got any further since the last sweep is nudged all the same, up to a bound.
+        One that was lost on its way to a worker which lives counts as worked on for as long as that worker
+        lives. So a shard that has not got any further since the last sweep is nudged all the same, up to a
+        bound.
         """
         queued, shards = self._queue_size(), len(self._seen)
         _queued.set(queued)

@@ -1,8 +1,9 @@
 """Drops what has become too old of the history: trades, fills, closed orders, candles of a second.
 
-Larger candles, the ledger and open orders stay for ever. TimescaleDB drops whole chunks, plain PostgreSQL deletes rows; orders are an
-ordinary table in both, and are deleted (decision 30). Ages count from the event up to which every shard has been stored, not from the
-clock: so whatever is still to be stored falls into times of which nothing has been dropped.
+Larger candles, the ledger and open orders stay for ever. TimescaleDB drops whole chunks, plain PostgreSQL
+deletes rows; orders are an ordinary table in both, and are deleted (decision 30). Ages count from the event
+up to which every shard has been stored, not from the clock: so whatever is still to be stored falls into
+times of which nothing has been dropped.
 """
 
 from typing import Any, Final, NamedTuple
@@ -42,14 +43,18 @@ class HistoryRetention(NamedTuple):
 
 
 def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, int]:
-    """Drop what is too old and return how much of each relation: chunks or rows. When somebody else is at it, nothing is done.
+    """Drop what is too old and return how much of each relation: chunks or rows.
+
+    When somebody else is at it, nothing is done.
 
     Raises:
         psycopg.Error: the database is away; what was dropped is dropped.
     """
     if not any(retention):
         return {}
-    with psycopg.connect(database_url, autocommit=True, connect_timeout=5, application_name="retention") as connection:
+    with psycopg.connect(
+        database_url, autocommit=True, connect_timeout=5, application_name="retention"
+    ) as connection:
         row = connection.execute(
             "SELECT pg_try_advisory_lock(%s), (SELECT flavour FROM schema_migrations LIMIT 1)", (_LOCK,)
         ).fetchone()
@@ -57,7 +62,8 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
         stored = [StreamId.parse(last_id) for (last_id,) in connection.execute("SELECT last_id FROM ingest")]
         if not row[0] or not stored:
             return {}
-        # Days are counted back from what is stored, not from today: a database that is behind keeps what it still needs.
+        # Days are counted back from what is stored, not from today: a database that is behind keeps what it
+        # still needs.
         stored_ms = min(each.ms for each in stored)
         drop = _delete_rows
         if row[1] == Flavour.TIMESCALEDB:
@@ -72,14 +78,17 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
             if days and (count := drop(connection, relation, stored_ms - days * 86_400_000)):
                 dropped[relation] = count
                 _log.info("history dropped", relation=relation, days=days, count=count)
-        if retention.orders and (count := _delete_orders(connection, stored_ms - retention.orders * 86_400_000)):
+        if retention.orders and (
+            count := _delete_orders(connection, stored_ms - retention.orders * 86_400_000)
+        ):
             dropped["orders"] = count
             _delete_rows(connection, "prevented_matches", stored_ms - retention.orders * 86_400_000)
             _log.info("history dropped", relation="orders", days=retention.orders, count=count)
         return dropped
 
 
-# What is built from a relation must hold what it says before it goes; also what came late, and has not been looked at since.
+# What is built from a relation must hold what it says before it goes; also what came late, and has not been
+# looked at since.
 _BUILT_FROM: Final = {"trades": "candles_1s", "candles_1s": "candles_1m"}
 _CHUNKS: Final = """
 SELECT chunk.range_start, chunk.range_end FROM timescaledb_information.chunks AS chunk
@@ -115,7 +124,8 @@ _TIMES: Final = {
 def _delete_rows(connection: psycopg.Connection[Any], relation: str, before_ms: int) -> int:
     table, column, condition = _TIMES[relation]
     statement = sql.SQL(
-        "DELETE FROM {0} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {0} WHERE {1} {2} < to_timestamp(%s / 1000.0) LIMIT %s))"
+        "DELETE FROM {0} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {0} WHERE {1} {2} < to_timestamp(%s / "
+        "1000.0) LIMIT %s))"
     ).format(sql.Identifier(table), sql.SQL(condition), sql.Identifier(column))
     deleted = 0
     while count := connection.execute(statement, (before_ms, _ROWS_PER_DELETE)).rowcount:
@@ -135,11 +145,14 @@ AND updated_time < to_timestamp(%(before_ms)s / 1000.0) AND status = ANY (%(clos
 
 
 def _delete_orders(connection: psycopg.Connection[Any], before_ms: int) -> int:
-    """Delete orders that were closed before a time, going through all that were accepted before it, oldest first."""
+    """Delete orders that were closed before a time, going through all that were accepted before it, oldest
+    first.
+    """
     if ORDERS_BY_AGE.name in undone_backfills(connection):
         _log.info("orders are not dropped before their index is built", index=ORDERS_BY_AGE.name)
         return 0
-    # An index scan whatever the planner knows: most of a large table may be due after `orders_days` was set for the first time.
+    # An index scan whatever the planner knows: most of a large table may be due after `orders_days` was set
+    # for the first time.
     connection.execute("SET enable_seqscan = off")
     closed = [int(status) for status in OrderStatus if not status.is_open]
     after, deleted = "-infinity", 0

@@ -1,7 +1,7 @@
 """What rows a shard's events make (pure).
 
-A row is a tuple in the order of its table's columns. Times are as PostgreSQL keeps them: microseconds since 2000, which makes a
-timestamptz an int8 to COPY and costs nothing to make.
+A row is a tuple in the order of its table's columns. Times are as PostgreSQL keeps them: microseconds since
+2000, which makes a timestamptz an int8 to COPY and costs nothing to make.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -311,11 +311,21 @@ class Rows:
             given, given_asset, received, received_asset = quote, market.quote, base_units, market.base
         else:
             given, given_asset, received, received_asset = base_units, market.base, quote, market.quote
-        # The number after it tells the rows of one event apart; an event that is stored again, after a crash, meets its own rows.
+        # The number after it tells the rows of one event apart; an event that is stored again, after a crash,
+        # meets its own rows.
         event_reference = (time, self._shard, stream_id, index)
         reference = f"{symbol}:{trade_id}"
         self.ledger_entries += (
-            (*event_reference, 0, account_id, given_asset, -given, "trade", reference, _total(event, given_asset)),
+            (
+                *event_reference,
+                0,
+                account_id,
+                given_asset,
+                -given,
+                "trade",
+                reference,
+                _total(event, given_asset),
+            ),
             (*event_reference, 1, CLEARING_ACCOUNT, given_asset, given, "trade", reference, None),
             (
                 *(*event_reference, 2, account_id, received_asset, received - fee, "trade", reference),
@@ -324,7 +334,9 @@ class Rows:
             (*event_reference, 3, CLEARING_ACCOUNT, received_asset, -received, "trade", reference, None),
         )
         if fee:
-            self.ledger_entries.append((*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference, None))
+            self.ledger_entries.append(
+                (*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference, None)
+            )
 
     def _add_prevented(self, event: MatchPrevented) -> None:
         self.prevented_matches.append(
@@ -352,7 +364,9 @@ class Rows:
         self.transfers.append((FEES_ACCOUNT, kind, reference, asset, amount, time))
 
     def _add_transfer(self, stream_id: str, index: int, event: FundsDeposited | FundsWithdrawn) -> None:
-        kind, amount = ("deposit", event.amount) if isinstance(event, FundsDeposited) else ("withdrawal", -event.amount)
+        kind, amount = (
+            ("deposit", event.amount) if isinstance(event, FundsDeposited) else ("withdrawal", -event.amount)
+        )
         time, asset, reference = database_time(event.time), event.asset, event.transfer_id
         self.ledger_entries += (
             (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, -amount, kind, reference, None),
@@ -365,7 +379,10 @@ class Rows:
 
 
 def _total(event: OrderFilled | FundsDeposited | FundsWithdrawn, asset: str) -> int | None:
-    """Return what the account has of an asset after an event, held or not; None where the event does not say."""
+    """Return what the account has of an asset after an event, held or not.
+
+    None where the event does not say.
+    """
     return next((each.available + each.held for each in event.balances if each.asset == asset), None)
 
 

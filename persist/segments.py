@@ -1,4 +1,6 @@
-"""What the archive keeps, as bytes: segments of an input log, and what a snapshot says about itself (pure)."""
+"""What the archive keeps, as bytes: segments of an input log, and what a snapshot says about itself
+(pure).
+"""
 
 import hashlib
 import zlib
@@ -109,7 +111,9 @@ def merged(payloads: Iterable[bytes], level: int) -> Segment:
     return _pack([entry for payload in payloads for entry in _unpack(payload)], level)
 
 
-def portions(entries: Iterable[tuple[StreamId, Fields]], bytes_max: int) -> Iterator[list[tuple[StreamId, Fields]]]:
+def portions(
+    entries: Iterable[tuple[StreamId, Fields]], bytes_max: int
+) -> Iterator[list[tuple[StreamId, Fields]]]:
     """Yield the entries in lists that each hold about `bytes_max` bytes at most, or a single entry."""
     portion: list[tuple[StreamId, Fields]] = []
     size = 0
@@ -133,4 +137,6 @@ def snapshot_info(snapshot: bytes) -> SnapshotInfo | None:
         head = _decode_head(body)
     except msgspec.MsgspecError:
         return None
-    return SnapshotInfo(StreamId.parse(head.stream_id), {market.symbol: market.sequence for market in head.markets})
+    return SnapshotInfo(
+        StreamId.parse(head.stream_id), {market.symbol: market.sequence for market in head.markets}
+    )

@@ -1,7 +1,7 @@
 """Whether those who keep a copy of the database's log – `exchange backup`, a replica – still get it.
 
-The server keeps for each what it has not got yet. Where one has gone away for good, there is no backup any more from that moment on,
-and the disk fills up.
+The server keeps for each what it has not got yet. Where one has gone away for good, there is no backup any
+more from that moment on, and the disk fills up.
 """
 
 from typing import Any, Final

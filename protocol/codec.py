@@ -1,11 +1,14 @@
-"""Frames: how commands, events, messages, queries and replies become bytes and back (msgpack). docs/formats.md describes them.
+"""Frames: how commands, events, messages, queries and replies become bytes and back (msgpack).
+docs/formats.md describes them.
 
-What stands in the log carries its format's number and its writer's clock in front. Frames of format 1 have neither; they are still read.
-Decoders raise `msgspec.MsgspecError` (a `ValueError`) on bytes that are not such a frame, and `LaterFormatError` on a frame that a later
-release wrote: the first is a dead letter, the second has to wait for a program that reads it.
+What stands in the log carries its format's number and its writer's clock in front. Frames of format 1 have
+neither; they are still read. Decoders raise `msgspec.MsgspecError` (a `ValueError`) on bytes that are not
+such a frame, and `LaterFormatError` on a frame that a later release wrote: the first is a dead letter, the
+second has to wait for a program that reads it.
 
-A frame is decoded whole, which is fast. Only when that fails is it decoded item by item (`decode_command_items`, `decode_event_items`,
-`decode_message_items`), so that one item that is not understood does not take the others with it.
+A frame is decoded whole, which is fast. Only when that fails is it decoded item by item
+(`decode_command_items`, `decode_event_items`, `decode_message_items`), so that one item that is not
+understood does not take the others with it.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -26,11 +29,13 @@ T = TypeVar("T")
 FORMAT: Final = 2
 """The newest format that this program reads and writes; it reads the one before, too."""
 OLDEST_FORMAT: Final = 2
-"""The oldest format that this program writes: the one before, or its own when nothing was ever written in that. What a shard writes its
-configuration says (protocol/release.py); whoever writes for no shard in particular, or before one is configured, takes this one."""
+"""The oldest format that this program writes: the one before, or its own when nothing was ever written in
+that. What a shard writes its configuration says (protocol/release.py); whoever writes for no shard in
+particular, or before one is configured, takes this one."""
 FIELDS_BEFORE: Final[dict[int, dict[type, int]]] = {}
-"""Earlier format that this program still writes -> struct -> how many of its fields it has there; a struct without an entry has all. A
-release that appends fields to what stands in the log, in snapshots or in `config:{k}` says here how many there were before."""
+"""Earlier format that this program still writes -> struct -> how many of its fields it has there; a struct
+without an entry has all. A release that appends fields to what stands in the log, in snapshots or in
+`config:{k}` says here how many there were before."""
 UNNUMBERED: Final = 1
 """The format of frames that do not say which they have."""
 
@@ -45,12 +50,15 @@ class LaterFormatError(Exception):
     """A later release wrote this; `number` is its format. It must be held: what it says may be money."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"the frame has format {number}, this program reads up to {FORMAT}: a later release wrote it")
+        super().__init__(
+            f"the frame has format {number}, this program reads up to {FORMAT}: a later release wrote it"
+        )
         self.number = number
 
 
 def encode_as(number: int, value: object) -> bytes:
-    """Encode a value as it stands in format `number`: without the fields that structs have in later ones only.
+    """Encode a value as it stands in format `number`: without the fields that structs have in later ones
+    only.
 
     Raises:
         ValueError: such a field has a value other than its default, so the format cannot say this.
@@ -82,7 +90,8 @@ def _with_fields(value: object, fields: Mapping[type, int]) -> object:
 def _has_any_of(kind: type, changed: frozenset[type]) -> bool:
     """Return whether a struct is one of those that have changed, or may have one of them in a field.
 
-    Few have, and the others are encoded as they are: to take a struct apart costs many times what encoding it does.
+    Few have, and the others are encoded as they are: to take a struct apart costs many times what encoding it
+    does.
     """
     seen: set[object] = set()
     unseen: list[Any] = [kind]
@@ -96,7 +105,9 @@ def _has_any_of(kind: type, changed: frozenset[type]) -> bool:
         # Of a union, a container, a generic struct, or what is annotated; of a NewType.
         unseen += get_args(found)
         unseen += [
-            inside for inside in (get_origin(found), getattr(found, "__supertype__", None)) if inside is not None
+            inside
+            for inside in (get_origin(found), getattr(found, "__supertype__", None))
+            if inside is not None
         ]
         if isinstance(found, type) and issubclass(found, msgspec.Struct):
             unseen += [field.type for field in msgspec.structs.fields(found)]
@@ -218,7 +229,9 @@ _SINCE_US, _UNTIL_US = 1_500_000_000_000_000, 5_000_000_000_000_000
 
 
 def format_of(frame: bytes) -> int:
-    """Return the format of a frame of commands or events; what is no frame at all counts as one without a number.
+    """Return the format of a frame of commands or events.
+
+    What is no frame at all counts as one without a number.
 
     Raises:
         LaterFormatError: this program does not read it.
@@ -248,7 +261,10 @@ def encode_commands(
 
 
 def decode_command_frame(frame: bytes) -> tuple[list[LoggedCommand], int | None]:
-    """Return the commands of one `COMMANDS_FIELD`, and their writer's clock in microseconds; None in format 1."""
+    """Return the commands of one `COMMANDS_FIELD`, and their writer's clock in microseconds.
+
+    None in format 1.
+    """
     if not frame.startswith(_NUMBERED_HEADS) and format_of(frame) == UNNUMBERED:
         return _unnumbered_commands(frame), None
     _, written_us, commands = _decode_commands(frame)
@@ -297,7 +313,9 @@ def _read_each(found: list[bytes], read: Callable[[bytes], T]) -> list[T | Unrea
 
 
 def _with_sender(item: UnreadItem) -> UnreadItem:
-    """Return an unread command with whoever sent it: every command begins with its kind, its request id and where the reply goes."""
+    """Return an unread command with whoever sent it: every command begins with its kind, its request id and
+    where the reply goes.
+    """
     try:
         head = array_items(item.payload)[:3]
         _, request_id, reply_to = _sender(bytes([_FIXED_ARRAY + len(head)]) + b"".join(head))
@@ -307,7 +325,10 @@ def _with_sender(item: UnreadItem) -> UnreadItem:
 
 
 def encode_skip(skip: SkipEntry | Signed, written_us: int) -> bytes:
-    """Return the frame of an instruction to pass over an entry; a `Signed` has a `SkipEntry` as its command."""
+    """Return the frame of an instruction to pass over an entry.
+
+    A `Signed` has a `SkipEntry` as its command.
+    """
     return encode_as(OLDEST_FORMAT, (OLDEST_FORMAT, written_us, (skip,)))
 
 
@@ -317,14 +338,21 @@ def decode_skip(frame: bytes) -> SkipEntry:
 
 
 def decode_skip_frame(frame: bytes) -> SkipFrame:
-    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, with its signature, which nobody has verified yet."""
+    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, with its signature, which nobody has verified
+    yet.
+    """
     format_of(frame)
     (found,) = _skip(frame).commands
-    return SkipFrame(_skip_body(found.command), found) if isinstance(found, Signed) else SkipFrame(found, None)
+    return (
+        SkipFrame(_skip_body(found.command), found) if isinstance(found, Signed) else SkipFrame(found, None)
+    )
 
 
 def encode_events(events: bytes, written_us: int, number: int = OLDEST_FORMAT) -> bytes:
-    """Return the frame of one `EVENTS_FIELD`, in format `number`; `events` is the array of them, encoded by `encode_as`."""
+    """Return the frame of one `EVENTS_FIELD`, in format `number`.
+
+    `events` is the array of them, encoded by `encode_as`.
+    """
     return b"".join((bytes((_FIXED_ARRAY + 3, number)), encode_frame(written_us), events))
 
 
@@ -341,12 +369,15 @@ def decode_events(frame: bytes) -> list[Event]:
 def decode_readable_events(frame: bytes | msgspec.Raw) -> list[Event]:
     """Return the events of an array whose items come from several frames, without those that cannot be read.
 
-    Feeds read only the heads of events and pass the rest on, so one that a stranger wrote must not hide the others.
+    Feeds read only the heads of events and pass the rest on, so one that a stranger wrote must not hide the
+    others.
     """
     try:
         return _unnumbered_events(frame)
     except msgspec.MsgspecError:
-        return [item for item in _read_each(array_items(bytes(frame)), _event) if not isinstance(item, UnreadItem)]
+        return [
+            item for item in _read_each(array_items(bytes(frame)), _event) if not isinstance(item, UnreadItem)
+        ]
 
 
 def raw_events(frame: bytes) -> list[bytes]:
@@ -355,8 +386,13 @@ def raw_events(frame: bytes) -> list[bytes]:
 
 
 def only_events(frame: bytes, numbers: Container[int]) -> bytes:
-    """Return the frame of one `EVENTS_FIELD` with nil in the place of every event that is not one of these; see `raw_events`."""
-    events = [msgspec.Raw(event if number in numbers else _NIL) for number, event in enumerate(raw_events(frame))]
+    """Return the frame of one `EVENTS_FIELD` with nil in the place of every event that is not one of these.
+
+    See `raw_events`.
+    """
+    events = [
+        msgspec.Raw(event if number in numbers else _NIL) for number, event in enumerate(raw_events(frame))
+    ]
     if format_of(frame) == UNNUMBERED:
         return encode_frame(events)
     number, written_us, _ = array_items(frame)
@@ -364,7 +400,8 @@ def only_events(frame: bytes, numbers: Container[int]) -> bytes:
 
 
 def events_put_aside(frame: bytes) -> list[tuple[int, Event]]:
-    """Return the events of a frame that `only_events` made, or of a whole one, each with its place in the frame.
+    """Return the events of a frame that `only_events` made, or of a whole one, each with its place in the
+    frame.
 
     Raises:
         msgspec.MsgspecError: one of them is not understood, or it is no such frame.
@@ -384,7 +421,10 @@ def encode_messages(frame: MessageFrame, number: int = OLDEST_FORMAT) -> bytes:
 
 
 def decode_messages(frame: bytes) -> MessageFrame:
-    """Return what one `MESSAGES_FIELD` says. In format 1 it is an array of four, in each later one of more."""
+    """Return what one `MESSAGES_FIELD` says.
+
+    In format 1 it is an array of four, in each later one of more.
+    """
     read: _Messages | _UnnumberedMessages
     if frame[:1] == _UNNUMBERED_MESSAGES_HEAD or format_of(frame) == UNNUMBERED:
         read, written_us = _unnumbered_messages(frame), None

@@ -1,7 +1,8 @@
 """Decoders for bytes that anybody may have written.
 
-msgspec refuses most bytes with a `MsgspecError`, but text that is not UTF-8 with a `UnicodeDecodeError`, and deep nesting, in a field that
-is skipped, with a `RecursionError`. A reader that forgets one of them ends, starts again, and reads the same bytes.
+msgspec refuses most bytes with a `MsgspecError`, but text that is not UTF-8 with a `UnicodeDecodeError`, and
+deep nesting, in a field that is skipped, with a `RecursionError`. A reader that forgets one of them ends,
+starts again, and reads the same bytes.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,8 @@ def _refusing(decode: Callable[..., T]) -> Callable[..., T]:
     return decode_or_refuse
 
 
-# How msgpack says how long something is: head -> (bytes of the length that follows, bytes besides), for everything but arrays and maps.
+# How msgpack says how long something is: head -> (bytes of the length that follows, bytes besides), for
+# everything but arrays and maps.
 _LENGTHS: Final = {
     0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1), 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0),
 }  # fmt: skip
@@ -47,7 +49,9 @@ _ARRAY_16, _ARRAY_32, _MAP_16 = 0xDC, 0xDD, 0xDE
 
 
 def array_items(payload: bytes) -> list[bytes]:
-    """Return the encodings of an array's items, whatever these are, and however deeply they are nested. For what msgspec refuses: slow.
+    """Return the encodings of an array's items, whatever these are, and however deeply they are nested.
+
+    For what msgspec refuses: slow.
 
     Raises:
         msgspec.DecodeError: the bytes are not one whole array.
@@ -78,7 +82,9 @@ def _array_head(payload: bytes) -> tuple[int, int]:
 
 
 def _end_of_item(payload: bytes, at: int) -> int:
-    """Return where the item that begins at `at` ends; a loop and a count instead of a recursion, which nesting could exhaust.
+    """Return where the item that begins at `at` ends.
+
+    A loop and a count instead of a recursion, which nesting could exhaust.
 
     Raises:
         IndexError: behind the end of the payload.

@@ -3,12 +3,13 @@
 The base (`depth:{k}:SYMBOL`) is the book at one sequence. Each later batch of changes is one diff in the list
 `depth_diffs:{k}:SYMBOL`. The base with these diffs is the book after the last batch.
 
-A side of a base with `LEVELS_MAX` levels or more may be cut: the book may go on beyond its last price, the horizon. Beyond it nothing
-is certain. A diff may tell of a level there, but not of those in between that did not change. So:
+A side of a base with `LEVELS_MAX` levels or more may be cut: the book may go on beyond its last price, the
+horizon. Beyond it nothing is certain. A diff may tell of a level there, but not of those in between that did
+not change. So:
 
 - readers leave out every level beyond the horizon;
-- the writer keeps `LEVELS_MAX` levels within it, or all that the book has. A base begins with `BASE_LEVELS` levels, and a batch that
-  leaves too few of them within the horizon brings a new base with it.
+- the writer keeps `LEVELS_MAX` levels within it, or all that the book has. A base begins with `BASE_LEVELS`
+  levels, and a batch that leaves too few of them within the horizon brings a new base with it.
 
 Therefore the best `LEVELS_MAX` levels that a reader has are exactly the book's.
 """
@@ -30,7 +31,8 @@ BASE_LEVELS: Final = 5_500
 DIFFS_AFTER_BASE_MAX: Final = 250
 """The writer writes a new base before so many diffs follow on the last one: a reader need not fetch more."""
 CHANGES_AFTER_BASE_MAX: Final = 2_500
-"""A new base is written when the diffs since the last one change more levels: then it costs readers less than they do."""
+"""A new base is written when the diffs since the last one change more levels: then it costs readers less than
+they do."""
 
 
 def horizon(levels: Levels) -> PriceTicks | None:
@@ -55,8 +57,8 @@ def set_levels(levels: MutableMapping[PriceTicks, QuantityLots], changes: Levels
 def diffs_after(sequence: units.Sequence, newest_first: Iterable[DepthDiff]) -> list[DepthDiff] | None:
     """Return the diffs behind `sequence`, oldest first; None: some are missing in between.
 
-    A diff whose commit failed half-way may be in the list once more, with later changes in it. `newest_first` is read only as far as
-    needed.
+    A diff whose commit failed half-way may be in the list once more, with later changes in it. `newest_first`
+    is read only as far as needed.
     """
     later: list[DepthDiff] = []
     for diff in newest_first:
@@ -91,7 +93,8 @@ def joined(diffs: Sequence[DepthDiff]) -> DepthDiff:
 
 
 def book_after(base: DepthSnapshot, diffs: Sequence[DepthDiff], limit: int | None = None) -> DepthSnapshot:
-    """Return the book after `diffs`, which follow on `base`: of each side the best `limit` levels, or all within the horizon.
+    """Return the book after `diffs`, which follow on `base`: of each side the best `limit` levels, or all
+    within the horizon.
 
     The cost grows with `limit` and the number of changes, not with the depth of the book.
     """

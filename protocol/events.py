@@ -1,8 +1,10 @@
-"""What a shard says happened. One entry of `ev:{k}` carries one batch: a msgpack array of events (field `EVENTS_FIELD`).
+"""What a shard says happened.
 
-Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`, contiguous
-per market. Account events come from the account's shard; `balances` are those that the event changed, after it.
-`ShardEvent`s are no client's news; readers that only follow trading pass them over.
+One entry of `ev:{k}` carries one batch: a msgpack array of events (field `EVENTS_FIELD`).
+
+Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`,
+contiguous per market. Account events come from the account's shard; `balances` are those that the event
+changed, after it. `ShardEvent`s are no client's news; readers that only follow trading pass them over.
 """
 
 import msgspec
@@ -12,10 +14,13 @@ from protocol.orders import Balance, CloseReason, Liquidity, OrderState, Prevent
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 
-class TradeExecuted(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
+class TradeExecuted(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1
+):
     """Two orders traded, at the maker's price.
 
-    `trade_id` is contiguous per market, from 1. Trades of one taker at one price share an `aggregate_id`, contiguous too.
+    `trade_id` is contiguous per market, from 1. Trades of one taker at one price share an `aggregate_id`,
+    contiguous too.
     """
 
     time: TimeMs
@@ -49,7 +54,9 @@ class DepthChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     changes: tuple[LevelChange, ...]
 
 
-class FundsDeposited(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
+class FundsDeposited(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11
+):
     """Money came in."""
 
     time: TimeMs
@@ -60,7 +67,9 @@ class FundsDeposited(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     balances: tuple[Balance, ...]
 
 
-class FundsWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12):
+class FundsWithdrawn(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12
+):
     """Money went out."""
 
     time: TimeMs
@@ -71,7 +80,9 @@ class FundsWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     balances: tuple[Balance, ...]
 
 
-class OrderAccepted(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=13):
+class OrderAccepted(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=13
+):
     """An order passed every check; its status is NEW, its funds are held."""
 
     time: TimeMs
@@ -100,8 +111,8 @@ class OrderFilled(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
 class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=15):
     """An order closed with something left; its funds are released.
 
-    `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none. `prevented` is what self-trade prevention
-    ended it for: the trade with `counter_order_id` that did not happen.
+    `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none. `prevented`
+    is what self-trade prevention ended it for: the trade with `counter_order_id` that did not happen.
     """
 
     time: TimeMs
@@ -113,10 +124,13 @@ class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
     counter_order_id: OrderId = OrderId(0)
 
 
-class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16):
+class FundsReleased(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16
+):
     """The market's shard, another one than the account's, refused an order whose funds were held meanwhile.
 
-    The order itself leaves no trace, but events in between showed the hold; these are the balances without it.
+    The order itself leaves no trace, but events in between showed the hold; these are the balances without
+    it.
     """
 
     time: TimeMs
@@ -124,7 +138,9 @@ class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     balances: tuple[Balance, ...]
 
 
-class FeesWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=17):
+class FeesWithdrawn(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=17
+):
     """Fees that the shard had earned left the exchange."""
 
     time: TimeMs
@@ -133,18 +149,24 @@ class FeesWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     transfer_id: str
 
 
-class AccountClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18):
+class AccountClosed(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18
+):
     """The shard has forgotten an account, which had nothing."""
 
     time: TimeMs
     account_id: AccountId
 
 
-class MatchPrevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19):
-    """Two orders of an account would have traded, and self-trade prevention has taken some or all of them off instead.
+class MatchPrevented(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19
+):
+    """Two orders of an account would have traded, and self-trade prevention has taken some or all of them off
+    instead.
 
-    `match_id` is contiguous per market, from 1. The quantities are what was taken off, in lots; 0: nothing, by `mode`, the taker's.
-    `execution_id` is that of the taker's execution before it. The account's shard tells it, before the orders that it ended close.
+    `match_id` is contiguous per market, from 1. The quantities are what was taken off, in lots; 0: nothing,
+    by `mode`, the taker's. `execution_id` is that of the taker's execution before it. The account's shard
+    tells it, before the orders that it ended close.
     """
 
     time: TimeMs
@@ -161,9 +183,11 @@ class MatchPrevented(msgspec.Struct, frozen=True, array_like=True, gc=False, for
 
 
 class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):
-    """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must get the same `digest`.
+    """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must
+    get the same `digest`.
 
-    It covers every event that the shard has ever produced, this one's predecessors included, and its counters and totals.
+    It covers every event that the shard has ever produced, this one's predecessors included, and its counters
+    and totals.
     """
 
     time: TimeMs
@@ -181,21 +205,27 @@ MarketEvent = TradeExecuted | DepthChanged
 AccountEvent = FundsDeposited | FundsWithdrawn | FundsReleased | OrderAccepted | OrderFilled | OrderClosed
 
 
-class MarketConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23):
+class MarketConfigured(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23
+):
     """A market of this shard was listed, or is configured otherwise from now on."""
 
     time: TimeMs
     config: MarketConfig
 
 
-class ShardConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24):
+class ShardConfigured(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24
+):
     """The shard follows another configuration from now on."""
 
     time: TimeMs
     config: ShardConfig
 
 
-class AccountLimited(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=25):
+class AccountLimited(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=25
+):
     """An operator has frozen or thawed an account, or set its limits."""
 
     time: TimeMs
@@ -203,8 +233,13 @@ class AccountLimited(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     limits: AccountLimits
 
 
-class EntrySkipped(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=26):
-    """An entry of the shard's input, which had halted it, was passed over, because an operator said so. Nothing of it was applied."""
+class EntrySkipped(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=26
+):
+    """An entry of the shard's input, which had halted it, was passed over, because an operator said so.
+
+    Nothing of it was applied.
+    """
 
     time: TimeMs
     stream_id: str

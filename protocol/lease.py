@@ -54,7 +54,10 @@ class Sight(NamedTuple):
     """None: the lease was never taken, has run out, or was given up."""
     remaining_ms: int = 0
     connected: bool = False
-    """Whether Redis still knows the leader's connection; a killed process's is closed by its system at once."""
+    """Whether Redis still knows the leader's connection.
+
+    A killed process's is closed by its system at once.
+    """
 
 
 class Standby(NamedTuple):
@@ -71,7 +74,9 @@ class Standby(NamedTuple):
 
     @classmethod
     def parse(cls, process: str, value: str | bytes, now_ms: int) -> Self:
-        """Return the standby of which `standbys:{k}` says `value`, `pid|stream_id|behind_ms|time_ms`; `now_ms` is Redis's time.
+        """Return the standby of which `standbys:{k}` says `value`, `pid|stream_id|behind_ms|time_ms`.
+
+        `now_ms` is Redis's time.
 
         Raises:
             ValueError: it says nothing of a standby.
@@ -79,7 +84,9 @@ class Standby(NamedTuple):
         if isinstance(value, bytes):
             value = value.decode()
         pid, stream_id, behind_ms, time_ms = value.split("|")
-        return cls(process, int(pid), StreamId.parse(stream_id), int(behind_ms), max(0, now_ms - int(time_ms)))
+        return cls(
+            process, int(pid), StreamId.parse(stream_id), int(behind_ms), max(0, now_ms - int(time_ms))
+        )
 
     def text(self) -> str:
         """Return what the hash holds before the time, which Redis adds."""

@@ -1,7 +1,9 @@
-"""How shards say which markets there are: what a leader writes to `config:{k}`, and what all of that together lists.
+"""How shards say which markets there are: what a leader writes to `config:{k}`, and what all of that together
+lists.
 
-Whoever converts, routes or shows something of a market takes it from here, and nothing from settings. A leader writes its configuration
-before it reads the next input after a change, so every event about a market that is not of the market's very first batch finds it there
+Whoever converts, routes or shows something of a market takes it from here, and nothing from settings. A
+leader writes its configuration before it reads the next input after a change, so every event about a market
+that is not of the market's very first batch finds it there
 (docs/decisions/0024-configuration-is-commands.md).
 """
 
@@ -20,10 +22,14 @@ FORMAT: Final = 1
 
 
 class ShardConfiguration(msgspec.Struct, frozen=True, array_like=True):
-    """What `config:{k}` holds. `config` is None, and there is no market, until somebody has configured the shard."""
+    """What `config:{k}` holds.
+
+    `config` is None, and there is no market, until somebody has configured the shard.
+    """
 
     stream_id: str
-    """The shard's position when it was written: the configuration is that of this entry, or of a later one that did not change it."""
+    """The shard's position when it was written: the configuration is that of this entry, or of a later one
+    that did not change it."""
     config: ShardConfig | None
     markets: tuple[MarketConfig, ...]
     """The markets that the shard matches, also those that are delisted."""
@@ -43,7 +49,9 @@ _decode_value = msgpack_decoder(_Value)
 
 
 def encode_configuration(configuration: ShardConfiguration) -> bytes:
-    """Return the value of `config:{k}`, with the fields that structs have in the format of the shard's log."""
+    """Return the value of `config:{k}`, with the fields that structs have in the format of the shard's
+    log.
+    """
     config = configuration.config
     return encode_as(config.format if config is not None else OLDEST_FORMAT, (FORMAT, configuration))
 
@@ -76,11 +84,14 @@ class Listing(msgspec.Struct, frozen=True):
     kinds: int = 1
     """The level of kinds likewise: commands of a later one are not understood everywhere."""
     open_orders_max: int = 0
-    """Open orders that an account may have in all markets together, at the shard that lets it have the fewest; 0: no shard says."""
+    """Open orders that an account may have in all markets together, at the shard that lets it have the
+    fewest; 0: no shard says."""
 
     @classmethod
     def of(cls, configurations: Mapping[int, ShardConfiguration], shard_count: int) -> Self:
-        """Return what the shards list; those that are missing in `configurations`, or not configured yet, are `unknown_shards`.
+        """Return what the shards list.
+
+        Those that are missing in `configurations`, or not configured yet, are `unknown_shards`.
 
         Raises:
             MarketError: a shard count outside 1 to SHARD_COUNT_MAX.
@@ -93,11 +104,15 @@ class Listing(msgspec.Struct, frozen=True):
                 if rival is None or rival[2].version < each.version:
                     found[each.market.symbol] = (each.market, shard, each)
         unknown = tuple(
-            shard for shard in range(shard_count) if shard not in configurations or configurations[shard].config is None
+            shard
+            for shard in range(shard_count)
+            if shard not in configurations or configurations[shard].config is None
         )
         rows = [found[symbol] for symbol in sorted(found)]
         known = [(market, shard) for market, shard, _ in rows]
-        listed = [(market, shard) for market, shard, config in rows if config.status is not MarketStatus.DELISTED]
+        listed = [
+            (market, shard) for market, shard, config in rows if config.status is not MarketStatus.DELISTED
+        ]
         configs = [each.config for each in configurations.values() if each.config is not None]
         # Every shard has the same table of accounts; it never changes yet.
         slots = next((config.slots for config in configs), b"")
@@ -105,7 +120,9 @@ class Listing(msgspec.Struct, frozen=True):
             MarketMap.placed(known, shard_count, slots, unknown),
             MarketMap.placed(listed, shard_count, slots, unknown),
             {config.market.symbol: config.status for _, _, config in rows},
-            min((config.maintenance_from for config in configs if config.maintenance_from), default=TimeMs(0)),
+            min(
+                (config.maintenance_from for config in configs if config.maintenance_from), default=TimeMs(0)
+            ),
             OLDEST_FORMAT if unknown else min(config.format for config in configs),
             1 if unknown else min(config.kinds for config in configs),
             min((config.open_orders_max for config in configs if config.open_orders_max), default=0),

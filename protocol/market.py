@@ -30,7 +30,10 @@ _NAME = re.compile(r"[A-Z0-9]{1,20}", re.ASCII)
 
 
 ACCOUNT_SLOTS: Final = 2_520
-"""Accounts are placed by slots, `account_id % ACCOUNT_SLOTS`. Every number up to 10 divides it, so that as many shards get equal parts."""
+"""Accounts are placed by slots, `account_id % ACCOUNT_SLOTS`.
+
+Every number up to 10 divides it, so that as many shards get equal parts.
+"""
 
 
 class MarketError(ValueError):
@@ -73,17 +76,18 @@ class Asset(msgspec.Struct, frozen=True):
 MARKET_SLIPPAGE_PPM: Final = 50_000
 """How far beyond the best price a MARKET order may trade where a market does not say otherwise: 5 %."""
 MATCHES_MAX: Final = 500
-"""Orders that an arriving order may meet where a market's definition does not say otherwise: some 5 to 10 ms of its shard's time."""
+"""Orders that an arriving order may meet where a market's definition does not say otherwise: some 5 to 10 ms
+of its shard's time."""
 
 
 class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """One tradable pair.
 
-    `tick_size` and `lot_size` are in units of 10**-8 of a price and of a quantity, whatever the assets' scales;
-    everything else that is a price or a quantity is in ticks or lots, and money is in units of its asset.
-    `band_*_ppm` bound a limit price against the last price, as PERCENT_PRICE_BY_SIDE does
-    (a buy may cost at most `last * band_up_ppm / PPM`, a sell no less than `last * band_down_ppm / PPM`, and
-    neither may stand beyond the other bound). Fees are parts per million of what the order receives.
+    `tick_size` and `lot_size` are in units of 10**-8 of a price and of a quantity, whatever the assets'
+    scales; everything else that is a price or a quantity is in ticks or lots, and money is in units of its
+    asset. `band_*_ppm` bound a limit price against the last price, as PERCENT_PRICE_BY_SIDE does (a buy may
+    cost at most `last * band_up_ppm / PPM`, a sell no less than `last * band_down_ppm / PPM`, and neither may
+    stand beyond the other bound). Fees are parts per million of what the order receives.
     """
 
     symbol: str
@@ -112,8 +116,8 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     base_per_lot: int = 0
     """Base units in one lot. Derived, too."""
     matches_max: int = 2_000
-    """Resting orders that one arriving order may meet. What is left when it would meet one more expires. The default is for markets that
-    were logged without it."""
+    """Resting orders that one arriving order may meet. What is left when it would meet one more expires. The
+    default is for markets that were logged without it."""
     market_slippage_ppm: int = MARKET_SLIPPAGE_PPM
     """A MARKET order trades up to so far beyond the best price that it meets. What is left expires."""
 
@@ -133,21 +137,26 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
         base_per_lot, rest = divmod(self.lot_size * 10**base.scale, UNITS_PER_ASSET)
         if rest:
             raise MarketError(
-                f"{self.symbol}: lot_size {format_decimal(self.lot_size)} is not a whole number of {base.symbol} units of "
-                f"{_unit_text(base.scale)}: take a multiple of that as lot_size, or a larger scale for {base.symbol}"
+                f"{self.symbol}: lot_size {format_decimal(self.lot_size)} is not a whole number of "
+                f"{base.symbol} units of {_unit_text(base.scale)}: take a multiple of that as lot_size, or a "
+                f"larger scale for {base.symbol}"
             )
-        quote_per_tick_lot, rest = divmod(self.tick_size * self.lot_size * 10**quote.scale, UNITS_PER_ASSET**2)
+        quote_per_tick_lot, rest = divmod(
+            self.tick_size * self.lot_size * 10**quote.scale, UNITS_PER_ASSET**2
+        )
         if rest:
             raise MarketError(
                 f"{self.symbol}: tick_size x lot_size is not a whole number of {quote.symbol} units of "
-                f"{_unit_text(quote.scale)}: take a larger tick_size or lot_size, or a larger scale for {quote.symbol}"
+                f"{_unit_text(quote.scale)}: take a larger tick_size or lot_size, or a larger scale for "
+                f"{quote.symbol}"
             )
         msgspec.structs.force_setattr(self, "base_per_lot", base_per_lot)
         msgspec.structs.force_setattr(self, "quote_per_tick_lot", quote_per_tick_lot)
         if self.price_max * self.quantity_max * self.quote_per_tick_lot > AMOUNT_UNITS_MAX // 10:
             raise MarketError(
-                f"{self.symbol}: price_max x quantity_max is more than {format_amount(AMOUNT_UNITS_MAX // 10, quote.scale)} "
-                f"{quote.symbol}: take a smaller price_max or quantity_max, or a smaller scale for {quote.symbol}"
+                f"{self.symbol}: price_max x quantity_max is more than "
+                f"{format_amount(AMOUNT_UNITS_MAX // 10, quote.scale)} {quote.symbol}: take a smaller "
+                f"price_max or quantity_max, or a smaller scale for {quote.symbol}"
             )
         if min(self.price_max, self.quantity_min, self.open_orders_max, self.matches_max) < 1:
             raise MarketError(f"{self.symbol}: sizes and limits must be positive")
@@ -171,7 +180,8 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
         return AssetUnits(price * quantity * self.quote_per_tick_lot)
 
     def market_bound(self, side: Side, best: PriceTicks) -> PriceTicks:
-        """Return the worst price at which a MARKET order of `side` may trade where `best` is the best price that it meets.
+        """Return the worst price at which a MARKET order of `side` may trade where `best` is the best price
+        that it meets.
 
         Rounded to the tick that is nearer to `best`, so that it is never beyond the slippage.
         """
@@ -219,7 +229,9 @@ class AssetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         except DecimalError as error:
             raise MarketError(f"{self.symbol}: the supply is a number of whole assets: {error}") from error
         if self.supply and not supply:
-            raise MarketError(f"{self.symbol}: a supply must be positive; leave it out to have as much as fits")
+            raise MarketError(
+                f"{self.symbol}: a supply must be positive; leave it out to have as much as fits"
+            )
         return Asset(self.symbol, self.scale, supply)
 
 
@@ -309,8 +321,8 @@ class MarketsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class MarketMap(msgspec.Struct, frozen=True):
     """The markets, in their order, and which shard owns what.
 
-    Markets, and account slots, are on the shards that the log says. A new exchange deals both out in order: one shard owns everything on
-    a laptop, and with as many shards as markets each market has its own.
+    Markets, and account slots, are on the shards that the log says. A new exchange deals both out in order:
+    one shard owns everything on a laptop, and with as many shards as markets each market has its own.
     """
 
     markets: tuple[Market, ...]
@@ -322,15 +334,16 @@ class MarketMap(msgspec.Struct, frozen=True):
     slots: bytes
     """Account slot -> the shard that keeps its accounts, a byte each."""
     unknown_shards: tuple[int, ...] = ()
-    """Shards whose markets are not known (yet), so that a market which is missing here may be one of theirs."""
+    """Shards whose markets are not known (yet), so that a market which is missing here may be one of theirs.
+    """
 
     @classmethod
     def of(cls, markets: SequenceOf[Market], shard_count: int) -> Self:
         """Return the map of `markets`, dealt to `shard_count` shards.
 
         Raises:
-            MarketError: no market, two of the same symbol, two that contradict each other about an asset, or a shard count outside
-                1 to SHARD_COUNT_MAX.
+            MarketError: no market, two of the same symbol, two that contradict each other about an asset, or
+                a shard count outside 1 to SHARD_COUNT_MAX.
         """
         if not markets:
             raise MarketError("at least one market is needed")
@@ -339,7 +352,9 @@ class MarketMap(msgspec.Struct, frozen=True):
             for asset in market.assets:
                 first, by = declared.setdefault(asset.symbol, (asset, market.symbol))
                 if first != asset:
-                    raise MarketError(f"{by} and {market.symbol} declare another scale or supply of {asset.symbol}")
+                    raise MarketError(
+                        f"{by} and {market.symbol} declare another scale or supply of {asset.symbol}"
+                    )
         return cls.placed(
             [(market, number % max(1, shard_count)) for number, market in enumerate(markets)], shard_count
         )
@@ -353,12 +368,15 @@ class MarketMap(msgspec.Struct, frozen=True):
         unknown_shards: tuple[int, ...] = (),
         assets: Mapping[str, Asset] = NO_ASSETS,
     ) -> Self:
-        """Return the map of (market, its shard), of which there may be none, and of account slots; empty `slots` are dealt out.
+        """Return the map of (market, its shard), of which there may be none, and of account slots.
+
+        Empty `slots` are dealt out.
 
         What `assets` has counts more than what the markets declare.
 
         Raises:
-            MarketError: two of the same symbol, a shard that there is not, or a shard count outside 1 to SHARD_COUNT_MAX.
+            MarketError: two of the same symbol, a shard that there is not, or a shard count outside 1 to
+                SHARD_COUNT_MAX.
         """
         shards = {market.symbol: shard for market, shard in markets}
         if len(shards) != len(markets):
@@ -390,7 +408,8 @@ class MarketMap(msgspec.Struct, frozen=True):
     def supply_share(self, asset: str) -> AssetUnits:
         """Return how much of `asset` may have come in by one shard beyond what has gone out there.
 
-        The shares add up to no more than the supply, so that no sum of money can exceed it (docs/decisions/0004-money.md).
+        The shares add up to no more than the supply, so that no sum of money can exceed it
+        (docs/decisions/0004-money.md).
         """
         return AssetUnits(self.supply(asset) // self.shard_count)
 
@@ -408,14 +427,16 @@ class MarketMap(msgspec.Struct, frozen=True):
 
 
 SHARD_COUNT_MAX = 100
-"""The last two decimal digits of an order id name the shard that gave it, and nothing else: the account may be on another one later."""
+"""The last two decimal digits of an order id name the shard that gave it, and nothing else: the account may
+be on another one later."""
 
 
 def assets_of(markets: Iterable[Market]) -> dict[str, Asset]:
-    """Return the assets of `markets`, in their order: the first market's scale counts, and the largest supply.
+    """Return the assets of `markets`, in their order: the first market's scale counts, and the largest
+    supply.
 
-    Markets contradict each other about a supply while `exchange markets apply` changes one after the other. About a scale they cannot,
-    where one shard has let them all in (docs/decisions/0004-money.md).
+    Markets contradict each other about a supply while `exchange markets apply` changes one after the other.
+    About a scale they cannot, where one shard has let them all in (docs/decisions/0004-money.md).
     """
     declared: dict[tuple[str, int, int], None] = {}  # of a thousand markets most declare the same quote asset
     for market in markets:

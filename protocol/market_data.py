@@ -1,6 +1,7 @@
 """Public market data as feeds keep it in Redis and publish it: JSON-free, whole numbers, msgpack.
 
-Read models and channel payloads are one msgpack-encoded struct each; the Binance shapes are made by the functions and the edge.
+Read models and channel payloads are one msgpack-encoded struct each; the Binance shapes are made by the
+functions and the edge.
 """
 
 from datetime import UTC, datetime
@@ -29,16 +30,21 @@ INTERVALS_MS: dict[str, int] = {
     "3d": 259_200_000,
     "1w": 604_800_000,
 }
-"""Intervals of fixed length, aligned to the epoch, but for those of `_FIRST_MS`; `1M` is a calendar month (UTC)."""
+"""Intervals of fixed length, aligned to the epoch, but for those of `_FIRST_MS`.
+
+`1M` is a calendar month (UTC).
+"""
 INTERVALS: tuple[str, ...] = (*INTERVALS_MS, "1M")
 _FIRST_MS: Final = {"3d": 86_400_000, "1w": 4 * 86_400_000}
-"""When the first interval opened after the epoch, a Thursday: weeks open on Mondays, and three days where Binance's do, on 1970-01-02."""
+"""When the first interval opened after the epoch, a Thursday: weeks open on Mondays, and three days where
+Binance's do, on 1970-01-02."""
 
 
 def interval_bounds(interval: str, time: int, offset_ms: int = 0) -> tuple[int, int]:
     """Return the first ms of the interval that holds `time`, and the first ms after it.
 
-    `offset_ms` is how far the clocks by which intervals open are ahead of UTC; `time` and what is returned are UTC.
+    `offset_ms` is how far the clocks by which intervals open are ahead of UTC; `time` and what is returned
+    are UTC.
     """
     local = time + offset_ms
     length = INTERVALS_MS.get(interval)
@@ -87,7 +93,8 @@ class BookTicker(msgspec.Struct, frozen=True, array_like=True):
 class Candle(msgspec.Struct, frozen=True, array_like=True):
     """Open, high, low, close and sums over the trades of one market in one interval.
 
-    `quote_volume` and `taker_buy_quote` are in quote units; volumes in lots. `close_time` is the last ms of the interval.
+    `quote_volume` and `taker_buy_quote` are in quote units; volumes in lots. `close_time` is the last ms of
+    the interval.
     """
 
     market: str
@@ -114,7 +121,8 @@ TICKER_WINDOWS_MS: Final[dict[str, int]] = {"1h": 3_600_000, "4h": 14_400_000, "
 
 
 class WindowTicker(msgspec.Struct, frozen=True, array_like=True):
-    """Statistics over the trades from `open_time`, a whole minute, up to the `close_time` of the `Ticker` that has it.
+    """Statistics over the trades from `open_time`, a whole minute, up to the `close_time` of the `Ticker`
+    that has it.
 
     Prices are 0 and ids -1 when there was no trade.
     """
@@ -133,10 +141,12 @@ class WindowTicker(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ticker(msgspec.Struct, frozen=True, array_like=True):
-    """Statistics over the trades with `open_time` <= time <= `close_time`: the 24 h before `close_time`, exactly.
+    """Statistics over the trades with `open_time` <= time <= `close_time`: the 24 h before `close_time`,
+    exactly.
 
-    The window moves in whole seconds: it opens at the start of the second that is 86,399 s before the current one. Prices are 0
-    and ids -1 when there was no trade; `previous_close` is the price of the last trade before the window (0: none).
+    The window moves in whole seconds: it opens at the start of the second that is 86,399 s before the current
+    one. Prices are 0 and ids -1 when there was no trade; `previous_close` is the price of the last trade
+    before the window (0: none).
     """
 
     market: str
@@ -165,9 +175,11 @@ class TradeBatch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AccountUpdate(msgspec.Struct, frozen=True, array_like=True):
-    """Raw account events (msgpack, as in `ev:{k}`): all that the log has for the account from behind `after` up to `position`.
+    """Raw account events (msgpack, as in `ev:{k}`): all that the log has for the account from behind `after`
+    up to `position`.
 
-    After a crash feeds may repeat what they have published, in other portions: who has heard a part of one must not tell it again.
+    After a crash feeds may repeat what they have published, in other portions: who has heard a part of one
+    must not tell it again.
     """
 
     account_id: AccountId

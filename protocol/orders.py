@@ -9,9 +9,9 @@ The life of an order, as `OrderStatus` × what happens to it (anything not liste
 | NEW              | –        | PARTIALLY_FILLED | FILLED | CANCELED | EXPIRED |
 | PARTIALLY_FILLED | –        | PARTIALLY_FILLED | FILLED | CANCELED | EXPIRED |
 
-An IN_FLIGHT order waits for the answer of its market's shard; no client sees it, and it leaves no trace when that shard refuses it.
-PENDING_NEW is a leg of an order list that waits for another leg; nothing produces it yet. FILLED, CANCELED, EXPIRED and EXPIRED_IN_MATCH
-(self-trade prevention) are final.
+An IN_FLIGHT order waits for the answer of its market's shard; no client sees it, and it leaves no trace when
+that shard refuses it. PENDING_NEW is a leg of an order list that waits for another leg; nothing produces it
+yet. FILLED, CANCELED, EXPIRED and EXPIRED_IN_MATCH (self-trade prevention) are final.
 """
 
 from enum import IntEnum, StrEnum
@@ -20,7 +20,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+from protocol.units import (
+    AMOUNT_UNITS_MAX,
+    AccountId,
+    AssetUnits,
+    OrderId,
+    PriceTicks,
+    QuantityLots,
+    TimeMs,
+    TradeId,
+)
 
 
 class Side(IntEnum):
@@ -95,13 +104,18 @@ class CloseReason(IntEnum):
     UNFILLED_IOC = 6
     UNFILLED_FOK = 7
     INSUFFICIENT_LIQUIDITY = 8
-    """A MARKET order has something left: nobody is there to trade with it (any more), or it has no more to trade with."""
+    """A MARKET order has something left: nobody is there to trade with it (any more), or it has no more to
+    trade with."""
     REJECTED = 9
-    """A triggered or pending order broke a rule when it was to begin to work. Not produced yet, nor OCO, OTO and GOOD_TILL_DATE."""
+    """A triggered or pending order broke a rule when it was to begin to work.
+
+    Not produced yet, nor OCO, OTO and GOOD_TILL_DATE.
+    """
     OCO_TRIGGERED = 10
     OTO_PHASE_ONE_EXPIRED = 11
     PRICE_RANGE_EXCEEDED = 12
-    """A MARKET order has something left, and whoever would trade with it asks for more than its bound, or than it holds."""
+    """A MARKET order has something left, and whoever would trade with it asks for more than its bound, or
+    than it holds."""
     GOOD_TILL_DATE = 13
     TOO_MANY_MATCHES = 14
     """It has met as many resting orders as one order may (`Market.matches_max`), and would have met more."""
@@ -150,7 +164,8 @@ class RejectReason(StrEnum):
     TRANSFER_ID_REUSED = "transfer_id_reused"
     """A transfer of this kind with this id has moved another amount, or another asset."""
     NOT_AUTHORIZED = "not_authorized"
-    """The command needs the signature of a key that may say it, for this shard and for a time that is not over."""
+    """The command needs the signature of a key that may say it, for this shard and for a time that is not
+    over."""
     ACCOUNT_FROZEN = "account_frozen"
     """An operator has frozen the account."""
     TOO_MANY_ORDERS = "too_many_orders"
@@ -160,13 +175,17 @@ class RejectReason(StrEnum):
     MARKET_OPEN = "market_open"
     """The market trades: an operator cancels its orders only after it was closed for new ones."""
     EMPTY_BOOK = "empty_book"
-    """A MARKET order by quote quantity meets nobody; or one by quantity, where nothing was ever traded that tells its worth."""
+    """A MARKET order by quote quantity meets nobody.
+
+    Or one by quantity, where nothing was ever traded that tells its worth.
+    """
     THIN_BOOK = "thin_book"
     """What a MARKET order by quote quantity could trade is less than the smallest quantity of an order."""
     TOO_MANY_MATCHES = "too_many_matches"
     """A FOK order would meet more resting orders than one order may (`Market.matches_max`)."""
     MARKET_BEHIND = "market_behind"
-    """The market's shard has as many orders as it may have from this one, and has not answered them (`ShardConfig.in_flight_max`)."""
+    """The market's shard has as many orders as it may have from this one, and has not answered them
+    (`ShardConfig.in_flight_max`)."""
     ACCOUNT_IN_USE = "account_in_use"
     """The account has funds, open orders, or idempotency keys that are remembered."""
 
@@ -182,7 +201,8 @@ class Peg(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown
 class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """What an order asks for beyond side, type, price and quantity. 0: not asked for.
 
-    The format has them so that it need not change for the orders that need them. Shards refuse all but strategies so far.
+    The format has them so that it need not change for the orders that need them. Shards refuse all but
+    strategies so far.
     """
 
     stop_price: Annotated[PriceTicks, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = PriceTicks(0)
@@ -196,7 +216,9 @@ class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 
 
 def are_supported(terms: OrderTerms) -> bool:
-    """Return whether shards take an order with these terms: it names its strategy, and asks for nothing else."""
+    """Return whether shards take an order with these terms: it names its strategy, and asks for nothing
+    else.
+    """
     strategy = OrderTerms(strategy_id=terms.strategy_id, strategy_type=terms.strategy_type)
     return terms == strategy != OrderTerms()
 
@@ -211,7 +233,10 @@ class OrderCourse(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
     trailing_time: TimeMs = TimeMs(0)
     """When its trailing stop became active; 0: not yet."""
     prevented_quantity: QuantityLots = QuantityLots(0)
-    """Lots that self-trade prevention has taken off it; of an order by quote quantity those that what was left of it would have traded."""
+    """Lots that self-trade prevention has taken off it.
+
+    Of an order by quote quantity those that what was left of it would have traded.
+    """
     prevented_match_id: int = 0
     """The last match of it that was prevented; 0: none."""
 
@@ -224,9 +249,10 @@ class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     unless the order was placed by quote quantity. `held` is what the order still holds: quote units for a
     BUY, base units for a SELL. `cum_quote` is the sum of price x quantity over the fills, in quote units.
 
-    `execution_id` numbers the executions (acceptance, fill, close) of all orders of a shard, as order ids are numbered; it is the id of the
-    one that led to this state. `version` counts the order's own states from 1: of two states the later one has the larger. Both are 0
-    while the order is IN_FLIGHT, and in what was written before format 2.
+    `execution_id` numbers the executions (acceptance, fill, close) of all orders of a shard, as order ids are
+    numbered; it is the id of the one that led to this state. `version` counts the order's own states from 1:
+    of two states the later one has the larger. Both are 0 while the order is IN_FLIGHT, and in what was
+    written before format 2.
     """
 
     order_id: OrderId
@@ -259,7 +285,10 @@ class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 
 
 class Prevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """A trade of two orders of one account that self-trade prevention did not let happen. `match_id` is contiguous per market, from 1."""
+    """A trade of two orders of one account that self-trade prevention did not let happen.
+
+    `match_id` is contiguous per market, from 1.
+    """
 
     match_id: Annotated[int, Meta(ge=1, le=AMOUNT_UNITS_MAX)]
     maker_order_id: Annotated[OrderId, Meta(ge=1, le=AMOUNT_UNITS_MAX)]

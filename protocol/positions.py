@@ -16,7 +16,9 @@ class ShardPosition(NamedTuple):
 
     @classmethod
     def parse(cls, value: str | bytes | None) -> Self:
-        """Return the position that the value of `pos:{k}` says, `epoch|stream_id`; without one, that of a new shard.
+        """Return the position that the value of `pos:{k}` says, `epoch|stream_id`.
+
+        Without one, that of a new shard.
 
         Raises:
             ValueError: it says none.
@@ -38,7 +40,10 @@ NEW_SHARD: Final = ShardPosition(0, STREAM_START)
 
 
 class StateChecksum(NamedTuple):
-    """What a shard's state comes to after an entry of its input; whoever has applied as much must come to the same."""
+    """What a shard's state comes to after an entry of its input.
+
+    Whoever has applied as much must come to the same.
+    """
 
     stream_id: StreamId
     checksum: str

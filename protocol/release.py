@@ -1,8 +1,10 @@
-"""What a release reads and writes, in three numbers: the format of frames, the level of their kinds, and the rules.
+"""What a release reads and writes, in three numbers: the format of frames, the level of their kinds, and the
+rules.
 
-A shard's configuration says which of each the shard writes and follows now. A release reads the numbers of the release before it and
-its own. It writes and follows what the configuration says, so the release before may take over again, until an operator switches all
-shards to the new numbers (`exchange formats switch`, docs/decisions/0027). They never go down.
+A shard's configuration says which of each the shard writes and follows now. A release reads the numbers of
+the release before it and its own. It writes and follows what the configuration says, so the release before
+may take over again, until an operator switches all shards to the new numbers (`exchange formats switch`,
+docs/decisions/0027). They never go down.
 """
 
 from collections.abc import Iterable, Mapping
@@ -55,8 +57,9 @@ from protocol.events import (
 )
 
 KINDS: Final = 1
-"""The newest level of kinds that this program reads. A release that raises it raises the format too: a process of an earlier release that
-is started after the switch then waits in front of the first frame, and puts no event aside."""
+"""The newest level of kinds that this program reads. A release that raises it raises the format too: a
+process of an earlier release that is started after the switch then waits in front of the first frame, and
+puts no event aside."""
 OLDEST_RULES: Final = 1
 """The oldest rules that this program follows."""
 
@@ -73,8 +76,8 @@ LEVELS: Final[Mapping[type, int]] = dict.fromkeys(
     ),
     1,
 )  # fmt: skip
-"""Kind -> the level that it belongs to. A shard produces none above that of its configuration. A new kind has the level of the release
-that brings it."""
+"""Kind -> the level that it belongs to. A shard produces none above that of its configuration. A new kind has
+the level of the release that brings it."""
 
 
 class Release(NamedTuple):
@@ -86,7 +89,10 @@ class Release(NamedTuple):
 
 
 class LaterReleaseError(LaterFormatError):
-    """A shard has been switched to what only a later release reads; this program must not decide what comes of its input."""
+    """A shard has been switched to what only a later release reads.
+
+    This program must not decide what comes of its input.
+    """
 
     def __init__(self, reason: str, number: int) -> None:
         Exception.__init__(self, reason)
@@ -104,7 +110,9 @@ def release_of(config: ShardConfig) -> Release:
 
 
 def why_later(config: ShardConfig) -> str | None:
-    """Return what makes a shard with this configuration one for later programs; None: this program may lead it."""
+    """Return what makes a shard with this configuration one for later programs; None: this program may lead
+    it.
+    """
     wanted, known = release_of(config), this_release()
     if wanted.rules > known.rules:
         return f"follows rules {wanted.rules}, this program knows them up to {known.rules}"
@@ -116,7 +124,9 @@ def why_later(config: ShardConfig) -> str | None:
 
 
 def why_too_early(config: ShardConfig) -> str | None:
-    """Return what makes a shard with this configuration one for earlier programs only; None: this program may lead it."""
+    """Return what makes a shard with this configuration one for earlier programs only; None: this program may
+    lead it.
+    """
     if config.rules < OLDEST_RULES:
         return f"follows rules {config.rules}, this program knows them from {OLDEST_RULES} on"
     if config.format < codec.OLDEST_FORMAT:

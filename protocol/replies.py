@@ -1,8 +1,8 @@
 """What a shard answers: replies to commands, and queries with their answers.
 
-Replies go to the pub/sub channel `replies(reply_to)` as a msgpack array of replies, one array per batch and waiter.
-Queries enter by the stream `queries(shard)`, which is no part of the log, one frame (msgpack array, field `QUERIES_FIELD`) per entry.
-A query sees everything that was acknowledged before it.
+Replies go to the pub/sub channel `replies(reply_to)` as a msgpack array of replies, one array per batch and
+waiter. Queries enter by the stream `queries(shard)`, which is no part of the log, one frame (msgpack array,
+field `QUERIES_FIELD`) per entry. A query sees everything that was acknowledged before it.
 """
 
 import msgspec
@@ -33,9 +33,11 @@ class OrdersReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2)
 
 
 class FundsReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """An account's balances: after a deposit or withdrawal the one changed, for a query all that were ever used.
+    """An account's balances: after a deposit or withdrawal the one changed, for a query all that were ever
+    used.
 
-    For a query, `time` is when they changed last (0: the account has none), or that of a snapshot, if its shard was restored since.
+    For a query, `time` is when they changed last (0: the account has none), or that of a snapshot, if its
+    shard was restored since.
     """
 
     request_id: int
@@ -62,9 +64,10 @@ StoredAuditRow = tuple[str, Large, Large, Large, Large, Large, Large]
 class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """A shard's books of money, per asset: available + held + fees = deposited - withdrawn + settled, always.
 
-    `settled` is what settlements brought in less what they took; it sums to zero over all shards when nothing is in
-    flight between them. `position` is the input entry up to which all this is so, `digest` that of a `StateHashed` there;
-    `received` and `sent` are (other shard, messages). Tag 5 was the same with rows of plain numbers.
+    `settled` is what settlements brought in less what they took; it sums to zero over all shards when nothing
+    is in flight between them. `position` is the input entry up to which all this is so, `digest` that of a
+    `StateHashed` there; `received` and `sent` are (other shard, messages). Tag 5 was the same with rows of
+    plain numbers.
     """
 
     request_id: int
@@ -101,7 +104,9 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
 
 
 class ConfigReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
-    """How a shard is configured (None: not yet), and the markets that it knows, its own and those of others."""
+    """How a shard is configured (None: not yet), and the markets that it knows, its own and those of
+    others.
+    """
 
     request_id: int
     time: TimeMs
@@ -129,10 +134,13 @@ class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 
 
 class OrderQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """An open order, or a closed one that the database may not have yet. Answered by `OrderReply`, or `Refused`.
+    """An open order, or a closed one that the database may not have yet.
 
-    UNKNOWN_ORDER: if there is such an order, the database has it as it is. ORDER_NOT_REMEMBERED: the order may have been closed
-    without being in the database, which may also know an older state, or an older order with the client order id.
+    Answered by `OrderReply`, or `Refused`.
+
+    UNKNOWN_ORDER: if there is such an order, the database has it as it is. ORDER_NOT_REMEMBERED: the order
+    may have been closed without being in the database, which may also know an older state, or an older order
+    with the client order id.
 
     An order is IN_FLIGHT while its account's shard waits to hear from its market's what becomes of it.
 
@@ -148,7 +156,10 @@ class OrderQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
 
 class OpenOrdersQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """The account's open orders, oldest first, in one market or (`market` empty) all. Answered by `OrdersReply`."""
+    """The account's open orders, oldest first, in one market or (`market` empty) all.
+
+    Answered by `OrdersReply`.
+    """
 
     request_id: int
     reply_to: str

@@ -1,4 +1,6 @@
-"""Signatures of operators and of the treasury: Ed25519 over a command, the shard that it is for, and until when it counts."""
+"""Signatures of operators and of the treasury: Ed25519 over a command, the shard that it is for, and until
+when it counts.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -32,10 +34,11 @@ def sign(
     command: SignedBody | SkipEntry,
     number: int = OLDEST_FORMAT,
 ) -> Signed:
-    """Return `command` with a signature that counts for `shard` until `deadline_ms`, by the clock that gives entries their ids.
+    """Return `command` with a signature that counts for `shard` until `deadline_ms`, by the clock that gives
+    entries their ids.
 
-    The deadline of a `SkipEntry` is 0: it names the one entry that it counts for. `number` is the format that the shard has been
-    switched to.
+    The deadline of a `SkipEntry` is 0: it names the one entry that it counts for. `number` is the format that
+    the shard has been switched to.
     """
     body = encode_as(number, command)
     return Signed(key, shard, deadline_ms, body, private_key.sign(_message(key, shard, deadline_ms, body)))

@@ -1,20 +1,25 @@
 """The ids of Redis stream entries, as numbers that compare as the entries follow on each other.
 
-Redis, the database, snapshots and frames hold an id as text, `ms-number`. Whoever reads or writes one of them converts it there.
+Redis, the database, snapshots and frames hold an id as text, `ms-number`. Whoever reads or writes one of them
+converts it there.
 """
 
 from typing import Final, NamedTuple, Self
 
 
 class StreamId(NamedTuple):
-    """A stream entry's id: when it was appended, by Redis's clock in milliseconds, and its number within that millisecond."""
+    """A stream entry's id: when it was appended, by Redis's clock in milliseconds, and its number within that
+    millisecond.
+    """
 
     ms: int
     number: int = 0
 
     @classmethod
     def parse(cls, text: str | bytes) -> Self:
-        """Return the id that `ms-number` names; without a number, as Redis reads it, the first one of its millisecond.
+        """Return the id that `ms-number` names.
+
+        Without a number, as Redis reads it, the first one of its millisecond.
 
         Raises:
             ValueError: it names none.
@@ -22,7 +27,8 @@ class StreamId(NamedTuple):
         if isinstance(text, bytes):
             text = text.decode()
         ms, _, number = text.partition("-")
-        # Without the class's own call, which takes a fifth of the time: every entry that is read comes by here.
+        # Without the class's own call, which takes a fifth of the time: every entry that is read comes by
+        # here.
         return tuple.__new__(cls, (int(ms), int(number or 0)))
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """Every Redis key, stream, channel and consumer group, in one place.
 
-All keys of a shard carry its hash tag `{k}`, so that a script or a transaction on them stays on one node of a cluster.
-A market's read models carry the tag of the market's shard.
+All keys of a shard carry its hash tag `{k}`, so that a script or a transaction on them stays on one node of a
+cluster. A market's read models carry the tag of the market's shard.
 
 | key                       | kind     | written by       | holds                                                         |
 | ------------------------- | -------- | ---------------- | ------------------------------------------------------------- |
@@ -68,8 +68,9 @@ SKIPPED_ENTRY_FIELD: Final = b"o"
 """Beside `SKIPPED_FIELD`: the fields that the entry has in `in:{k}`, in msgpack."""
 
 ENGINE_GROUP: Final = "engine"
-"""The consumer group on `in:{k}`. Its cursor moves with `pos:{k}`, in the same script, so every tool that knows consumer groups sees
-what is committed and what waits. The worker itself reads from `pos`: reading as a consumer would be a write, and cost a disk sync."""
+"""The consumer group on `in:{k}`. Its cursor moves with `pos:{k}`, in the same script, so every tool that
+knows consumer groups sees what is committed and what waits. The worker itself reads from `pos`: reading as a
+consumer would be a write, and cost a disk sync."""
 
 
 class EventReader(StrEnum):
@@ -80,9 +81,15 @@ class EventReader(StrEnum):
 
 
 ARCHIVE_READER: Final = "archive"
-"""The field of `passed:{k}` that says up to where `in:{k}` is archived. Without it nobody archives, and nothing waits for it."""
+"""The field of `passed:{k}` that says up to where `in:{k}` is archived.
+
+Without it nobody archives, and nothing waits for it.
+"""
 TRIMMED: Final = "trimmed"
-"""The field of `passed:{k}` that says which entries of `in:{k}`, those before it, were removed. Without it none were."""
+"""The field of `passed:{k}` that says which entries of `in:{k}`, those before it, were removed.
+
+Without it none were.
+"""
 
 
 class AfterLoss(StrEnum):
@@ -132,7 +139,10 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "waited": AfterLoss.REPLACED,
     JOBS_NAMESPACE: AfterLoss.KEPT,  # a nudge too many does no harm
 }
-"""The first part of every key's name. A test compares them with the table above; channels hold nothing, so they are not here."""
+"""The first part of every key's name.
+
+A test compares them with the table above; channels hold nothing, so they are not here.
+"""
 
 
 def after_loss(key: str) -> AfterLoss:
@@ -166,12 +176,16 @@ def position(shard: int) -> str:
 
 
 def checksum(shard: int) -> str:
-    """`pos:{k}:checksum`. Who may write the position may write it, and whoever removes the one removes the other."""
+    """`pos:{k}:checksum`. Who may write the position may write it, and whoever removes the one removes the
+    other.
+    """
     return f"pos:{{{shard}}}:checksum"
 
 
 def takeovers(shard: int) -> str:
-    """`pos:{k}:takeovers`: the position of the last takeover, and how many before it found the same, "ID|COUNT"."""
+    """`pos:{k}:takeovers`: the position of the last takeover, and how many before it found the same,
+    "ID|COUNT".
+    """
     return f"pos:{{{shard}}}:takeovers"
 
 
@@ -326,13 +340,16 @@ def attempts(of: str) -> str:
 
 
 def rate(shard: int, kind: str, owner: object, window: int) -> str:
-    """`rate:{k}:KIND:OWNER:WINDOW`; an account's is where its shard is, a network's on any that is always the same."""
+    """`rate:{k}:KIND:OWNER:WINDOW`.
+
+    An account's is where its shard is, a network's on any that is always the same.
+    """
     return f"rate:{{{shard}}}:{kind}:{owner}:{window}"
 
 
 RATE_WORDS: Final = "rate:words"
-"""A channel: who says it, and then a line for each pot that has changed, `KEY USED TAKEN VERSION WANTED` (adapters/shares.py). WANTED is
-what somebody needed and did not get, else 0."""
+"""A channel: who says it, and then a line for each pot that has changed, `KEY USED TAKEN VERSION WANTED`
+(adapters/shares.py). WANTED is what somebody needed and did not get, else 0."""
 ORDERS_10S: Final = "orders10s"
 """The kind of the pot of an account's unfilled orders in ten seconds."""
 ORDERS_DAY: Final = "ordersday"

@@ -1,4 +1,6 @@
-"""Whether the shards of an exchange may be switched to what a new release brings, and to what (docs/decisions/0027)."""
+"""Whether the shards of an exchange may be switched to what a new release brings, and to what
+(docs/decisions/0027).
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -28,8 +30,12 @@ class Switch(NamedTuple):
     """The shards that do not write it yet."""
 
 
-def plan_switch(configs: Mapping[int, ShardConfig], found: Sequence[Reader], without: Collection[str] = ()) -> Switch:
-    """Return what a switch to the newest would do, `without` the processes that an operator says will not come back."""
+def plan_switch(
+    configs: Mapping[int, ShardConfig], found: Sequence[Reader], without: Collection[str] = ()
+) -> Switch:
+    """Return what a switch to the newest would do, `without` the processes that an operator says will not
+    come back.
+    """
     counted = [each for each in found if each.reads is not None or each.name not in without]
     written = [release_of(config) for config in configs.values()]
     newest = _highest([*(each.reads for each in counted if each.reads is not None), *written])

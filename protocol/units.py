@@ -1,9 +1,9 @@
 """Whole-number units, and the one place where decimals become whole numbers and back.
 
-Inside the exchange a price is a count of ticks, a quantity a count of lots, and money a count of the
-asset's smallest unit, which each asset has for itself: 10**-scale. Decimal strings exist only at the edges, where
-everything is written with eight decimals. The conversions here are exact: a text with more decimals than the scale
-holds is an error, never rounded.
+Inside the exchange a price is a count of ticks, a quantity a count of lots, and money a count of the asset's
+smallest unit, which each asset has for itself: 10**-scale. Decimal strings exist only at the edges, where
+everything is written with eight decimals. The conversions here are exact: a text with more decimals than the
+scale holds is an error, never rounded.
 """
 
 import re
@@ -30,15 +30,16 @@ else:
 SCALE_MAX: Final = 8
 """The most decimals that an asset may have; every price, quantity and amount is written with as many."""
 UNITS_PER_ASSET: Final = 10**SCALE_MAX
-"""One whole in the units of `tick_size` and `lot_size`, which are also those of an asset with SCALE_MAX decimals."""
+"""One whole in the units of `tick_size` and `lot_size`, which are also those of an asset with SCALE_MAX
+decimals."""
 AMOUNT_UNITS_MAX: Final = 2**63 - 1
 """The largest amount that any balance, hold or supply may reach; what a database bigint holds."""
 PPM: Final = 1_000_000
 """Fees and bands are in parts per million."""
 
 Large = tuple[int, int]
-"""A sum that grows for as long as the exchange lives, where it is stored or sent: (high, low) stands for high x 2**63 + low. `high` has
-the sum's sign, and `low` is at least 0 and less than 2**63."""
+"""A sum that grows for as long as the exchange lives, where it is stored or sent: (high, low) stands for high
+x 2**63 + low. `high` has the sum's sign, and `low` is at least 0 and less than 2**63."""
 _LARGE_LOW_BITS: Final = 63
 
 _DECIMAL = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?", re.ASCII)

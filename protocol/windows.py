@@ -1,4 +1,6 @@
-"""For how long a shard remembers what came of a request: part of what decides outcomes, so of every replay, too."""
+"""For how long a shard remembers what came of a request: part of what decides outcomes, so of every replay,
+too.
+"""
 
 from typing import Final, NamedTuple
 
@@ -16,7 +18,10 @@ class Windows(NamedTuple):
     keys_max: int = 10_000
     """Idempotency keys of one account; beyond that new ones are refused, and none is forgotten early."""
     transfer_ms: int = 7 * 86_400_000
-    """How long a transfer id is remembered. Whoever makes a transfer whose id may be older asks the database first."""
+    """How long a transfer id is remembered.
+
+    Whoever makes a transfer whose id may be older asks the database first.
+    """
 
 
 DEFAULT_WINDOWS: Final = Windows()

@@ -4,8 +4,10 @@ import sys
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module with this interpreter, and looks for modules where this process does.
+    """Return the command that runs a module with this interpreter, and looks for modules where this process
+    does.
 
-    A process that was told not to import from the folder in which it happens to be (`-P`) tells its children so.
+    A process that was told not to import from the folder in which it happens to be (`-P`) tells its children
+    so.
     """
     return [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", module, *arguments]

@@ -15,8 +15,8 @@ KEY_BYTES: Final = 32
 def key_in(path: Path) -> bytes:
     """Return the key in a file, which is made when there is none.
 
-    Several processes may do this at once: the key is written aside and linked into place, so that one of them wins and all read
-    the same, whole key.
+    Several processes may do this at once: the key is written aside and linked into place, so that one of them
+    wins and all read the same, whole key.
 
     Raises:
         SettingsError: the file holds no key.

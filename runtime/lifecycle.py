@@ -1,4 +1,7 @@
-"""Stopping: the first SIGTERM or SIGINT asks a process to finish what it has and leave; a second one ends it at once."""
+"""Stopping: the first SIGTERM or SIGINT asks a process to finish what it has and leave.
+
+A second one ends it at once.
+"""
 
 import asyncio
 import os
@@ -14,8 +17,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class SignalFlag(threading.Event):
     """An event that a signal's handler may set, once and for good.
 
-    The library's own has a lock, and the handler runs between any two steps of the main thread: also while that waits and holds the
-    lock, which the handler then waits for without end. This one has none: who waits, waits until there is something in a pipe.
+    The library's own has a lock, and the handler runs between any two steps of the main thread: also while
+    that waits and holds the lock, which the handler then waits for without end. This one has none: who waits,
+    waits until there is something in a pipe.
     """
 
     def __init__(self) -> None:
@@ -52,7 +56,10 @@ class SignalFlag(threading.Event):
 
 
 def stop_flag() -> threading.Event:
-    """Return a flag that the first SIGTERM or SIGINT sets, for a process with a plain loop. Call it in the main thread."""
+    """Return a flag that the first SIGTERM or SIGINT sets, for a process with a plain loop.
+
+    Call it in the main thread.
+    """
     flag = SignalFlag()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -66,7 +73,10 @@ def stop_flag() -> threading.Event:
 
 
 def stop_event() -> asyncio.Event:
-    """Return an event that the first SIGTERM or SIGINT sets, for a process with an event loop. Call it in the running loop."""
+    """Return an event that the first SIGTERM or SIGINT sets, for a process with an event loop.
+
+    Call it in the running loop.
+    """
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
 

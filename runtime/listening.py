@@ -1,8 +1,9 @@
 """Leaving a port without resetting anybody's connection.
 
-A listener that is closed resets the connections that wait to be accepted, and their clients have sent their requests already. So before
-it is closed, the kernel is told to pass over new ones, and the last that wait are accepted. A client that is passed over tries again by
-itself within a second, and then finds nobody, or whoever has taken the port's place: nothing that it sent was lost.
+A listener that is closed resets the connections that wait to be accepted, and their clients have sent their
+requests already. So before it is closed, the kernel is told to pass over new ones, and the last that wait are
+accepted. A client that is passed over tries again by itself within a second, and then finds nobody, or
+whoever has taken the port's place: nothing that it sent was lost.
 """
 
 import asyncio
@@ -35,7 +36,10 @@ _log = structlog.get_logger()
 
 
 async def accept_the_last(listener: socket.socket) -> None:
-    """Let nobody new connect to a listener, and return when its server has accepted all that had; close it next."""
+    """Let nobody new connect to a listener, and return when its server has accepted all that had.
+
+    Close it next.
+    """
     try:
         _pass_over_new(listener)
     except OSError as error:

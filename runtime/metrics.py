@@ -1,8 +1,9 @@
-"""What a process tells about itself: metrics for Prometheus, probes, and a heartbeat in Redis for `exchange status`.
+"""What a process tells about itself: metrics for Prometheus, probes, and a heartbeat in Redis for `exchange
+status`.
 
-Metrics are declared where they are counted, with `prometheus_client` itself. Counting is an addition in memory; nothing here is
-on the way of an order. Who asks is answered by a thread; it lets go of the interpreter after each metric, so that an order waits for
-no more than one of them.
+Metrics are declared where they are counted, with `prometheus_client` itself. Counting is an addition in
+memory; nothing here is on the way of an order. Who asks is answered by a thread; it lets go of the
+interpreter after each metric, so that an order waits for no more than one of them.
 """
 
 import hmac
@@ -52,9 +53,11 @@ _redis_reachable = prometheus_client.Gauge(
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What a process said last: who it is, when (seconds since the epoch), and how far behind (milliseconds; None: it has no backlog).
+    """What a process said last: who it is, when (seconds since the epoch), and how far behind (milliseconds;
+    None: it has no backlog).
 
-    And up to which numbers it reads what stands in the log (protocol/release.py); 0: it is of a release that does not say so.
+    And up to which numbers it reads what stands in the log (protocol/release.py); 0: it is of a release that
+    does not say so.
     """
 
     pid: int
@@ -81,7 +84,8 @@ def health_now(lag_ms: int | None) -> Health:
 
 
 def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_shared: bool = False) -> None:
-    """Serve `/metrics`, `/livez` and `/readyz` of this process over HTTP, from a thread, when a port is set for it.
+    """Serve `/metrics`, `/livez` and `/readyz` of this process over HTTP, from a thread, when a port is set
+    for it.
 
     `is_port_shared`: another process that does so, too, may have the port at the same time.
 
@@ -95,16 +99,21 @@ def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_s
         return
     try:
         address = settings.metrics_host, settings.metrics_port
-        server = _Server(address, metrics_application(probes, settings.metrics_password), shared=is_port_shared)
+        server = _Server(
+            address, metrics_application(probes, settings.metrics_password), shared=is_port_shared
+        )
     except OSError as error:
         raise SettingsError(
-            f"{PREFIX}METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}"
+            f"{PREFIX}METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port}: "
+            f"{error.strerror}"
         ) from error
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
 def metrics_application(probes: Probes, password: str = "") -> WSGIApplication:
-    """Return what answers for the metrics, to whoever shows the password if there is one, and for the probes, to anybody."""
+    """Return what answers for the metrics, to whoever shows the password if there is one, and for the probes,
+    to anybody.
+    """
     wanted = f"Bearer {password}".encode() if password else b""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Yielding())
@@ -181,7 +190,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class Heartbeat:
-    """Writes `health:NAME` every second from a thread of its own, so that a busy process still answers for itself.
+    """Writes `health:NAME` every second from a thread of its own, so that a busy process still answers for
+    itself.
 
     `lag_ms` is called for the milliseconds that the process is behind, if it has a backlog at all.
     """
@@ -214,7 +224,9 @@ class Heartbeat:
             health = health_now(self._lag_ms() if self._lag_ms else None)
             try:
                 for key in self._keys:
-                    write_reserved(self._redis, "SET", key, msgspec.json.encode(health), "EX", HEARTBEAT_TTL_S)
+                    write_reserved(
+                        self._redis, "SET", key, msgspec.json.encode(health), "EX", HEARTBEAT_TTL_S
+                    )
             except redis.RedisError as error:
                 _log.debug("heartbeat not written", error=str(error))
             self._stopped.wait(HEARTBEAT_INTERVAL_S)
@@ -232,5 +244,7 @@ def decode_health(payload: Any) -> Health | None:
 
 
 def read_health(client: redis.Redis, process: str) -> Health | None:
-    """Return what a process said last, None when it has been silent for `HEARTBEAT_TTL_S`, or what it said cannot be read."""
+    """Return what a process said last, None when it has been silent for `HEARTBEAT_TTL_S`, or what it said
+    cannot be read.
+    """
     return decode_health(client.get(streams.health(process)))

@@ -1,7 +1,7 @@
 """The keys of operators, of the treasury and of the development faucet: who may sign commands, and with what.
 
-On a laptop the private keys are made once and kept in the data folder. In containers each is a secret of the one process that needs
-it, and the engines get the public halves (`exchange secrets`).
+On a laptop the private keys are made once and kept in the data folder. In containers each is a secret of the
+one process that needs it, and the engines get the public halves (`exchange secrets`).
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,19 @@ _FAUCET_DAILY: Final = 100_000
 
 
 def private_key(settings: Settings, role: Role) -> Ed25519PrivateKey:
-    """Return the private key of a role: the settings' own, or the one in the data folder, which is made when there is none.
+    """Return the private key of a role: the settings' own, or the one in the data folder, which is made when
+    there is none.
 
     Raises:
         SettingsError: it is not 32 bytes in base64url.
     """
     name = role.name.lower()
     text: str = getattr(settings, f"{name}_key")
-    seed = decoded_key(text, f"{PREFIX}{name.upper()}_KEY") if text else key_in(settings.data_dir / f"{name}.key")
+    seed = (
+        decoded_key(text, f"{PREFIX}{name.upper()}_KEY")
+        if text
+        else key_in(settings.data_dir / f"{name}.key")
+    )
     return Ed25519PrivateKey.from_private_bytes(seed)
 
 
@@ -41,10 +46,12 @@ def key_name(role: Role, public: bytes) -> str:
 
 
 def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
-    """Return the keys that a new exchange begins with: the settings' public ones, or those of the data folder's private ones.
+    """Return the keys that a new exchange begins with: the settings' public ones, or those of the data
+    folder's private ones.
 
     Raises:
-        SettingsError: EXCHANGE_OPERATOR_KEYS is not `role:key,…`, with the key's 32 bytes in base64url, or names no operator.
+        SettingsError: EXCHANGE_OPERATOR_KEYS is not `role:key,…`, with the key's 32 bytes in base64url, or
+            names no operator.
     """
     if not settings.operator_keys:
         roles = [role for role in Role if role is not Role.FAUCET or settings.has_faucet()]

@@ -32,7 +32,13 @@ class OtlpExporter:
         )
 
     def span(
-        self, trace: OrderTrace, span_id: int, name: str, start_ns: int, end_ns: int, attributes: dict[str, str | int]
+        self,
+        trace: OrderTrace,
+        span_id: int,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        attributes: dict[str, str | int],
     ) -> None:
         """Send a span, soon."""
         is_root = span_id == trace.root_id

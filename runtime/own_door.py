@@ -1,8 +1,9 @@
 """Whether a server answers whoever connects to it, asked the way a client asks: through its own port.
 
-A loop that turns may still answer nobody: it has no file descriptor left, or what it does first leaves it no time for newcomers. So a
-thread knocks every now and then. A refusal is no answer, and what one address may have and ask for does not bound the knocks: whatever
-else comes from this machine, they tell of the process alone.
+A loop that turns may still answer nobody: it has no file descriptor left, or what it does first leaves it no
+time for newcomers. So a thread knocks every now and then. A refusal is no answer, and what one address may
+have and ask for does not bound the knocks: whatever else comes from this machine, they tell of the process
+alone.
 """
 
 import http.client
@@ -91,7 +92,8 @@ def ask_websocket(
     knocks: Knocks | None = None,
     context: ssl.SSLContext | None = None,
 ) -> None:
-    """Open a connection to an edge, as for streams, by TLS where there is a `context` for it, and wait for the answer to a ping on it.
+    """Open a connection to an edge, as for streams, by TLS where there is a `context` for it, and wait for
+    the answer to a ping on it.
 
     A refusal is no answer.
 
@@ -175,7 +177,9 @@ class OwnDoor:
         """Return what says that nobody is answered."""
         silent_s = self._now_s() - self._answered_s
         return (
-            f"nobody who connects is answered for {silent_s:.0f} s: {self._error}" if silent_s > silent_s_max else None
+            f"nobody who connects is answered for {silent_s:.0f} s: {self._error}"
+            if silent_s > silent_s_max
+            else None
         )
 
     def _knock(self) -> None:

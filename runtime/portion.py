@@ -7,7 +7,10 @@ BYTES_MAX: Final = 8 << 20
 
 
 class Portion:
-    """`count` entries at once come to about `bytes_max`, judged by what was read last; an entry is at most some two megabytes."""
+    """`count` entries at once come to about `bytes_max`, judged by what was read last.
+
+    An entry is at most some two megabytes.
+    """
 
     def __init__(self, entries_max: int, bytes_max: int = BYTES_MAX) -> None:
         self._entries_max = entries_max

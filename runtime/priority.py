@@ -12,7 +12,8 @@ _AUTOGROUP: Final = Path("/proc/self/autogroup")
 def give_way() -> None:
     """Let every other process have the processor first, in so far as the system can do that.
 
-    Linux gives processors to sessions first, and to their processes then: call it in a process that leads a session.
+    Linux gives processors to sessions first, and to their processes then: call it in a process that leads a
+    session.
     """
     os.nice(_LOWEST_NICE)
     if hasattr(os, "SCHED_IDLE"):

@@ -1,7 +1,8 @@
 """Whether a process lives and is ready, as `/livez` and `/readyz` say it (runtime/metrics.py serves them).
 
-It lives while its main loop turns: the loop says so itself, so a thread that answers for a loop which hangs does not hide that. It is
-ready when nothing that it has registered speaks against it. A check answers at once from what the process knows anyway.
+It lives while its main loop turns: the loop says so itself, so a thread that answers for a loop which hangs
+does not hide that. It is ready when nothing that it has registered speaks against it. A check answers at once
+from what the process knows anyway.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ from typing import Final
 from runtime.tasks import end_tasks
 
 TURN_S_MAX: Final = 30.0
-"""A loop that has not turned for so long hangs: longer than every wait for Redis or the database in it, and than any batch."""
+"""A loop that has not turned for so long hangs: longer than every wait for Redis or the database in it, and
+than any batch."""
 START_S_MAX: Final = 900.0
 """What comes before the first turn may take longer: a shard applies what came since its snapshot."""
 _TURN_EVERY_S: Final = 1.0
@@ -37,7 +39,10 @@ class Probes:
         self._turned_s, self._turn_s_max = self._now_s(), START_S_MAX
 
     def turned(self) -> None:
-        """Note that the main loop has come round; also to be said in between by what takes long and gets further."""
+        """Note that the main loop has come round.
+
+        Also to be said in between by what takes long and gets further.
+        """
         self._turned_s = self._now_s()
         if self._doing is not None:
             self._doing, self._turn_s_max = None, TURN_S_MAX
@@ -47,15 +52,21 @@ class Probes:
         self.ready_when("process", lambda: "it is about to end")
 
     def ready_when(self, name: str, check: Check, *, once: bool = False) -> None:
-        """Have `check` decide whether the process is ready, too; it takes the place of an earlier one called `name`.
+        """Have `check` decide whether the process is ready, too.
 
-        `once`: only until nothing speaks against it for the first time. That is for what processes behind a balancer share: were all
-        of them taken out for it, clients would reach nobody, instead of hearing from one what is the matter.
+        It takes the place of an earlier one called `name`.
+
+        `once`: only until nothing speaks against it for the first time. That is for what processes behind a
+        balancer share: were all of them taken out for it, clients would reach nobody, instead of hearing from
+        one what is the matter.
         """
         self._checks = {**self._checks, name: _Once(check) if once else check}
 
     def alive_when(self, name: str, check: Check) -> None:
-        """Have `check` decide whether the process lives, too; it takes the place of an earlier one called `name`."""
+        """Have `check` decide whether the process lives, too.
+
+        It takes the place of an earlier one called `name`.
+        """
         self._lives = {**self._lives, name: check}
 
     def why_not_alive(self) -> str | None:
@@ -63,10 +74,14 @@ class Probes:
         silent_s = self._now_s() - self._turned_s
         if silent_s <= self._turn_s_max:
             return next((reason for check in self._lives.values() if (reason := check()) is not None), None)
-        return f"the main loop has not turned for {silent_s:.0f} s" + (f": {self._doing}" if self._doing else "")
+        return f"the main loop has not turned for {silent_s:.0f} s" + (
+            f": {self._doing}" if self._doing else ""
+        )
 
     def why_not_ready(self) -> dict[str, str]:
-        """Return everything that speaks against it, by the name of its check; nothing: the process is ready."""
+        """Return everything that speaks against it, by the name of its check; nothing: the process is
+        ready.
+        """
         if self._doing is not None:
             return {"process": self._doing}
         found = {"process": self.why_not_alive(), **{name: check() for name, check in self._checks.items()}}

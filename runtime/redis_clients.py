@@ -5,9 +5,10 @@
                                                                        sentinel_password: the sentinels' own)
     redis+cluster://[user:password@]host:port,host:port                a cluster; any of its nodes will do
 
-A plain connection speaks with one server. Which one that is – the master of a service, or the node that has a key – is asked anew
-each time it connects. So after a failover it is enough that a connection breaks, and a server that can no longer do what it is asked
-(it has become a replica, the slot has moved, replicas are missing) counts as a broken connection too.
+A plain connection speaks with one server. Which one that is – the master of a service, or the node that has a
+key – is asked anew each time it connects. So after a failover it is enough that a connection breaks, and a
+server that can no longer do what it is asked (it has become a replica, the slot has moved, replicas are
+missing) counts as a broken connection too.
 """
 
 import asyncio
@@ -37,11 +38,28 @@ RedisOutage: Final = (redis.RedisError, RedisClusterException, OSError)
 
 _LOOKUP_TIMEOUT_S: Final = 1.0
 _SOCKET_TIMEOUT_S: Final = 3.0
-"""With replicas, a server that does not answer for so long is given up: another one may have taken its place."""
-_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": _SOCKET_TIMEOUT_S, "socket_connect_timeout": _LOOKUP_TIMEOUT_S}
+"""With replicas, a server that does not answer for so long is given up: another one may have taken its place.
+"""
+_TIMEOUTS: Final[dict[str, Any]] = {
+    "socket_timeout": _SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": _LOOKUP_TIMEOUT_S,
+}
 _CLUSTER_CONNECTIONS_MAX: Final = 200
-_PASSING: Final = ("READONLY", "NOREPLICAS", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK")
-_PASSING_TEXTS: Final = (*(f"-{code} " for code in _PASSING), "WAIT cannot be used with replica", "read only replica")
+_PASSING: Final = (
+    "READONLY",
+    "NOREPLICAS",
+    "UNBLOCKED",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MOVED",
+    "ASK",
+)
+_PASSING_TEXTS: Final = (
+    *(f"-{code} " for code in _PASSING),
+    "WAIT cannot be used with replica",
+    "read only replica",
+)
 
 
 _FULL: Final = ("OOM", "MISCONF")
@@ -49,11 +67,17 @@ _FULL_TEXTS: Final = tuple(f"-{code} " for code in _FULL)
 
 
 class FullError(redis.ResponseError):
-    """This server takes no such write now: its memory or its disk is full. Nothing was done; to ask elsewhere would not help."""
+    """This server takes no such write now: its memory or its disk is full.
+
+    Nothing was done; to ask elsewhere would not help.
+    """
 
 
 class NotNowError(redis.ConnectionError):
-    """This server cannot do it now: it is a replica, lacks replicas, or another one has the keys. Nothing was done."""
+    """This server cannot do it now: it is a replica, lacks replicas, or another one has the keys.
+
+    Nothing was done.
+    """
 
 
 class AddressError(ValueError):
@@ -96,14 +120,18 @@ def parse_address(url: str) -> RedisAddress:
     sentinel_options = {name: query.pop(f"sentinel_{name}", "") for name in ("username", "password")}
     service = parts.path.strip("/")
     try:
-        nodes = tuple((host, int(port)) for host, _, port in (each.rpartition(":") for each in hosts.split(",")))
+        nodes = tuple(
+            (host, int(port)) for host, _, port in (each.rpartition(":") for each in hosts.split(","))
+        )
         database = int(query.pop("db", 0))
     except ValueError as error:
         raise AddressError(f"{parts.scheme}: {error}") from error
     if not all(host for host, _ in nodes):
         raise AddressError(f"{parts.scheme}: every server is host:port")
     if (parts.scheme == SENTINEL) != bool(service):
-        raise AddressError(f"{parts.scheme}: " + ("/SERVICE is missing" if not service else "a cluster has no service"))
+        raise AddressError(
+            f"{parts.scheme}: " + ("/SERVICE is missing" if not service else "a cluster has no service")
+        )
     if query or (database and parts.scheme == CLUSTER):
         raise AddressError(f"{parts.scheme}: what does {', '.join(query) or 'db'} mean here?")
     known = {name: value for name, value in options.items() if value}
@@ -117,7 +145,8 @@ def parse_address(url: str) -> RedisAddress:
 
 
 def client_for(url: str, key: str, tether: "Tether | None" = None, **options: Any) -> redis.Redis:
-    """Return a plain client of the server that has `key`: a hash tag's worth of keys on a cluster, everything elsewhere.
+    """Return a plain client of the server that has `key`: a hash tag's worth of keys on a cluster, everything
+    elsewhere.
 
     It does not repeat commands by itself: an append that is repeated blindly would be a second one.
     """
@@ -126,7 +155,9 @@ def client_for(url: str, key: str, tether: "Tether | None" = None, **options: An
     if not address.nodes:
         plain = dict(address.options)
         connection_class = _CONNECTIONS[plain.pop("connection_class", redis.asyncio.Connection)]
-        return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=connection_class, **plain, **options))
+        return redis.Redis(
+            connection_pool=redis.ConnectionPool(connection_class=connection_class, **plain, **options)
+        )
     options = _TIMEOUTS | options
     pool = redis.ConnectionPool(
         connection_class=_FoundConnection, find=_finder(address, key), **address.options, **options
@@ -135,7 +166,8 @@ def client_for(url: str, key: str, tether: "Tether | None" = None, **options: An
 
 
 def pipelined(client: redis.Redis, *commands: Sequence[Any]) -> list[Any]:
-    """Send `commands` to a plain client's server at once, and return its answers as they come, errors among them.
+    """Send `commands` to a plain client's server at once, and return its answers as they come, errors among
+    them.
 
     The library's pipelines do the same; what they do besides takes as long as a small batch.
 
@@ -188,7 +220,9 @@ class PendingAnswers:
         return answers
 
     def let_go(self) -> None:
-        """Wait for no answer. The connection ends: what still comes must not be taken for an answer to what is asked next."""
+        """Wait for no answer. The connection ends: what still comes must not be taken for an answer to what
+        is asked next.
+        """
         self._connection.disconnect()  # type: ignore[no-untyped-call]
         self._pool.release(self._connection)
 
@@ -214,13 +248,20 @@ def client(url: str, **options: Any) -> redis.Redis:
 
 
 def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.asyncio.Redis":
-    """Return a client for any keys; it waits for a connection when all are in use. Redis need not be there yet."""
+    """Return a client for any keys; it waits for a connection when all are in use.
+
+    Redis need not be there yet.
+    """
     address = parse_address(url)
     timeouts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
     if address.is_cluster:
         nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.nodes]
         cluster = redis.asyncio.RedisCluster(
-            startup_nodes=nodes, max_connections=_CLUSTER_CONNECTIONS_MAX, protocol=2, **address.options, **timeouts
+            startup_nodes=nodes,
+            max_connections=_CLUSTER_CONNECTIONS_MAX,
+            protocol=2,
+            **address.options,
+            **timeouts,
         )
         # The library has no parameter for it. Nodes that it finds later are made with these options, too.
         cluster.connection_kwargs["connection_class"] = _AsyncConnection
@@ -261,10 +302,13 @@ class Tether:
         """What the server calls it; `CLIENT LIST ID` tells whether it still stands."""
         self.is_held = False
         self.greet: Callable[[Any], None] | None = None
-        """Called with every new connection, when `client_id` is known and before anything else goes out on it."""
+        """Called with every new connection, when `client_id` is known and before anything else goes out on
+        it."""
 
     def hold(self) -> None:
-        """When the connection is lost from now on, the next command fails instead of going out on another one."""
+        """When the connection is lost from now on, the next command fails instead of going out on another
+        one.
+        """
         self.is_held = True
 
     def release(self) -> None:
@@ -285,9 +329,14 @@ class Tether:
 
 
 class ShardServers:
-    """A plain client for each shard's server; one for all of them where there is one server. Not for use by several threads."""
+    """A plain client for each shard's server; one for all of them where there is one server.
 
-    def __init__(self, url: str, *, prepare: Callable[[redis.Redis], None] = lambda _: None, **options: Any) -> None:
+    Not for use by several threads.
+    """
+
+    def __init__(
+        self, url: str, *, prepare: Callable[[redis.Redis], None] = lambda _: None, **options: Any
+    ) -> None:
         """`prepare` is called with every client that is made, once."""
         self.are_several = parse_address(url).is_cluster
         self._url = url
@@ -308,7 +357,10 @@ class ShardServers:
         found = self._clients.get(index)
         if found is None:
             tether = Tether()
-            found = self._clients[index] = client_for(self._url, f"{{{shard}}}", tether, **self._options), tether
+            found = self._clients[index] = (
+                client_for(self._url, f"{{{shard}}}", tether, **self._options),
+                tether,
+            )
             self._prepare(found[0])
         return found
 
@@ -335,7 +387,8 @@ class _Find(Protocol):
 
 def _sentinel_finder(address: RedisAddress) -> _Find:
     sentinel = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]
-        address.nodes, sentinel_kwargs={**_lookup_options(), "retry": Retry(NoBackoff(), 0), **address.sentinel_options}
+        address.nodes,
+        sentinel_kwargs={**_lookup_options(), "retry": Retry(NoBackoff(), 0), **address.sentinel_options},
     )
 
     def find() -> tuple[str, int]:
@@ -352,11 +405,16 @@ def _sentinel_finder(address: RedisAddress) -> _Find:
 
 
 def _newest_master(address: RedisAddress, states: Iterable[Mapping[str, Any] | None]) -> tuple[str, int]:
-    """Return the master by the sentinel that has heard of the last failover; one that has not may name an old one."""
+    """Return the master by the sentinel that has heard of the last failover.
+
+    One that has not may name an old one.
+    """
     known = [state for state in states if state]
     newest = max(known, key=lambda state: int(state["config-epoch"]), default=None)
     if newest is None or newest["is_sdown"] or newest["is_odown"]:
-        raise redis.sentinel.MasterNotFoundError(f"no master of {address.service} now, say {len(known)} sentinels")
+        raise redis.sentinel.MasterNotFoundError(
+            f"no master of {address.service} now, say {len(known)} sentinels"
+        )
     return str(newest["ip"]), int(newest["port"])
 
 
@@ -450,7 +508,9 @@ def is_full(error: object) -> bool:
     """Return whether an error that Redis answered says that its memory or its disk is full."""
     text = str(error)
     return (
-        isinstance(error, redis.OutOfMemoryError) or text.startswith(_FULL) or any(part in text for part in _FULL_TEXTS)
+        isinstance(error, redis.OutOfMemoryError)
+        or text.startswith(_FULL)
+        or any(part in text for part in _FULL_TEXTS)
     )
 
 
@@ -484,17 +544,22 @@ class _FoundSSLConnection(_Found, redis.SSLConnection):
 
 
 class _LossAware(redis.asyncio.connection.AbstractConnection):
-    """A connection that is lost in the middle of a command says so with the library's own error; no cancellation is lost on it.
+    """A connection that is lost in the middle of a command says so with the library's own error.
 
-    Two other errors reach its callers otherwise. uvloop raises RuntimeError for a transport that was closed a moment ago (asyncio's own
-    loop drops what is written). And where the library itself disconnects a connection that another task is using, as a cluster's client
-    does when a node fails, that task finds None in the place of the stream.
+    No cancellation is lost on it.
 
-    The library sends with `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes in the moment in which what it
-    waits for is done. A task that asks Redis again and again would survive its end.
+    Two other errors reach its callers otherwise. uvloop raises RuntimeError for a transport that was closed a
+    moment ago (asyncio's own loop drops what is written). And where the library itself disconnects a
+    connection that another task is using, as a cluster's client does when a node fails, that task finds None
+    in the place of the stream.
+
+    The library sends with `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes in the
+    moment in which what it waits for is done. A task that asks Redis again and again would survive its end.
     """
 
-    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
         """Send a command.
 
         Raises:

@@ -1,7 +1,8 @@
 """The database's schema that this version needs, and the note in Redis that it was seen.
 
-The note is what a process goes by that starts while the database is away: where the schema was seen before, it may serve what needs
-no database, orders above all. Without the note it is not ready: the exchange may never have had a schema.
+The note is what a process goes by that starts while the database is away: where the schema was seen before,
+it may serve what needs no database, orders above all. Without the note it is not ready: the exchange may
+never have had a schema.
 """
 
 from typing import Any, Final, LiteralString
@@ -21,7 +22,10 @@ def why_schema_lacks(number: int) -> str | None:
     """Return what a database lacks whose newest migration is `number`, or None."""
     if number >= SCHEMA_NUMBER:
         return None
-    return f"the database has no schema of this version: its newest migration is {number}, {SCHEMA_NUMBER} is needed"
+    return (
+        f"the database has no schema of this version: its newest migration is {number}, {SCHEMA_NUMBER} is "
+        "needed"
+    )
 
 
 def noted_schema(note: object) -> int:

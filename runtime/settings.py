@@ -1,6 +1,7 @@
 """Settings: read once, at start, from `EXCHANGE_*` environment variables; every mistake is reported at once.
 
-A field `shard_count` is set by EXCHANGE_SHARD_COUNT. `EXCHANGE_…_FILE` may name a file that holds the value instead, for secrets.
+A field `shard_count` is set by EXCHANGE_SHARD_COUNT. `EXCHANGE_…_FILE` may name a file that holds the value
+instead, for secrets.
 """
 
 import ipaddress
@@ -31,10 +32,16 @@ REPLICA_PORTS = 100
 HISTORY_DAYS_MIN = 30
 """Of the history, so many days are always kept: candles are made from them, and a restore reads them."""
 _MAY_BE_EMPTY = ("master_key_previous",)
-"""What the file of a secret may say; any other that is empty was not written yet, or not well, and would be taken for none."""
+"""What the file of a secret may say.
+
+Any other that is empty was not written yet, or not well, and would be taken for none.
+"""
 _CHECKOUT = Path(__file__).resolve().parent.parent
 DATA_DIR = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()) / ".run"
-"""In the checkout, whatever folder a command is typed in; elsewhere when the program was installed without one."""
+"""In the checkout, whatever folder a command is typed in.
+
+Elsewhere when the program was installed without one.
+"""
 
 
 class SettingsError(ValueError):
@@ -50,8 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     """Address that servers listen on."""
     development: bool = False
-    """This is a development installation. It may have a faucet that other machines reach, and the keys and passwords
-    that the repository publishes; other installations refuse to start with any of these
+    """This is a development installation. It may have a faucet that other machines reach, and the keys and
+    passwords that the repository publishes; other installations refuse to start with any of these
     (runtime/unsafe_settings.py)."""
     rest_port: Port = 8000
     """Port of the REST API."""
@@ -62,15 +69,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres_port: Port = 5490
     """Port of the embedded PostgreSQL."""
     tls_certificate: str = ""
-    """PEM file with the certificate chain of gateways, edges and the pages' server. Empty: no TLS, for use behind a
-    proxy. The file and its key are read again when they change."""
+    """PEM file with the certificate chain of gateways, edges and the pages' server. Empty: no TLS, for use
+    behind a proxy. The file and its key are read again when they change."""
     tls_key: str = ""
     """PEM file with the certificate's private key, unencrypted."""
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Port of a process's metrics and probes (/metrics, /livez, /readyz); 0: none."""
     metrics_host: str = "127.0.0.1"
-    """Address that metrics and probes listen on, whatever EXCHANGE_HOST is. In containers: the address of their
-    network."""
+    """Address that metrics and probes listen on, whatever EXCHANGE_HOST is. In containers: the address of
+    their network."""
     metrics_password: str = ""
     """Bearer token that /metrics requires; empty: none. Probes never require one."""
     up_metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 9500
@@ -78,45 +85,49 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ready_lag_ms_max: Positive = 5_000
     """Maximum lag at which a standby, a feeds process or the persistence counts as ready."""
     redis_url: str = ""
-    """An external Redis: a server, a Sentinel service or a cluster (forms: runtime/redis_clients.py). Empty: the
-    embedded one."""
+    """An external Redis: a server, a Sentinel service or a cluster (forms: runtime/redis_clients.py). Empty:
+    the embedded one."""
     redis_bin: str = ""
-    """Folder with valkey-server or redis-server (6.2 or newer) for the embedded Redis. Empty: the bundled Valkey, then
-    PATH."""
+    """Folder with valkey-server or redis-server (6.2 or newer) for the embedded Redis. Empty: the bundled
+    Valkey, then PATH."""
     redis_mode: Literal["single", "sentinel", "cluster"] = "single"
     """Topology of the embedded Redis: one server; a master, a replica and three sentinels on five ports from
     EXCHANGE_REDIS_PORT on; or a cluster of three masters on three ports."""
     redis_memory_mb: Positive = 2_048
-    """`maxmemory` of each embedded Redis server. Gateways refuse orders before it is exhausted, and cancels last."""
+    """`maxmemory` of each embedded Redis server.
+
+    Gateways refuse orders before it is exhausted, and cancels last.
+    """
     cache_url: str = ""
-    """Redis for data that can be lost and is rebuilt within seconds: read models, public streams, counters, the queue
-    of nudges (forms: as EXCHANGE_REDIS_URL). Empty: a second embedded Redis if the first one is embedded, otherwise
-    the same Redis."""
+    """Redis for data that can be lost and is rebuilt within seconds: read models, public streams, counters,
+    the queue of nudges (forms: as EXCHANGE_REDIS_URL). Empty: a second embedded Redis if the first one is
+    embedded, otherwise the same Redis."""
     cache_enabled: bool = True
-    """Run a second embedded Redis for data that can be lost. Otherwise one server plays both roles, and this data is
-    synchronised to disk, too."""
+    """Run a second embedded Redis for data that can be lost. Otherwise one server plays both roles, and this
+    data is synchronised to disk, too."""
     cache_port: Port = 6399
     """Port of the second embedded Redis."""
     cache_memory_mb: Positive = 512
     """`maxmemory` of the second embedded Redis."""
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
-    """Number of replicas that must have a batch before its result is published: all that may replace the master
-    (docs/decisions/0015). 0: none."""
+    """Number of replicas that must have a batch before its result is published: all that may replace the
+    master (docs/decisions/0015). 0: none."""
     redis_durability_check_enabled: bool = True
     """Open a shard only on a Redis that keeps every write across a restart (stream_log/durability.py)."""
     database_url: str = ""
     """An external PostgreSQL or TimescaleDB, with the role of this process (docs/operations.md, "Roles of the
     database"). Empty: the embedded PostgreSQL."""
     database_role_passwords: str = ""
-    """`service:password,…` for the roles of gateway, edge and persist in an external database. `migrate` creates the
-    roles with these passwords, and a process that has its password uses its own role instead of the one in
-    EXCHANGE_DATABASE_URL."""
+    """`service:password,…` for the roles of gateway, edge and persist in an external database. `migrate`
+    creates the roles with these passwords, and a process that has its password uses its own role instead of
+    the one in EXCHANGE_DATABASE_URL."""
     database_admin_url: str = ""
     """The same database with a role that may create roles, for `migrate`. Empty: the owner may."""
     database_roles_required: bool = False
     """`migrate` waits until the roles exist; another program creates them."""
     postgres_bin: str = ""
-    """Folder with PostgreSQL's programs (16 or newer) for the embedded PostgreSQL. Empty: PATH, then the bundled ones."""
+    """Folder with PostgreSQL's programs (16 or newer) for the embedded PostgreSQL. Empty: PATH, then the
+    bundled ones."""
 
     # Markets and shards
     markets_file: str = ""
@@ -136,34 +147,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_commands_max: Positive = 1_024
     """Maximum number of stream entries that an engine worker reads in one step."""
     snapshot_interval_s: Positive = 30
-    """Minimum interval between snapshots of a shard. A snapshot also waits until the log has grown by the size of the
-    last one, but at most ten intervals."""
+    """Minimum interval between snapshots of a shard. A snapshot also waits until the log has grown by the
+    size of the last one, but at most ten intervals."""
     unstored_orders_max: Positive = 500_000
-    """Maximum number of closed orders (about 500 bytes each) that an engine worker keeps for queries until the database
-    has them. Beyond it the oldest are dropped, and their status is unknown until the database has caught up."""
+    """Maximum number of closed orders (about 500 bytes each) that an engine worker keeps for queries until
+    the database has them. Beyond it the oldest are dropped, and their status is unknown until the database
+    has caught up."""
 
     # The gateway
     functions: str = "orders,account,market-data,users"
     """Groups of functions that this gateway serves."""
     reply_timeout_ms: Positive = 5_000
-    """How long a gateway waits for a reply. Shards remember requests for ten times as long, so every process needs the
-    same value."""
+    """How long a gateway waits for a reply. Shards remember requests for ten times as long, so every process
+    needs the same value."""
     backlog_age_ms_max: Positive = 2_000
     """Maximum age of the oldest waiting command of a shard; beyond it orders are refused with 503."""
     log_mb_max: Positive = 1_024
-    """Maximum size of a shard's log in Redis, which its slowest reader keeps from being trimmed; beyond it orders are
-    refused with 503."""
+    """Maximum size of a shard's log in Redis, which its slowest reader keeps from being trimmed; beyond it
+    orders are refused with 503."""
     open_orders_max: Annotated[int, Meta(ge=1, le=2**31)] = OPEN_ORDERS_MAX
-    """Maximum number of open orders of one account over all markets, in a new exchange. Later the log has the value
-    (`exchange accounts limit-all`)."""
+    """Maximum number of open orders of one account over all markets, in a new exchange. Later the log has the
+    value (`exchange accounts limit-all`)."""
     in_flight_max: Annotated[int, Meta(ge=1, le=2**31)] = IN_FLIGHT_MAX
-    """Maximum number of unanswered orders that a shard's accounts may have on each other shard, in a new exchange.
-    Later the log has the value."""
+    """Maximum number of unanswered orders that a shard's accounts may have on each other shard, in a new
+    exchange. Later the log has the value."""
     pending_requests_max: Positive = 20_000
     """Maximum number of requests of one gateway that wait for replies."""
     request_weight_per_minute: Positive = 6_000
-    """Request weight that one network may use per minute. A network is an IPv4 address or an IPv6 /64; a /48 may use
-    ten times as much. This holds for all limits per network."""
+    """Request weight that one network may use per minute. A network is an IPv4 address or an IPv6 /64; a /48
+    may use ten times as much. This holds for all limits per network."""
     raw_requests_per_5m: Positive = 61_000
     """Maximum number of requests of one network in five minutes, whatever they weigh."""
     orders_per_10s: Positive = 100
@@ -173,7 +185,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limits_enabled: bool = True
     """Limit requests, weight, handshakes and orders. The limits below hold regardless."""
     head_bytes_max: Positive = 16_384
-    """Maximum size of a request's line and headers, and of everything in a body that is not content, such as trailers."""
+    """Maximum size of a request's line and headers, and of everything in a body that is not content, such as
+    trailers."""
     url_bytes_max: Positive = 8_192
     """Maximum length of path and query."""
     form_bytes_max: Positive = 16_384
@@ -181,23 +194,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes_max: Positive = 65_536
     """Maximum size of any other body."""
     request_timeout_ms: Positive = 10_000
-    """Maximum time for a request to arrive, from its first to its last byte, and for a new connection to send its first
-    head."""
+    """Maximum time for a request to arrive, from its first to its last byte, and for a new connection to send
+    its first head."""
     idle_timeout_s: Positive = 75
     """Idle timeout of a connection."""
     connections_max: Positive = 20_000
     """Maximum number of connections of one gateway; fewer if there are fewer file descriptors."""
     connections_per_address_max: Positive = 2_000
-    """Maximum number of connections of one network to one gateway. Connections of trusted proxies do not count."""
+    """Maximum number of connections of one network to one gateway.
+
+    Connections of trusted proxies do not count.
+    """
     trusted_proxies: str = ""
-    """Addresses or networks (10.0.0.0/8), comma separated, whose X-Forwarded-For names the client for limits. Empty:
-    none."""
+    """Addresses or networks (10.0.0.0/8), comma separated, whose X-Forwarded-For names the client for limits.
+    Empty: none."""
     cors_origins: str = ""
-    """Origins, comma separated, whose pages may call the API from a browser. Empty: this machine's own frontend."""
+    """Origins, comma separated, whose pages may call the API from a browser.
+
+    Empty: this machine's own frontend.
+    """
     session_ttl_s: Positive = 86_400
     """Lifetime of a session."""
     verification_required: bool = False
-    """Require a verified email address for API keys, trading on the page and the faucet. Needs a mail server."""
+    """Require a verified email address for API keys, trading on the page and the faucet.
+
+    Needs a mail server.
+    """
     public_url: str = ""
     """URL of the pages; links in mails begin with it. Empty: this machine's own frontend."""
     mail_host: str = ""
@@ -213,21 +235,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mail_from: str = "exchange@localhost"
     """Sender of mails."""
     faucet_enabled: bool | None = None
-    """Accounts may credit themselves. Unset: only on a development installation and where servers listen on this
-    machine alone."""
+    """Accounts may credit themselves. Unset: only on a development installation and where servers listen on
+    this machine alone."""
     faucet_amount_max: Positive = 10_000_000
     """Maximum amount of one request to the faucet."""
     master_key: str = ""
-    """32 bytes in base64url that encrypt API secrets at rest. Empty: generated once and kept in the data folder."""
+    """32 bytes in base64url that encrypt API secrets at rest.
+
+    Empty: generated once and kept in the data folder.
+    """
     master_key_previous: str = ""
-    """The master key before a rotation, which still opens what was sealed with it (`exchange keys reseal`). Empty: the
-    content of `master.previous.key` in the data folder, if that file exists and EXCHANGE_MASTER_KEY is empty."""
+    """The master key before a rotation, which still opens what was sealed with it (`exchange keys reseal`).
+    Empty: the content of `master.previous.key` in the data folder, if that file exists and
+    EXCHANGE_MASTER_KEY is empty."""
 
     operator_keys: str = ""
-    """Public keys of a new exchange, `role:key,…`. Roles: operator, treasury, faucet; a key is 32 bytes in base64url.
-    Empty: those of the private keys in the data folder. Later `exchange keys` sets them."""
+    """Public keys of a new exchange, `role:key,…`. Roles: operator, treasury, faucet; a key is 32 bytes in
+    base64url. Empty: those of the private keys in the data folder. Later `exchange keys` sets them."""
     operator_key: str = ""
-    """Private key, 32 bytes in base64url, that signs configuration. Empty: generated once and kept in the data folder."""
+    """Private key, 32 bytes in base64url, that signs configuration.
+
+    Empty: generated once and kept in the data folder.
+    """
     treasury_key: str = ""
     """Private key that signs deposits and withdrawals; as EXCHANGE_OPERATOR_KEY."""
     faucet_key: str = ""
@@ -254,8 +283,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     feeds_save_period_ms: Positive = 2_000
     """Interval at which feeds save their state. After a restart they read what came later again."""
     feeds_shards: str = ""
-    """Shards, comma separated, of a feeds process; empty: all. Each shard needs exactly one feeds process: of two, the
-    one that started last continues and the other exits."""
+    """Shards, comma separated, of a feeds process; empty: all. Each shard needs exactly one feeds process: of
+    two, the one that started last continues and the other exits."""
 
     # Persistence
     ingest_batch_entries: Positive = 2_000
@@ -267,17 +296,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fills_days: Annotated[int, Meta(ge=0)] = 0
     """Days that the database keeps the accounts' own trades (`myTrades`); as EXCHANGE_TRADES_DAYS."""
     orders_days: Annotated[int, Meta(ge=0)] = 0
-    """Days that the database keeps closed orders after they were closed; as EXCHANGE_TRADES_DAYS. Open orders are not
-    affected."""
+    """Days that the database keeps closed orders after they were closed; as EXCHANGE_TRADES_DAYS. Open orders
+    are not affected."""
     candles_1s_days: Annotated[int, Meta(ge=0)] = 0
-    """Days that the database keeps candles of one second; as EXCHANGE_TRADES_DAYS. Larger candles are always kept."""
+    """Days that the database keeps candles of one second.
+
+    As EXCHANGE_TRADES_DAYS. Larger candles are always kept.
+    """
 
     # The archive
     archive_enabled: bool = True
-    """Keep the shards' input logs and snapshots in the database, for `exchange restore`, `book`, `account` and `why`."""
+    """Keep the shards' input logs and snapshots in the database, for `exchange restore`, `book`, `account`
+    and `why`."""
     archive_period_ms: Positive = 1_000
-    """Maximum lag of the archive behind a quiet shard. Events are never stored before the commands that led to them are
-    archived."""
+    """Maximum lag of the archive behind a quiet shard. Events are never stored before the commands that led
+    to them are archived."""
     archive_snapshot_interval_s: Positive = 7_200
     """Interval between archived snapshots of a shard."""
     archive_snapshots_max: Positive = 24
@@ -293,8 +326,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     frontend_port: Port = 3000
     """Port of the pages."""
     frontend_api_url: str = ""
-    """Gateway that the pages' server forwards API requests to. Empty: this machine's own. Pages only send requests to
-    their own origin."""
+    """Gateway that the pages' server forwards API requests to. Empty: this machine's own. Pages only send
+    requests to their own origin."""
     frontend_ws_url: str = ""
     """URL of the streams as browsers reach it. Empty: this machine's own address and port."""
 
@@ -312,8 +345,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Replicas and graceful shutdown
     gateways: Replicas = 1
-    """Number of gateways that `exchange up` starts: `gateway` on EXCHANGE_REST_PORT, `gateway-2` 100 ports higher, and
-    so on."""
+    """Number of gateways that `exchange up` starts: `gateway` on EXCHANGE_REST_PORT, `gateway-2` 100 ports
+    higher, and so on."""
     ws_edges: Replicas = 1
     """Number of WebSocket edges: `ws-edge` on EXCHANGE_WS_PORT, `ws-edge-2` 100 ports higher, and so on."""
     persist_workers: Replicas = 1
@@ -321,10 +354,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     feeds_processes: Replicas = 1
     """Number of feeds processes; they divide the shards, or those of EXCHANGE_FEEDS_SHARDS."""
     process_name: str = ""
-    """Name of a gateway, feeds process, edge or persist worker among those of its kind. Empty: the name of the kind."""
+    """Name of a gateway, feeds process, edge or persist worker among those of its kind.
+
+    Empty: the name of the kind.
+    """
     drain_delay_ms: Annotated[int, Meta(ge=0)] = 0
-    """How long gateways and edges continue after they were told to stop, not ready any more: the time that load
-    balancers need to notice."""
+    """How long gateways and edges continue after they were told to stop, not ready any more: the time that
+    load balancers need to notice."""
     drain_grace_ms: Annotated[int, Meta(ge=0)] = 500
     """How long clients then have to leave before idle connections are closed."""
 
@@ -363,13 +399,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.cache_enabled and not (self.cache_url or self.redis_url)
 
     def redis_ports(self) -> list[int]:
-        """Return the ports of the embedded Redis: those of servers with data first, then those of sentinels."""
+        """Return the ports of the embedded Redis: those of servers with data first, then those of
+        sentinels.
+        """
         count = {"single": 1, "sentinel": 5, "cluster": 3}[self.redis_mode]
         return [self.redis_port + number for number in range(count)]
 
     def resolved_database_url(self) -> str:
         """Return the URL of the database to use."""
-        return self.database_url or f"postgresql://exchange:{self.password()}@127.0.0.1:{self.postgres_port}/exchange"
+        return (
+            self.database_url
+            or f"postgresql://exchange:{self.password()}@127.0.0.1:{self.postgres_port}/exchange"
+        )
 
     def password(self) -> str:
         """Return the password of the embedded servers.
@@ -393,7 +434,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def has_faucet(self) -> bool:
         """Return whether accounts may credit themselves."""
-        return self.development or self.is_for_this_machine() if self.faucet_enabled is None else self.faucet_enabled
+        return (
+            self.development or self.is_for_this_machine()
+            if self.faucet_enabled is None
+            else self.faucet_enabled
+        )
 
     def engine_name(self) -> str:
         """Return the name of the engine worker that these settings are for."""
@@ -473,7 +518,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         except OSError as error:
             raise SettingsError(f"{PREFIX}MARKETS_FILE: {self.markets_file}: {error}") from error
-        return markets_of(text, self.shard_count, f"{PREFIX}MARKETS_FILE: {self.markets_file or 'markets.toml'}")
+        return markets_of(
+            text, self.shard_count, f"{PREFIX}MARKETS_FILE: {self.markets_file or 'markets.toml'}"
+        )
 
 
 def markets_of(text: str, shard_count: int, name: str) -> MarketMap:
@@ -537,7 +584,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     settings.shards_of_feeds()
     if settings.feeds_processes > settings.shard_count:
         raise SettingsError(
-            f"{PREFIX}FEEDS_PROCESSES: at most one for each of the {settings.shard_count} shards ({PREFIX}SHARD_COUNT)"
+            f"{PREFIX}FEEDS_PROCESSES: at most one for each of the {settings.shard_count} shards "
+            f"({PREFIX}SHARD_COUNT)"
         )
     settings.market_map()
     for name in ("redis_url", "cache_url"):

@@ -1,4 +1,5 @@
-"""Describes the settings: each with its variable, type, default and text, in the sections of runtime/settings.py.
+"""Describes the settings: each with its variable, type, default and text, in the sections of
+runtime/settings.py.
 
 `python -m runtime.settings_description` prints docs/settings.md.
 """
@@ -48,7 +49,9 @@ def sections() -> list[Section]:
     source = inspect.getsource(settings)
     lines = source.splitlines()
     (definition,) = (
-        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == Settings.__name__
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == Settings.__name__
     )
     types = get_type_hints(Settings, include_extras=True)
     defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}

@@ -12,8 +12,9 @@ AGAIN_S: Final = 1.0
 async def end_tasks(tasks: "Iterable[asyncio.Task[Any]]") -> None:
     """Cancel tasks until they have ended, whatever they end with.
 
-    Once is not enough: a library may take a cancellation that comes together with a lost connection for that, and go on; and before
-    Python 3.12 `asyncio.wait_for` drops one that comes in the moment in which what it waits for is done.
+    Once is not enough: a library may take a cancellation that comes together with a lost connection for that,
+    and go on; and before Python 3.12 `asyncio.wait_for` drops one that comes in the moment in which what it
+    waits for is done.
     """
     pending = set(tasks)
     while pending:
@@ -26,7 +27,8 @@ async def end_tasks(tasks: "Iterable[asyncio.Task[Any]]") -> None:
 async def to_the_end(program: Coroutine[Any, Any, T]) -> T:
     """Return what the program of a process returns, once every task that it leaves behind has ended.
 
-    The event loop's own runner cancels them once and waits; it would wait for good for one that has lost its cancellation.
+    The event loop's own runner cancels them once and waits; it would wait for good for one that has lost its
+    cancellation.
     """
     try:
         return await program

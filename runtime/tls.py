@@ -1,7 +1,8 @@
-"""TLS for servers that nothing stands in front of: certificate files that are read again when they change, and clients that trust them.
+"""TLS for servers that nothing stands in front of: certificate files that are read again when they change,
+and clients that trust them.
 
-Connections that are open keep what they began with; new ones get what the files held last. Files that cannot be used – unreadable, not a
-pair, expired – change nothing.
+Connections that are open keep what they began with; new ones get what the files held last. Files that cannot
+be used – unreadable, not a pair, expired – change nothing.
 """
 
 import asyncio
@@ -35,7 +36,8 @@ class ServerTls:
         """Read the files.
 
         Raises:
-            CertificateError: they cannot be used. A certificate that has expired can be: clients refuse it, and a renewed one is read.
+            CertificateError: they cannot be used. A certificate that has expired can be: clients refuse it,
+                and a renewed one is read.
         """
         self._certificate, self._key = certificate, key
         self.context = _empty_context()
@@ -57,7 +59,10 @@ class ServerTls:
             raise SettingsError(f"{PREFIX}TLS_CERTIFICATE, {PREFIX}TLS_KEY: {error}") from error
 
     def look(self) -> bool:
-        """Read the files again if they have changed since they were read last. Return whether new ones are shown now."""
+        """Read the files again if they have changed since they were read last.
+
+        Return whether new ones are shown now.
+        """
         stamp = self._stamp()
         if stamp == self._seen:
             return False
@@ -89,22 +94,28 @@ class ServerTls:
             if not is_expired_taken:
                 raise CertificateError(expired)
             _log.error("clients will refuse this certificate", reason=expired)
-        # The very bytes that were looked at: files may change in between, and a context with a certificate but not its key serves nobody.
+        # The very bytes that were looked at: files may change in between, and a context with a certificate
+        # but not its key serves nobody.
         with _readable(certificate) as certificate_path, _readable(key) as key_path:
             try:
                 for context in (_empty_context(), self.context):
-                    # The server cannot be asked for a password of the key; without this, OpenSSL would ask a terminal for it.
+                    # The server cannot be asked for a password of the key; without this, OpenSSL would ask a
+                    # terminal for it.
                     context.load_cert_chain(certificate_path, key_path, password=lambda: "")
             except ssl.SSLError as error:
                 reason = error.reason or "one of them is no PEM file, or the key has a password"
-                raise CertificateError(f"{self._certificate} and {self._key} are not used: {reason}") from error
+                raise CertificateError(
+                    f"{self._certificate} and {self._key} are not used: {reason}"
+                ) from error
         _log.info("certificate read", file=str(self._certificate), valid_until=valid_until.isoformat())
 
 
 class LocalTrust:
-    """How clients of this exchange on this machine know its servers: by the very certificate that the settings name.
+    """How clients of this exchange on this machine know its servers: by the very certificate that the
+    settings name.
 
-    Names are not compared: a server is reached by its address here, and its certificate is made out to a public name.
+    Names are not compared: a server is reached by its address here, and its certificate is made out to a
+    public name.
     """
 
     def __init__(self, certificate: Path) -> None:
@@ -119,13 +130,18 @@ class LocalTrust:
 
     @classmethod
     def of(cls, settings: Settings, url: str = "") -> Self | None:
-        """Return the trust for the servers of these settings; None: they have no TLS, or `url` is another server's."""
+        """Return the trust for the servers of these settings; None: they have no TLS, or `url` is another
+        server's.
+        """
         if not settings.tls_certificate or url:
             return None
         return cls(Path(settings.tls_certificate))
 
     def refresh(self) -> None:
-        """Trust what the file holds now, besides what it held before; a file that cannot be read changes nothing."""
+        """Trust what the file holds now, besides what it held before.
+
+        A file that cannot be read changes nothing.
+        """
         stamp = _stamp_of(self._certificate)
         if stamp == self._seen:
             return
@@ -133,11 +149,15 @@ class LocalTrust:
         try:
             self.context.load_verify_locations(self._certificate)
         except OSError as error:
-            _log.warning("the certificate of the servers cannot be read", file=str(self._certificate), error=str(error))
+            _log.warning(
+                "the certificate of the servers cannot be read", file=str(self._certificate), error=str(error)
+            )
 
 
 def unverified_context() -> ssl.SSLContext:
-    """Return a context for asking a server of one's own whether it answers: nothing secret is said, and it may be about to be renewed."""
+    """Return a context for asking a server of one's own whether it answers: nothing secret is said, and it
+    may be about to be renewed.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -159,7 +179,9 @@ def _valid_until(certificate: bytes) -> datetime:
 
 
 def _stamp_of(path: Path) -> object:
-    """Return what changes when the file is written, replaced, or is where a link leads that is turned to another."""
+    """Return what changes when the file is written, replaced, or is where a link leads that is turned to
+    another.
+    """
     try:
         status = path.stat()
     except OSError as error:

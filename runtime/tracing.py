@@ -1,7 +1,9 @@
-"""Traces of orders, off unless EXCHANGE_TRACES_URL says where they go: one trace for each order that is sampled, with a span per stage.
+"""Traces of orders, off unless EXCHANGE_TRACES_URL says where they go: one trace for each order that is
+sampled, with a span per stage.
 
-No message carries a trace's id. It is made of what every process knows an order by anyway – its account and its client order id –, and
-so is the choice of which orders are traced. A span is made when its stage is over, from the times that were taken for the metrics.
+No message carries a trace's id. It is made of what every process knows an order by anyway – its account and
+its client order id –, and so is the choice of which orders are traced. A span is made when its stage is over,
+from the times that were taken for the metrics.
 """
 
 import hashlib
@@ -37,14 +39,24 @@ def order_trace(account_id: int, client_order_id: str) -> OrderTrace:
     """Return the trace of an order, in every process the same."""
     named = f"{account_id} {client_order_id}".encode()
     digest = hashlib.blake2b(named, digest_size=_TRACE_BYTES + _SPAN_BYTES).digest()
-    return OrderTrace(int.from_bytes(digest[:_TRACE_BYTES], "big"), int.from_bytes(digest[_TRACE_BYTES:], "big"))
+    return OrderTrace(
+        int.from_bytes(digest[:_TRACE_BYTES], "big"), int.from_bytes(digest[_TRACE_BYTES:], "big")
+    )
 
 
 class Exporter(Protocol):
-    """Where spans go. Implemented with OpenTelemetry (runtime/otlp.py), which is loaded only when it is used."""
+    """Where spans go. Implemented with OpenTelemetry (runtime/otlp.py), which is loaded only when it is
+    used.
+    """
 
     def span(
-        self, trace: OrderTrace, span_id: int, name: str, start_ns: int, end_ns: int, attributes: dict[str, str | int]
+        self,
+        trace: OrderTrace,
+        span_id: int,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        attributes: dict[str, str | int],
     ) -> None:
         """Send a span, soon."""
         ...
@@ -67,11 +79,15 @@ class Tracer:
         trace = order_trace(account_id, client_order_id)
         return trace if trace.trace_id % PPM < self._sample_ppm else None
 
-    def whole(self, trace: OrderTrace, name: str, start_ns: int, end_ns: int, **attributes: str | int) -> None:
+    def whole(
+        self, trace: OrderTrace, name: str, start_ns: int, end_ns: int, **attributes: str | int
+    ) -> None:
         """Tell of all of an order's way, as its client saw it."""
         self._exporter.span(trace, trace.root_id, name, start_ns, end_ns, attributes)
 
-    def stage(self, trace: OrderTrace, name: str, start_ns: int, end_ns: int, **attributes: str | int) -> None:
+    def stage(
+        self, trace: OrderTrace, name: str, start_ns: int, end_ns: int, **attributes: str | int
+    ) -> None:
         """Tell of a stage."""
         span_id = trace.stage_id(name, self._process)
         self._exporter.span(trace, span_id, name, start_ns, max(start_ns, end_ns), attributes)
@@ -81,8 +97,12 @@ class Tracer:
         self._exporter.close()
 
 
-def trace_events(tracer: Tracer, stage: str, frames: Iterable[bytes], seconds: float, **attributes: str | int) -> None:
-    """Tell of a stage that has just ended, which all orders took part in that were accepted in these frames of events."""
+def trace_events(
+    tracer: Tracer, stage: str, frames: Iterable[bytes], seconds: float, **attributes: str | int
+) -> None:
+    """Tell of a stage that has just ended, which all orders took part in that were accepted in these frames
+    of events.
+    """
     end_ns = time.time_ns()
     for frame in frames:
         try:
@@ -108,6 +128,7 @@ def tracer_of(settings: Settings, process: str) -> Tracer | None:
         otlp: Any = importlib.import_module("runtime.otlp")
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"{PREFIX}TRACES_URL: {error.name} is not installed; `pip install -r requirements-tracing.lock` has it"
+            f"{PREFIX}TRACES_URL: {error.name} is not installed; `pip install -r requirements/tracing.lock` "
+            "has it"
         ) from error
     return Tracer(process, otlp.OtlpExporter(settings.traces_url, process), settings.traces_sample_ppm)

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 
 class UniqueNames:
-    """Gives names: a random prefix of the process, `between`, and a number in hexadecimal. A forked process takes another prefix."""
+    """Gives names: a random prefix of the process, `between`, and a number in hexadecimal.
+
+    A forked process takes another prefix.
+    """
 
     def __init__(self, between: str = "") -> None:
         self._between = between

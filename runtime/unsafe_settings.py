@@ -1,7 +1,9 @@
-"""What is fit for a development installation only: a faucet that others can reach, and secrets that everybody can read.
+"""What is fit for a development installation only: a faucet that others can reach, and secrets that everybody
+can read.
 
-The repository publishes secrets so that its development overlays start without preparation. Each of them begins with
-`development-only`, in what it decodes to where it is a key; tests/deploy/test_published_secrets.py looks through the repository.
+The repository publishes secrets so that its development overlays start without preparation. Each of them
+begins with `development-only`, in what it decodes to where it is a key;
+tests/deploy/test_published_secrets.py looks through the repository.
 """
 
 from collections.abc import Iterator
@@ -47,8 +49,8 @@ def is_published_key(key: bytes) -> bool:
 def _open_faucet(settings: Settings) -> Iterator[str]:
     if settings.faucet_enabled and not settings.is_for_this_machine():
         yield (
-            f"{PREFIX}FAUCET_ENABLED: accounts could credit themselves from other machines, since {PREFIX}HOST is {settings.host}. "
-            f"Set it to false, or {_ALLOW}"
+            f"{PREFIX}FAUCET_ENABLED: accounts could credit themselves from other machines, since "
+            f"{PREFIX}HOST is {settings.host}. Set it to false, or {_ALLOW}"
         )
 
 
@@ -56,7 +58,9 @@ def _published(settings: Settings) -> Iterator[str]:
     passwords = {
         **{name: _redis_passwords(getattr(settings, name)) for name in _REDIS_URLS},
         **{name: _database_passwords(getattr(settings, name)) for name in _DATABASE_URLS},
-        "database_role_passwords": [each.partition(":")[2] for each in settings.database_role_passwords.split(",")],
+        "database_role_passwords": [
+            each.partition(":")[2] for each in settings.database_role_passwords.split(",")
+        ],
         "metrics_password": [settings.metrics_password],
     }
     for name, known in passwords.items():
@@ -94,7 +98,8 @@ def _database_passwords(url: str) -> list[str]:
 
 def _refusal(setting: str, secret: str) -> str:
     return (
-        f"{PREFIX}{setting.upper()}: this {secret} is published in the repository of the exchange, so everybody has it. "
+        f"{PREFIX}{setting.upper()}: this {secret} is published in the repository of the exchange, so "
+        "everybody has it. "
         f'Make one of your own (docs/operations.md, "Rotating secrets"), or {_ALLOW}'
     )
 

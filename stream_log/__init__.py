@@ -1,1 +1,4 @@
-"""The log: streams of inputs and events, shard positions, leases, snapshots, halts. Redis keeps it; a twin in memory serves tests."""
+"""The log: streams of inputs and events, shard positions, leases, snapshots, halts.
+
+Redis keeps it; a twin in memory serves tests.
+"""

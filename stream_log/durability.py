@@ -1,8 +1,9 @@
 """Whether a Redis gives back, after a restart, what was written to it.
 
-A Redis that replays its append-only file runs what scripts and transactions wrote as its user `default`. Redis 7.0 to 8.2 and Valkey
-before 9.1.2 check what `default` may do and skip what it may not, without an error: under an ACL with `user default off` all of it is
-lost, orders, balances and streams (redis/redis#14541, valkey-io/valkey#3983). So a shard asks before it opens.
+A Redis that replays its append-only file runs what scripts and transactions wrote as its user `default`.
+Redis 7.0 to 8.2 and Valkey before 9.1.2 check what `default` may do and skip what it may not, without an
+error: under an ACL with `user default off` all of it is lost, orders, balances and streams
+(redis/redis#14541, valkey-io/valkey#3983). So a shard asks before it opens.
 """
 
 import re
@@ -47,12 +48,12 @@ _WRITES: Final = (
 """Of each kind that the scripts and transactions of the exchange make, on a key `k`."""
 _FAULTY_FROM: Final = (7, 0)
 _VALKEY_SOUND_FROM: Final = (9, 1, 2)
-"""The first version known to replay without asking. No version of Redis from 7.0 on is taken to be sound: a right that `default` has
-does no harm there, and one that it lacks may."""
+"""The first version known to replay without asking. No version of Redis from 7.0 on is taken to be sound: a
+right that `default` has does no harm there, and one that it lacks may."""
 REMEDY: Final = (
-    "Let its ACL have `user default off allkeys allchannels +@all`: nobody can sign in as a user that is off, but the server replays "
-    "its log as this one. Load the ACL (ACL LOAD) before the server restarts; docs/operations.md says how to get data back that a "
-    "restart has left out."
+    "Let its ACL have `user default off allkeys allchannels +@all`: nobody can sign in as a user that is "
+    "off, but the server replays its log as this one. Load the ACL (ACL LOAD) before the server restarts; "
+    "docs/operations.md says how to get data back that a restart has left out."
 )
 
 
@@ -68,11 +69,16 @@ def check_durability(ask: Ask) -> None:
         redis.ConnectionError: the connection was lost, or the server is still loading its data.
     """
     try:
-        server, persistence, memory = (_text(ask("INFO", section)) for section in ("server", "persistence", "memory"))
+        server, persistence, memory = (
+            _text(ask("INFO", section)) for section in ("server", "persistence", "memory")
+        )
     except redis.ResponseError as error:
-        raise _refusal(f"The server does not say what it is: {error}. Let this user run INFO (`+info`).") from error
+        raise _refusal(
+            f"The server does not say what it is: {error}. Let this user run INFO (`+info`)."
+        ) from error
     if "1" in (_field(persistence, "loading"), _field(persistence, "async_loading")):
-        # A server that loads its data says so when it is asked for data, but not to INFO, where its file counts as switched off.
+        # A server that loads its data says so when it is asked for data, but not to INFO, where its file
+        # counts as switched off.
         raise redis.BusyLoadingError("the server is loading its data")
     hazard = hazard_of(server, persistence, memory, lambda: _refused(ask))
     if hazard:
@@ -82,12 +88,15 @@ def check_durability(ask: Ask) -> None:
 def hazard_of(server: str, persistence: str, memory: str, refused: Callable[[], str]) -> str:
     """Return why the server would lose what was written, "" when nothing speaks for it.
 
-    `server`, `persistence` and `memory` are those sections of INFO; `refused` returns which of the writes `default` may not make, or
-    why that cannot be asked, "" when it may make all.
+    `server`, `persistence` and `memory` are those sections of INFO; `refused` returns which of the writes
+    `default` may not make, or why that cannot be asked, "" when it may make all.
     """
     name, version = version_of(server)
     if _field(persistence, "aof_enabled") != "1":
-        return f"{name} keeps no append-only file, so a restart loses every order. Set `appendonly yes` and `appendfsync always`."
+        return (
+            f"{name} keeps no append-only file, so a restart loses every order. Set `appendonly yes` and "
+            "`appendfsync always`."
+        )
     policy = _field(memory, "maxmemory_policy")
     if policy not in ("", "noeviction"):
         return f"{name} deletes data when its memory is full (`maxmemory-policy {policy}`). Set `noeviction`."
@@ -96,20 +105,25 @@ def hazard_of(server: str, persistence: str, memory: str, refused: Callable[[], 
     reason = refused()
     if not reason:
         return ""
-    return f"A restart of {name} may lose what scripts wrote, all orders and balances: its user `default` {reason}. {REMEDY}"
+    return (
+        f"A restart of {name} may lose what scripts wrote, all orders and balances: its user `default` "
+        f"{reason}. {REMEDY}"
+    )
 
 
 def version_of(server: str) -> tuple[str, tuple[int, ...]]:
     """Return the name of a server with its version, and the version, from the section `server` of INFO."""
     valkey = _field(server, "valkey_version")
     version = valkey or _field(server, "redis_version")
-    return f"{'Valkey' if valkey else 'Redis'} {version}", tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    return f"{'Valkey' if valkey else 'Redis'} {version}", tuple(
+        int(part) for part in re.findall(r"\d+", version)[:3]
+    )
 
 
 def _refusal(reason: str) -> NotDurableError:
     return NotDurableError(
-        f"{reason} ({PREFIX}REDIS_DURABILITY_CHECK_ENABLED=false opens all the same; then restart this Redis once with data that "
-        "may be lost, and look whether it is still there.)"
+        f"{reason} ({PREFIX}REDIS_DURABILITY_CHECK_ENABLED=false opens all the same; then restart this Redis "
+        "once with data that may be lost, and look whether it is still there.)"
     )
 
 

@@ -1,4 +1,5 @@
-"""A shard's halt, in Redis: why it stopped, for gateways (which then refuse orders at once) and for whoever looks after it.
+"""A shard's halt, in Redis: why it stopped, for gateways (which then refuse orders at once) and for whoever
+looks after it.
 
 It is written when what must always be true is not, and removed by a worker that has got past the place.
 """

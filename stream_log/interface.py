@@ -1,7 +1,7 @@
 """The stream log: what the shards and their readers need of Redis, as an interface with two implementations.
 
-`RedisStreamLog` (redis_log.py) is the real one, `MemoryStreamLog` (memory_log.py) its twin for tests and simulation;
-both pass the same tests.
+`RedisStreamLog` (redis_log.py) is the real one, `MemoryStreamLog` (memory_log.py) its twin for tests and
+simulation; both pass the same tests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import SKIPPED_ENTRY_FIELD, SKIPPED_FIELD
 
 LETTERS_PER_ENTRY_MAX = 100
-"""More items of one frame than so many are one dead letter, of the whole entry: such a frame is hardly ours."""
+"""More items of one frame than so many are one dead letter, of the whole entry: such a frame is hardly ours.
+"""
 
 
 class Entry(NamedTuple):
@@ -35,7 +36,10 @@ class DeadLetter(NamedTuple):
     """A job, which is no stream entry, has the id that its queue gave it."""
     reason: str
     payload: bytes
-    """An entry of `in:{k}` or `query:{k}`: its fields in msgpack; one of `ev:{k}`: its frame; an item of a frame: its own bytes."""
+    """An entry of `in:{k}` or `query:{k}`: its fields in msgpack; one of `ev:{k}`: its frame.
+
+    An item of a frame: its own bytes.
+    """
     item: int | None = None
     """The item's place in the frame, when only that was not understood; None: the whole entry."""
 
@@ -59,15 +63,24 @@ class Skip(NamedTuple):
 
 
 def as_skipped(entry: Entry, frame: bytes) -> Entry:
-    """Return an entry of `in:{k}` as whoever applies it has to read it: with the instruction to skip it around what is in it."""
-    return entry._replace(fields={SKIPPED_FIELD: frame, SKIPPED_ENTRY_FIELD: msgspec.msgpack.encode(entry.fields)})
+    """Return an entry of `in:{k}` as whoever applies it has to read it: with the instruction to skip it
+    around what is in it.
+    """
+    return entry._replace(
+        fields={SKIPPED_FIELD: frame, SKIPPED_ENTRY_FIELD: msgspec.msgpack.encode(entry.fields)}
+    )
 
 
 def with_skips(entries: Sequence[Entry], skips: Mapping[StreamId, bytes]) -> list[Entry]:
-    """Return entries of `in:{k}` as they were applied, or passed over; `skips` are those of `StreamLog.skips`, asked for afterwards."""
+    """Return entries of `in:{k}` as they were applied, or passed over.
+
+    `skips` are those of `StreamLog.skips`, asked for afterwards.
+    """
     if not skips:
         return list(entries)
-    return [as_skipped(entry, skips[entry.stream_id]) if entry.stream_id in skips else entry for entry in entries]
+    return [
+        as_skipped(entry, skips[entry.stream_id]) if entry.stream_id in skips else entry for entry in entries
+    ]
 
 
 class Commit(NamedTuple):
@@ -77,7 +90,10 @@ class Commit(NamedTuple):
     expected: ShardPosition
     """What `pos` must hold now."""
     stream_id: StreamId
-    """What it holds afterwards, with the same epoch; also the id of the entries in `ev` and `out` that this writes."""
+    """What it holds afterwards, with the same epoch.
+
+    Also the id of the entries in `ev` and `out` that this writes.
+    """
     events: bytes = b""
     """An event frame; empty: nothing happened."""
     outbox: Mapping[int, bytes] = MappingProxyType({})
@@ -100,10 +116,16 @@ class Committed(NamedTuple):
     """What one look at a shard's committed input shows."""
 
     entries: list[Entry]
-    """Entries after where the reader is, none of them beyond the position; those that were passed over say so (`as_skipped`)."""
+    """Entries after where the reader is, none of them beyond the position.
+
+    Those that were passed over say so (`as_skipped`).
+    """
     position: ShardPosition
     trimmed_to: StreamId
-    """Entries before this one may be gone; read after the entries, so what begins behind it is without a gap."""
+    """Entries before this one may be gone.
+
+    Read after the entries, so what begins behind it is without a gap.
+    """
     checksum: StateChecksum | None = None
     """Of the last commit that had one, which is never beyond the position."""
 
@@ -135,7 +157,10 @@ class StreamLog(Protocol):
         ...
 
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
-        """Return up to `count` entries of each stream after the given id, oldest first; wait up to `block_ms` for one."""
+        """Return up to `count` entries of each stream after the given id, oldest first.
+
+        Wait up to `block_ms` for one.
+        """
         ...
 
     def last_id(self, stream: str) -> StreamId:
@@ -151,18 +176,23 @@ class StreamLog(Protocol):
         ...
 
     def checksum(self, shard: int) -> StateChecksum | None:
-        """Return the checksum of the last commit; None when it had none. An older program leaves that of an earlier commit."""
+        """Return the checksum of the last commit; None when it had none.
+
+        An older program leaves that of an earlier commit.
+        """
         ...
 
     def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
         """Return the positions of several shards at one moment."""
         ...
 
-    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+    def take_over(
+        self, shard: int, candidate: Leader | None = None, over: Leader | None = None
+    ) -> ShardPosition:
         """Make the caller the shard's only writer, by raising the epoch. It hears the queries from now on.
 
-        A `candidate` takes the lease in the same step, unless somebody other than `over` holds it, and also hears the queries of
-        the last two leases: nobody has answered them.
+        A `candidate` takes the lease in the same step, unless somebody other than `over` holds it, and also
+        hears the queries of the last two leases: nobody has answered them.
 
         Raises:
             Fenced: another worker holds the lease; nothing was changed.
@@ -180,10 +210,12 @@ class StreamLog(Protocol):
         answers: Sequence[tuple[str, bytes]] = (),
         renew: Leader | None = None,
     ) -> list[Entry]:
-        """Return up to `count` commands after `position`, then as many new queries; wait up to `block_ms` for one.
+        """Return up to `count` commands after `position`, then as many new queries.
 
-        Before that, in the same round trip: publishes the (channel, payload) pairs, those of `answers` only if `position` still is
-        what `pos` holds, and renews the lease of `renew` if its epoch still does.
+        Wait up to `block_ms` for one.
+
+        Before that, in the same round trip: publishes the (channel, payload) pairs, those of `answers` only
+        if `position` still is what `pos` holds, and renews the lease of `renew` if its epoch still does.
 
         Raises:
             Fenced: the shard was taken over since.
@@ -195,7 +227,9 @@ class StreamLog(Protocol):
         ...
 
     def fruitless_takeovers(self, shard: int) -> int:
-        """Return how many workers in turn have taken the shard over at its present position, and committed nothing."""
+        """Return how many workers in turn have taken the shard over at its present position, and committed
+        nothing.
+        """
         ...
 
     def renew_lease(self, shard: int, leader: Leader) -> None:
@@ -246,11 +280,16 @@ class StreamLog(Protocol):
         ...
 
     def order_skip(self, shard: int, frame: bytes) -> None:
-        """Let the shard's leader pass over an entry when it takes the shard over next. `frame` is the instruction."""
+        """Let the shard's leader pass over an entry when it takes the shard over next.
+
+        `frame` is the instruction.
+        """
         ...
 
     def skip(self, shard: int) -> bytes | None:
-        """Return the instruction to pass over an entry that the shard's leader follows next; None: there is none."""
+        """Return the instruction to pass over an entry that the shard's leader follows next; None: there is
+        none.
+        """
         ...
 
     def drop_skip(self, shard: int, frame: bytes) -> None:
@@ -258,11 +297,16 @@ class StreamLog(Protocol):
         ...
 
     def skips(self, shard: int) -> dict[StreamId, bytes]:
-        """Return the instructions by which entries were passed over. One that is committed is in it before the position is behind it."""
+        """Return the instructions by which entries were passed over.
+
+        One that is committed is in it before the position is behind it.
+        """
         ...
 
     def is_halted(self, shard: int) -> bool:
-        """Return whether a worker of the shard has stopped and said why, and none has got past that place since."""
+        """Return whether a worker of the shard has stopped and said why, and none has got past that place
+        since.
+        """
         ...
 
     def undelivered(self, shard: int) -> list[Outgoing]:
@@ -270,19 +314,27 @@ class StreamLog(Protocol):
         ...
 
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
-        """Append message frames to their targets' inputs, then drop their entry from the outbox; without frames, whatever has the id."""
+        """Append message frames to their targets' inputs, then drop their entry from the outbox.
+
+        Without frames, whatever has the id.
+        """
         ...
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish (channel, payload) pairs to whoever listens now."""
         ...
 
-    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         """Publish (channel, payload) pairs if `position` still is what `pos` holds."""
         ...
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """Have `config:{k}` hold `configuration` if `position` still is what `pos` holds; return whether it does."""
+        """Have `config:{k}` hold `configuration` if `position` still is what `pos` holds.
+
+        Return whether it does.
+        """
         ...
 
     def configuration(self, shard: int) -> bytes | None:
@@ -294,8 +346,8 @@ class StreamLog(Protocol):
     ) -> None:
         """Keep a snapshot of the state at `stream_id`, and the one before it.
 
-        Nothing is kept when the newest one reaches as far already, unless this one `replaces` it, or further: what is older than the
-        others may need input that is gone.
+        Nothing is kept when the newest one reaches as far already, unless this one `replaces` it, or further:
+        what is older than the others may need input that is gone.
         """
         ...
 

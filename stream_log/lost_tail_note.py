@@ -1,6 +1,8 @@
-"""Whether a shard's log was compared with the database since Redis started: what persist notes, and the engine worker reads.
+"""Whether a shard's log was compared with the database since Redis started: what persist notes, and the
+engine worker reads.
 
-Whatever can make Redis forget – a log file without its end, an old backup, a promoted replica – comes with another run id.
+Whatever can make Redis forget – a log file without its end, an old backup, a promoted replica – comes with
+another run id.
 """
 
 from typing import Any, NamedTuple, Self
@@ -51,5 +53,7 @@ def read_guard(client: redis.Redis, shard: int) -> Guard:
 
 
 def write_guard(client: redis.Redis, shard: int, run_id: str, reason: str) -> None:
-    """Note that the shard's log was compared with the database while Redis ran as `run_id`, and why it must not open, if so."""
+    """Note that the shard's log was compared with the database while Redis ran as `run_id`, and why it must
+    not open, if so.
+    """
     write_reserved(client, "SET", streams.guard(shard), _Note(run_id, reason).encode())

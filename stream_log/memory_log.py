@@ -1,4 +1,7 @@
-"""The stream log in memory: the twin of `RedisStreamLog`, for tests and simulation. Time is passed in as a function."""
+"""The stream log in memory: the twin of `RedisStreamLog`, for tests and simulation.
+
+Time is passed in as a function.
+"""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -13,7 +16,10 @@ from stream_log.interface import Commit, Committed, Entry, Fenced, Outgoing, Sav
 
 
 class MemoryStreamLog:
-    """`StreamLog` in one process. Nothing ever waits: where Redis would block, nothing new is an empty answer."""
+    """`StreamLog` in one process.
+
+    Nothing ever waits: where Redis would block, nothing new is an empty answer.
+    """
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         """Make an empty log whose clock is `now_ms`."""
@@ -56,7 +62,9 @@ class MemoryStreamLog:
 
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         """See `StreamLog`."""
-        return [entry for stream, stream_id in after.items() for entry in self._after(stream, stream_id, count)]
+        return [
+            entry for stream, stream_id in after.items() for entry in self._after(stream, stream_id, count)
+        ]
 
     def _after(self, stream: str, stream_id: StreamId, count: int) -> list[Entry]:
         entries = self._streams[stream]
@@ -83,7 +91,9 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         return {shard: self.position(shard) for shard in shards}
 
-    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+    def take_over(
+        self, shard: int, candidate: Leader | None = None, over: Leader | None = None
+    ) -> ShardPosition:
         """See `StreamLog`."""
         if candidate is not None and self.lease(shard).leader not in (None, over):
             raise Fenced(f"another worker leads shard {shard}")
@@ -134,7 +144,9 @@ class MemoryStreamLog:
         entries = self._after(streams.commands(shard), after, count)
         ids = [stream_id for stream_id, _, _ in self._snapshots[shard]]
         return Committed(
-            with_skips([entry for entry in entries if entry.stream_id <= position.stream_id], self._skips[shard]),
+            with_skips(
+                [entry for entry in entries if entry.stream_id <= position.stream_id], self._skips[shard]
+            ),
             position,
             min(ids) if len(ids) > 1 else STREAM_START,
             self.checksum(shard),
@@ -164,7 +176,10 @@ class MemoryStreamLog:
         return Sight(leader, remaining_ms, self._connections.get(leader.connection) == leader.client_id)
 
     def disconnect(self, process: str) -> None:
-        """Close the connection of a process, as its system does when it is killed; its next lease has another one."""
+        """Close the connection of a process, as its system does when it is killed.
+
+        Its next lease has another one.
+        """
         self._connections.pop(process, None)
 
     def announce(self, shard: int, standby: Standby) -> None:
@@ -178,7 +193,9 @@ class MemoryStreamLog:
     def standbys(self, shard: int) -> list[Standby]:
         """See `StreamLog`."""
         now_ms = self.now_ms()
-        found = [standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()]
+        found = [
+            standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()
+        ]
         return [standby for standby in found if standby.age_ms <= STANDBY_TTL_MS]
 
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
@@ -266,7 +283,9 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         self.published.extend(messages)
 
-    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         """See `StreamLog`."""
         if self.position(shard) == position:
             self.publish(answers)

@@ -19,11 +19,20 @@ from protocol.streams import MESSAGES_FIELD
 from runtime.redis_clients import FullError, PendingAnswers, ShardServers, pipelined
 from runtime.redis_reserve import RESERVE, reserved
 from stream_log.durability import Ask
-from stream_log.interface import Commit, Committed, Entry, Fenced, Outgoing, Rewound, SavedSnapshot, with_skips
+from stream_log.interface import (
+    Commit,
+    Committed,
+    Entry,
+    Fenced,
+    Outgoing,
+    Rewound,
+    SavedSnapshot,
+    with_skips,
+)
 
-# Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note what was passed over, move
-# the position, its checksum and the group's cursor: all or nothing.
-# An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
+# Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note
+# what was passed over, move the position, its checksum and the group's cursor: all or nothing. An entry takes
+# the position's id, or the next free one when somebody put garbage with a larger id into the stream.
 _COMMIT = (
     RESERVE
     + """
@@ -53,7 +62,8 @@ return 1
 """
 )
 
-# Raise the epoch, and make the group when it is the first. A candidate takes the lease, unless another one has it.
+# Raise the epoch, and make the group when it is the first. A candidate takes the lease, unless another one
+# has it.
 _TAKE_OVER = (
     RESERVE
     + """
@@ -72,7 +82,8 @@ return {raised .. '|' .. id, redis.call('TIME')[1]}
 """
 )
 
-# These travel as they are, in pipelines and on a connection that has just been made: no script has to be known.
+# These travel as they are, in pipelines and on a connection that has just been made: no script has to be
+# known.
 _RENEW = (
     RESERVE
     + """
@@ -123,7 +134,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 """
 )
 
-# List a snapshot whose bytes are there, and drop those that are one too many; unless the newest reaches as far already.
+# List a snapshot whose bytes are there, and drop those that are one too many; unless the newest reaches as
+# far already.
 _KEEP_SNAPSHOT = (
     RESERVE
     + """
@@ -156,21 +168,26 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 SNAPSHOT_PIECE_BYTES = 131_072
-"""As much of a snapshot as goes to Redis at once: the commits in between wait for no more than one piece to be on disk."""
+"""As much of a snapshot as goes to Redis at once: the commits in between wait for no more than one piece to
+be on disk."""
 _SNAPSHOT_PIECES = 8
 """Pieces that are read at once."""
 _SNAPSHOT_LEVEL = 1
-"""A snapshot is mostly numbers that are alike; this makes it a quarter, so Redis has less to keep, to log and to fork with."""
+"""A snapshot is mostly numbers that are alike.
+
+This makes it a quarter, so Redis has less to keep, to log and to fork with.
+"""
 _REWRITE_WAIT_S = 10
-"""So long a snapshot waits for Redis to be done with rewriting its log: until then Redis 6 moves all that comes about in memory, again
-and again, and nobody is served meanwhile. A worker that stops saves once more, and is killed when that takes longer than 20 s."""
+"""So long a snapshot waits for Redis to be done with rewriting its log: until then Redis 6 moves all that
+comes about in memory, again and again, and nobody is served meanwhile. A worker that stops saves once more,
+and is killed when that takes longer than 20 s."""
 _REWRITE_POLL_S = 0.05
 _UNFINISHED_TTL_S = 600
 """How long the pieces of a snapshot stay that is never finished."""
 _SAVED = b"saved|"
 
-# Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has put there, under the
-# very same id perhaps, must be seen and not swept away.
+# Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has
+# put there, under the very same id perhaps, must be seen and not swept away.
 _REMOVE = """
 local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if #ARGV > 1 then
@@ -197,8 +214,15 @@ WAIT_MS = 500
 
 _log = structlog.get_logger()
 
-Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError, FullError)
-"""What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is one of these), or is full."""
+Unreachable = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.BusyLoadingError,
+    redis.ReadOnlyError,
+    FullError,
+)
+"""What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is
+one of these), or is full."""
 
 
 class _CommitInFlight:
@@ -207,7 +231,12 @@ class _CommitInFlight:
     __slots__ = ("arguments", "commands", "commit", "error", "keys", "pending", "published")
 
     def __init__(
-        self, commit: Commit, commands: Sequence[Sequence[Any]], keys: list[str], arguments: list[Any], published: int
+        self,
+        commit: Commit,
+        commands: Sequence[Sequence[Any]],
+        keys: list[str],
+        arguments: list[Any],
+        published: int,
     ) -> None:
         self.commit = commit
         self.commands = commands
@@ -231,14 +260,21 @@ class _CommitInFlight:
 
 
 class RedisStreamLog:
-    """`StreamLog` on one Redis connection, on a cluster on one for each shard; not for use by several threads.
+    """`StreamLog` on one Redis connection, on a cluster on one for each shard.
 
-    With replicas (`replicas_min`), what it commits, takes over, delivers or reads of the events is replicated before it returns. Then a
-    failover loses only what nobody has heard of: a prefix of what the old master did survives, and everything said is in it.
+    Not for use by several threads.
+
+    With replicas (`replicas_min`), what it commits, takes over, delivers or reads of the events is replicated
+    before it returns. Then a failover loses only what nobody has heard of: a prefix of what the old master
+    did survives, and everything said is in it.
     """
 
-    def __init__(self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0) -> None:
-        """Use `client`, which must not decode responses, or where they are several, each shard's own of `servers`."""
+    def __init__(
+        self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0
+    ) -> None:
+        """Use `client`, which must not decode responses, or where they are several, each shard's own of
+        `servers`.
+        """
         self._redis = client
         self._servers = servers
         self._replicas_min = replicas_min
@@ -246,8 +282,8 @@ class RedisStreamLog:
         self._heard: dict[int, StreamId] = {}
         """Shard -> the last query that was read."""
         self._inputs_read: list[Entry] = []
-        """What was read last, the commands first: when the connection has changed since, whether the last of them is still there tells
-        whether all are."""
+        """What was read last, the commands first: when the connection has changed since, whether the last of
+        them is still there tells whether all are."""
         self._asked: dict[int, Any] = {}
         """Shard -> a connection on which the answer to "is there anything new?" is still to come."""
         self._commit = client.register_script(_COMMIT)
@@ -274,14 +310,21 @@ class RedisStreamLog:
         timeout_s: float | None = None,
         check: Callable[[Ask], None] | None = None,
     ) -> "RedisStreamLog":
-        """Return a log on the Redis at `url`, for a process that mostly works on `shard`, and shows its connection there under its name.
+        """Return a log on the Redis at `url`, for a process that mostly works on `shard`, and shows its
+        connection there under its name.
 
-        With a timeout, it gives up after so long. `check` is called with every new connection to the shard's server, before anything is
-        read or written there: after a failover it is another server.
+        With a timeout, it gives up after so long. `check` is called with every new connection to the shard's
+        server, before anything is read or written there: after a failover it is another server.
         """
         name = f"{process}:{os.getpid()}" if process else None
-        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s} if timeout_s is not None else {}
-        servers = ShardServers(url, prepare=keep_unparsed, socket_keepalive=True, client_name=name, **timeouts)
+        timeouts = (
+            {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+            if timeout_s is not None
+            else {}
+        )
+        servers = ShardServers(
+            url, prepare=keep_unparsed, socket_keepalive=True, client_name=name, **timeouts
+        )
         log = cls(servers.of(shard), servers, replicas_min)
         if name:
             log._client_name = name
@@ -298,7 +341,9 @@ class RedisStreamLog:
             self._servers.close()
 
     def _greet(self, connection: Any) -> None:
-        """Check the server, and write the connection's number into the lease: who watches the old one takes this process for dead."""
+        """Check the server, and write the connection's number into the lease: who watches the old one takes
+        this process for dead.
+        """
 
         def ask(*parts: str) -> Any:
             connection.send_command(*parts)
@@ -313,10 +358,20 @@ class RedisStreamLog:
     def _renewal(self, shard: int, leader: Leader, *, anew: bool = False) -> tuple[Any, ...]:
         """Return the command that renews the lease, by its time alone or `anew`.
 
-        What is put together for one connection may go out over the next one, so only a connection itself says who it is.
+        What is put together for one connection may go out over the next one, so only a connection itself says
+        who it is.
         """
         keys = (streams.position(shard), streams.lease(shard))
-        return ("EVAL", _RENEW, 2, *keys, leader.epoch, self._text_of(shard, leader), leader.lease_ms, int(anew))
+        return (
+            "EVAL",
+            _RENEW,
+            2,
+            *keys,
+            leader.epoch,
+            self._text_of(shard, leader),
+            leader.lease_ms,
+            int(anew),
+        )
 
     def _text_of(self, shard: int, leader: Leader) -> str:
         return leader._replace(client_id=self.client_id(shard), connection=self._client_name).text()
@@ -331,7 +386,10 @@ class RedisStreamLog:
         return self._servers.of(streams.shard_of(stream))
 
     def client_id(self, shard: int) -> int:
-        """Return what the server calls the connection that this shard's commands take now; 0 before the first."""
+        """Return what the server calls the connection that this shard's commands take now.
+
+        0 before the first.
+        """
         return self._servers.tether(shard).client_id if self._servers is not None else 0
 
     def _connection(self, shard: int) -> int:
@@ -357,7 +415,9 @@ class RedisStreamLog:
         if acknowledged < self._replicas_min:
             acknowledged = self.at(shard).wait(self._replicas_min, WAIT_MS)
         if acknowledged < self._replicas_min:
-            raise redis.TimeoutError(f"{acknowledged} of {self._replicas_min} replicas have what shard {shard} wrote")
+            raise redis.TimeoutError(
+                f"{acknowledged} of {self._replicas_min} replicas have what shard {shard} wrote"
+            )
 
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
@@ -377,7 +437,9 @@ class RedisStreamLog:
     def _read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         block = ["BLOCK", block_ms] if block_ms else []
         client = self._of(next(iter(after)))
-        entries = _entries(_run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after, *map(str, after.values())))
+        entries = _entries(
+            _run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after, *map(str, after.values()))
+        )
         if self._replicas_min and entries and self._servers is not None:
             shard = streams.shard_of(entries[-1].stream)
             self._hold(shard)
@@ -405,9 +467,12 @@ class RedisStreamLog:
             if connection is None:
                 connection = self._servers.of(shard).connection_pool.make_connection()
                 is_answered = True
-            # A question that is still open is answered as soon as this one would be, also when it was about an older id.
+            # A question that is still open is answered as soon as this one would be, also when it was about
+            # an older id.
             if is_answered:
-                connection.send_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, str(stream_id))
+                connection.send_command(
+                    "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, str(stream_id)
+                )
             self._asked[shard] = connection
             sockets.append(connection._sock)  # the library has no way to wait for several
         select.select(sockets, [], [], block_ms / 1000)
@@ -446,9 +511,13 @@ class RedisStreamLog:
             found = pipeline.execute()
         return {shard: ShardPosition.parse(value) for shard, value in zip(shards, found, strict=True)}
 
-    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+    def take_over(
+        self, shard: int, candidate: Leader | None = None, over: Leader | None = None
+    ) -> ShardPosition:
         """See `StreamLog`."""
-        keys = [each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)]
+        keys = [
+            each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)
+        ]
         lease: list[Any] = ["", 0, ""]
         if candidate is not None:
             lease = [self._text_of(shard, candidate), candidate.lease_ms, over.encode() if over else ""]
@@ -469,10 +538,13 @@ class RedisStreamLog:
             self._heard[shard] = last
         else:
             recent = StreamId(max(0, int(now_s) * 1_000 - 2 * candidate.lease_ms))
-            # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`, and after the last one's.
+            # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`,
+            # and after the last one's.
             self._heard[shard] = min(recent, last)
             leader = self._held[shard] = candidate._replace(epoch=position.epoch)
-            if self._text_of(shard, candidate) != lease[0]:  # said over a connection that has only just been made
+            if (
+                self._text_of(shard, candidate) != lease[0]
+            ):  # said over a connection that has only just been made
                 _run(client, *self._renewal(shard, leader, anew=True))
         return position
 
@@ -548,9 +620,11 @@ class RedisStreamLog:
         return Committed(entries, position, trimmed_to, _checksum(checksum))
 
     def _check_followed(self, shard: int, after: StreamId) -> None:
-        """Check that the input leads to what a reader has of it up to `after`, if that was read over another connection.
+        """Check that the input leads to what a reader has of it up to `after`, if that was read over another
+        connection.
 
-        A master is followed by a replica that has a prefix of what it did; so when the last entry is there, all before it is.
+        A master is followed by a replica that has a prefix of what it did; so when the last entry is there,
+        all before it is.
 
         Raises:
             Rewound: it does not; who has applied it must start anew.
@@ -574,7 +648,8 @@ class RedisStreamLog:
     def renew_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`.
 
-        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be begun again.
+        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must
+        not be begun again.
         """
         is_held = self._is_held(shard)
         if shard in self._held:
@@ -674,7 +749,8 @@ class RedisStreamLog:
     def finish_commit(self) -> None:
         """See `StreamLog`.
 
-        When the answer is lost, the position tells whether the batch was written: nobody else writes in this epoch.
+        When the answer is lost, the position tells whether the batch was written: nobody else writes in this
+        epoch.
         """
         in_flight, self._in_flight = self._in_flight, None
         assert in_flight is not None  # `begin_commit` comes before
@@ -715,7 +791,9 @@ class RedisStreamLog:
         written, *waited = in_flight.pending.answers()[in_flight.published :][: 1 + bool(self._replicas_min)]
         if isinstance(written, redis.exceptions.NoScriptError):
             return bool(
-                self._commit(keys=in_flight.keys, args=in_flight.arguments, client=self.at(in_flight.commit.shard))
+                self._commit(
+                    keys=in_flight.keys, args=in_flight.arguments, client=self.at(in_flight.commit.shard)
+                )
             ), 0
         for answer in (written, *waited):
             if isinstance(answer, Exception):
@@ -728,10 +806,11 @@ class RedisStreamLog:
             _run(self.at(shard), *self._renewal(shard, leader))
 
     def _check_last_input(self, commit: Commit) -> None:
-        """Check on the connection in use now, and hold it, that what the commit was made of is there, and what was read with that.
+        """Check on the connection in use now, and hold it, that what the commit was made of is there, and
+        what was read with that.
 
-        A master is followed by a replica that has a prefix of what it did; so when the last input is there, all before it is. What was
-        read with it may be applied already, for the next commits.
+        A master is followed by a replica that has a prefix of what it did; so when the last input is there,
+        all before it is. What was read with it may be applied already, for the next commits.
 
         Raises:
             Rewound: it is not; the new master never had it, and may have other input under the same position.
@@ -745,11 +824,15 @@ class RedisStreamLog:
         else:
             found = _run(self.at(shard), "XRANGE", last.stream, str(last.stream_id), str(last.stream_id))
             if [_fields(fields) for _, fields in found] != [last.fields]:
-                raise Rewound(f"shard {shard}: input {last.stream_id} was lost; what it led to was never said")
+                raise Rewound(
+                    f"shard {shard}: input {last.stream_id} was lost; what it led to was never said"
+                )
         self._hold(shard)
 
     def reaches(self, shard: int, position: ShardPosition) -> bool:
-        """Return whether the log still leads to `position`; what comes next, until the log is read again, is asked of the same server.
+        """Return whether the log still leads to `position`.
+
+        What comes next, until the log is read again, is asked of the same server.
 
         The position of a standby has no epoch: where it is committed input must be.
         """
@@ -809,10 +892,13 @@ class RedisStreamLog:
 
     def _drop_delivered(self, shard: int, outgoing: Outgoing) -> None:
         fields = (part for target, frame in outgoing.frames.items() for part in (target, frame))
-        self._remove(keys=[streams.outbox(shard)], args=[str(outgoing.stream_id), *fields], client=self.at(shard))
+        self._remove(
+            keys=[streams.outbox(shard)], args=[str(outgoing.stream_id), *fields], client=self.at(shard)
+        )
 
     def _deliver_elsewhere(self, target: int, frame: bytes) -> None:
-        # On one server, replicas have the message before they have that it left the outbox; on two, somebody has to wait.
+        # On one server, replicas have the message before they have that it left the outbox; on two, somebody
+        # has to wait.
         client = self.at(target)
         with client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command(*_message(target, frame))  # type: ignore[no-untyped-call]
@@ -829,19 +915,31 @@ class RedisStreamLog:
                 pipeline.publish(channel, payload)
             pipeline.execute()
 
-    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         """See `StreamLog`."""
         if answers:
             _run(self.at(shard), *_answering(shard, position, answers))
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """See `StreamLog`. With replicas it is replicated before the next input is read, as is what it leads to."""
+        """See `StreamLog`. With replicas it is replicated before the next input is read, as is what it leads
+        to.
+        """
         keys = (streams.position(shard), streams.configuration(shard))
         is_held = self._is_held(shard)
         self._hold(shard)
         try:
             written = bool(
-                _run(self.at(shard), "EVAL", _WRITE_CONFIGURATION, len(keys), *keys, position.encode(), configuration)
+                _run(
+                    self.at(shard),
+                    "EVAL",
+                    _WRITE_CONFIGURATION,
+                    len(keys),
+                    *keys,
+                    position.encode(),
+                    configuration,
+                )
             )
             if written:
                 self._await_replicas(shard)
@@ -936,7 +1034,9 @@ def _message(target: int, frame: bytes) -> tuple[Any, ...]:
 
 def _displaced(shard: int, expected: ShardPosition, found: ShardPosition) -> Fenced:
     """Return why the position is not what this writer left it at."""
-    if found.epoch < expected.epoch or (found.epoch == expected.epoch and found.stream_id < expected.stream_id):
+    if found.epoch < expected.epoch or (
+        found.epoch == expected.epoch and found.stream_id < expected.stream_id
+    ):
         return Rewound(f"shard {shard} is back at {found.stream_id}; it had come to {expected.stream_id}")
     return Fenced(f"shard {shard} was taken over after epoch {expected.epoch}")
 
@@ -947,7 +1047,14 @@ def _identity(response: Any, **_options: Any) -> Any:
 
 def _answering(shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> tuple[Any, ...]:
     keys = (streams.position(shard),)
-    return ("EVAL", _ANSWER, len(keys), *keys, position.encode(), *(part for pair in answers for part in pair))
+    return (
+        "EVAL",
+        _ANSWER,
+        len(keys),
+        *keys,
+        position.encode(),
+        *(part for pair in answers for part in pair),
+    )
 
 
 def _decompressed(snapshot: bytes) -> bytes:

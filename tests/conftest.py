@@ -1,8 +1,9 @@
 """The real servers for tests: one Redis and one PostgreSQL per run, clean for every test.
 
-TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say), TEST_REDIS_BIN the folder of another
-valkey-server or redis-server, TEST_SHARD_COUNT the number of shards of the `exchange` fixture. TEST_DATABASE_URL names a running
-PostgreSQL, as its superuser, for tests that need no more than a database; without pytest's -n.
+TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say),
+TEST_REDIS_BIN the folder of another valkey-server or redis-server, TEST_SHARD_COUNT the number of shards of
+the `exchange` fixture. TEST_DATABASE_URL names a running PostgreSQL, as its superuser, for tests that need no
+more than a database; without pytest's -n.
 """
 
 import functools
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 import httpx
 import hypothesis
@@ -30,13 +30,15 @@ from xdist.scheduler import LoadScopeScheduling
 
 from cli.local import embedded
 from cli.local.free_ports import free_port
-from runtime.database_roles import ServiceRole, passwords_text, url_as
+from runtime.database_roles import passwords_text
 from runtime.settings import PREFIX, Settings
-from tests.redis_servers import RedisServers, redis_servers
+from tests.support.databases import ROLE_PASSWORDS
+from tests.support.redis_servers import RedisServers, redis_servers
 
 START_TIMEOUT_S = 60
 
-# Every client makes a TLS context, and reads all certificates for it: 25 ms of a processor, thousands of times.
+# Every client makes a TLS context, and reads all certificates for it: 25 ms of a processor, thousands of
+# times.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
 # How fast a machine makes examples says nothing about the code.
@@ -47,17 +49,21 @@ hypothesis.settings.load_profile("unhurried")
 
 
 class _OneExchangeAtATime(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """With several workers, one of them runs all end-to-end tests that share an exchange, another one those that break one of their own.
+    """With several workers, one of them runs all end-to-end tests that share an exchange, another one those
+    that break one of their own.
 
     Each other test may go anywhere.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((scope for scope in ("tests/e2e/alone/", "tests/e2e/") if nodeid.startswith(scope)), nodeid)
+        return next(
+            (scope for scope in ("tests/e2e/alone/", "tests/e2e/") if nodeid.startswith(scope)), nodeid
+        )
 
 
 def pytest_configure() -> None:
-    """Take SIGINT, also where the shell started the tests in its background: what ignores it, its children ignore, too."""
+    """Take SIGINT, also where the shell started the tests in its background: what ignores it, its children
+    ignore, too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -118,7 +124,9 @@ def postgres_server(server_settings: Settings) -> Iterator[str]:
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
-    with _running(embedded.postgres_command(server_settings), lambda: embedded.postgres_ready(server_settings)):
+    with _running(
+        embedded.postgres_command(server_settings), lambda: embedded.postgres_ready(server_settings)
+    ):
         yield server_settings.resolved_database_url()
 
 
@@ -126,7 +134,9 @@ def postgres_server(server_settings: Settings) -> Iterator[str]:
 def has_timescaledb(postgres_server: str) -> bool:
     """Whether that PostgreSQL has TimescaleDB."""
     with psycopg.connect(postgres_server) as connection:
-        found = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone()
+        found = connection.execute(
+            "SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'"
+        ).fetchone()
     return found is not None
 
 
@@ -145,26 +155,17 @@ def migrated_template(postgres_server: str, server_settings: Settings) -> str:
             f"{PREFIX}DATA_DIR": str(server_settings.data_dir),
         }
         subprocess.run(
-            [sys.executable, "-m", "persist.main", "migrate"], env=environment, check=True, timeout=START_TIMEOUT_S
+            [sys.executable, "-m", "persist.main", "migrate"],
+            env=environment,
+            check=True,
+            timeout=START_TIMEOUT_S,
         )
         # TimescaleDB's own workers would keep it from being copied.
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
     return name
-
-
-ROLE_PASSWORDS: Final = {role: f"of-{role}" for role in ServiceRole}
-"""Of the services' roles in the databases of tests."""
-
-
-def service_url(database_url: str, role: ServiceRole) -> str:
-    """Return the URL of a test's database for a service."""
-    return url_as(database_url, role, ROLE_PASSWORDS[role])
-
-
-def as_persist(database_url: str) -> str:
-    """Return the URL of a test's database for the persistence."""
-    return service_url(database_url, ServiceRole.PERSIST)
 
 
 _numbers = itertools.count()
@@ -176,7 +177,9 @@ def database_url(postgres_server: str, migrated_template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(migrated_template))
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(migrated_template)
+            )
         )
         yield _with_database(postgres_server, name)
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -197,7 +200,9 @@ def _running(command: embedded.ServerCommand, ready: Callable[[], bool]) -> Iter
             while not ready():
                 if process.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
-                    pytest.fail(f"{command.arguments[0]} did not start:\n{output.read().decode(errors='replace')}")
+                    pytest.fail(
+                        f"{command.arguments[0]} did not start:\n{output.read().decode(errors='replace')}"
+                    )
                 time.sleep(0.02)
             yield
         finally:
@@ -208,4 +213,6 @@ def _running(command: embedded.ServerCommand, ready: Callable[[], bool]) -> Iter
 @pytest.fixture(autouse=True)
 def _skip_without_timescaledb(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("timescaledb") and not request.getfixturevalue("has_timescaledb"):
-        pytest.skip("this PostgreSQL has no TimescaleDB; name one that has in TEST_POSTGRES_BIN or TEST_DATABASE_URL")
+        pytest.skip(
+            "this PostgreSQL has no TimescaleDB; name one that has in TEST_POSTGRES_BIN or TEST_DATABASE_URL"
+        )

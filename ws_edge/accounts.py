@@ -1,9 +1,11 @@
-"""Accounts' own streams: every event once and in order, also when this process was cut off from Redis for a while.
+"""Accounts' own streams: every event once and in order, also when this process was cut off from Redis for a
+while.
 
-Feeds publish an account's events with the log position that they reach up to. Once a second the position that feeds have
-published is noted, with a PING behind it on the listening connection: when the PONG is back, everything up to there was heard. After
-a lost connection what is missing is read from the log, from the last position known to be heard up to what feeds have published by then.
-So it is when a replica of Redis that did not know of the newest portions became the master: feeds publish these again, cut elsewhere.
+Feeds publish an account's events with the log position that they reach up to. Once a second the position that
+feeds have published is noted, with a PING behind it on the listening connection: when the PONG is back,
+everything up to there was heard. After a lost connection what is missing is read from the log, from the last
+position known to be heard up to what feeds have published by then. So it is when a replica of Redis that did
+not know of the newest portions became the master: feeds publish these again, cut elsewhere.
 """
 
 import asyncio
@@ -22,7 +24,13 @@ from adapters.revocations import RevocationWatch
 from functions.api.errors import unavailable
 from functions.users.revocations import Revocation
 from protocol import streams
-from protocol.codec import LaterFormatError, UnreadItem, decode_event_items, decode_events, decode_readable_events
+from protocol.codec import (
+    LaterFormatError,
+    UnreadItem,
+    decode_event_items,
+    decode_events,
+    decode_readable_events,
+)
 from protocol.decoding import msgpack_decoder
 from protocol.events import (
     DepthChanged,
@@ -87,8 +95,8 @@ class Standing(NamedTuple):
 class AccountSubscription:
     """One connection's wish to hear of an account; every event is written between `prefix` and `suffix`.
 
-    Nothing is sent unless revocations were looked at within the last second: what a process that stood still finds when it goes on
-    waits until they were.
+    Nothing is sent unless revocations were looked at within the last second: what a process that stood still
+    finds when it goes on waits until they were.
     """
 
     def __init__(
@@ -144,7 +152,9 @@ class AccountSubscription:
 
     def give_up(self) -> None:
         """End the connection: events are missing that cannot be read any more."""
-        self._connection.close_soon(CloseCode.SERVICE_RESTART, "events were missed; connect again and ask for orders")
+        self._connection.close_soon(
+            CloseCode.SERVICE_RESTART, "events were missed; connect again and ask for orders"
+        )
 
     def _frame(self, payload: payloads.Payload) -> bytes:
         if self._connection.form[1] != 1:
@@ -176,7 +186,10 @@ class _Account:
     def __init__(self) -> None:
         self.subscriptions: dict[AccountSubscription, None] = {}
         self.joining: dict[AccountSubscription, None] = {}
-        """Those that were added, and hear nothing yet; as long as there is one, the channel stays subscribed to."""
+        """Those that were added, and hear nothing yet.
+
+        As long as there is one, the channel stays subscribed to.
+        """
         self.heard: StreamId | None = None
         """Up to where everything was heard; None until the channel is subscribed to."""
         self.is_behind = False
@@ -187,7 +200,9 @@ class _Account:
         self.heard = position if self.heard is None else max(self.heard, position)
 
     def follows(self, portion: _Portion) -> bool | None:
-        """Return whether a portion is new; None: a part of it is, which only the log can tell from the rest."""
+        """Return whether a portion is new; None: a part of it is, which only the log can tell from the
+        rest.
+        """
         if self.heard is None:
             return True
         if portion.position <= self.heard:
@@ -242,7 +257,8 @@ class AccountStreams:
                 published = await self._published(self._shard_of(account_id))
                 stands: asyncio.Future[object] = asyncio.get_running_loop().create_future()
                 link.subscribe(
-                    streams.account(account_id), lambda reply: None if stands.done() else stands.set_result(reply)
+                    streams.account(account_id),
+                    lambda reply: None if stands.done() else stands.set_result(reply),
                 )
                 if not link.ready or isinstance(await stands, Exception):
                     raise unavailable()
@@ -301,7 +317,8 @@ class AccountStreams:
             return
         position = StreamId.parse(update.position)
         portion = _Portion(StreamId.parse(update.after) if update.after else position, position, events)
-        # Channels are subscribed to again one by one: what comes before all stand must not hide what was missed.
+        # Channels are subscribed to again one by one: what comes before all stand must not hide what was
+        # missed.
         if account.is_behind or not self._link(update.account_id).ready:
             account.waiting.append(portion)
         elif self._awaits_market(events) or not self._take(account, portion):
@@ -325,7 +342,10 @@ class AccountStreams:
         for shard, accounts in by_shard.items():
             published = await self._published(shard)
             try:
-                self._links.of(shard).send(packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a))  # type: ignore[misc]
+                self._links.of(shard).send(
+                    packed("PING"),
+                    lambda reply, p=published, a=accounts: _note(reply, p, a),  # type: ignore[misc]
+                )
             except ConnectionError:
                 continue
 
@@ -343,7 +363,9 @@ class AccountStreams:
         return follows is not None
 
     def _awaits_market(self, events: list[Event]) -> bool:
-        """Return whether events are about a market that was listed a moment ago, of which this process has not heard yet, or its asset."""
+        """Return whether events are about a market that was listed a moment ago, of which this process has
+        not heard yet, or its asset.
+        """
         known, now = self._listing().known, self._now_ms()
         return any(
             now < self._awaited.setdefault(name, now + _MARKET_AWAITED_MS)
@@ -391,7 +413,9 @@ class AccountStreams:
             return
         found = defaultdict[AccountId, list[Event]](list)
         while start < published:
-            entries: Any = await self._log.xrange(streams.events(shard), f"({start}", str(published), _READ_ENTRIES)
+            entries: Any = await self._log.xrange(
+                streams.events(shard), f"({start}", str(published), _READ_ENTRIES
+            )
             if not entries:
                 break
             for entry_id, fields in entries:
@@ -420,7 +444,9 @@ class AccountStreams:
                 del account.waiting[0]
             account.is_behind = bool(account.waiting)
 
-    def _give_up(self, shard: int, accounts: dict[AccountId, _Account], published: StreamId, reason: str) -> None:
+    def _give_up(
+        self, shard: int, accounts: dict[AccountId, _Account], published: StreamId, reason: str
+    ) -> None:
         _log.error("account events are missing", shard=shard, reason=reason)
         for account in accounts.values():
             for subscription in (*account.subscriptions, *account.joining):
@@ -446,7 +472,9 @@ class AccountStreams:
 
 
 def _unknown(event: Event, markets: MarketMap) -> list[str]:
-    """Return which market of an account's event, or which asset of the balances in it, is none of `markets`."""
+    """Return which market of an account's event, or which asset of the balances in it, is none of
+    `markets`.
+    """
     if isinstance(event, _OfNoAccount):
         return []
     if isinstance(event, _OfOrder) and event.order.market not in markets.by_symbol:

@@ -52,7 +52,9 @@ class Doorkeeper:
             if error.status in _REASONS:
                 refusals[_REASONS[HTTPStatus(error.status)]].inc()
             body = msgspec.json.encode({"code": error.code, "msg": error.message})
-            headers = Headers({"Content-Type": "application/json;charset=UTF-8", "Content-Length": str(len(body))})
+            headers = Headers(
+                {"Content-Type": "application/json;charset=UTF-8", "Content-Length": str(len(body))}
+            )
             headers["Connection"] = "close"
             if error.retry_after_s is not None:
                 headers["Retry-After"] = str(error.retry_after_s)
@@ -66,7 +68,8 @@ class Doorkeeper:
         if connection.is_own_knock:
             connection.open_target(Target(Door.RAW), address)
             return
-        # Charged before anything else is looked at, so that refusals cost their sender as much as what succeeds.
+        # Charged before anything else is looked at, so that refusals cost their sender as much as what
+        # succeeds.
         now = now_ms()
         if (undecided := self._limits.charge(address, HANDSHAKE_WEIGHT, now)) is not None:
             await undecided
@@ -104,14 +107,18 @@ class Doorkeeper:
         connection.listen_keys = found
 
     def _check_page(self, request: Request) -> None:
-        """Refuse what a page of another origin opens with a cookie: browsers send cookies along to whatever WebSocket a page asks for."""
+        """Refuse what a page of another origin opens with a cookie: browsers send cookies along to whatever
+        WebSocket a page asks for.
+        """
         cookies = request.headers.get_all("Cookie")
         if cookies and not set(request.headers.get_all("Origin")) & self._origins:
             raise ApiError(-1002, "You are not authorized to execute this request.", HTTPStatus.FORBIDDEN)
 
     def _address(self, connection: EdgeConnection, request: Request) -> str:
         peer = connection.remote_address
-        return self._proxies.client_of(str(peer[0]) if peer else "unknown", request.headers.get_all("X-Forwarded-For"))
+        return self._proxies.client_of(
+            str(peer[0]) if peer else "unknown", request.headers.get_all("X-Forwarded-For")
+        )
 
 
 def _too_many(what: str) -> ApiError:

@@ -1,11 +1,14 @@
-"""A market's book as the edge hears it: diffs follow each other without a gap, or the base and the diffs of Redis fill it. Pure.
+"""A market's book as the edge hears it: diffs follow each other without a gap, or the base and the diffs of
+Redis fill it. Pure.
 
-The edge keeps the levels for two reasons: @depth5, @depth10 and @depth20 are cut from them, and when diffs were missed that Redis keeps
-no more, what changed meanwhile is the difference between them and a newer base. That difference is right for who has followed so
-far, but not for who began with a book from within the gap: a level that changed and changed back is not in it.
+The edge keeps the levels for two reasons: @depth5, @depth10 and @depth20 are cut from them, and when diffs
+were missed that Redis keeps no more, what changed meanwhile is the difference between them and a newer base.
+That difference is right for who has followed so far, but not for who began with a book from within the gap: a
+level that changed and changed back is not in it.
 
-The base may be cut (protocol/depth.py). Levels beyond its horizon are kept for that difference, and never shown. When so many within it
-are gone that a stream of partial depth lacks some, the book is shallow, and is filled again.
+The base may be cut (protocol/depth.py). Levels beyond its horizon are kept for that difference, and never
+shown. When so many within it are gone that a stream of partial depth lacks some, the book is shallow, and is
+filled again.
 """
 
 from collections.abc import Collection, Mapping
@@ -50,7 +53,8 @@ class EdgeBook:
         return self._move(diff.time, diff.last_sequence, diff.bids, diff.asks)
 
     def follow(self, kept: Collection[DepthDiff]) -> list[DepthDiff] | None:
-        """Take the diffs that Redis keeps, oldest first, before those that wait, and return what subscribers hear then.
+        """Take the diffs that Redis keeps, oldest first, before those that wait, and return what subscribers
+        hear then.
 
         None: they do not reach back to what is known; only a snapshot helps.
         """
@@ -64,10 +68,11 @@ class EdgeBook:
         return [each for each in map(self.apply, later) if each is not None]
 
     def fill(self, base: DepthSnapshot | None, kept: Collection[DepthDiff] = ()) -> list[DepthDiff]:
-        """Take a base (None: the market has none, so nothing ever happened) and the diffs kept, oldest first, which were read with it.
+        """Take a base (None: the market has none, so nothing ever happened) and the diffs kept, oldest first,
+        which were read with it.
 
-        Return what subscribers hear then. A base that is too old to be followed by these diffs, or by those that wait, changes
-        nothing; ask for another.
+        Return what subscribers hear then. A base that is too old to be followed by these diffs, or by those
+        that wait, changes nothing; ask for another.
         """
         if base is None:
             base = DepthSnapshot(TimeMs(0), self.market, Sequence(0), (), ())
@@ -110,7 +115,10 @@ class EdgeBook:
         )
 
     def top(self, count: int) -> tuple[Levels, Levels]:
-        """Return the best `count` bids and asks that are certain, best first. Fewer than there are make the book shallow."""
+        """Return the best `count` bids and asks that are certain, best first.
+
+        Fewer than there are make the book shallow.
+        """
         bids = _within(nlargest(count, self._bids.items()), self._bid_horizon, highest_first=True)
         asks = _within(nsmallest(count, self._asks.items()), self._ask_horizon, highest_first=False)
         self._is_shallow = (self._bid_horizon is not None and len(bids) < count) or (
@@ -127,7 +135,9 @@ class EdgeBook:
         return heard
 
 
-def _within(rows: list[tuple[PriceTicks, QuantityLots]], end: PriceTicks | None, *, highest_first: bool) -> Levels:
+def _within(
+    rows: list[tuple[PriceTicks, QuantityLots]], end: PriceTicks | None, *, highest_first: bool
+) -> Levels:
     return tuple(row for row in rows if not is_beyond(row[0], end, highest_first=highest_first))
 
 

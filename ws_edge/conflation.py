@@ -1,6 +1,8 @@
-"""What a slow client gets: every trade and every event of its own, but only the newest state and merged depth. Pure.
+"""What a slow client gets: every trade and every event of its own, but only the newest state and merged
+depth. Pure.
 
-An update is encoded once for all its subscribers; only what a slow client's own merging makes is encoded for it alone.
+An update is encoded once for all its subscribers; only what a slow client's own merging makes is encoded for
+it alone.
 """
 
 from collections.abc import Callable
@@ -41,7 +43,9 @@ class Update:
 
     __slots__ = ("_frames", "_render", "conflation", "diff", "stream")
 
-    def __init__(self, stream: str, render: Callable[[int], Any], conflation: Conflation = Conflation.NONE) -> None:
+    def __init__(
+        self, stream: str, render: Callable[[int], Any], conflation: Conflation = Conflation.NONE
+    ) -> None:
         self.stream = stream
         self.conflation = conflation
         self.diff: tuple[Market, DepthDiff] | None = None

@@ -1,7 +1,7 @@
 """One client's connection: what it may send, and what happens when it is slow.
 
-Frames are written to the transport directly while the client keeps up. Once its write buffer is full, they wait here, conflated;
-a client that lets too much wait, or takes nothing for too long, is closed with 1013.
+Frames are written to the transport directly while the client keeps up. Once its write buffer is full, they
+wait here, conflated; a client that lets too much wait, or takes nothing for too long, is closed with 1013.
 """
 
 import asyncio
@@ -34,12 +34,17 @@ _own_messages = prometheus_client.Counter(
 )
 
 BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE = "banned", "weight", "connections", "streams", "late"
-"""Why a client is refused or sent away: its network is banned, asks too much, has too many connections or streams; or the loop is late."""
+"""Why a client is refused or sent away: its network is banned, asks too much, has too many connections or
+streams; or the loop is late."""
 _refusals = prometheus_client.Counter(
-    "ws_edge_refusals", "Connections refused at the door, or closed for what their network does, by reason", ["reason"]
+    "ws_edge_refusals",
+    "Connections refused at the door, or closed for what their network does, by reason",
+    ["reason"],
 )
 # At 0, so that the first one is seen as an increase.
-refusals: Final = {reason: _refusals.labels(reason) for reason in (BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE)}
+refusals: Final = {
+    reason: _refusals.labels(reason) for reason in (BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE)
+}
 
 PENDING_BYTES_MAX: Final = 400 * 1024
 """What may wait for a slow client, besides the transport's own buffer."""
@@ -88,10 +93,12 @@ class EdgeConnection(ServerConnection):
         knocks: Container[object] = frozenset(),
         **options: Any,
     ) -> None:
-        """See `ServerConnection`; a client of streams may send `messages_per_second`, control frames included.
+        """See `ServerConnection`.
 
-        Only as many are let in as `peers` has room for, handshakes included; who comes by one of `proxies` counts in the total alone, who
-        comes from one of `knocks` not at all.
+        A client of streams may send `messages_per_second`, control frames included.
+
+        Only as many are let in as `peers` has room for, handshakes included; who comes by one of `proxies`
+        counts in the total alone, who comes from one of `knocks` not at all.
         """
         super().__init__(protocol, server, **options)
         self._peers, self._proxies, self._knocks = peers, proxies, knocks
@@ -131,7 +138,9 @@ class EdgeConnection(ServerConnection):
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the client at once: whoever would still send to it need not wait for its handler to notice."""
+        """Forget the client at once: whoever would still send to it need not wait for its handler to
+        notice.
+        """
         if not self._is_let_in:
             return
         self._is_lost = self.closing = True
@@ -193,7 +202,10 @@ class EdgeConnection(ServerConnection):
         self.close_soon(CloseCode.TRY_AGAIN_LATER, reason)
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Send a close frame without waiting for anything; end the connection when the client does not take it in time."""
+        """Send a close frame without waiting for anything.
+
+        End the connection when the client does not take it in time.
+        """
         if self.closing or self.protocol.state is not State.OPEN:
             return
         self.closing = True

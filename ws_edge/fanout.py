@@ -1,8 +1,10 @@
-"""Updates on their way to all who listen: so many deliveries in a turn of the event loop, then it is the turn of everything else. Pure.
+"""Updates on their way to all who listen: so many deliveries in a turn of the event loop, then it is the turn
+of everything else. Pure.
 
-While the loop keeps up, an update is delivered at once. What is more than a turn's worth waits, in order, and is conflated as it is for a
-slow client: of a state the newest counts, depth is merged. When what waits becomes too old or too much all the same, somebody has to
-leave: the shell closes the connections of the network that listens to most.
+While the loop keeps up, an update is delivered at once. What is more than a turn's worth waits, in order, and
+is conflated as it is for a slow client: of a state the newest counts, depth is merged. When what waits
+becomes too old or too much all the same, somebody has to leave: the shell closes the connections of the
+network that listens to most.
 """
 
 from collections import deque
@@ -127,7 +129,8 @@ class Fanout(Generic[ListenerType]):
                 update = Update.of_depth(update.stream, market, joined((earlier.update.diff[1], diff)))
             earlier.update = update
         if update.conflation is Conflation.NONE:
-            # What waited on the same stream was an earlier state of this; what comes after it is something else.
+            # What waited on the same stream was an earlier state of this; what comes after it is something
+            # else.
             self._newest.pop(update.stream, None)
         else:
             self._newest[update.stream] = earlier

@@ -1,6 +1,8 @@
-"""Market data from Redis to whoever listens: every message is decoded once, encoded once, and handed to all subscribers.
+"""Market data from Redis to whoever listens: every message is decoded once, encoded once, and handed to all
+subscribers.
 
-What was missed is noticed (by trade ids, by the depth's sequence, by a new connection) and read from what Redis keeps.
+What was missed is noticed (by trade ids, by the depth's sequence, by a new connection) and read from what
+Redis keeps.
 """
 
 import asyncio
@@ -24,7 +26,15 @@ from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
 from protocol.listing import Listing
 from protocol.market import Market
-from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch, interval_bounds
+from protocol.market_data import (
+    BookTicker,
+    Candle,
+    DepthDiff,
+    DepthSnapshot,
+    Ticker,
+    TradeBatch,
+    interval_bounds,
+)
 from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage
@@ -59,7 +69,8 @@ _log = structlog.get_logger()
 
 _updates = prometheus_client.Counter("ws_edge_updates", "Updates of market streams that somebody listened to")
 _messages = prometheus_client.Counter(
-    "ws_edge_messages", "Messages for subscribers of market streams: updates times listeners; some are conflated"
+    "ws_edge_messages",
+    "Messages for subscribers of market streams: updates times listeners; some are conflated",
 )
 
 _updates_conflated = prometheus_client.Counter(
@@ -85,7 +96,8 @@ class Hub:
     ) -> None:
         """Use `cache` for what feeds have written, and `log` for events.
 
-        What is said is heard on connections of their own, each where its shard's feeds say it. There is no market before `follow`.
+        What is said is heard on connections of their own, each where its shard's feeds say it. There is no
+        market before `follow`.
         """
         self._client = cache
         self._average_price = average_price
@@ -97,7 +109,9 @@ class Hub:
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
         self._seconds = {streams.second(shard).encode(): shard for shard in range(shard_count)}
-        self.accounts = AccountStreams(listing, shard_count, self._links, cache, log, now_ms, self._count_stream)
+        self.accounts = AccountStreams(
+            listing, shard_count, self._links, cache, log, now_ms, self._count_stream
+        )
         self.connections: dict[EdgeConnection, None] = {}
         self._networks: dict[str, dict[EdgeConnection, None]] = {}
         """The connections of each network, and of each /48 besides."""
@@ -111,7 +125,10 @@ class Hub:
         self._ticker: asyncio.Task[None] | None = None
 
     def follow(self, listing: Listing) -> None:
-        """Have the streams of the markets that are listed now. Who is subscribed to one that is delisted hears nothing more of it."""
+        """Have the streams of the markets that are listed now.
+
+        Who is subscribed to one that is delisted hears nothing more of it.
+        """
         listed = listing.listed
         for symbol in self._streams.keys() - listed.by_symbol.keys():
             self._forget(symbol)
@@ -129,7 +146,8 @@ class Hub:
         for kind in (*first, last):
             channel = streams.market_data(market.symbol, kind)
             self._channels[channel.encode()] = (kind, added)
-            # What Redis has is read when all is sure to be heard; without a connection now, after the next one is made.
+            # What Redis has is read when all is sure to be heard; without a connection now, after the next
+            # one is made.
             ready = (lambda _reply: self._begin(added)) if kind is last else None
             self._links.of(shard).subscribe(channel, ready)
 
@@ -189,12 +207,16 @@ class Hub:
         """Close all connections of a network."""
         for connection in list(self._networks.get(network, ())):
             refusals[why].inc()
-            connection.close_soon(CloseCode.POLICY_VIOLATION if why == BANNED else CloseCode.TRY_AGAIN_LATER, reason)
+            connection.close_soon(
+                CloseCode.POLICY_VIOLATION if why == BANNED else CloseCode.TRY_AGAIN_LATER, reason
+            )
             for stream in list(connection.streams):
                 self.unsubscribe(stream, connection)
 
     def streams_of(self, address: str) -> int:
-        """Return how many streams the connections of an address's network listen to, those of accounts included."""
+        """Return how many streams the connections of an address's network listen to, those of accounts
+        included.
+        """
         return self._streams_of[networks_of(address).own]
 
     def subscription_count(self) -> int:
@@ -233,7 +255,9 @@ class Hub:
             del self._streams_of[network]
 
     def show_current(self, stream: str, connection: EdgeConnection) -> None:
-        """Send what a stream of states said last, so that nobody waits for the next change to see anything."""
+        """Send what a stream of states said last, so that nobody waits for the next change to see
+        anything.
+        """
         market = self._streams.get(stream.partition("@")[0].upper())
         update = market.current(stream, self._now_ms()) if market is not None else None
         if update is not None:
@@ -260,7 +284,9 @@ class Hub:
             self._loop.call_soon(self._turn)
 
     def _shed(self, now_s: float) -> None:
-        """Send away the network that listens to most, when the loop is so late that conflating does not help."""
+        """Send away the network that listens to most, when the loop is so late that conflating does not
+        help.
+        """
         if not self._fanout.is_too_late(now_s) or not self._streams_of:
             return
         network = max(self._streams_of, key=self._streams_of.__getitem__)
@@ -334,7 +360,9 @@ class Hub:
         self._repairs[symbol] = asyncio.create_task(self._fill(market, whole=whole))
 
     async def _fill(self, market: MarketStreams, *, whole: bool) -> None:
-        """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed otherwise."""
+        """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed
+        otherwise.
+        """
         wanted = self._subscribers
         while whole or market.needs_depth or market.needs_trades or market.needs_history(wanted):
             try:
@@ -368,13 +396,17 @@ class Hub:
             # A release before opened some at other times; what it has left is over.
             candles = [each for each in map(_decode_candle, found) if _opens_where_it_should(each)]
             for interval in market.intervals_left(candles):
-                closed: Any = await self._client.lrange(streams.closed_candles(shard, symbol, interval), 0, -1)
+                closed: Any = await self._client.lrange(
+                    streams.closed_candles(shard, symbol, interval), 0, -1
+                )
                 candles += map(_decode_candle, closed)
             market.shifted.forget()
             self._publish(market.fill_candles(candles, wanted, self._now_ms()))
         if market.needs_history(wanted):
             market.shifted.begin()
-            commands = [("LRANGE", streams.closed_candles(shard, symbol, each), 0, -1) for each in PART_INTERVALS]
+            commands = [
+                ("LRANGE", streams.closed_candles(shard, symbol, each), 0, -1) for each in PART_INTERVALS
+            ]
             lists = await pipelined(self._client, commands)
             parts = [_decode_candle(value) for values in lists for value in values]
             self._publish(market.fill_history(parts, wanted, self._now_ms()))
@@ -387,7 +419,9 @@ class Hub:
             (kept,) = await pipelined(self._client, [every_diff])
             if market.follow_depth(_diffs(kept)) and not market.needs_depth:
                 return
-        value, kept = await pipelined(self._client, [("GET", streams.depth(shard, symbol)), every_diff], at_once=True)
+        value, kept = await pipelined(
+            self._client, [("GET", streams.depth(shard, symbol)), every_diff], at_once=True
+        )
         base, diffs, known = _decode_snapshot(value) if value else None, _diffs(kept), market.book.sequence
         is_followed = market.follow_depth(diffs)
         if not is_followed and known is not None and base is not None and base.sequence > known:
@@ -395,7 +429,9 @@ class Hub:
             for window in market.windows.values():
                 for stream in window.diff_streams:
                     for connection in self._subscribers.get(stream, ()):
-                        connection.close_soon(CloseCode.SERVICE_RESTART, "depth updates were missed; connect again")
+                        connection.close_soon(
+                            CloseCode.SERVICE_RESTART, "depth updates were missed; connect again"
+                        )
         if not is_followed or market.needs_depth:
             market.fill_depth(base, diffs)
 

@@ -40,7 +40,7 @@ from ws_edge.admission import Doorkeeper
 from ws_edge.conflation import Conflation, Update
 from ws_edge.connection import BANNED, EdgeConnection
 from ws_edge.hub import Hub
-from ws_edge.sessions import serve_connection
+from ws_edge.requests import serve_connection
 
 PROCESS: Final = "ws-edge"
 PING_INTERVAL_S: Final = 20
@@ -59,7 +59,9 @@ _REDIS_CONNECTIONS_MAX: Final = 10
 _log = structlog.get_logger()
 
 _connections = prometheus_client.Gauge("ws_edge_connections", "Open connections")
-_connections_max = prometheus_client.Gauge("ws_edge_connections_max", "Connections that this edge holds at most")
+_connections_max = prometheus_client.Gauge(
+    "ws_edge_connections_max", "Connections that this edge holds at most"
+)
 _subscriptions = prometheus_client.Gauge(
     "ws_edge_subscriptions", "Streams that connections listen to, all connections together"
 )
@@ -91,14 +93,20 @@ def listen(settings: Settings) -> socket.socket:
 
 
 async def run(
-    settings: Settings, listener: socket.socket, probes: Probes, descriptors: int, tls: ServerTls | None = None
+    settings: Settings,
+    listener: socket.socket,
+    probes: Probes,
+    descriptors: int,
+    tls: ServerTls | None = None,
 ) -> None:
     """Serve until told to stop; then tell everybody, answer what is under way, close with 1001, and leave."""
     stop = stop_event()
     url, cache_url = settings.resolved_redis_url(), settings.resolved_cache_url()
     name = settings.name_of_process(PROCESS)
     async with opened(settings, name, probes, role=ServiceRole.EDGE) as surroundings, probes.turning():
-        client, cache = (asyncio_client(each, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S) for each in (url, cache_url))
+        client, cache = (
+            asyncio_client(each, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S) for each in (url, cache_url)
+        )
 
         async def average_price(market: Market) -> tuple[str, int]:
             return await average_of(surroundings.ports, market, now_ms())
@@ -114,7 +122,9 @@ async def run(
         _streams.set_function(hub.stream_count)
         _late.set_function(hub.late_s)
         probes.ready_when("server", lambda: "it does not listen yet")
-        probes.ready_when("hub", lambda: None if hub.connected else "the hub is not connected to Redis", once=True)
+        probes.ready_when(
+            "hub", lambda: None if hub.connected else "the hub is not connected to Redis", once=True
+        )
         heartbeat = Heartbeat(settings, name)
         door = Doorkeeper(settings, hub, surroundings.ports, surroundings.limits)
         surroundings.limits.call_when_banned(partial(_send_away, hub))
@@ -172,7 +182,9 @@ async def _serve(
 ) -> Server:
     handshake_s = settings.request_timeout_ms / 1000
     over_tls: dict[str, Any] = (
-        {"ssl": tls.context, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": handshake_s} if tls else {}
+        {"ssl": tls.context, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": handshake_s}
+        if tls
+        else {}
     )
     return await serve(
         partial(serve_connection, hub, surroundings),
@@ -197,10 +209,17 @@ async def _serve(
     )
 
 
-async def _drain(settings: Settings, server: Server, listener: socket.socket, hub: Hub, door: Doorkeeper) -> None:
-    """Say that the server leaves, and let nobody in; when there was time to move, answer the last requests, and close."""
+async def _drain(
+    settings: Settings, server: Server, listener: socket.socket, hub: Hub, door: Doorkeeper
+) -> None:
+    """Say that the server leaves, and let nobody in.
+
+    When there was time to move, answer the last requests, and close.
+    """
     now = now_ms()
-    farewell = Update("!serverShutdown", lambda scale: {"e": "serverShutdown", "E": now * scale}, Conflation.NEWEST)
+    farewell = Update(
+        "!serverShutdown", lambda scale: {"e": "serverShutdown", "E": now * scale}, Conflation.NEWEST
+    )
     door.close()
     for connection in list(hub.connections):
         connection.announce_shutdown(farewell)

@@ -1,7 +1,7 @@
 """One market's streams: what feeds publish in, updates out. Pure: the time is passed in.
 
-Only what somebody listens to (`wanted`) is made. Trades are followed by their ids and depth by its sequence, so anything that
-was missed is noticed; `needs_trades` and `needs_depth` then ask for what Redis still has.
+Only what somebody listens to (`wanted`) is made. Trades are followed by their ids and depth by its sequence,
+so anything that was missed is noticed; `needs_trades` and `needs_depth` then ask for what Redis still has.
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator
@@ -32,7 +32,10 @@ from ws_edge.shifted_candles import PART_INTERVALS, PARTS, SHIFT, ShiftedCandles
 
 PARTIAL_LEVELS: Final = (5, 10, 20)
 FLAT_MAX: Final = 300
-"""So many candles without a trade are told one after the other, after an interruption; of a longer one only the last."""
+"""So many candles without a trade are told one after the other, after an interruption.
+
+Of a longer one only the last.
+"""
 
 
 class _Window:
@@ -57,7 +60,10 @@ class MarketStreams:
         self.best: BookTicker | None = None
         self.ticker: Ticker | None = None
         self.ticker_changed = False
-        self.windows = {100: _Window(market.symbol, ("@100ms",)), 1000: _Window(market.symbol, ("", "@1000ms"))}
+        self.windows = {
+            100: _Window(market.symbol, ("@100ms",)),
+            1000: _Window(market.symbol, ("", "@1000ms")),
+        }
         name = market.symbol.lower()
         self._trade_stream, self._aggregate_stream = f"{name}@trade", f"{name}@aggTrade"
         self._book_ticker_stream = f"{name}@bookTicker"
@@ -107,7 +113,10 @@ class MarketStreams:
     def fill_trades(
         self, newest: Iterable[TradeExecuted], wanted: Container[str], now: TimeMs
     ) -> tuple[list[Update], int]:
-        """Take the newest trades as Redis keeps them; return the updates, and how many trades are missing for good."""
+        """Take the newest trades as Redis keeps them.
+
+        Return the updates, and how many trades are missing for good.
+        """
         late, self._late_trades = self._late_trades, []
         if self._last_trade_id is None:
             return [], 0
@@ -119,13 +128,17 @@ class MarketStreams:
         self._last_trade_id = trades[-1].trade_id
         return list(self._trade_updates(trades, wanted, now)), missing
 
-    def _trade_updates(self, trades: list[TradeExecuted], wanted: Container[str], now: TimeMs) -> Iterator[Update]:
+    def _trade_updates(
+        self, trades: list[TradeExecuted], wanted: Container[str], now: TimeMs
+    ) -> Iterator[Update]:
         if self._trade_stream in wanted:
             for each in trades:
                 yield Update(self._trade_stream, partial(payloads.trade, self.market, each, now))
         if self._aggregate_stream in wanted:
             for group in payloads.aggregates(trades):
-                yield Update(self._aggregate_stream, partial(payloads.aggregate_trade, self.market, group, now))
+                yield Update(
+                    self._aggregate_stream, partial(payloads.aggregate_trade, self.market, group, now)
+                )
 
     def depth(self, diff: DepthDiff) -> None:
         """Take a diff."""
@@ -181,7 +194,8 @@ class MarketStreams:
 
     def _best_prices(self, stream: str, best: BookTicker) -> Update:
         payload = payloads.book_ticker(self.market, best)
-        # Of the stream of all markets each one's prices count, so there the newest does not replace the others.
+        # Of the stream of all markets each one's prices count, so there the newest does not replace the
+        # others.
         conflation = Conflation.NEWEST if stream == self._book_ticker_stream else Conflation.NONE
         return Update(stream, lambda _time_scale: payload, conflation)
 
@@ -226,14 +240,19 @@ class MarketStreams:
             yield from self._shifted(candle.open_time, wanted, now, part=candle.interval)
 
     def _names_of(self, interval: str, wanted: Container[str]) -> list[str]:
-        """Return the streams of an interval that somebody listens to, by whichever clock it opens at the same moment."""
+        """Return the streams of an interval that somebody listens to, by whichever clock it opens at the same
+        moment.
+        """
         names = [self._kline_streams[interval]]
         if interval not in PARTS:
             names.append(self._shifted_streams[interval])
         return [name for name in names if name in wanted]
 
     def _shifted(self, time: int, wanted: Container[str], now: TimeMs, part: str = "") -> Iterator[Update]:
-        """Yield the candles of intervals that open at other moments; with `part` only those that are made of these."""
+        """Yield the candles of intervals that open at other moments.
+
+        With `part` only those that are made of these.
+        """
         for interval, its_part in PARTS.items():
             stream = self._shifted_streams[interval]
             if stream not in wanted:
@@ -243,7 +262,9 @@ class MarketStreams:
 
     def needs_history(self, wanted: Container[str]) -> bool:
         """Return whether somebody waits for candles that are made of those that Redis keeps."""
-        return not self.shifted.is_complete and any(self._shifted_streams[interval] in wanted for interval in PARTS)
+        return not self.shifted.is_complete and any(
+            self._shifted_streams[interval] in wanted for interval in PARTS
+        )
 
     def fill_history(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
         """Take the closed candles of `PART_INTERVALS` that Redis keeps, read after `shifted.begin`."""
@@ -251,7 +272,8 @@ class MarketStreams:
         return list(self._shifted(self._time, wanted, now)) if self._time else []
 
     def second(self, time: int, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
-        """Take the shard's time, of which all is heard: say the current candle, and those without a trade that have ended since.
+        """Take the shard's time, of which all is heard: say the current candle, and those without a trade
+        that have ended since.
 
         That of a second is said every second, the others every two.
         """
@@ -273,7 +295,10 @@ class MarketStreams:
             yield from self._shifted(self._time, wanted, now)
 
     def _go_on(self, interval: str, time: int) -> list[Candle]:
-        """Let candles without a trade follow on the last one, up to the one that is open at `time`; return those that have ended."""
+        """Let candles without a trade follow on the last one, up to the one that is open at `time`.
+
+        Return those that have ended.
+        """
         candle = self._candles[interval]
         opened, end = interval_bounds(interval, time)
         ended: list[Candle] = []
@@ -294,7 +319,9 @@ class MarketStreams:
         return ended
 
     def intervals_left(self, newest: Iterable[Candle]) -> list[str]:
-        """Return the intervals whose candle, as it was last heard, has been followed by another in `newest`."""
+        """Return the intervals whose candle, as it was last heard, has been followed by another in
+        `newest`.
+        """
         known = self._candles
         return [
             each.interval
@@ -313,7 +340,9 @@ class MarketStreams:
         return Update(stream, partial(payloads.kline, self.market, candle, now), conflation)
 
     def current(self, stream: str, now: TimeMs) -> Update | None:
-        """Return what a stream of states (candle, ticker, best prices, partial depth) says now; None: nothing yet."""
+        """Return what a stream of states (candle, ticker, best prices, partial depth) says now; None: nothing
+        yet.
+        """
         interval = stream.partition("@")[2].removeprefix("kline_")
         if interval.removesuffix(SHIFT) in PARTS and interval.endswith(SHIFT):
             shifted = self.shifted.candle(interval.removesuffix(SHIFT), self._time) if self._time else None
@@ -340,7 +369,9 @@ class MarketStreams:
 
 
 def _flat(before: Candle, opened: int, end: int, *, closed: bool) -> Candle:
-    """Return the candle of an interval without a trade: it stays at the price at which the one before has closed."""
+    """Return the candle of an interval without a trade: it stays at the price at which the one before has
+    closed.
+    """
     price = before.close
     return Candle(
         market=before.market,
@@ -384,7 +415,9 @@ def arrays(markets: Iterable[MarketStreams], wanted: Container[str]) -> Iterator
     if "!ticker@arr" in wanted:
         yield Update(
             "!ticker@arr",
-            lambda scale: [payloads.full_ticker(market, ticker, best, scale) for market, ticker, best in tickers],
+            lambda scale: [
+                payloads.full_ticker(market, ticker, best, scale) for market, ticker, best in tickers
+            ],
             Conflation.NEWEST,
         )
     for name in TICKER_WINDOWS_MS:

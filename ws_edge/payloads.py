@@ -163,7 +163,9 @@ def full_ticker(market: Market, ticker: Ticker, best: BookTicker | None, time_sc
     }
 
 
-def window_ticker(market: Market, window: WindowTicker, closes: TimeMs, now: TimeMs, time_scale: int) -> Payload:
+def window_ticker(
+    market: Market, window: WindowTicker, closes: TimeMs, now: TimeMs, time_scale: int
+) -> Payload:
     """Return a @ticker_1h, @ticker_4h or @ticker_1d event of a window that ends at `closes`."""
     return {
         "e": f"{window.name}Ticker",
@@ -227,7 +229,9 @@ def average(market: Market, price: str, last_trade_time: int, now: TimeMs, time_
 
 
 def account_events(markets: MarketMap, event: AccountEvent, now: TimeMs) -> Iterator[Payload]:
-    """Yield what an account hears of one event: the order's report or the transfer, then the balances that changed."""
+    """Yield what an account hears of one event: the order's report or the transfer, then the balances that
+    changed.
+    """
     match event:
         case OrderAccepted():
             yield _report(markets, event.order, "NEW", event.time, now)

@@ -1,8 +1,9 @@
 """Candles by clocks eight hours ahead of UTC (`@kline_1d@+08:00`), put together from those of UTC. Pure.
 
-Binance streams no other offset. Up to 4 h, and at 8 h, intervals open at the same moments by both clocks. The others are sums of
-intervals that do: of 2 h or of 8 h. What was traded before this process began to listen comes from the closed candles that Redis keeps.
-Trade ids tell whether anything is missing between the parts; as long as something is, nothing is said.
+Binance streams no other offset. Up to 4 h, and at 8 h, intervals open at the same moments by both clocks. The
+others are sums of intervals that do: of 2 h or of 8 h. What was traded before this process began to listen
+comes from the closed candles that Redis keeps. Trade ids tell whether anything is missing between the parts;
+as long as something is, nothing is said.
 """
 
 from collections.abc import Iterable, Iterator
@@ -64,7 +65,9 @@ class ShiftedCandles:
         self._open.pop(interval, None)
 
     def tell(self, interval: str, time: int) -> Iterator[Candle]:
-        """Yield the candles of an interval that have become final by `time`, before which all was heard, and the one that is open."""
+        """Yield the candles of an interval that have become final by `time`, before which all was heard, and
+        the one that is open.
+        """
         last = self._open.get(interval)
         opened, _ = interval_bounds(interval, time if last is None else max(time, last), OFFSET_MS)
         finals = 0
@@ -80,7 +83,9 @@ class ShiftedCandles:
             yield candle
 
     def candle(self, interval: str, time: int, *, closed: bool = False) -> Candle | None:
-        """Return the candle of an interval that is open at `time`; None: not all of its trades are known, or there never was any."""
+        """Return the candle of an interval that is open at `time`; None: not all of its trades are known, or
+        there never was any.
+        """
         if self._parts is None or not self.is_complete:
             return None
         parts = self._parts[PARTS[interval]]

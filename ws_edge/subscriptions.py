@@ -22,7 +22,10 @@ _INT64: Final = range(-(2**63), 2**63)
 
 
 class RequestError(Exception):
-    """A control frame is refused, with Binance's `code` and `msg`; `request_id` is the frame's, if it could be read."""
+    """A control frame is refused, with Binance's `code` and `msg`.
+
+    `request_id` is the frame's, if it could be read.
+    """
 
     def __init__(self, code: int, message: str, request_id: int | str | None = None) -> None:
         super().__init__(message)
@@ -59,8 +62,9 @@ class Target(NamedTuple):
 def parse_target(path: str) -> Target | None:
     """Return what `path` (with its query) asks for; None: nothing is there.
 
-    `/ws`, `/ws/NAME` (several names divided by slashes), `/ws/NUMBER` (clients that number their connections),
-    `/stream?streams=NAME/NAME`, `/ws-api/v3`. Names may be percent-encoded; a plus sign is one (`@kline_1d@+08:00`), never a blank.
+    `/ws`, `/ws/NAME` (several names divided by slashes), `/ws/NUMBER` (clients that number their
+    connections), `/stream?streams=NAME/NAME`, `/ws-api/v3`. Names may be percent-encoded; a plus sign is one
+    (`@kline_1d@+08:00`), never a blank.
     """
     try:
         parts = urlsplit(path)
@@ -118,7 +122,9 @@ def parse_request(text: str | bytes) -> Request:
     if method not in _METHODS:
         expected = ", ".join(f"`{each}`" for each in _METHODS)
         raise RequestError(
-            2, f"Invalid request: unknown variant `{str(method)[:50]}`, expected one of {expected}", request_id
+            2,
+            f"Invalid request: unknown variant `{str(method)[:50]}`, expected one of {expected}",
+            request_id,
         )
     params = frame.get("params")
     if params is None:
@@ -169,7 +175,8 @@ def success(result: object, request_id: int | str | None) -> bytes:
 def failure(error: RequestError) -> bytes:
     """Return the answer to a request that was refused.
 
-    The reference shows `code` and `msg` at the top, clients look for them in `error`: they are in both places.
+    The reference shows `code` and `msg` at the top, clients look for them in `error`: they are in both
+    places.
     """
     detail = {"code": error.code, "msg": error.message}
     return msgspec.json.encode({**detail, "id": error.request_id, "error": detail})

@@ -14,7 +14,9 @@ from protocol.orders import OrderState, Side
 @click.option("--account", "account_id", type=click.IntRange(min=1), help="The account's number.")
 @click.option("--email", help="Or the address that its owner signed up with.")
 @click.option("--market", "symbol", help="With --sequence: whose sequence.")
-@click.option("--sequence", type=click.IntRange(min=0), help="As it was when the market stood at this sequence.")
+@click.option(
+    "--sequence", type=click.IntRange(min=0), help="As it was when the market stood at this sequence."
+)
 @click.option("--time", "moment", help="As it was at this time: 2026-01-31T12:00:00Z, or milliseconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: account, time, balances, openOrders.")
 def account(
@@ -25,9 +27,11 @@ def account(
     moment: str | None,
     as_json: bool,
 ) -> None:
-    """Show an account's balances, holds and open orders as they were at any sequence or time since the archive begins.
+    """Show an account's balances, holds and open orders as they were at any sequence or time since the
+    archive begins.
 
-    Without either, as they are now. On another shard than the market's, an account is shown at the end of that sequence's millisecond.
+    Without either, as they are now. On another shard than the market's, an account is shown at the end of
+    that sequence's millisecond.
     """
     if (account_id is None) == (email is None):
         raise click.UsageError("Name an account by --account or --email.")
@@ -65,7 +69,10 @@ def account(
     table = plain_table("order", "market", "side", "price", "quantity", "filled", "held")
     for order in orders:
         table.add_row(
-            *(str(order[name]) for name in ("orderId", "market", "side", "price", "quantity", "filled", "held"))
+            *(
+                str(order[name])
+                for name in ("orderId", "market", "side", "price", "quantity", "filled", "held")
+            )
         )
     console.print()
     console.print(table)

@@ -43,7 +43,9 @@ def show(account: int, as_json: bool) -> None:
     if as_json:
         print_json({"account": account, "shard": shard, "balances": balances, "limits": _named(limits)})
         return
-    console.print(f"Account {account} is on shard {shard}, and {'frozen' if limits.is_frozen else 'not frozen'}.")
+    console.print(
+        f"Account {account} is on shard {shard}, and {'frozen' if limits.is_frozen else 'not frozen'}."
+    )
     for each in balances:
         console.print(f"{each['asset']}: {each['available']} available, {each['held']} held")
     for name, most in _named(limits).items():
@@ -69,9 +71,15 @@ def thaw(account: int) -> None:
 
 @accounts.command()
 @_ACCOUNT
-@click.option("--open-orders", type=click.IntRange(min=0), help="Open orders in all markets together; 0: no limit.")
-@click.option("--orders-10s", type=click.IntRange(min=0), help="Orders in ten seconds; 0: no limit of its own.")
-@click.option("--orders-1d", type=click.IntRange(min=0), help="Orders in a day (UTC); 0: no limit of its own.")
+@click.option(
+    "--open-orders", type=click.IntRange(min=0), help="Open orders in all markets together; 0: no limit."
+)
+@click.option(
+    "--orders-10s", type=click.IntRange(min=0), help="Orders in ten seconds; 0: no limit of its own."
+)
+@click.option(
+    "--orders-1d", type=click.IntRange(min=0), help="Orders in a day (UTC); 0: no limit of its own."
+)
 def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_1d: int | None) -> None:
     """Set an account's limits. What is not named stays as it is."""
     named = {"open_orders_max": open_orders, "orders_10s_max": orders_10s, "orders_1d_max": orders_1d}
@@ -91,7 +99,8 @@ def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_
 @click.option(
     "--in-flight",
     type=click.IntRange(0, 2**31),
-    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: no limit.",
+    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: no "
+    "limit.",
 )
 def limit_all(open_orders: int | None, in_flight: int | None) -> None:
     """Set what every account, and all of a shard together, may have. What is not named stays as it is.
@@ -123,13 +132,17 @@ def limit_all(open_orders: int | None, in_flight: int | None) -> None:
 def cancel_orders(account: int, market: str, yes: bool) -> None:
     """Cancel every open order of an account. Its owner can place new ones, unless it is frozen before."""
     if not yes:
-        click.confirm(f"Cancel every open order of account {account}{' in ' + market if market else ''}?", abort=True)
+        click.confirm(
+            f"Cancel every open order of account {account}{' in ' + market if market else ''}?", abort=True
+        )
 
     def command(request_id: int, reply_to: str) -> CancelOrders:
         return CancelOrders(request_id, reply_to, AccountId(account), market.upper())
 
     with operating() as operator:
-        reply = operator.tell(operator.shard_of(account), Role.OPERATOR, command, f"cancel the orders of {account}")
+        reply = operator.tell(
+            operator.shard_of(account), Role.OPERATOR, command, f"cancel the orders of {account}"
+        )
     assert isinstance(reply, Canceling)
     console.print(f"account {account}: {reply.orders} orders are being canceled")
 
@@ -139,7 +152,8 @@ def cancel_orders(account: int, market: str, yes: bool) -> None:
 def verify_address(who: str) -> None:
     """Take the address of an account for its owner's, as if the mail had been answered.
 
-    For programs, which read no mails, where EXCHANGE_VERIFICATION_REQUIRED is set. It stands in the account's activity.
+    For programs, which read no mails, where EXCHANGE_VERIFICATION_REQUIRED is set. It stands in the account's
+    activity.
     """
     account = verified(running_settings(), who)
     if account is None:
@@ -150,7 +164,10 @@ def verify_address(who: str) -> None:
 @accounts.command()
 @_ACCOUNT
 def close(account: int) -> None:
-    """Let the shard forget an account that has no funds and no open orders. It comes back with its next deposit."""
+    """Let the shard forget an account that has no funds and no open orders.
+
+    It comes back with its next deposit.
+    """
 
     def command(request_id: int, reply_to: str) -> CloseAccount:
         return CloseAccount(request_id, reply_to, AccountId(account))
@@ -163,7 +180,9 @@ def close(account: int) -> None:
 def _limit(account: int, change: Callable[[AccountLimits], AccountLimits]) -> None:
     with operating() as operator:
         known = operator.funds(account).limits
-        limits = AccountLimits(1) if known is None else msgspec.structs.replace(known, version=known.version + 1)
+        limits = (
+            AccountLimits(1) if known is None else msgspec.structs.replace(known, version=known.version + 1)
+        )
 
         def command(request_id: int, reply_to: str) -> LimitAccount:
             return LimitAccount(request_id, reply_to, AccountId(account), change(limits))

@@ -41,10 +41,13 @@ class _Line(msgspec.Struct, frozen=True):
     help="Seconds to wait for a moment without messages between shards.",
 )
 @click.option(
-    "--database/--no-database", default=True, help="Compare with the database's ledger, where it has caught up."
+    "--database/--no-database",
+    default=True,
+    help="Compare with the database's ledger, where it has caught up.",
 )
 def audit(as_json: bool, watch: bool, timeout_s: float, database: bool) -> None:
-    """Add up all money of all shards, and compare it with what was deposited and withdrawn, here and in the database.
+    """Add up all money of all shards, and compare it with what was deposited and withdrawn, here and in the
+    database.
 
     Ends with 1 when an asset does not add up, and names it and the amounts.
     """
@@ -67,7 +70,9 @@ def audit(as_json: bool, watch: bool, timeout_s: float, database: bool) -> None:
             f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
         ) from error
     except psycopg.Error as error:
-        raise CommandError(f"The database does not answer ({error}); --no-database audits without it.") from error
+        raise CommandError(
+            f"The database does not answer ({error}); --no-database audits without it."
+        ) from error
 
 
 def _say(found: ExchangeAudit, *, as_json: bool) -> None:
@@ -80,7 +85,9 @@ def _say(found: ExchangeAudit, *, as_json: bool) -> None:
         table = plain_table("", *(each.asset for each in assets))
         for name in ("available", "held", "fees", "deposited", "withdrawn"):
             table.add_row(name, *(_decimal(getattr(each, name), found.scales[each.asset]) for each in assets))
-        table.add_row("difference", *(_decimal(each.difference(), found.scales[each.asset]) for each in assets))
+        table.add_row(
+            "difference", *(_decimal(each.difference(), found.scales[each.asset]) for each in assets)
+        )
         console.print(table)
         console.print()
     for shard in found.shards:

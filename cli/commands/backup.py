@@ -18,7 +18,7 @@ from cli.console import CommandError, console, plain_table, print_json, running_
 from cli.local import backups
 from cli.local.backups import BASES_KEPT, BackupError, BackupNote, Base, Receiving
 from cli.local.embedded import ServerError
-from cli.local.state import RestartRequest, log_file, read_state, request_restart
+from cli.local.state_file import RestartRequest, log_file, read_state, request_restart
 from runtime.settings import Settings, SettingsError
 
 FOLLOW_TIMEOUT_S: Final = 30.0
@@ -50,7 +50,10 @@ class Status(msgspec.Struct, frozen=True):
 @click.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--status", "only_status", is_flag=True, help="Show what can be recovered; ends with 1 when it is not healthy."
+    "--status",
+    "only_status",
+    is_flag=True,
+    help="Show what can be recovered; ends with 1 when it is not healthy.",
 )
 @click.option(
     "--keep",
@@ -59,21 +62,24 @@ class Status(msgspec.Struct, frozen=True):
     type=click.IntRange(1),
     help="Base backups that are kept, and the log since.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: ok, problem, folder, bases, wal_bytes, receiving.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: ok, problem, folder, bases, wal_bytes, receiving."
+)
 def backup(folder: Path | None, only_status: bool, keep: int, as_json: bool) -> None:
     """Back up the database into FOLDER: all of it now, and from then on its log as it is written.
 
-    Run it once, and then every day or week from cron, on a disk other than the database's. Between the runs the running exchange
-    writes the log there. `exchange recover FOLDER` puts the database back as it was at any moment since the oldest base backup, and
-    `exchange restore` then rebuilds Redis. It is for the PostgreSQL that `exchange up` starts; docs/operations.md says what to do with
-    one of your own. The data folder's keys (master.key, operator.key, …) are not in it: keep a copy of them elsewhere.
+    Run it once, and then every day or week from cron, on a disk other than the database's. Between the runs
+    the running exchange writes the log there. `exchange recover FOLDER` puts the database back as it was at
+    any moment since the oldest base backup, and `exchange restore` then rebuilds Redis. It is for the
+    PostgreSQL that `exchange up` starts; docs/operations.md says what to do with one of your own. The data
+    folder's keys (master.key, operator.key, …) are not in it: keep a copy of them elsewhere.
     """
     settings = running_settings()
     try:
         if settings.database_url:
             raise BackupError(
-                "EXCHANGE_DATABASE_URL names a database of your own: back it up by its own means, such as your provider's "
-                "point-in-time recovery or pgBackRest (docs/operations.md, Backups)."
+                "EXCHANGE_DATABASE_URL names a database of your own: back it up by its own means, such as "
+                "your provider's point-in-time recovery or pgBackRest (docs/operations.md, Backups)."
             )
         if only_status:
             found = status(settings)
@@ -82,7 +88,9 @@ def backup(folder: Path | None, only_status: bool, keep: int, as_json: bool) -> 
         if folder is None:
             raise click.UsageError("Name the FOLDER that the backup goes to, or ask for --status.")
         if read_state(settings) is None:
-            raise BackupError("The exchange does not run, so nothing would write the log. Start it with `exchange up`.")
+            raise BackupError(
+                "The exchange does not run, so nothing would write the log. Start it with `exchange up`."
+            )
         with _alone(settings):
             _back_up(settings, folder.resolve(), keep, quiet=as_json)
         _show(status(settings), as_json=as_json)
@@ -107,7 +115,12 @@ def _back_up(settings: Settings, folder: Path, keep: int, *, quiet: bool) -> Non
     backups.programs_of(settings, backups.version_of_data(settings.data_dir / "postgres"))
     with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
         note, known = backups.read_note(settings), backups.receiving(connection)
-        goes_on = note is not None and note.folder().parent == folder and note.folder().is_dir() and known is not None
+        goes_on = (
+            note is not None
+            and note.folder().parent == folder
+            and note.folder().is_dir()
+            and known is not None
+        )
         if note is None or known is None or known.lost or not goes_on:
             _begin_line(settings, connection, folder)
         _await_receiver(settings, connection)
@@ -135,8 +148,9 @@ def _await_receiver(settings: Settings, connection: psycopg.Connection[Any]) -> 
     while (known := backups.receiving(connection)) is None or not known.active:
         if time.monotonic() > deadline:
             raise BackupError(
-                f"The log is not written into the backup: see {log_file(settings, backups.RECEIVER)}. An exchange that was "
-                "started by an earlier version must be started anew (`exchange down`, `exchange up`)."
+                f"The log is not written into the backup: see {log_file(settings, backups.RECEIVER)}. An "
+                "exchange that was started by an earlier version must be started anew (`exchange down`, "
+                "`exchange up`)."
             )
         time.sleep(0.1)
 
@@ -161,12 +175,16 @@ def status(settings: Settings) -> Status:
     """
     note = backups.read_note(settings)
     if note is None:
-        raise BackupError("There is no backup of this database. `exchange backup DIR` makes one; DIR on another disk.")
+        raise BackupError(
+            "There is no backup of this database. `exchange backup DIR` makes one; DIR on another disk."
+        )
     line = note.folder()
     found = backups.bases(line)
     wal = [path.stat().st_size for path in (line / "wal").glob("*")] if line.is_dir() else []
     try:
-        with psycopg.connect(settings.resolved_database_url(), autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(
+            settings.resolved_database_url(), autocommit=True, connect_timeout=5
+        ) as connection:
             known, reached = backups.receiving(connection), True
     except psycopg.OperationalError:
         known, reached = None, False
@@ -209,7 +227,9 @@ def _show(found: Status, *, as_json: bool) -> None:
     known = found.receiving
     log = f"log    {found.wal_bytes / _MEGABYTE:.0f} MB"
     if known is not None:
-        log += f", {known.behind_bytes:,} bytes behind the database" + ("" if known.active else ", not being written")
+        log += f", {known.behind_bytes:,} bytes behind the database" + (
+            "" if known.active else ", not being written"
+        )
     console.print(f"folder {found.folder}\n{log}", highlight=False, soft_wrap=True)
     if found.ok:
         console.print(f"Any moment since {found.bases[0].complete} can be recovered.", highlight=False)

@@ -15,11 +15,18 @@ from protocol.units import PriceTicks, QuantityLots
 @click.option("--sequence", type=click.IntRange(min=0), help="As it was at this sequence of the market.")
 @click.option("--time", "moment", help="As it was at this time: 2026-01-31T12:00:00Z, or milliseconds.")
 @click.option(
-    "--depth", "levels", default=20, show_default=True, type=click.IntRange(min=1), help="Levels of each side."
+    "--depth",
+    "levels",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Levels of each side.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: market, sequence, time, bids, asks.")
 def book(symbol: str, sequence: int | None, moment: str | None, levels: int, as_json: bool) -> None:
-    """Show a market's book as it was at any sequence or time since the archive begins; without either, as it is now.
+    """Show a market's book as it was at any sequence or time since the archive begins.
+
+    Without either, as it is now.
 
     The shard's commands are replayed from the nearest snapshot before.
     """
@@ -33,7 +40,12 @@ def book(symbol: str, sequence: int | None, moment: str | None, levels: int, as_
     bids, asks = _shown(market, found.bids[:levels]), _shown(market, found.asks[:levels])
     if as_json:
         print_json(
-            {"market": symbol, "sequence": found.sequence, "time": found.time, "position": str(found.stream_id)}
+            {
+                "market": symbol,
+                "sequence": found.sequence,
+                "time": found.time,
+                "position": str(found.stream_id),
+            }
             | {"bids": bids, "asks": asks}
         )
         return

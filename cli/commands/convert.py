@@ -8,7 +8,7 @@ import rich_click as click
 
 from cli.commands.restore import running_engines
 from cli.console import CommandError, console, own_settings, plain_table, print_json
-from cli.servers import servers_of_stopped
+from cli.needed_servers import servers_of_stopped
 from engine_worker.conversion import Formats, counts_text, formats_of, why_not
 from engine_worker.conversion import convert as convert_snapshot
 from engine_worker.core.snapshot import FORMAT_VERSION, SnapshotError
@@ -20,18 +20,25 @@ from stream_log.redis_log import RedisStreamLog
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only show what there is, and what forbids to convert it.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON: a list of shard, snapshots, input, events, converted, reason."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON: a list of shard, snapshots, input, events, converted, reason.",
 )
 def convert(dry_run: bool, as_json: bool) -> None:
     """Bring what an earlier release has left to what this one reads. The exchange must be stopped.
 
-    Snapshots without a configuration get the one of the settings: markets file, windows and the operators' keys. It is refused where
-    something was committed after the snapshot. What has the present format stays as it is. Workers do the same at their start.
+    Snapshots without a configuration get the one of the settings: markets file, windows and the operators'
+    keys. It is refused where something was committed after the snapshot. What has the present format stays as
+    it is. Workers do the same at their start.
     """
     settings = own_settings()
     say = (lambda _text: None) if as_json else (lambda text: console.print(f"{text} …", highlight=False))
     try:
-        with servers_of_stopped(settings, say), closing(RedisStreamLog.connect(settings.resolved_redis_url())) as log:
+        with (
+            servers_of_stopped(settings, say),
+            closing(RedisStreamLog.connect(settings.resolved_redis_url())) as log,
+        ):
             rows = convert_all(settings, log, dry_run=dry_run)
     except SettingsError as error:
         raise CommandError(str(error)) from error
@@ -46,13 +53,16 @@ def convert(dry_run: bool, as_json: bool) -> None:
 
 
 def convert_all(settings: Settings, log: RedisStreamLog, *, dry_run: bool) -> list[dict[str, Any]]:
-    """Convert what every shard has, and return what became of it: shard, snapshots, input, events, converted, reason.
+    """Convert what every shard has, and return what became of it: shard, snapshots, input, events, converted,
+    reason.
 
     Raises:
         CommandError: an engine worker runs.
     """
     if alive := running_engines(log, settings.shard_count):
-        raise CommandError(f"{', '.join(sorted(alive))} still runs, or did a few seconds ago; stop the exchange first.")
+        raise CommandError(
+            f"{', '.join(sorted(alive))} still runs, or did a few seconds ago; stop the exchange first."
+        )
     market_map, config = settings.market_map(), first_config(settings)
     rows = []
     for shard in range(settings.shard_count):
@@ -69,7 +79,13 @@ def convert_all(settings: Settings, log: RedisStreamLog, *, dry_run: bool) -> li
 
 
 def _row(shard: int, found: Formats, reason: str, *, converted: bool) -> dict[str, Any]:
-    return {"shard": shard, **found._asdict(), "isPresent": found.is_present, "converted": converted, "reason": reason}
+    return {
+        "shard": shard,
+        **found._asdict(),
+        "isPresent": found.is_present,
+        "converted": converted,
+        "reason": reason,
+    }
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -86,5 +102,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     console.print(table)
     for row in rows:
         if row["reason"]:
-            console.print(f"Shard {row['shard']}: {row['reason']}.", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"Shard {row['shard']}: {row['reason']}.", markup=False, highlight=False, soft_wrap=True
+            )
     console.print(f"Snapshots of this release have format {FORMAT_VERSION}.", highlight=False)

@@ -27,9 +27,9 @@ from cli.dead_letters import (
     requeue_letter,
     requeueable_frame,
 )
-from cli.entries import command_lines
+from cli.entry_text import command_lines
 from cli.inquiries import connect
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from persist.ingest import NotPutAsideError, ShardIngest
 from persist.rows import TradeGapError, UnknownMarketError
 from protocol.codec import events_put_aside
@@ -53,20 +53,29 @@ class _Listing(msgspec.Struct, frozen=True):
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: count, letters; a letter's payload is in base64.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: count, letters; a letter's payload is in base64."
+)
 @click.option("--shard", type=click.IntRange(min=0), help="Only this shard's.")
 @click.option("--payload", "with_payload", is_flag=True, help="Show also what could not be understood.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The newest so many of each shard."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="The newest so many of each shard.",
 )
-@click.option("--database/--no-database", default=True, help="List also the events that the database could not take.")
+@click.option(
+    "--database/--no-database", default=True, help="List also the events that the database could not take."
+)
 @click.pass_context
 def dead(
     context: click.Context, as_json: bool, shard: int | None, with_payload: bool, limit: int, database: bool
 ) -> None:
     """List what nobody could understand: entries of streams, and events that the database refused.
 
-    Nothing of it was applied, and everything else went on. `pass` and `requeue` take one off the list, by its name.
+    Nothing of it was applied, and everything else went on. `pass` and `requeue` take one off the list, by its
+    name.
     """
     settings = running_settings()
     if shard is not None and shard >= settings.shard_count:
@@ -113,8 +122,8 @@ def pass_by_name(chosen: tuple[Settings, list[int]], where: str, name: str, yes:
 def requeue(chosen: tuple[Settings, list[int]], where: str, name: str, yes: bool) -> None:
     """Put back what is understood now, and take it off the list, in one step.
 
-    Commands go to the end of their shard's input and are applied now. An event of dead_events is stored in the database. What is
-    still not understood stays where it is.
+    Commands go to the end of their shard's input and are applied now. An event of dead_events is stored in
+    the database. What is still not understood stays where it is.
     """
     settings, shards = chosen
     try:
@@ -215,7 +224,9 @@ def _servers_answer() -> Iterator[None]:
             f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
         ) from error
     except psycopg.Error as error:
-        raise CommandError(f"The database does not answer ({error}); --no-database lists without it.") from error
+        raise CommandError(
+            f"The database does not answer ({error}); --no-database lists without it."
+        ) from error
 
 
 def _list(
@@ -231,7 +242,9 @@ def _list(
             count, found = count + len(refused), found + refused
     found.sort(key=lambda letter: letter.age_s)
     if as_json:
-        letters = found if with_payload else [msgspec.structs.replace(letter, payload=None) for letter in found]
+        letters = (
+            found if with_payload else [msgspec.structs.replace(letter, payload=None) for letter in found]
+        )
         print_json(_Listing(count, letters))
         return
     if not found:

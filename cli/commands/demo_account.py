@@ -4,8 +4,8 @@ from functools import partial
 
 import rich_click as click
 
-from cli.api import funded_account, request
 from cli.console import CommandError, console, print_json, running_settings
+from cli.rest_client import funded_account, request
 from cli.verifying import verified
 from client.blocking import RequestError
 
@@ -17,7 +17,8 @@ FUNDS = {"USDT": "100000", "BTC": "2", "ETH": "20", "SOL": "500"}
 def demo_account(as_json: bool) -> None:
     """Make a new account with money on it, and print its API key and secret.
 
-    It goes through the public API, as any client would: sign up, sign in, faucet, API key. Its address counts as verified.
+    It goes through the public API, as any client would: sign up, sign in, faucet, API key. Its address counts
+    as verified.
     """
     settings = running_settings()
     try:

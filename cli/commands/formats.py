@@ -16,10 +16,11 @@ from protocol.switching import Reader, Switch, plan_switch, switched
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: shards, processes, newest, lacking.")
 @click.pass_context
 def formats(context: click.Context, as_json: bool) -> None:
-    """Show which format, kinds and rules each shard writes and follows, and up to which ones each process reads them.
+    """Show which format, kinds and rules each shard writes and follows, and up to which ones each process
+    reads them.
 
-    A new release writes what the one before reads, until all processes are of the new one and the shards are switched. So an upgrade
-    can be taken back until then.
+    A new release writes what the one before reads, until all processes are of the new one and the shards are
+    switched. So an upgrade can be taken back until then.
     """
     if context.invoked_subcommand is not None:
         return
@@ -30,7 +31,9 @@ def formats(context: click.Context, as_json: bool) -> None:
         print_json(
             {
                 "shards": {shard: release_of(config)._asdict() for shard, config in operator.configs.items()},
-                "processes": {each.name: each.reads._asdict() if each.reads is not None else None for each in found},
+                "processes": {
+                    each.name: each.reads._asdict() if each.reads is not None else None for each in found
+                },
                 "newest": switch_plan.newest._asdict(),
                 "lacking": [each.name for each in switch_plan.lacking],
             }
@@ -42,16 +45,22 @@ def formats(context: click.Context, as_json: bool) -> None:
     elif switch_plan.lacking:
         console.print(f"\n{_lacking_text(switch_plan)}", markup=False, highlight=False, soft_wrap=True)
     else:
-        console.print(f"\n`exchange formats switch` switches to {release_text(switch_plan.newest)}.", highlight=False)
+        console.print(
+            f"\n`exchange formats switch` switches to {release_text(switch_plan.newest)}.", highlight=False
+        )
 
 
 @formats.command()
 @click.option(
-    "--without", multiple=True, help="A process that has not been heard and will not come back. May be repeated."
+    "--without",
+    multiple=True,
+    help="A process that has not been heard and will not come back. May be repeated.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def switch(without: tuple[str, ...], yes: bool) -> None:
-    """Let every shard write the newest that all processes read. There is no way back: earlier releases then refuse to start.
+    """Let every shard write the newest that all processes read.
+
+    There is no way back: earlier releases then refuse to start.
 
     Refused while a process reads less, or has not been heard.
     """
@@ -65,7 +74,8 @@ def switch(without: tuple[str, ...], yes: bool) -> None:
             return
         if not yes:
             click.confirm(
-                f"Switch to {release_text(planned.newest)}? Earlier releases cannot run this exchange any more.",
+                f"Switch to {release_text(planned.newest)}? Earlier releases cannot run this exchange any "
+                "more.",
                 abort=True,
             )
         for shard in planned.shards:
@@ -88,8 +98,8 @@ def _readers(operator: Operator) -> list[Reader]:
 def _lacking_text(planned: Switch) -> str:
     named = ", ".join(f"{each.name} ({release_text(each.reads)})" for each in planned.lacking)
     return (
-        f"The newest is {release_text(planned.newest)}. Not every process reads it: {named}. Restart those with the new release; one that "
-        "was not heard and will not come back is left out with --without."
+        f"The newest is {release_text(planned.newest)}. Not every process reads it: {named}. Restart those "
+        "with the new release; one that was not heard and will not come back is left out with --without."
     )
 
 

@@ -20,8 +20,9 @@ _ROLES = [role.name.lower() for role in Role]
 def keys(context: click.Context, as_json: bool) -> None:
     """Show whose signatures the shards take.
 
-    Whoever configures, freezes, deposits or withdraws signs the command with a private key. The public halves are part of each shard's
-    state: another one is taken only after a command that an operator's key has signed.
+    Whoever configures, freezes, deposits or withdraws signs the command with a private key. The public halves
+    are part of each shard's state: another one is taken only after a command that an operator's key has
+    signed.
     """
     if context.invoked_subcommand is not None:
         return
@@ -31,7 +32,12 @@ def keys(context: click.Context, as_json: bool) -> None:
             for key in config.keys:
                 known.setdefault(key, []).append(shard)
     rows = [
-        {"name": key.name, "role": key.role.name.lower(), "publicKey": encoded_key(key.public_key), "shards": shards}
+        {
+            "name": key.name,
+            "role": key.role.name.lower(),
+            "publicKey": encoded_key(key.public_key),
+            "shards": shards,
+        }
         for key, shards in known.items()
     ]
     if as_json:
@@ -39,27 +45,36 @@ def keys(context: click.Context, as_json: bool) -> None:
         return
     table = plain_table("name", "role", "public key", "shards")
     for row in rows:
-        table.add_row(str(row["name"]), str(row["role"]), str(row["publicKey"]), ", ".join(map(str, row["shards"])))
+        table.add_row(
+            str(row["name"]), str(row["role"]), str(row["publicKey"]), ", ".join(map(str, row["shards"]))
+        )
     console.print(table)
 
 
 @keys.command()
 @click.argument("role", type=click.Choice(_ROLES))
-@click.option("--public-key", help="The new public key, in base64url. Without: make a new pair in the data folder.")
+@click.option(
+    "--public-key", help="The new public key, in base64url. Without: make a new pair in the data folder."
+)
 @click.option("--keep", is_flag=True, help="Let the old keys of the role count until they are revoked.")
 def rotate(role: str, public_key: str | None, keep: bool) -> None:
     """Give the shards a new key of a role, and revoke the old ones.
 
-    First every shard takes the new key, then its private half replaces the old one in the data folder, then the old ones are revoked: who
-    is interrupted repeats it. With a public key of your own, give its private half to the processes that need it
-    (EXCHANGE_OPERATOR_KEY, EXCHANGE_TREASURY_KEY, EXCHANGE_FAUCET_KEY) before the old one is revoked. Gateways read the faucet's at
-    their start, so use --keep, restart them, and revoke then.
+    First every shard takes the new key, then its private half replaces the old one in the data folder, then
+    the old ones are revoked: who is interrupted repeats it. With a public key of your own, give its private
+    half to the processes that need it (EXCHANGE_OPERATOR_KEY, EXCHANGE_TREASURY_KEY, EXCHANGE_FAUCET_KEY)
+    before the old one is revoked. Gateways read the faucet's at their start, so use --keep, restart them, and
+    revoke then.
     """
     settings, chosen = running_settings(), Role[role.upper()]
     if public_key is None and getattr(settings, f"{role}_key"):
-        raise CommandError(f"The settings name the {role}'s key, so a new one cannot be made here; give --public-key.")
+        raise CommandError(
+            f"The settings name the {role}'s key, so a new one cannot be made here; give --public-key."
+        )
     if public_key is not None and chosen is Role.OPERATOR and not keep:
-        raise CommandError("Use --keep: the old key signs until EXCHANGE_OPERATOR_KEY is the new one; revoke it then.")
+        raise CommandError(
+            "Use --keep: the old key signs until EXCHANGE_OPERATOR_KEY is the new one; revoke it then."
+        )
     public = None if public_key is None else decoded_key(public_key, "--public-key")
     with operating() as operator:
         name = rotate_key(operator, chosen, public, keep=keep)
@@ -70,20 +85,25 @@ def rotate(role: str, public_key: str | None, keep: bool) -> None:
 def reseal_secrets() -> None:
     """Seal the secrets in the database anew, under the master key of now.
 
-    Needs the key of before, as EXCHANGE_MASTER_KEY_PREVIOUS or as `master.previous.key` in the data folder, and the database as its
-    owner. May be interrupted and repeated, and runs beside an exchange that trades. docs/operations.md, "Rotating secrets", has what
-    comes before and afterwards.
+    Needs the key of before, as EXCHANGE_MASTER_KEY_PREVIOUS or as `master.previous.key` in the data folder,
+    and the database as its owner. May be interrupted and repeated, and runs beside an exchange that trades.
+    docs/operations.md, "Rotating secrets", has what comes before and afterwards.
     """
     settings = running_settings()
     try:
         with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
             done = reseal(connection, SecretBox(master_key(settings)), secret_box(settings))
     except (psycopg.Error, SettingsError) as error:
-        raise CommandError(f"The secrets were not all sealed anew; repeat it: {str(error).strip()}") from error
+        raise CommandError(
+            f"The secrets were not all sealed anew; repeat it: {str(error).strip()}"
+        ) from error
     console.print(f"{done.resealed} secrets were sealed anew, {done.kept} were already.")
     if done.unreadable:
         raise CommandError(
-            "Neither the master key nor the one of before opens these; keep both keys, and look for the one that does: "
+            (
+                "Neither the master key nor the one of before opens these; keep both keys, and look for the "
+                "one that does: "
+            )
             + ", ".join(done.unreadable)
         )
 

@@ -12,7 +12,7 @@ import rich_click as click
 import structlog
 
 from cli.console import CommandError, own_settings
-from cli.local.state import log_file, log_folder
+from cli.local.state_file import log_file, log_folder
 
 FOLLOW_EVERY_S = 0.2
 
@@ -58,7 +58,11 @@ def _readable(line: str) -> str:
     except (msgspec.DecodeError, KeyError, TypeError, ValueError):
         return line
     entry.pop("process", None)
-    return str(_render(None, "", {"timestamp": f"{written:%m-%d %H:%M:%S}.{written.microsecond // 1000:03}", **entry}))
+    return str(
+        _render(
+            None, "", {"timestamp": f"{written:%m-%d %H:%M:%S}.{written.microsecond // 1000:03}", **entry}
+        )
+    )
 
 
 _render: Callable[[Any, str, dict[str, Any]], Any] = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())

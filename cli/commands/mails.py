@@ -17,12 +17,16 @@ _SELECT = """
 @click.option("--to", help="Only mails to this address.")
 @click.option("--count", "-n", default=10, show_default=True, help="How many of the newest to show.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON: time, recipient, subject, body, sent, attempts, error."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON: time, recipient, subject, body, sent, attempts, error.",
 )
 def mails(to: str | None, count: int, as_json: bool) -> None:
     """Show the mails to owners of accounts, oldest first.
 
-    Without EXCHANGE_MAIL_HOST they are sent nowhere: this is where a developer reads them. What was sent has no body any more.
+    Without EXCHANGE_MAIL_HOST they are sent nowhere: this is where a developer reads them. What was sent has
+    no body any more.
     """
     try:
         with psycopg.connect(running_settings().resolved_database_url(), row_factory=dict_row) as database:
@@ -35,9 +39,16 @@ def mails(to: str | None, count: int, as_json: bool) -> None:
     if not found:
         console.print("There are no mails.")
     for mail in found:
-        state = "sent" if mail["sent"] else f"not sent, {mail['attempts']} attempts" if mail["attempts"] else "kept"
+        state = (
+            "sent"
+            if mail["sent"]
+            else f"not sent, {mail['attempts']} attempts"
+            if mail["attempts"]
+            else "kept"
+        )
         console.print(
-            f"[bold]{mail['subject']}[/bold]  {mail['time']} UTC, to {mail['recipient']}, {state}", highlight=False
+            f"[bold]{mail['subject']}[/bold]  {mail['time']} UTC, to {mail['recipient']}, {state}",
+            highlight=False,
         )
         if mail["error"]:
             console.print(f"  {mail['error']}", highlight=False)

@@ -15,7 +15,10 @@ from protocol.units import TimeMs
 
 @click.group(invoke_without_command=True)
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON: shard -> from when (milliseconds; 0: no maintenance)."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON: shard -> from when (milliseconds; 0: no maintenance).",
 )
 @click.pass_context
 def maintenance(context: click.Context, as_json: bool) -> None:
@@ -35,7 +38,9 @@ def maintenance(context: click.Context, as_json: bool) -> None:
 
 
 @maintenance.command()
-@click.option("--at", "moment", help="From this time on: 2026-01-31T12:00:00Z, or milliseconds. Without: from now on.")
+@click.option(
+    "--at", "moment", help="From this time on: 2026-01-31T12:00:00Z, or milliseconds. Without: from now on."
+)
 def begin(moment: str | None) -> None:
     """Close the exchange for new orders, now or at a time to come."""
     since = TimeMs(parse_time(moment) if moment else time.time_ns() // 1_000_000)

@@ -6,12 +6,12 @@ from typing import TextIO
 import redis
 import rich_click as click
 
-from cli.api import request
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
 from cli.inquiries import connect
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from cli.market_configs import Change, apply, by_symbol, known_configs, plan, with_status
 from cli.operating import OperatingError, tell
+from cli.rest_client import request
 from client.blocking import RequestError
 from protocol.commands import CancelOrders
 from protocol.configuration import MarketConfig, MarketStatus, Role
@@ -40,9 +40,9 @@ _COLUMNS = {
 def markets(context: click.Context, as_json: bool) -> None:
     """Show the markets: status, grid, limits and fees, and the last and best prices when the exchange runs.
 
-    How a market is configured stands in the log of its shard, and changes by commands: `plan` shows what the settings want to be
-    otherwise, `apply` does it, `halt`, `cancel-only` and `resume` change what may be done in a market. EXCHANGE_MARKETS_FILE
-    names the file of the settings; a new exchange begins with it.
+    How a market is configured stands in the log of its shard, and changes by commands: `plan` shows what the
+    settings want to be otherwise, `apply` does it, `halt`, `cancel-only` and `resume` change what may be done
+    in a market. EXCHANGE_MARKETS_FILE names the file of the settings; a new exchange begins with it.
     """
     if context.invoked_subcommand is not None:
         return
@@ -71,7 +71,9 @@ def markets(context: click.Context, as_json: bool) -> None:
     for row in rows:
         table.add_row(*("–" if row[name] is None else str(row[name]) for name in _COLUMNS))
     console.print(table)
-    console.print("\nAn order is worth at least the minimum; maker and taker are the fees' parts of what is received.")
+    console.print(
+        "\nAn order is worth at least the minimum; maker and taker are the fees' parts of what is received."
+    )
 
 
 def _row(market: Market, prices: dict[str, str]) -> dict[str, str | None]:
@@ -102,7 +104,9 @@ _file_option = click.option(
 
 @markets.command(name="plan")
 @_file_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market that would change.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market that would change."
+)
 def plan_command(file: TextIO | None, as_json: bool) -> None:
     """Show what `apply` would change; exit 1 when some of it is impossible."""
     changes, _ = _changes(file)
@@ -116,9 +120,14 @@ def plan_command(file: TextIO | None, as_json: bool) -> None:
 
 @markets.command(name="apply")
 @_file_option
-@click.option("--announced", is_flag=True, help="List new markets as announced: shown, and opened by `resume`.")
+@click.option(
+    "--announced", is_flag=True, help="List new markets as announced: shown, and opened by `resume`."
+)
 def apply_command(file: TextIO | None, announced: bool) -> None:
-    """Configure the markets as the markets file says, while the exchange runs. Markets that are not in it stay as they are."""
+    """Configure the markets as the markets file says, while the exchange runs.
+
+    Markets that are not in it stay as they are.
+    """
     changes, settings = _changes(file, MarketStatus.ANNOUNCED if announced else MarketStatus.TRADING)
     _show(changes)
     if not all(change.is_possible for change in changes):
@@ -155,7 +164,8 @@ def resume(symbols: tuple[str, ...]) -> None:
 def delist(symbols: tuple[str, ...], yes: bool) -> None:
     """Close markets for good: cancel all that rests there, step by step, and forget the markets.
 
-    Accounts keep their funds and their history. A market may be listed again later, on the same grid, by `resume`.
+    Accounts keep their funds and their history. A market may be listed again later, on the same grid, by
+    `resume`.
     """
     if not yes:
         click.confirm(f"Cancel every order in {', '.join(symbols)}, and close them for good?", abort=True)
@@ -180,14 +190,18 @@ def cancel_orders(symbol: str, yes: bool) -> None:
 
     try:
         with connect(settings) as client:
-            reply = tell(client, settings, config.shard, Role.OPERATOR, command, f"cancel the orders in {name}")
+            reply = tell(
+                client, settings, config.shard, Role.OPERATOR, command, f"cancel the orders in {name}"
+            )
     except (OperatingError, SettingsError, redis.RedisError) as error:
         raise CommandError(str(error)) from error
     assert isinstance(reply, Canceling)
     console.print(f"{name}: {reply.orders} orders are being canceled")
 
 
-def _changes(file: TextIO | None, status: MarketStatus = MarketStatus.TRADING) -> tuple[list[Change], Settings]:
+def _changes(
+    file: TextIO | None, status: MarketStatus = MarketStatus.TRADING
+) -> tuple[list[Change], Settings]:
     settings = running_settings()
     try:
         wanted = markets_of(file.read(), settings.shard_count, file.name) if file else settings.market_map()
@@ -248,8 +262,8 @@ def _show(changes: list[Change]) -> None:
             console.print(f"[bold red]{market.symbol}: {change.contradiction}")
         elif not change.is_possible:
             console.print(
-                f"[bold red]{market.symbol}: what a market is traded against, its grid, and its assets' scales stay for as long as it is "
-                "listed; list another market under another name"
+                f"[bold red]{market.symbol}: what a market is traded against, its grid, and its assets' "
+                "scales stay for as long as it is listed; list another market under another name"
             )
 
 

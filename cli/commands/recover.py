@@ -26,9 +26,10 @@ from runtime.settings import Settings
 def recover(folder: Path, moment: str | None, as_json: bool) -> None:
     """Put the database back from a backup in FOLDER that `exchange backup` made.
 
-    The data folder must have no database, and the exchange must be stopped. What was committed up to the end of the log comes back,
-    or up to --to. Put the data folder's keys back as well (master.key, operator.key, …). Where Redis has lost its data, too, or --to was
-    given, `exchange restore` then rebuilds it from the database; `exchange up` goes on.
+    The data folder must have no database, and the exchange must be stopped. What was committed up to the end
+    of the log comes back, or up to --to. Put the data folder's keys back as well (master.key, operator.key,
+    …). Where Redis has lost its data, too, or --to was given, `exchange restore` then rebuilds it from the
+    database; `exchange up` goes on.
     """
     settings = own_settings()
     try:
@@ -38,7 +39,9 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
         stop_leftovers(settings)
         base = choose_base(folder.resolve(), to)
         if not as_json:
-            console.print(f"recovering from the base backup of {base.complete:%Y-%m-%dT%H:%M:%SZ} …", highlight=False)
+            console.print(
+                f"recovering from the base backup of {base.complete:%Y-%m-%dT%H:%M:%SZ} …", highlight=False
+            )
         with bar(as_json, "copying") as (progress, tell):
             found = recover_database(settings, base, to, progress, tell)
     except (BackupError, ServerError, StartError, PastError, OSError) as error:
@@ -50,8 +53,9 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
         print_json({"base": str(base.folder), "lastCommit": until.isoformat()})
         return
     console.print(
-        f"The database is recovered; its last transaction is of {until.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}. {_next(settings, to)} This "
-        "database has no backup yet: `exchange backup DIR` begins one.",
+        "The database is recovered; its last transaction is of "
+        f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}. {_next(settings, to)} This database has no backup "
+        "yet: `exchange backup DIR` begins one.",
         highlight=False,
         soft_wrap=True,
     )
@@ -60,7 +64,8 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
 def _next(settings: Settings, to: datetime | None) -> str:
     if to is None and any(settings.data_dir.glob("redis*/appendonlydir")):
         return (
-            f"Next: {settings.data_dir} still has Redis's data. If they are the newest, `exchange up` goes on from them, and what the "
-            "database lacks is stored once more; `exchange restore` would take that back. If they are not, `exchange restore` first."
+            f"Next: {settings.data_dir} still has Redis's data. If they are the newest, `exchange up` goes "
+            "on from them, and what the database lacks is stored once more; `exchange restore` would take "
+            "that back. If they are not, `exchange restore` first."
         )
     return "Next: `exchange restore` rebuilds Redis from it, then `exchange up` goes on."

@@ -34,9 +34,14 @@ class _Report(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.option(
-    "--verify", is_flag=True, required=True, help="Compare with what the exchange wrote (all it can do so far)."
+    "--verify",
+    is_flag=True,
+    required=True,
+    help="Compare with what the exchange wrote (all it can do so far).",
 )
-@click.option("--shard", type=click.IntRange(min=0), help="Only this shard; otherwise all, one after the other.")
+@click.option(
+    "--shard", type=click.IntRange(min=0), help="Only this shard; otherwise all, one after the other."
+)
 @click.option(
     "--from-beginning/--from-snapshot",
     "from_beginning",
@@ -45,9 +50,11 @@ class _Report(msgspec.Struct, frozen=True):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per shard.")
 def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json: bool) -> None:
-    """Rebuild shards from their log, and compare every event, state hash and snapshot with what the exchange wrote.
+    """Rebuild shards from their log, and compare every event, state hash and snapshot with what the exchange
+    wrote.
 
-    It only reads: the exchange may run meanwhile, or stand still. Ends with 1 at the first difference, and names it.
+    It only reads: the exchange may run meanwhile, or stand still. Ends with 1 at the first difference, and
+    names it.
     """
     settings = running_settings()
     if shard is not None and shard >= settings.shard_count:
@@ -124,8 +131,15 @@ def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginni
 def _run(verifier: Verifier, reply: AuditReply | None, shard: int, *, quiet: bool) -> None:
     first = verifier.replay.shard.command_count
     total = reply.command_count - first if reply is not None else None
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as progress:
         task = progress.add_task(f"shard {shard}", total=total, rate="")
         began = time.monotonic()
         for commands in verifier.run():
@@ -144,7 +158,10 @@ def _show(report: _Report) -> None:
     end = "and the shard's own state" if report.asked_the_shard else "(the shard itself does not answer)"
     facts = {
         f"shard {verdict.shard}": f"{result}, {begin} to {verdict.end}",
-        "replayed": f"{verdict.commands:,} commands in {verdict.entries:,} entries; {report.commands_per_second:,} commands/s",
+        "replayed": (
+            f"{verdict.commands:,} commands in {verdict.entries:,} entries; {report.commands_per_second:,} "
+            "commands/s"
+        ),
         "compared": f"{compared} {end}",
     }
     if verdict.dead_letters or verdict.foreign:
@@ -153,7 +170,9 @@ def _show(report: _Report) -> None:
         )
     if (difference := verdict.difference) is not None:
         first, last = difference.commands
-        facts["first"] = f"difference: {escape(difference.what)} of {difference.stream} {difference.stream_id},"
+        facts["first"] = (
+            f"difference: {escape(difference.what)} of {difference.stream} {difference.stream_id},"
+        )
         facts[""] = f"between commands {first:,} and {last:,}"
         facts["expected"] = escape(difference.expected)
         facts["found"] = escape(difference.found)

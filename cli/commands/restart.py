@@ -12,14 +12,17 @@ from cli.console import CommandError, console, plain_table, print_json, running_
 
 @click.command()
 @click.argument("processes", nargs=-1, metavar="[PROCESS]...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: the processes, in their order, with times.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: the processes, in their order, with times."
+)
 def restart(processes: tuple[str, ...], as_json: bool) -> None:
     """Restart the processes of a running exchange, one after the other.
 
-    Without names: all but Redis and PostgreSQL, in the order of an upgrade – the database is brought up to date; each shard's
-    standbys, then its leader; feeds, persistence, gateways, WebSocket edges, market maker, frontend. Each hands over and finishes
-    what is under way, is started anew from what is on the disk, and the next one comes when it is ready. With more than one gateway
-    and edge (EXCHANGE_GATEWAYS, EXCHANGE_WS_EDGES) and a standby (EXCHANGE_STANDBYS) nobody is kept from trading meanwhile.
+    Without names: all but Redis and PostgreSQL, in the order of an upgrade – the database is brought up to
+    date; each shard's standbys, then its leader; feeds, persistence, gateways, WebSocket edges, market maker,
+    frontend. Each hands over and finishes what is under way, is started anew from what is on the disk, and
+    the next one comes when it is ready. With more than one gateway and edge (EXCHANGE_GATEWAYS,
+    EXCHANGE_WS_EDGES) and a standby (EXCHANGE_STANDBYS) nobody is kept from trading meanwhile.
     """
     restarted: list[restarting.Restarted] = []
     try:
@@ -41,7 +44,10 @@ def restart(processes: tuple[str, ...], as_json: bool) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show what is being done: one changing line on a terminal, a line each elsewhere; not where JSON goes."""
+    """Show what is being done: one changing line on a terminal, a line each elsewhere.
+
+    Not where JSON goes.
+    """
     screen = Console(stderr=True)
     if screen.is_terminal:
         with screen.status("") as status:

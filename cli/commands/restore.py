@@ -14,8 +14,8 @@ from rich.progress import Progress as ProgressBar
 from cli import inquiries
 from cli.console import CommandError, console, own_settings, plain_table, print_json
 from cli.local.processes import engines
+from cli.needed_servers import servers_of_stopped
 from cli.running import StartError
-from cli.servers import servers_of_stopped
 from history.past import Past, Progress, time_text
 from history.restore import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
 from persist.migrate import MigrationError, RoleLogins
@@ -25,13 +25,15 @@ from runtime.settings import Settings, SettingsError
 from stream_log.redis_log import RedisStreamLog
 
 GO_ON: Final = (
-    "Redis is restored. Start the exchange again, and it continues from here: `exchange up` where it runs by itself, "
-    "`docker compose up` with Compose; on Kubernetes apply the manifests again."
+    "Redis is restored. Start the exchange again, and it continues from here: `exchange up` where it runs by "
+    "itself, `docker compose up` with Compose; on Kubernetes apply the manifests again."
 )
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only compute what would be restored and what would be missing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only compute what would be restored and what would be missing."
+)
 @click.option(
     "--accept-loss",
     is_flag=True,
@@ -41,8 +43,9 @@ GO_ON: Final = (
 def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
     """Rebuild what Redis held from the database, after it was wiped or has lost its end.
 
-    The exchange must be stopped. Every shard comes back as it was after the last entry of its log that is archived; the
-    exchange goes on from there when it is started again. What Redis has of the shards is replaced; people sign in anew, API keys stay.
+    The exchange must be stopped. Every shard comes back as it was after the last entry of its log that is
+    archived; the exchange goes on from there when it is started again. What Redis has of the shards is
+    replaced; people sign in anew, API keys stay.
     """
     settings = own_settings()
     say = (lambda _text: None) if as_json else (lambda text: console.print(f"{text} …", highlight=False))
@@ -59,8 +62,9 @@ def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
     _show(plan)
     if plan.losses and not restored and not dry_run:
         raise CommandError(
-            "Nothing was restored: the database knows of orders and trades that its archive does not lead to (above). Bring "
-            "Redis's own data back if there are any; --accept-loss restores without them, and marks them as lost."
+            "Nothing was restored: the database knows of orders and trades that its archive does not lead to "
+            "(above). Bring Redis's own data back if there are any; --accept-loss restores without them, and "
+            "marks them as lost."
         )
     console.print(GO_ON if restored else "Nothing was written.")
 
@@ -95,7 +99,9 @@ def _refuse_running(settings: Settings, log: RedisStreamLog) -> None:
     """Refuse while engine workers, of whatever machine, use this Redis."""
     known = [spec.name for spec in engines(settings) if inquiries.say_health(settings, [spec])]
     if alive := sorted({*known, *running_engines(log, settings.shard_count)}):
-        raise RestoreError(f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first.")
+        raise RestoreError(
+            f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first."
+        )
 
 
 def running_engines(log: RedisStreamLog, shard_count: int) -> set[str]:
@@ -126,7 +132,9 @@ def _rows(plan: Plan) -> list[dict[str, object]]:
             "entriesReplayed": each.entries,
             "eventsToStore": len(each.events),
             "openOrders": sum(
-                len(orders) for account in each.shard.accounts.values() for orders in account.open_orders.values()
+                len(orders)
+                for account in each.shard.accounts.values()
+                for orders in account.open_orders.values()
             ),
             "accounts": len(each.shard.accounts),
             "epoch": each.epoch,
@@ -139,7 +147,10 @@ def _show(plan: Plan) -> None:
     table = plain_table("shard", "as of", "position", "replayed", "accounts", "open orders")
     for row in _rows(plan):
         table.add_row(
-            *(str(row[name]) for name in ("shard", "time", "position", "entriesReplayed", "accounts", "openOrders"))
+            *(
+                str(row[name])
+                for name in ("shard", "time", "position", "entriesReplayed", "accounts", "openOrders")
+            )
         )
     console.print(table)
     console.print("\nWhat was acknowledged after these positions is in no archive, and lost.")

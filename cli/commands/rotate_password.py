@@ -9,19 +9,21 @@ from psycopg import sql
 
 from cli.console import CommandError, console, own_settings
 from cli.local.embedded import password_draft
-from cli.servers import servers_of_stopped
+from cli.needed_servers import servers_of_stopped
 
 
 @click.command()
 def rotate_password() -> None:
     """Give the servers that `exchange up` starts another password; the exchange must be stopped.
 
-    Redis and PostgreSQL have one between them, in the data folder; those of the roles in the database come of it. Nothing else has
-    to be told: processes read it when they start.
+    Redis and PostgreSQL have one between them, in the data folder; those of the roles in the database come of
+    it. Nothing else has to be told: processes read it when they start.
     """
     settings = own_settings()
     if settings.database_url or settings.redis_url:
-        raise CommandError("This is for the servers that `exchange up` starts; see docs/operations.md for others.")
+        raise CommandError(
+            "This is for the servers that `exchange up` starts; see docs/operations.md for others."
+        )
     draft = password_draft(settings)
     password = secrets.token_hex(24)
     with servers_of_stopped(settings, lambda text: console.print(f"{text} …", highlight=False)):
@@ -32,7 +34,9 @@ def rotate_password() -> None:
             os.fsync(descriptor)
         try:
             with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
-                verifier = connection.pgconn.encrypt_password(password.encode(), b"exchange", b"scram-sha-256").decode()
+                verifier = connection.pgconn.encrypt_password(
+                    password.encode(), b"exchange", b"scram-sha-256"
+                ).decode()
                 connection.execute(sql.SQL("ALTER ROLE exchange PASSWORD {}").format(sql.Literal(verifier)))
         except psycopg.Error as error:
             raise CommandError(f"The password was not changed: {str(error).strip()}") from error

@@ -21,11 +21,19 @@ _FAMILY: Final = click.Choice([str(family) for family in Family])
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--redis", default=Hosts().redis, show_default=True, help="HOST:PORT of Redis.")
-@click.option("--cache", default=Hosts().cache, show_default=True, help="HOST:PORT of the Redis of what may be lost.")
-@click.option("--sentinels", default=",".join(Hosts().sentinels), show_default=True, help="HOST:PORT of each sentinel.")
+@click.option(
+    "--cache", default=Hosts().cache, show_default=True, help="HOST:PORT of the Redis of what may be lost."
+)
+@click.option(
+    "--sentinels", default=",".join(Hosts().sentinels), show_default=True, help="HOST:PORT of each sentinel."
+)
 @click.option("--database", default=Hosts().database, show_default=True, help="HOST:PORT of PostgreSQL.")
-@click.option("--rotate", multiple=True, type=_FAMILY, help="Generate new secrets; the master key needs two rotations.")
-@click.option("--forget", multiple=True, type=_FAMILY, help="Refuse the secrets from before the last rotation.")
+@click.option(
+    "--rotate", multiple=True, type=_FAMILY, help="Generate new secrets; the master key needs two rotations."
+)
+@click.option(
+    "--forget", multiple=True, type=_FAMILY, help="Refuse the secrets from before the last rotation."
+)
 def secrets(
     folder: Path,
     redis: str,
@@ -37,9 +45,10 @@ def secrets(
 ) -> None:
     """Make the secrets of a deployment in containers, a folder below FOLDER for each who gets some.
 
-    Everything comes of FOLDER/operator/seed, which is made when there is none, and of FOLDER/operator/rotations.json: keep a copy of
-    both. With the same two the same files come out again, so this may be repeated, with the same options when it was interrupted. What
-    else belongs to a rotation, and in which order: docs/operations.md, "Rotating secrets".
+    Everything comes of FOLDER/operator/seed, which is made when there is none, and of
+    FOLDER/operator/rotations.json: keep a copy of both. With the same two the same files come out again, so
+    this may be repeated, with the same options when it was interrupted. What else belongs to a rotation, and
+    in which order: docs/operations.md, "Rotating secrets".
     """
     try:
         # Each of its files is for whoever gets the folder that it is in.
@@ -57,7 +66,8 @@ def secrets(
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
     console.print(
-        f"The secrets are in {folder}; keep a copy of {folder / SEED_FILE} and, once something was rotated, of {folder / ROTATIONS_FILE}.",
+        f"The secrets are in {folder}; keep a copy of {folder / SEED_FILE} and, once something was rotated, "
+        f"of {folder / ROTATIONS_FILE}.",
         highlight=False,
         soft_wrap=True,
     )
@@ -71,7 +81,9 @@ def _rotations(path: Path) -> dict[Family, Rotation]:
         raise CommandError(f"{path}: {error}") from error
 
 
-def _rotated(before: dict[Family, Rotation], rotate: list[Family], forget: list[Family]) -> dict[Family, Rotation]:
+def _rotated(
+    before: dict[Family, Rotation], rotate: list[Family], forget: list[Family]
+) -> dict[Family, Rotation]:
     """Return how often each family was rotated, after these are."""
     rotations = dict(before)
     for family in rotate:
@@ -101,7 +113,10 @@ def _seed(path: Path) -> bytes:
 
 
 def _write(path: Path, text: str, mode: int = 0o444) -> None:
-    """Put a file into place, whole. Who gets a folder may read what is in it, whatever user that is; nobody else gets it."""
+    """Put a file into place, whole.
+
+    Who gets a folder may read what is in it, whatever user that is; nobody else gets it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{random.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

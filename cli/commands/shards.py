@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
 from cli.inquiries import ShardReport, StandbyReport, shard_reports
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from protocol.market import Asset
 from protocol.units import SCALE_MAX, format_amount
 from runtime.settings import SettingsError
@@ -27,7 +27,9 @@ _ASSETS_PER_TABLE = 4
     help="Print JSON: a list, an object per shard, money in units of 10**-scale of each asset.",
 )
 def shards(as_json: bool) -> None:
-    """Show every shard: its markets, who leads and stands by, position, backlog, logs, readers, and whether its money adds up."""
+    """Show every shard: its markets, who leads and stands by, position, backlog, logs, readers, and whether
+    its money adds up.
+    """
     settings = running_settings()
     try:
         reports = shard_reports(settings)
@@ -63,7 +65,9 @@ def _show(report: ShardReport, assets: Mapping[str, Asset]) -> None:
         f"shard {report.shard}": f"{', '.join(report.markets)}: {answers}",
         "leader": _leader(report),
         "standbys": ", ".join(_standby(standby) for standby in report.standbys) or "none",
-        "snapshot": "none yet" if report.snapshot_age_ms is None else f"saved {report.snapshot_age_ms} ms ago",
+        "snapshot": "none yet"
+        if report.snapshot_age_ms is None
+        else f"saved {report.snapshot_age_ms} ms ago",
         "position": f"{report.position}, epoch {report.epoch}; the oldest command waits {report.waiting_ms} ms",
         "streams": f"{report.input_entries} input, {report.event_entries} events, {report.outbox_entries} outbox, "
         f"{report.dead_letters} dead letters",

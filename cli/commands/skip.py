@@ -9,7 +9,7 @@ import redis
 import rich_click as click
 
 from cli.console import CommandError, console, running_settings
-from cli.entries import entry_lines
+from cli.entry_text import entry_lines
 from cli.inquiries import audit, connect
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_message_items, encode_skip, format_of
@@ -54,8 +54,9 @@ class _Stop(NamedTuple):
 def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | None, yes: bool) -> None:
     """Let a halted shard pass over the entry of its input that halts it.
 
-    Look first: `exchange shards` says why it stands still, `exchange replay --verify` whether it is sound up to there. The entry
-    becomes a dead letter, and whoever reads the log passes it over as well. Refused unless the entry is the very next one.
+    Look first: `exchange shards` says why it stands still, `exchange replay --verify` whether it is sound up
+    to there. The entry becomes a dead letter, and whoever reads the log passes it over as well. Refused
+    unless the entry is the very next one.
     """
     settings = running_settings()
     if shard >= settings.shard_count:
@@ -70,7 +71,9 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
         ):
             stop = _stop(log, client, shard, stream_id)
             console.print(
-                f"Shard {shard} stands still: {stop.reason}\n\nEntry {stream_id}:", markup=False, soft_wrap=True
+                f"Shard {shard} stands still: {stop.reason}\n\nEntry {stream_id}:",
+                markup=False,
+                soft_wrap=True,
             )
             for line in entry_lines(stop.entry.fields):
                 console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
@@ -78,11 +81,15 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             is_sent = True
             if (claim := _claim(stop.entry, shard, settings.shard_count)) is not None:
                 is_sent = mail == "sent" if mail else _is_sent(client, claim, shard)
-                console.print((_SENT if is_sent else _FORGED).format(source=claim.source), markup=False, soft_wrap=True)
+                console.print(
+                    (_SENT if is_sent else _FORGED).format(source=claim.source), markup=False, soft_wrap=True
+                )
             if not yes:
                 click.confirm("Skip it?", abort=True)
             instruction = SkipEntry(0, "", str(stop.entry.stream_id), operator, reason, is_sent)
-            log.order_skip(shard, encode_skip(_signed(log, settings, shard, instruction), time.time_ns() // 1_000))
+            log.order_skip(
+                shard, encode_skip(_signed(log, settings, shard, instruction), time.time_ns() // 1_000)
+            )
     except SettingsError as error:
         raise CommandError(str(error)) from error
     except redis.RedisError as error:
@@ -90,8 +97,8 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
         ) from error
     console.print(
-        f"Ordered. The shard's worker skips the entry at its next start, within half a minute; `exchange shards` shows it, and the "
-        f"entry is in `exchange dead --shard {shard}`.",
+        "Ordered. The shard's worker skips the entry at its next start, within half a minute; `exchange "
+        f"shards` shows it, and the entry is in `exchange dead --shard {shard}`.",
         markup=False,
         soft_wrap=True,
     )
@@ -108,12 +115,16 @@ def _signed(log: RedisStreamLog, settings: Settings, shard: int, instruction: Sk
     name = key_name(Role.OPERATOR, public_half(key))
     known = [each.name for each in _keys(log, shard) if each.role is Role.OPERATOR]
     if known and name not in known:
-        raise CommandError(f"Shard {shard} does not know the key {name}; those of its operators: {', '.join(known)}.")
+        raise CommandError(
+            f"Shard {shard} does not know the key {name}; those of its operators: {', '.join(known)}."
+        )
     return sign(key, name, shard, TimeMs(0), instruction)
 
 
 def _keys(log: RedisStreamLog, shard: int) -> tuple[OperatorKey, ...]:
-    """Return the keys that a shard knows, as it said last; none: it has said nothing that this program reads."""
+    """Return the keys that a shard knows, as it said last; none: it has said nothing that this program
+    reads.
+    """
     try:
         config = decode_configuration(log.configuration(shard) or b"").config
     except (msgspec.MsgspecError, LaterFormatError):
@@ -146,7 +157,8 @@ def _is_sent(client: redis.Redis, claim: _Claim, shard: int) -> bool:
     reply = audit(client, [claim.source]).get(claim.source)
     if reply is None:
         raise CommandError(
-            f"Shard {claim.source} does not answer, so it is unknown whether it has sent these messages. Start it, or pass --mail."
+            f"Shard {claim.source} does not answer, so it is unknown whether it has sent these messages. "
+            "Start it, or pass --mail."
         )
     return dict(reply.sent).get(shard, 0) >= claim.last_sequence
 
@@ -165,8 +177,9 @@ def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: str) 
     if not found or str(found[0].stream_id) != stream_id:
         comes = f"{found[0].stream_id} does" if found else "nothing does"
         raise CommandError(
-            f"Entry {stream_id} does not come next in shard {shard}, {comes}. After a halt a shard is tried again by itself within half a "
-            "minute, and then stops right before the entry that halts it: look again then."
+            f"Entry {stream_id} does not come next in shard {shard}, {comes}. After a halt a shard is tried "
+            "again by itself within half a minute, and then stops right before the entry that halts it: "
+            "look again then."
         )
     return _Stop(found[0], held if halt is None else halt.reason)
 

@@ -6,18 +6,22 @@ from cli.console import console, plain_table, print_json, running_settings
 from cli.inquiries import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
 from cli.live_status import watch
 from cli.local.processes import metrics_urls, urls
-from cli.local.state import ProcessStatus, read_state, trading_processes
+from cli.local.state_file import ProcessStatus, read_state, trading_processes
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: ready, urls, processes, halted, metrics.")
-@click.option("--watch", "is_watching", is_flag=True, help="Watch live until Ctrl-C; with --json one line per second.")
+@click.option(
+    "--watch", "is_watching", is_flag=True, help="Watch live until Ctrl-C; with --json one line per second."
+)
 def status(as_json: bool, is_watching: bool) -> None:
     """Show every process, its state, how far it is behind, and the URLs.
 
-    Ready means: every process runs, every gateway answers a ping, every edge opens a WebSocket, and every shard answers.
+    Ready means: every process runs, every gateway answers a ping, every edge opens a WebSocket, and every
+    shard answers.
 
-    --watch shows orders, trades and latencies of the last seconds, every shard, market and process, and the streams.
+    --watch shows orders, trades and latencies of the last seconds, every shard, market and process, and the
+    streams.
     """
     settings = running_settings()
     if is_watching:
@@ -69,6 +73,8 @@ def status(as_json: bool, is_watching: bool) -> None:
         note = frontend_note(settings) if name == "frontend" else ""
         console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
     for shard, halt in halts(settings).items():
-        console.print(f"\nShard {shard} has halted: {halt.reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"\nShard {shard} has halted: {halt.reason}", highlight=False, markup=False, soft_wrap=True
+        )
     if not ready:
         console.print("`exchange logs PROCESS` shows a process's log.", highlight=False)

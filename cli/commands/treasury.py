@@ -77,7 +77,9 @@ def withdraw_fees(asset: str, amount: str, shard: int, transfer_id: str) -> None
             return WithdrawFees(request_id, reply_to, shard, asset, units, transfer_id)
 
         if shard not in operator.configs:
-            raise click.BadParameter(f"there are {len(operator.configs)} shards, from 0 on", param_hint="--shard")
+            raise click.BadParameter(
+                f"there are {len(operator.configs)} shards, from 0 on", param_hint="--shard"
+            )
         reply = operator.tell(shard, Role.TREASURY, command, "withdraw fees")
         assert isinstance(reply, FundsReply)
         left = operator.shown(reply.balances[0].available, asset)

@@ -15,19 +15,24 @@ from history.past import time_text
 @click.option("--account", "account_id", type=click.IntRange(min=1), help="The owner of the client order id.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of stories, an object per attempt.")
 def why(order_id: int | None, client_order_id: str | None, account_id: int | None, as_json: bool) -> None:
-    """Tell an order's whole story, from the command to its end: what was asked, held, refused, matched, paid and released.
+    """Tell an order's whole story, from the command to its end: what was asked, held, refused, matched, paid
+    and released.
 
-    By its client order id, also one that was refused. Each line names the entry of the shard's input that led to it, and the
-    database's rows.
+    By its client order id, also one that was refused. Each line names the entry of the shard's input that led
+    to it, and the database's rows.
     """
-    if (order_id is None) == (client_order_id is None) or (client_order_id is not None and account_id is None):
+    if (order_id is None) == (client_order_id is None) or (
+        client_order_id is not None and account_id is None
+    ):
         raise click.UsageError("Name --order, or --client-order-id with --account.")
     settings = running_settings()
     with looking_back(settings) as (past, connection), replay_bar(console, quiet=as_json) as progress:
         if order_id is not None:
             stories = [order_story(past, connection, order_id, progress)]
         else:
-            stories = client_order_stories(past, connection, int(account_id or 0), str(client_order_id), progress)
+            stories = client_order_stories(
+                past, connection, int(account_id or 0), str(client_order_id), progress
+            )
     if as_json:
         print_json(msgspec.to_builtins(stories))
         return

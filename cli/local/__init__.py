@@ -1,1 +1,3 @@
-"""The exchange on one machine: embedded servers, their processes, their backups, and the supervisor of all."""
+"""The exchange on one machine: embedded servers, their processes, their backups, and the supervisor of
+all.
+"""

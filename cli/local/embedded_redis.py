@@ -1,6 +1,8 @@
-"""The embedded Redis as EXCHANGE_REDIS_MODE names it: one server, a master with a replica under Sentinel, or a cluster of three masters.
+"""The embedded Redis as EXCHANGE_REDIS_MODE names it: one server, a master with a replica under Sentinel, or
+a cluster of three masters.
 
-Which server is the master, and which node has which slots, the servers write into their own files; so these are made once and then kept.
+Which server is the master, and which node has which slots, the servers write into their own files; so these
+are made once and then kept.
 """
 
 from collections.abc import Mapping
@@ -44,7 +46,9 @@ def _log_commands(settings: Settings) -> dict[str, ServerCommand]:
     ports = settings.redis_ports()
     if settings.redis_mode == "cluster":
         extra = f"cluster-enabled yes\ncluster-config-file nodes.conf\nmasterauth {_password(settings)}\n"
-        return {f"redis-{number}": _server(settings, number, port, extra) for number, port in enumerate(ports, 1)}
+        return {
+            f"redis-{number}": _server(settings, number, port, extra) for number, port in enumerate(ports, 1)
+        }
     master, replica, *sentinels = ports
     account = f"masterauth {_password(settings)}\n"
     commands = {
@@ -57,7 +61,10 @@ def _log_commands(settings: Settings) -> dict[str, ServerCommand]:
 
 
 def redis_ready(settings: Settings) -> bool:
-    """Return whether Redis answers, its data loaded, and all that belongs to it is there; joins the nodes of a new cluster."""
+    """Return whether Redis answers, its data loaded, and all that belongs to it is there.
+
+    Joins the nodes of a new cluster.
+    """
     if not embedded.cache_ready(settings):
         return False
     try:
@@ -145,7 +152,9 @@ def _node(settings: Settings, port: int) -> redis.Redis:
 
 
 def _sentinels_ready(settings: Settings) -> bool:
-    """Return whether the sentinels know each other and the replica: from then on they can replace the master."""
+    """Return whether the sentinels know each other and the replica: from then on they can replace the
+    master.
+    """
     for port in settings.redis_ports()[2:]:
         with _node(settings, port) as sentinel:
             state: Any = sentinel.sentinel_masters()

@@ -65,13 +65,16 @@ def check_ports(settings: Settings) -> None:
 def free_port() -> int:
     """Return a port of 127.0.0.1 that is free and that no outgoing connection is given by chance.
 
-    Whoever asks has a while to listen there: until then, other processes on this machine that ask are told of other ports.
+    Whoever asks has a while to listen there: until then, other processes on this machine that ask are told of
+    other ports.
     """
     return free_ports(1, offsets=(0,))
 
 
 def free_ports(count: int, offsets: tuple[int, ...] = (0, 10_000)) -> int:
-    """Return the first of so many ports in a row that are free, and so are those `offsets` above them (a cluster's own)."""
+    """Return the first of so many ports in a row that are free, and so are those `offsets` above them (a
+    cluster's own).
+    """
     return _first_free([n + offset for n in range(count) for offset in offsets])
 
 
@@ -88,7 +91,8 @@ def _first_free(offsets: Iterable[int]) -> int:
 
 
 class _Promises:
-    """Ports that this process was told of lately: each is a locked byte of a file that all processes of a user share.
+    """Ports that this process was told of lately: each is a locked byte of a file that all processes of a
+    user share.
 
     The kernel takes back the locks of a process that ends, however it ends.
     """

@@ -1,4 +1,6 @@
-"""A whole exchange of one's own on free ports, run by the `exchange` command as a user would: for benchmarks, chaos and tests."""
+"""A whole exchange of one's own on free ports, run by the `exchange` command as a user would: for benchmarks,
+chaos and tests.
+"""
 
 import json
 import os
@@ -13,14 +15,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.local.free_ports import free_ports, free_replica_ports
-from cli.local.state import ProcessState, ProcessStatus, leftover_processes, read_state, trading_processes
+from cli.local.state_file import (
+    ProcessState,
+    ProcessStatus,
+    leftover_processes,
+    read_state,
+    trading_processes,
+)
 from runtime.settings import PREFIX, Settings, load_settings
 
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 ASK_EVERY_S = 0.1
 EXCHANGE = (sys.executable, "-m", "cli.main")
-_PORTS = {"rest_port": "gateways", "ws_port": "ws_edges", "frontend_port": "", "postgres_port": "", "cache_port": ""}
+_PORTS = {
+    "rest_port": "gateways",
+    "ws_port": "ws_edges",
+    "frontend_port": "",
+    "postgres_port": "",
+    "cache_port": "",
+}
 """By what each is for: the setting that says how many there are of it."""
 _REDIS_PORTS = 5
 """As many as any mode of the embedded Redis takes."""
@@ -66,7 +80,9 @@ class OwnExchange(NamedTuple):
 
 
 def own_environment(data_dir: Path, **settings: str) -> dict[str, str]:
-    """Return the environment of an exchange with its data in `data_dir`, on free ports, and with `settings`; ours but for the settings.
+    """Return the environment of an exchange with its data in `data_dir`, on free ports, and with `settings`.
+
+    Ours but for the settings.
 
     Its processes have no metrics unless `up_metrics_port` is among them.
     """
@@ -78,7 +94,9 @@ def own_environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def own_exchange(environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE, "up")) -> Iterator[OwnExchange]:
+def own_exchange(
+    environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE, "up")
+) -> Iterator[OwnExchange]:
     """Run the exchange that `environment` describes by the program `up`, until the context ends.
 
     Raises:
@@ -87,13 +105,17 @@ def own_exchange(environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE,
     """
     exchange = OwnExchange(load_settings(environment), environment)
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(up, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            up, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
             while not _is_running(exchange):
                 if process.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
-                    raise OwnExchangeError(f"the exchange did not start:\n{output.read().decode(errors='replace')}")
+                    raise OwnExchangeError(
+                        f"the exchange did not start:\n{output.read().decode(errors='replace')}"
+                    )
                 time.sleep(ASK_EVERY_S)
             yield exchange
         finally:

@@ -11,7 +11,10 @@ from cli.local.embedded import ServerCommand
 from runtime.settings import PREFIX, Settings
 
 _ENGINES_FROM: Final = 10
-"""The first engine's metrics port, counted from EXCHANGE_UP_METRICS_PORT; before it are those of the other processes."""
+"""The first engine's metrics port, counted from EXCHANGE_UP_METRICS_PORT.
+
+Before it are those of the other processes.
+"""
 _REPLICA_METRICS: Final = 1_100
 """Beyond the metrics ports of as many engine workers as there may be."""
 
@@ -26,12 +29,18 @@ class ProcessSpec:
 
     @classmethod
     def of_module(cls, name: str, module: str, *arguments: str, **settings: int | str) -> Self:
-        """Return `python -m module arguments` with settings of its own; the folder it is started in does not matter to it."""
+        """Return `python -m module arguments` with settings of its own.
+
+        The folder it is started in does not matter to it.
+        """
         environment = {PREFIX + setting.upper(): str(value) for setting, value in settings.items()}
         return cls(name, ServerCommand((sys.executable, "-P", "-m", module, *arguments)), environment)
 
     def arguments(self) -> tuple[str, ...]:
-        """Return the program to start and its arguments; a Python program starts in the newest environment."""
+        """Return the program to start and its arguments.
+
+        A Python program starts in the newest environment.
+        """
         program, *rest = self.command.arguments
         return (_newest_interpreter() if program == sys.executable else program, *rest)
 
@@ -43,8 +52,12 @@ class ProcessSpec:
 def gateways(settings: Settings) -> list[ProcessSpec]:
     """Return what takes orders in."""
     return [
-        ProcessSpec.of_module(name, "gateway.main", process_name=name, rest_port=port, **_metrics(settings, offset))
-        for (name, offset), port in zip(_replicas("gateway", 0, settings.gateways), settings.rest_ports(), strict=True)
+        ProcessSpec.of_module(
+            name, "gateway.main", process_name=name, rest_port=port, **_metrics(settings, offset)
+        )
+        for (name, offset), port in zip(
+            _replicas("gateway", 0, settings.gateways), settings.rest_ports(), strict=True
+        )
     ]
 
 
@@ -93,8 +106,12 @@ def feeds(settings: Settings) -> list[ProcessSpec]:
 def edges(settings: Settings) -> list[ProcessSpec]:
     """Return what serves WebSockets."""
     return [
-        ProcessSpec.of_module(name, "ws_edge.main", process_name=name, ws_port=port, **_metrics(settings, offset))
-        for (name, offset), port in zip(_replicas("ws-edge", 4, settings.ws_edges), settings.ws_ports(), strict=True)
+        ProcessSpec.of_module(
+            name, "ws_edge.main", process_name=name, ws_port=port, **_metrics(settings, offset)
+        )
+        for (name, offset), port in zip(
+            _replicas("ws-edge", 4, settings.ws_edges), settings.ws_ports(), strict=True
+        )
     ]
 
 
@@ -143,10 +160,12 @@ def metrics_urls(settings: Settings) -> dict[str, str]:
 
 
 def _newest_interpreter() -> str:
-    """Return the interpreter of the environment that `.venv` names now, where scripts/setup made the one that this process runs in.
+    """Return the interpreter of the environment that `.venv` names now, where scripts/setup made the one that
+    this process runs in.
 
-    The supervisor outlives an upgrade; what it starts afterwards belongs into the environment of the new version. A process keeps the
-    environment that it started in, since the folder behind the link is never changed.
+    The supervisor outlives an upgrade; what it starts afterwards belongs into the environment of the new
+    version. A process keeps the environment that it started in, since the folder behind the link is never
+    changed.
     """
     environment = Path(sys.prefix).resolve()
     link = environment.parent.parent / ".venv"
@@ -158,7 +177,10 @@ def _newest_interpreter() -> str:
 
 def _replicas(kind: str, metrics_offset: int, count: int) -> list[tuple[str, int]]:
     """Return (name, offset of the metrics port) of the processes of a kind."""
-    further = [(f"{kind}-{number}", _REPLICA_METRICS + 10 * number + metrics_offset) for number in range(2, count + 1)]
+    further = [
+        (f"{kind}-{number}", _REPLICA_METRICS + 10 * number + metrics_offset)
+        for number in range(2, count + 1)
+    ]
     return [(kind, metrics_offset), *further]
 
 

@@ -1,8 +1,9 @@
-"""Puts the database back from a backup of cli/local/backups.py: a base backup, and the log since, replayed by PostgreSQL itself.
+"""Puts the database back from a backup of cli/local/backups.py: a base backup, and the log since, replayed by
+PostgreSQL itself.
 
-Everything is made beside the data folder's `postgres` and gets that name when it is whole; a recovery that was interrupted is repeated.
-While PostgreSQL replays it listens on a socket in a folder of its own, to nobody but us, and asks for no password: the one of this data
-folder need not be the one of then.
+Everything is made beside the data folder's `postgres` and gets that name when it is whole; a recovery that
+was interrupted is repeated. While PostgreSQL replays it listens on a socket in a folder of its own, to nobody
+but us, and asks for no password: the one of this data folder need not be the one of then.
 """
 
 import os
@@ -23,8 +24,17 @@ import psycopg
 from psycopg import sql
 
 from cli.local import embedded
-from cli.local.backups import BackupError, Base, Progress, backup_file, copied, programs_of, version_of_data, wal_since
-from cli.local.state import read_state
+from cli.local.backups import (
+    BackupError,
+    Base,
+    Progress,
+    backup_file,
+    copied,
+    programs_of,
+    version_of_data,
+    wal_since,
+)
+from cli.local.state_file import read_state
 from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
 
@@ -45,16 +55,16 @@ def why_not(settings: Settings) -> str | None:
     """Return what is in the way of a recovery into the data folder, or None."""
     if settings.database_url:
         return (
-            "EXCHANGE_DATABASE_URL names a database of your own, which is recovered by its own means (docs/operations.md, "
-            "Backups). Unset it to recover the embedded one."
+            "EXCHANGE_DATABASE_URL names a database of your own, which is recovered by its own means "
+            "(docs/operations.md, Backups). Unset it to recover the embedded one."
         )
     if (state := read_state(settings)) is not None:
         return f"The exchange is running (process {state.pid}); stop it first with `exchange down`."
     folder = settings.data_dir / "postgres"
     if folder.exists() and any(folder.iterdir()):
         return (
-            f"There is a database in {folder} already. Move the folder away, and keep it until all is well again; then "
-            "run this once more."
+            f"There is a database in {folder} already. Move the folder away, and keep it until all is well "
+            "again; then run this once more."
         )
     return None
 
@@ -183,7 +193,9 @@ def _server(command: embedded.ServerCommand, log: Path) -> Iterator[Callable[[],
                 process.wait()
 
 
-def _await_end(address: str, why_ended: Callable[[], str | None], replayed: Callable[[str], None]) -> datetime | None:
+def _await_end(
+    address: str, why_ended: Callable[[], str | None], replayed: Callable[[str], None]
+) -> datetime | None:
     """Wait until the log is replayed; return the time of the last transaction in it."""
     while True:
         if (said := why_ended()) is not None:
@@ -191,7 +203,8 @@ def _await_end(address: str, why_ended: Callable[[], str | None], replayed: Call
         try:
             with psycopg.connect(address, autocommit=True, connect_timeout=5) as connection:
                 row: Any = connection.execute(
-                    "SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp(), pg_last_wal_replay_lsn()::text"
+                    "SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp(), "
+                    "pg_last_wal_replay_lsn()::text"
                 ).fetchone()
         except psycopg.OperationalError:  # not yet consistent
             time.sleep(LOOK_EVERY_S)
@@ -207,6 +220,8 @@ def _why_failed(said: str) -> str:
     if _BEFORE_TARGET in said:
         last = re.findall(r"last completed transaction was at log time (.*)", said)
         until = f"; its last transaction is of {last[-1]}" if last else ""
-        return f"The log in the backup ends before that time{until}. Without --to everything in it is recovered."
+        return (
+            f"The log in the backup ends before that time{until}. Without --to everything in it is recovered."
+        )
     tail = "\n".join(said.splitlines()[-15:])
     return f"PostgreSQL could not replay the log:\n{tail}"

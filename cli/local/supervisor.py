@@ -17,7 +17,7 @@ import psutil
 import structlog
 
 from cli.local.processes import ProcessSpec
-from cli.local.state import ProcessState, ProcessStatus, log_file, log_folder, take_request, write_state
+from cli.local.state_file import ProcessState, ProcessStatus, log_file, log_folder, take_request, write_state
 from runtime.settings import Settings
 from stream_log.halt import HALTED_EXIT_CODE
 
@@ -82,7 +82,10 @@ class Supervisor:
         self._write_state()
 
     def restart(self, name: str, *, overlap: bool = False) -> None:
-        """End a process and start it anew; with `overlap` start it anew first, and leave it to that one to take over. Returns at once."""
+        """End a process and start it anew.
+
+        With `overlap` start it anew first, and leave it to that one to take over. Returns at once.
+        """
         for process in self._processes:
             if process.spec.name == name:
                 now = time.monotonic()
@@ -138,11 +141,15 @@ class Supervisor:
 
     def process_ids(self) -> dict[str, int]:
         """Return the process ids; 0 for what does not run now."""
-        return {each.spec.name: each.running.pid if each.running is not None else 0 for each in self._processes}
+        return {
+            each.spec.name: each.running.pid if each.running is not None else 0 for each in self._processes
+        }
 
     def halted(self) -> list[str]:
         """Return the processes that have found something wrong, and will again."""
-        return [process.spec.name for process in self._processes if process.halted and process.running is None]
+        return [
+            process.spec.name for process in self._processes if process.halted and process.running is None
+        ]
 
     def stop_all(self, say: Callable[[str], None]) -> None:
         """End all processes, the last started first; kill those that do not end in time."""

@@ -1,4 +1,6 @@
-"""The process `wal-receiver`: becomes pg_receivewal, on the folder that `backup.json` names when it starts."""
+"""The process `wal-receiver`: becomes pg_receivewal, on the folder that `backup.json` names when it
+starts.
+"""
 
 import os
 import sys

@@ -1,1 +1,4 @@
-"""The deterministic state machine of one shard: books, accounts, and what commands do to them. No I/O, no clock."""
+"""The deterministic state machine of one shard: books, accounts, and what commands do to them.
+
+No I/O, no clock.
+"""

@@ -1,10 +1,11 @@
 """Accounts: what is available, what is held, and a shard's own books of money.
 
-Per asset and shard, always: available + held + fees = deposited - withdrawn + settled. `settled` is what fills brought to the
-accounts of this shard less what they took from them; over all shards it sums to zero when no settlement is on its way.
+Per asset and shard, always: available + held + fees = deposited - withdrawn + settled. `settled` is what
+fills brought to the accounts of this shard less what they took from them; over all shards it sums to zero
+when no settlement is on its way.
 
-What was deposited, withdrawn and settled grows for as long as the exchange lives. It is exact whatever its size, and leaves the core as
-`Large` pairs.
+What was deposited, withdrawn and settled grows for as long as the exchange lives. It is exact whatever its
+size, and leaves the core as `Large` pairs.
 """
 
 import msgspec
@@ -48,7 +49,9 @@ class Funds:
         self.held -= amount + released
         self.available += released
         if self.held < 0:
-            raise InvariantBroken(f"held is {self.held} after a payment of {amount} and a release of {released}")
+            raise InvariantBroken(
+                f"held is {self.held} after a payment of {amount} and a release of {released}"
+            )
 
 
 class AssetTotals:
@@ -68,7 +71,10 @@ class AssetTotals:
 
     @property
     def outstanding(self) -> int:
-        """What came in by this shard and has not gone out by it; below 0 where money leaves that came in by another."""
+        """What came in by this shard and has not gone out by it.
+
+        Below 0 where money leaves that came in by another.
+        """
         return self.deposited - self.withdrawn
 
     def stored(self) -> tuple[Large, Large, Large, Large]:
@@ -95,7 +101,9 @@ class PlacedOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class OrderCounts(msgspec.Struct, array_like=True, gc=False):
-    """How many orders an account with limits has placed in the ten seconds, and in the day (UTC), of its last one."""
+    """How many orders an account with limits has placed in the ten seconds, and in the day (UTC), of its last
+    one.
+    """
 
     ten_seconds: int = 0
     in_ten_seconds: int = 0
@@ -112,7 +120,9 @@ class OrderCounts(msgspec.Struct, array_like=True, gc=False):
 
 
 class Account:
-    """One account: funds by asset, open orders by market and by client order id, the keys of its requests, and its limits."""
+    """One account: funds by asset, open orders by market and by client order id, the keys of its requests,
+    and its limits.
+    """
 
     __slots__ = (
         "account_id",
@@ -192,8 +202,13 @@ class Account:
         return (
             any(funds.available or funds.held for funds in self.funds.values())
             or any(self.open_orders.values())
-            or (self.limits is not None and msgspec.structs.replace(self.limits, version=1) != AccountLimits(1))
-            or (self.keyed is not None and bool(self.keyed.under_way or not self.keyed.outcomes.is_empty(now)))
+            or (
+                self.limits is not None
+                and msgspec.structs.replace(self.limits, version=1) != AccountLimits(1)
+            )
+            or (
+                self.keyed is not None and bool(self.keyed.under_way or not self.keyed.outcomes.is_empty(now))
+            )
         )
 
     def balances(self) -> tuple[Balance, ...]:

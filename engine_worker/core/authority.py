@@ -61,7 +61,9 @@ class Authority:
         time: TimeMs,
         assets: Mapping[str, Asset],
     ) -> RejectReason | None:
-        """Return what is wrong with a signed command whose entry was appended at `entered`; None: it counts."""
+        """Return what is wrong with a signed command whose entry was appended at `entered`; None: it
+        counts.
+        """
         key = self.keys.get(signed.key)
         if (
             key is None
@@ -82,7 +84,9 @@ class Authority:
         return None if self._is_within_limits(key, command, time, scale) else RejectReason.NOT_AUTHORIZED
 
     def may_skip(self, signed: Signed | None, shard: int) -> bool:
-        """Return whether an instruction to pass over an entry of `shard` counts; `signed` is None when it has no signature.
+        """Return whether an instruction to pass over an entry of `shard` counts.
+
+        `signed` is None when it has no signature.
 
         A shard without keys follows every one: it has no configuration yet, or is one of a test.
         """

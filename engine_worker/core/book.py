@@ -1,13 +1,15 @@
 """One market's order book: price-time priority over whole numbers.
 
-Each side keeps its price levels in a dict by *rank* and the ranks in order. The rank of an ask is its price, that of a
-bid its negative price, so on both sides the best level has the smallest rank and the code is written once. A level is a
-doubly linked list of orders in the order of their arrival. So adding, reducing and removing an order by its id, and looking at
-the best price, cost the same however many orders rest; only opening or closing a level costs the logarithm of their number.
+Each side keeps its price levels in a dict by *rank* and the ranks in order. The rank of an ask is its price,
+that of a bid its negative price, so on both sides the best level has the smallest rank and the code is
+written once. A level is a doubly linked list of orders in the order of their arrival. So adding, reducing and
+removing an order by its id, and looking at the best price, cost the same however many orders rest; only
+opening or closing a level costs the logarithm of their number.
 
-The ranks are in blocks of some hundred, and each block knows what rests on its levels. Whether an order could be filled, and for how
-much, is a question about sums: a block that is taken whole is one step, and only the levels of the last one are looked at one by one.
-So an order that is refused costs next to nothing, whatever rests. How a side is divided depends on how it came about; no answer does.
+The ranks are in blocks of some hundred, and each block knows what rests on its levels. Whether an order could
+be filled, and for how much, is a question about sums: a block that is taken whole is one step, and only the
+levels of the last one are looked at one by one. So an order that is refused costs next to nothing, whatever
+rests. How a side is divided depends on how it came about; no answer does.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -23,7 +25,10 @@ from protocol.orders import SelfTradePrevention, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 
 BLOCK_LEVELS: Final = 256
-"""A block with twice as many levels is divided; one that has become small is joined with its neighbour if both have no more than this."""
+"""A block with twice as many levels is divided.
+
+One that has become small is joined with its neighbour if both have no more than this.
+"""
 
 
 class RestingOrder(msgspec.Struct, eq=False, gc=False):
@@ -232,7 +237,8 @@ class BookSide:
     def sums(self, rank_max: int, quantity: int, without: AccountId | None = None) -> tuple[int, int]:
         """Return how many of `quantity` lots rest up to a rank, best first, and their cost in ticks × lots.
 
-        The orders of the account `without` do not count. Costs a step for each block, and one for each level of one block.
+        The orders of the account `without` do not count. Costs a step for each block, and one for each level
+        of one block.
         """
         found, cost = 0, 0
         levels = self.levels
@@ -247,7 +253,8 @@ class BookSide:
             lots, worth = block.quantity, block.cost
             if own is not None and block in own_lots:
                 lots, worth = lots - own_lots[block], worth - own_cost[block]
-            # A whole block is taken without looking at its levels; the first that does not fit whole is the last one.
+            # A whole block is taken without looking at its levels; the first that does not fit whole is the
+            # last one.
             if block.ranks[-1] <= rank_max and found + lots <= quantity:
                 found += lots
                 cost += worth
@@ -312,16 +319,22 @@ class Book:
     __slots__ = ("asks", "bids", "changed", "orders", "quote_per_tick_lot")
 
     def __init__(self, quote_per_tick_lot: int) -> None:
-        """Make an empty book in which one lot at a price of one tick costs `quote_per_tick_lot` quote units."""
+        """Make an empty book in which one lot at a price of one tick costs `quote_per_tick_lot` quote
+        units.
+        """
         self.quote_per_tick_lot = quote_per_tick_lot
         self.changed: dict[int, PriceLevel] = {}
-        """Levels touched since the last `take_changes`, by rank: those of bids are negative, those of asks positive."""
+        """Levels touched since the last `take_changes`, by rank: those of bids are negative, those of asks
+        positive."""
         self.bids = BookSide(BUY, self.changed)
         self.asks = BookSide(SELL, self.changed)
         self.orders: dict[OrderId, RestingOrder] = {}
 
     def let_go(self) -> None:
-        """Take apart what refers to each other, which no collector looks at. The book is not used any more."""
+        """Take apart what refers to each other, which no collector looks at.
+
+        The book is not used any more.
+        """
         for order in self.orders.values():
             order.preceding = order.following = None
         self.orders.clear()
@@ -339,7 +352,9 @@ class Book:
         opposite = self.asks if side is BUY else self.bids
         return opposite.best is not None and opposite.best.rank <= price * opposite.sign
 
-    def add(self, order_id: OrderId, account_id: AccountId, side: Side, price: PriceTicks, quantity: int) -> None:
+    def add(
+        self, order_id: OrderId, account_id: AccountId, side: Side, price: PriceTicks, quantity: int
+    ) -> None:
         """Let an order rest behind all others at its price. It must not cross (see `crosses`)."""
         half = self.bids if side is BUY else self.asks
         self.orders[order_id] = half.add(order_id, account_id, price, quantity)
@@ -362,10 +377,12 @@ class Book:
         matches_max: int,
         quote_budget: AssetUnits | None = None,
     ) -> Matching:
-        """Trade an arriving order of `side` against the opposite half, up to `price`, `quantity` and `quote_budget`.
+        """Trade an arriving order of `side` against the opposite half, up to `price`, `quantity` and
+        `quote_budget`.
 
-        With a budget it trades at each maker the most whole lots that the rest of the budget covers, and stops at the
-        first maker where that is none. It meets `matches_max` orders at most; own ones that are prevented count.
+        With a budget it trades at each maker the most whole lots that the rest of the budget covers, and
+        stops at the first maker where that is none. It meets `matches_max` orders at most; own ones that are
+        prevented count.
         """
         opposite = self.asks if side is BUY else self.bids
         rank_max = price * opposite.sign
@@ -383,9 +400,15 @@ class Book:
             if len(matches) + len(expired) == matches_max:
                 return Matching(matches, leaves, expired, taker_expired=False, limit_reached=True)
             if maker.account_id == account_id and prevention is not PREVENT_NOTHING:
-                payable = leaves if budget is None else min(leaves, budget // (level.price * self.quote_per_tick_lot))
+                payable = (
+                    leaves
+                    if budget is None
+                    else min(leaves, budget // (level.price * self.quote_per_tick_lot))
+                )
                 expired.append(
-                    PreventedMaker(maker.order_id, maker.account_id, level.price, maker.quantity, leaves, payable)
+                    PreventedMaker(
+                        maker.order_id, maker.account_id, level.price, maker.quantity, leaves, payable
+                    )
                 )
                 if prevention is not EXPIRE_TAKER:
                     self.cancel(maker.order_id)
@@ -418,8 +441,8 @@ class Book:
     ) -> tuple[QuantityLots, AssetUnits]:
         """Return how many of `quantity` lots an order would get up to `price`, and what they would cost.
 
-        Makers of the same account do not count unless self-trade prevention is off; where it would end the taker, the
-        walk ends.
+        Makers of the same account do not count unless self-trade prevention is off; where it would end the
+        taker, the walk ends.
         """
         opposite = self.asks if side is BUY else self.bids
         rank_max = price * opposite.sign
@@ -441,7 +464,10 @@ class Book:
         account_id: AccountId,
         prevention: SelfTradePrevention,
     ) -> bool:
-        """Return whether an order that is filled whole meets more than `most` orders. Looks at no more than `most` and one."""
+        """Return whether an order that is filled whole meets more than `most` orders.
+
+        Looks at no more than `most` and one.
+        """
         opposite = self.asks if side is BUY else self.bids
         skips_own = prevention is EXPIRE_MAKER
         leaves, met = int(quantity), 0
@@ -456,8 +482,12 @@ class Book:
                     leaves -= maker.quantity
         return False
 
-    def _before_own(self, half: BookSide, rank_max: int, quantity: int, account_id: AccountId) -> tuple[int, int]:
-        """Return what an order of the account would get, and its cost, that ends at the first order of the same account."""
+    def _before_own(
+        self, half: BookSide, rank_max: int, quantity: int, account_id: AccountId
+    ) -> tuple[int, int]:
+        """Return what an order of the account would get, and its cost, that ends at the first order of the
+        same account.
+        """
         rank = min(order.level.rank for order in half.own[account_id].values())
         if rank > rank_max:
             return half.sums(rank_max, quantity)
@@ -471,12 +501,18 @@ class Book:
         return found + lots, cost + lots * level.price
 
     def take_changes(self) -> tuple[LevelChange, ...]:
-        """Return the levels that changed since the last call, bids first, each with the quantity that rests there now."""
+        """Return the levels that changed since the last call, bids first, each with the quantity that rests
+        there now.
+        """
         changed = self.changed
         if len(changed) == 1:  # as for most orders
             _, level = changed.popitem()
             return (make_level_change(level.side.side, level.price, level.quantity),)
-        changes = [make_level_change(BUY, each.price, each.quantity) for rank, each in changed.items() if rank < 0]
-        changes += [make_level_change(SELL, each.price, each.quantity) for rank, each in changed.items() if rank > 0]
+        changes = [
+            make_level_change(BUY, each.price, each.quantity) for rank, each in changed.items() if rank < 0
+        ]
+        changes += [
+            make_level_change(SELL, each.price, each.quantity) for rank, each in changed.items() if rank > 0
+        ]
         changed.clear()
         return tuple(changes)

@@ -7,7 +7,9 @@ from protocol.units import AccountId, OrderId
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is still to be canceled: the orders of an account (`market` empty: in all markets), or of a market (`account_id` 0)."""
+    """What is still to be canceled: the orders of an account (`market` empty: in all markets), or of a market
+    (`account_id` 0).
+    """
 
     account_id: AccountId
     market: str

@@ -1,8 +1,9 @@
 """What the matching path uses most, under names that cost less.
 
-Looking an Enum's member up on its class takes over 100 ns on Python 3.11, a module's name a tenth of that; an order needs some ten of
-them. Naming the unit of a computed amount (`AssetUnits(5)`, which is 5) is a call of 50 ns; a trade needs some thirty of them. So
-what is made of computed amounts is made by the same classes under names that take plain numbers.
+Looking an Enum's member up on its class takes over 100 ns on Python 3.11, a module's name a tenth of that; an
+order needs some ten of them. Naming the unit of a computed amount (`AssetUnits(5)`, which is 5) is a call of
+50 ns; a trade needs some thirty of them. So what is made of computed amounts is made by the same classes
+under names that take plain numbers.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,11 @@
-"""The object core behind frames: what an entry of `in:{k}` says, whether it may be applied, and what came of it as bytes.
+"""The object core behind frames: what an entry of `in:{k}` says, whether it may be applied, and what came of
+it as bytes.
 
-Everything is checked before anything of it is applied: what gets through cannot make the core raise, but for a broken invariant.
-docs/formats.md says what becomes of the rest. In short: a command that is not understood is a dead letter, alone; bytes that nobody can
-read are one, whole; a message of another shard that is not understood halts this shard, since it may carry money; and an entry that an
-operator has had skipped is passed over, by everybody who reads the log.
+Everything is checked before anything of it is applied: what gets through cannot make the core raise, but for
+a broken invariant. docs/formats.md says what becomes of the rest. In short: a command that is not understood
+is a dead letter, alone; bytes that nobody can read are one, whole; a message of another shard that is not
+understood halts this shard, since it may carry money; and an entry that an operator has had skipped is passed
+over, by everybody who reads the log.
 """
 
 from collections import defaultdict
@@ -129,7 +131,10 @@ class ObjectCore:
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
         self._seen: tuple[object, object] = (None, None)
-        """The configuration and the markets when they were looked at last; both are replaced when they change."""
+        """The configuration and the markets when they were looked at last.
+
+        Both are replaced when they change.
+        """
         self._changes = 0
 
     def let_go(self) -> None:
@@ -337,7 +342,9 @@ def apply_one_by_one(
         return
     if (commands is None) == (messages is None):
         has = "neither" if commands is None else "both"
-        raise NotUnderstoodError(f"the entry has {has} commands {'nor' if commands is None else 'and'} messages")
+        raise NotUnderstoodError(
+            f"the entry has {has} commands {'nor' if commands is None else 'and'} messages"
+        )
     if commands is not None:
         items, refused, time = _enter_commands(shard, stream_id, commands)
         yield from _apply_others(shard, items, refused, time, dead)
@@ -353,7 +360,10 @@ def apply_one_by_one(
 def _enter_commands(
     shard: Shard, stream_id: StreamId, frame: bytes
 ) -> tuple[Sequence[LoggedCommand | UnreadItem], dict[int, UnreadItem], TimeMs]:
-    """Read a frame of commands; return its items, those of them that are refused, by their numbers, and the entry's time."""
+    """Read a frame of commands.
+
+    Return its items, those of them that are refused, by their numbers, and the entry's time.
+    """
     items: Sequence[LoggedCommand | UnreadItem]
     try:
         items, written_us = decode_command_frame(frame)
@@ -394,7 +404,11 @@ def applicable_commands(frame: bytes, index: int, market_map: MarketMap) -> list
     """
     items, _ = _read_commands(frame)
     refused = _refused(items, index, market_map)
-    return [item for number, item in enumerate(items) if number not in refused and not isinstance(item, UnreadItem)]
+    return [
+        item
+        for number, item in enumerate(items)
+        if number not in refused and not isinstance(item, UnreadItem)
+    ]
 
 
 def why_not_applicable(frame: bytes, index: int, market_map: MarketMap) -> list[str]:
@@ -424,11 +438,13 @@ def _read_items(frame: bytes) -> CommandItems:
 
 
 def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
-    """Pass over an entry that an operator has had skipped; what another shard did send in it counts as received.
+    """Pass over an entry that an operator has had skipped.
+
+    What another shard did send in it counts as received.
 
     Raises:
-        InvariantBroken: no operator said so. The leader that committed it has verified the signature, so somebody has changed the
-            log or its archive since.
+        InvariantBroken: no operator said so. The leader that committed it has verified the signature, so
+            somebody has changed the log or its archive since.
     """
     if not shard.authority.may_skip(found.signed, shard.index):
         raise InvariantBroken(
@@ -447,8 +463,11 @@ def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
     return found.instruction
 
 
-def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map: MarketMap) -> dict[int, UnreadItem]:
-    """Return, by their numbers, the items of a frame that shard `index` does not apply: unread, not of it, or with what no database keeps.
+def _refused(
+    items: Sequence[LoggedCommand | UnreadItem], index: int, market_map: MarketMap
+) -> dict[int, UnreadItem]:
+    """Return, by their numbers, the items of a frame that shard `index` does not apply: unread, not of it, or
+    with what no database keeps.
 
     One loop for a whole frame, with the most frequent kinds first: each command comes by here.
     """
@@ -458,12 +477,17 @@ def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map
         if type(command) is PlaceOrder or type(command) is CancelOrder:
             account_id = command.account_id
             if account_id < 1 or slots[account_id % ACCOUNT_SLOTS] != index:
-                refused[number] = _unread(number, command, f"account {account_id} is not one of shard {index}")
+                refused[number] = _unread(
+                    number, command, f"account {account_id} is not one of shard {index}"
+                )
             elif type(command) is PlaceOrder and "\0" in command.client_order_id:
                 refused[number] = _unread(number, command, "a client order id has a NUL in it")
         elif isinstance(command, UnreadItem):
             refused[number] = command
-        elif not isinstance(command, _ALWAYS_APPLIED) and (reason := _why_not(command, index, market_map)) is not None:
+        elif (
+            not isinstance(command, _ALWAYS_APPLIED)
+            and (reason := _why_not(command, index, market_map)) is not None
+        ):
             refused[number] = _unread(number, command, reason)
     return refused
 
@@ -471,8 +495,8 @@ def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map
 def _check_is_no_later_switch(shard: Shard, command: Signed | ConfigureShard, entered: TimeMs) -> None:
     """Refuse to decide about a command that switches the shard to what only a later release does.
 
-    That release follows it. If this program refused it, the two would come to different states. Operators' commands stand alone, or
-    first, in their entry.
+    That release follows it. If this program refused it, the two would come to different states. Operators'
+    commands stand alone, or first, in their entry.
 
     Raises:
         LaterReleaseError: the command counts; nothing of its entry was applied.
@@ -488,7 +512,9 @@ def _check_is_no_later_switch(shard: Shard, command: Signed | ConfigureShard, en
     if isinstance(command, Signed):
         window_ms, time = shard.windows.request_ms, shard.time
         assets = shard.market_map.by_asset
-        reason_to_refuse = authority.reason_to_refuse(command, body, shard.index, entered, window_ms, time, assets)
+        reason_to_refuse = authority.reason_to_refuse(
+            command, body, shard.index, entered, window_ms, time, assets
+        )
         counts = reason_to_refuse is None
     else:
         counts = not authority.keys
@@ -575,21 +601,32 @@ def _message_not_understood(source: int, sequence: int, reason: str) -> MessageN
 
 
 def _why_not_mine(shard: Shard, source: int, target: int) -> str | None:
-    """Return why a frame is no mail of another shard for this one. When it is another's, that shard will miss it, and halt."""
+    """Return why a frame is no mail of another shard for this one.
+
+    When it is another's, that shard will miss it, and halt.
+    """
     if not 0 <= source < shard.shard_count or source == shard.index:
         return f"shard {source} does not send to shard {shard.index}"
     return f"the frame is for shard {target}" if target != shard.index else None
 
 
 def _why_no_message(shard: Shard, source: int, message: ShardMessage) -> str | None:
-    """Return why shards never send each other this: an order's account is at one end of the way, its market at the other."""
+    """Return why shards never send each other this: an order's account is at one end of the way, its market
+    at the other.
+    """
     if isinstance(message, KnowMarket):
         symbol = message.config.market.symbol
-        return f"market {symbol[:40]!r} is not one of shard {source}" if message.config.shard != source else None
+        return (
+            f"market {symbol[:40]!r} is not one of shard {source}" if message.config.shard != source else None
+        )
     to_market = isinstance(message, _TO_MARKET)
     account_shard, market_shard = (source, shard.index) if to_market else (shard.index, source)
     if message.account_id < 1 or shard.market_map.shard_of_account(message.account_id) != account_shard:
         return f"account {message.account_id} is not one of shard {account_shard}"
     # An order for a market that is not there (any more) is answered. What such a market says cannot be.
     owner = shard.market_map.shards.get(message.market, market_shard if to_market else None)
-    return f"market {message.market[:40]!r} is not one of shard {market_shard}" if owner != market_shard else None
+    return (
+        f"market {message.market[:40]!r} is not one of shard {market_shard}"
+        if owner != market_shard
+        else None
+    )

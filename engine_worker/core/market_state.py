@@ -1,4 +1,6 @@
-"""A market's half of an order's life: the last checks, the match, and what the accounts' shards are told of it."""
+"""A market's half of an order's life: the last checks, the match, and what the accounts' shards are told of
+it.
+"""
 
 from engine_worker.core.book import Book, Match, PreventedMaker
 from engine_worker.core.enums import (
@@ -15,7 +17,15 @@ from engine_worker.core.enums import (
     make_taker_fill,
     make_trade,
 )
-from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder, RestingClosed, TakerFill, TakerOutcome
+from protocol.commands import (
+    CancelMissed,
+    CancelResting,
+    MakerFill,
+    MatchOrder,
+    RestingClosed,
+    TakerFill,
+    TakerOutcome,
+)
 from protocol.events import Event
 from protocol.market import Market
 from protocol.orders import CloseReason, Prevented, RejectReason
@@ -55,8 +65,8 @@ class MarketState:
     ) -> tuple[TakerOutcome, list[MakerMessage]]:
         """Match an order whose funds are held, and let what is left rest if it may.
 
-        Appends the trades, and then one change of depth, to `events`. Returns what the order's account is told, and what the
-        makers' accounts are told.
+        Appends the trades, and then one change of depth, to `events`. Returns what the order's account is
+        told, and what the makers' accounts are told.
         """
         book, side = self.book, order.side
         price = self._bound(order) if order.bound_by_book else order.price
@@ -83,7 +93,10 @@ class MarketState:
                 self._budget(order) if order.order_type is MARKET else None,
             )
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
-            limit_reached, budget_spent = matching.limit_reached, matching.budget_spent and order.budget_is_limit
+            limit_reached, budget_spent = (
+                matching.limit_reached,
+                matching.budget_spent and order.budget_is_limit,
+            )
             fills = tuple(self._trade(order, matching.matches, time, events, makers))
             if matching.prevented:
                 prevented = self._prevent(order, matching.prevented, makers)
@@ -108,7 +121,9 @@ class MarketState:
         )
         return outcome, makers
 
-    def cancel_resting(self, cancel: CancelResting, time: TimeMs, events: list[Event]) -> RestingClosed | CancelMissed:
+    def cancel_resting(
+        self, cancel: CancelResting, time: TimeMs, events: list[Event]
+    ) -> RestingClosed | CancelMissed:
         """Take an order out of the book, and return what its account is told."""
         if self.book.cancel(cancel.order_id):
             self._tell_depth(time, events)
@@ -124,13 +139,20 @@ class MarketState:
             )
         return cancel_missed(cancel)
 
-    def drain(self, orders_max: int, reason: CloseReason, time: TimeMs, events: list[Event]) -> list[RestingClosed]:
-        """Take up to `orders_max` orders out of the book, best first, bids before asks; return what their accounts are told."""
+    def drain(
+        self, orders_max: int, reason: CloseReason, time: TimeMs, events: list[Event]
+    ) -> list[RestingClosed]:
+        """Take up to `orders_max` orders out of the book, best first, bids before asks.
+
+        Return what their accounts are told.
+        """
         closed: list[RestingClosed] = []
         for half in (self.book.bids, self.book.asks):
             while half.best is not None and len(closed) < orders_max:
                 order = next(iter(half.best.orders()))
-                closed.append(RestingClosed(order.order_id, order.account_id, self.market.symbol, reason=reason))
+                closed.append(
+                    RestingClosed(order.order_id, order.account_id, self.market.symbol, reason=reason)
+                )
                 self.book.cancel(order.order_id)
         self._tell_depth(time, events)
         return closed
@@ -141,10 +163,12 @@ class MarketState:
         return self.market.market_bound(order.side, best.price) if best is not None else order.price
 
     def _budget(self, order: MatchOrder) -> AssetUnits | None:
-        """Return what a MARKET order may spend or receive; None: whatever its quantity costs, which was checked, or brings.
+        """Return what a MARKET order may spend or receive; None: whatever its quantity costs, which was
+        checked, or brings.
 
-        A BUY by quantity holds what it costs at its gateway's estimate, or, where that is less, all that its account has. An estimate
-        may be out of date: where the book is dearer now, what is held ends the order, and what is left expires.
+        A BUY by quantity holds what it costs at its gateway's estimate, or, where that is less, all that its
+        account has. An estimate may be out of date: where the book is dearer now, what is held ends the
+        order, and what is left expires.
         """
         if order.budget_is_limit:
             return order.quote_budget
@@ -179,7 +203,9 @@ class MarketState:
         return None
 
     def _reason_of_worth(self, order: MatchOrder) -> RejectReason | None:
-        """Return why a MARKET order by quantity is worth too little, by the last price, or by the best one before the first trade."""
+        """Return why a MARKET order by quantity is worth too little, by the last price, or by the best one
+        before the first trade.
+        """
         best = (self.book.asks if order.side is BUY else self.book.bids).best
         price = self.last_price or (best.price if best is not None else 0)
         if not price:
@@ -188,7 +214,9 @@ class MarketState:
         return RejectReason.NOTIONAL_TOO_SMALL if worth < self.market.notional_min else None
 
     def _reason_not_to_spend(self, order: MatchOrder, bound: PriceTicks) -> RejectReason | None:
-        """Return why a MARKET order by quote quantity is refused: nobody is there, too few are, or it has less to sell than it takes."""
+        """Return why a MARKET order by quote quantity is refused: nobody is there, too few are, or it has
+        less to sell than it takes.
+        """
         market, book = self.market, self.book
         opposite = book.asks if order.side is BUY else book.bids
         found, cost = opposite.sums(bound * opposite.sign, market.quantity_min)
@@ -219,7 +247,12 @@ class MarketState:
         )
 
     def _trade(
-        self, taker: MatchOrder, matches: list[Match], time: TimeMs, events: list[Event], makers: list[MakerMessage]
+        self,
+        taker: MatchOrder,
+        matches: list[Match],
+        time: TimeMs,
+        events: list[Event],
+        makers: list[MakerMessage],
     ) -> list[TakerFill]:
         """Number the trades and say that they happened; append what the makers are told to `makers`."""
         fills = []
@@ -249,7 +282,9 @@ class MarketState:
                     account_id,
                 )
             )
-            makers.append(make_maker_fill(match.order_id, match.account_id, symbol, trade_id, price, quantity))
+            makers.append(
+                make_maker_fill(match.order_id, match.account_id, symbol, trade_id, price, quantity)
+            )
             fills.append(make_taker_fill(trade_id, price, quantity))
         self.trade_id, self.sequence = trade_id, sequence
         self.last_price = last_price or self.last_price

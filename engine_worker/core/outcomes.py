@@ -1,8 +1,10 @@
-"""What came of requests that may come again: by the gateway that sent them, by their account's idempotency key, or by their transfer id.
+"""What came of requests that may come again: by the gateway that sent them, by their account's idempotency
+key, or by their transfer id.
 
-The first outcome is remembered for a window of the shard's time from when it was known. A request that still waits for its outcome is
-not in a window; it stays until it is answered. Whether an outcome is too old depends on the times alone. One that is too old has no
-effect and is in no snapshot, so it may be dropped at any time: a few with every command, so that no command has to drop many.
+The first outcome is remembered for a window of the shard's time from when it was known. A request that still
+waits for its outcome is not in a window; it stays until it is answered. Whether an outcome is too old depends
+on the times alone. One that is too old has no effect and is in no snapshot, so it may be dropped at any time:
+a few with every command, so that no command has to drop many.
 """
 
 import hashlib
@@ -115,8 +117,8 @@ class AnsweredRequest(msgspec.Struct, frozen=True, gc=False):
 class AnsweredRequests:
     """First outcomes by reply channel and request id, for `window_ms` each.
 
-    Every command comes by here, so this is `Remembered` for that case only: no key is made, and the ids of a channel, which follow
-    each other, lie side by side in the channel's dict.
+    Every command comes by here, so this is `Remembered` for that case only: no key is made, and the ids of a
+    channel, which follow each other, lie side by side in the channel's dict.
     """
 
     __slots__ = ("by_channel", "oldest_first", "window_ms")
@@ -167,13 +169,18 @@ class AnsweredRequests:
 
 
 class Transfers(Remembered[bytes, Transfer]):
-    """Transfers by the digest of their ids. Deposits, withdrawals and fees have ids of their own, and so has every account."""
+    """Transfers by the digest of their ids.
+
+    Deposits, withdrawals and fees have ids of their own, and so has every account.
+    """
 
     __slots__ = ()
 
 
 class KeyedRequest:
-    """A request with an idempotency key that waits for its outcome, and its repetitions, which wait for the same."""
+    """A request with an idempotency key that waits for its outcome, and its repetitions, which wait for the
+    same.
+    """
 
     __slots__ = ("fingerprint", "repeated_by")
 
@@ -207,8 +214,9 @@ def transfer_key(kind: str, account_id: int, transfer_id: str) -> bytes:
 def fingerprint_of(command: KeyedCommand) -> bytes:
     """Return a hash of what the client asked for: two requests with one key must agree in it.
 
-    The protective price of a MARKET order is not the client's, and it moves with the book. Fields that are appended to commands
-    later belong here only when they differ from their defaults, or an upgrade would tell equal requests apart.
+    The protective price of a MARKET order is not the client's, and it moves with the book. Fields that are
+    appended to commands later belong here only when they differ from their defaults, or an upgrade would tell
+    equal requests apart.
     """
     match command:
         case PlaceOrder():

@@ -1,12 +1,12 @@
 """One shard: the accounts hashed to it and the books of its markets, as a deterministic state machine.
 
-An order's life has two halves, which may be on two shards. The account's half checks, holds the funds and gives the order its
-number; the market's half matches; the account's half settles what came of it. They speak only by messages (protocol/commands.py).
-`_send` hands a message to this very shard at once when it is the target, otherwise it goes to the outbox; so one shard and many
-run the same steps in the same order.
+An order's life has two halves, which may be on two shards. The account's half checks, holds the funds and
+gives the order its number; the market's half matches; the account's half settles what came of it. They speak
+only by messages (protocol/commands.py). `_send` hands a message to this very shard at once when it is the
+target, otherwise it goes to the outbox; so one shard and many run the same steps in the same order.
 
-Given the same commands with the same times, every shard produces the same state, events, replies and messages: nothing here
-reads a clock, the environment or a random source, or iterates over anything unordered.
+Given the same commands with the same times, every shard produces the same state, events, replies and
+messages: nothing here reads a clock, the environment or a random source, or iterates over anything unordered.
 """
 
 import hashlib
@@ -154,7 +154,10 @@ from protocol.units import (
 from protocol.windows import DEFAULT_WINDOWS, Windows
 
 STATE_HASH_INTERVAL: Final = 10_000
-"""Commands between two `StateHashed`. Replays of a log depend on it: with another one they produce other events."""
+"""Commands between two `StateHashed`.
+
+Replays of a log depend on it: with another one they produce other events.
+"""
 WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
 
@@ -167,7 +170,10 @@ _NO_PRICE: Final = PriceTicks(1)
 """In a message about an order that has none."""
 
 DROPS_PER_COMMAND: Final = 64
-"""Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst."""
+"""Outcomes, and transfers, that may be dropped per command, some 10 µs.
+
+A command adds one, so this catches up soon after a burst.
+"""
 
 
 _FIRST: Final = ShardConfig(rules=1)
@@ -250,7 +256,9 @@ class Shard:
     )
 
     def __init__(self, index: int, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
-        """Make the empty shard number `index`, configured as `market_map` and `windows` say; with no market: not configured yet."""
+        """Make the empty shard number `index`, configured as `market_map` and `windows` say; with no market:
+        not configured yet.
+        """
         self.index = index
         self.shard_count = market_map.shard_count
         self.config = ShardConfig(windows=windows) if market_map.markets else None
@@ -259,12 +267,16 @@ class Shard:
         self._signer: OperatorKey | None = None
         """Whose signature the command has that is handled; None: it has none."""
         self._is_founding = False
-        """Whether the entry that is applied found the shard without a configuration: then what configures it needs no signature."""
+        """Whether the entry that is applied found the shard without a configuration: then what configures it
+        needs no signature."""
         self._closed_from = _NEVER
         """From when on orders are refused."""
         self._open_orders_max = self._in_flight_max = UNBOUNDED
         self.in_flight: defaultdict[int, int] = defaultdict(int)
-        """Shard -> orders that it was sent and has not answered. It follows from the open orders, so no snapshot has it."""
+        """Shard -> orders that it was sent and has not answered.
+
+        It follows from the open orders, so no snapshot has it.
+        """
         self.slots = market_map.slots
         """Account slot -> shard."""
         self.market_map = MarketMap.placed([], market_map.shard_count, self.slots)
@@ -344,7 +356,10 @@ class Shard:
     # ------------------------------------------------------------------ in and out
 
     def let_go(self) -> None:
-        """Take apart what refers to each other: no collector runs beside the matching. The state is not used any more."""
+        """Take apart what refers to each other: no collector runs beside the matching.
+
+        The state is not used any more.
+        """
         for market in self.markets.values():
             market.book.let_go()
         self._handlers.clear()
@@ -355,12 +370,16 @@ class Shard:
         """How many events the next `take` returns."""
         return len(self._events)
 
-    def enter(self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX) -> TimeMs:
-        """Return the time of an entry that was appended at `entered` (Redis's clock) and written at `written_us` (its writer's).
+    def enter(
+        self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX
+    ) -> TimeMs:
+        """Return the time of an entry that was appended at `entered` (Redis's clock) and written at
+        `written_us` (its writer's).
 
-        The earlier of the two counts, with a second of grace for the writer's, and no time is before the last: so neither clock, when
-        it is wrong alone, can move the shard's time from what is right by more than that second. Another shard's stamp, its time, has
-        that second in it: with `behind_ms_max` 0 mail to and fro adds none.
+        The earlier of the two counts, with a second of grace for the writer's, and no time is before the
+        last: so neither clock, when it is wrong alone, can move the shard's time from what is right by more
+        than that second. Another shard's stamp, its time, has that second in it: with `behind_ms_max` 0 mail
+        to and fro adds none.
         """
         self._entered = entered
         self._is_founding = self.config is None
@@ -387,13 +406,19 @@ class Shard:
             self._hash_state()
 
     def refuse_unread(self, reply_to: str, request_id: int) -> None:
-        """Tell whoever sent a command that is not understood. Nothing is remembered of it: the state stays as it is."""
+        """Tell whoever sent a command that is not understood.
+
+        Nothing is remembered of it: the state stays as it is.
+        """
         self._replies.append((reply_to, Refused(request_id, self.time, RejectReason.NOT_UNDERSTOOD)))
 
     def pass_over(self, skip: SkipEntry, source: int | None = None, last_sequence: int = 0) -> None:
-        """Go on behind an entry of which nothing is applied, as an operator said; it counts as a command, and no time passes.
+        """Go on behind an entry of which nothing is applied, as an operator said.
 
-        When it has messages, of `source` up to `last_sequence`, they count as received: otherwise the next one would be one too many.
+        It counts as a command, and no time passes.
+
+        When it has messages, of `source` up to `last_sequence`, they count as received: otherwise the next
+        one would be one too many.
         """
         self.command_count += 1
         if source is not None:
@@ -433,7 +458,9 @@ class Shard:
             self._check_kinds(self.config.kinds)
         if events:
             number = self.format
-            items = encode_as(number, [*self._switched, *events[len(self._switched) :]] if self._switched else events)
+            items = encode_as(
+                number, [*self._switched, *events[len(self._switched) :]] if self._switched else events
+            )
             frame = encode_events(items, self.time * 1_000, number)
             if self._checksummed:  # rarely: some of them came before a `StateHashed`
                 self._checksum_events()
@@ -477,17 +504,28 @@ class Shard:
         self._events.append(StateHashed(self.time, self.command_count, self.digest()))
 
     def digest(self) -> str:
-        """Return what a `StateHashed` says of the state, in hex. It costs the same however many accounts and orders there are.
+        """Return what a `StateHashed` says of the state, in hex.
+
+        It costs the same however many accounts and orders there are.
 
         Events not yet taken count only after the next `take`, or when they came before a `StateHashed`.
         """
         totals = [(asset, *total.stored()) for asset, total in sorted(self.totals.items())]
         markets = [
             (
-                *(symbol, state.last_price, state.sequence, state.trade_id, state.aggregate_id, len(state.book.orders)),
+                *(
+                    symbol,
+                    state.last_price,
+                    state.sequence,
+                    state.trade_id,
+                    state.aggregate_id,
+                    len(state.book.orders),
+                ),
                 state.prevented_id,
                 *(
-                    (half.best.price, half.best.quantity, half.best.order_count) if half.best is not None else None
+                    (half.best.price, half.best.quantity, half.best.order_count)
+                    if half.best is not None
+                    else None
                     for half in (state.book.bids, state.book.asks)
                 ),
             )
@@ -558,7 +596,13 @@ class Shard:
         elif isinstance(command, Signed):
             body, signed = decode_signed_body(command.command), command
             reason = self.authority.reason_to_refuse(
-                signed, body, self.index, self._entered, self.windows.request_ms, self.time, self.market_map.by_asset
+                signed,
+                body,
+                self.index,
+                self._entered,
+                self.windows.request_ms,
+                self.time,
+                self.market_map.by_asset,
             )
             if reason is None:
                 self._signer = self.authority.keys[signed.key]
@@ -572,7 +616,10 @@ class Shard:
         return body
 
     def _is_first_of_its_key(self, command: KeyedCommand) -> bool:
-        """Return whether the command is to be handled; answer it, or let it wait for its first outcome, if not."""
+        """Return whether the command is to be handled.
+
+        Answer it, or let it wait for its first outcome, if not.
+        """
         account = self.accounts.get(command.account_id)
         if account is None:  # it has nothing, so it will be refused, and that is an outcome, too
             account = self.accounts[command.account_id] = Account(command.account_id, self.time)
@@ -688,12 +735,17 @@ class Shard:
             self._reply(command.reply_to, Configured(command.request_id, self.time, config.version))
 
     def _may_follow(self, config: ShardConfig) -> bool:
-        """Return whether nobody would be locked out or misplaced by a configuration, and it leads to no earlier release."""
+        """Return whether nobody would be locked out or misplaced by a configuration, and it leads to no
+        earlier release.
+        """
         names = {key.name for key in config.keys}
         has_operator = any(key.role is Role.OPERATOR for key in config.keys)
         slots = config.slots
         return (
-            all(new >= old for new, old in zip(release_of(config), release_of(self.config or _FIRST), strict=True))
+            all(
+                new >= old
+                for new, old in zip(release_of(config), release_of(self.config or _FIRST), strict=True)
+            )
             and min(config.windows) >= 1
             and len(names) == len(config.keys)
             and (has_operator or not (config.keys or self.authority.keys))
@@ -730,7 +782,9 @@ class Shard:
         self._reply(command.reply_to, Configured(command.request_id, self.time, command.config.version))
 
     def _change_market(self, config: MarketConfig) -> None:
-        """Let a market of this shard be configured so, tell everybody, and begin or end what its status asks for."""
+        """Let a market of this shard be configured so, tell everybody, and begin or end what its status asks
+        for.
+        """
         self.set_market(config)
         self._events.append(MarketConfigured(self.time, config))
         for shard in range(self.shard_count):
@@ -803,19 +857,24 @@ class Shard:
         return RejectReason.CONFIG_REFUSED if is_other or known.shard != self.index else None
 
     def _has_other_scales(self, market: Market) -> bool:
-        """Return whether the shard counts an asset of `market` in other units, as markets that it knows say."""
+        """Return whether the shard counts an asset of `market` in other units, as markets that it knows
+        say.
+        """
         known = self.market_map.by_asset
         return any(known.get(asset.symbol, asset).scale != asset.scale for asset in market.assets)
 
     def _know_market(self, message: KnowMarket) -> None:
-        """Know a market of another shard, unless this one was told otherwise before: two operators spoke at once, and the first counts.
+        """Know a market of another shard, unless this one was told otherwise before: two operators spoke at
+        once, and the first counts.
 
-        A market that stays unknown for its scales stays so for good: accounts here do not trade there, so its units never meet
-        those of this shard (docs/decisions/0004-money.md).
+        A market that stays unknown for its scales stays so for good: accounts here do not trade there, so its
+        units never meet those of this shard (docs/decisions/0004-money.md).
         """
         known = self.market_configs.get(message.config.market.symbol)
         is_other = (
-            self._has_other_scales(message.config.market) if known is None else known.shard != message.config.shard
+            self._has_other_scales(message.config.market)
+            if known is None
+            else known.shard != message.config.shard
         )
         if not is_other:
             self.set_market(message.config)
@@ -873,7 +932,8 @@ class Shard:
             command.quantity,
             command.quote_quantity,
             command.self_trade_prevention,
-            # Nobody can look before this very shard has matched it, so there the order is at once what it then becomes.
+            # Nobody can look before this very shard has matched it, so there the order is at once what it
+            # then becomes.
             NEW if is_local else IN_FLIGHT,
             0,
             0,
@@ -922,7 +982,9 @@ class Shard:
         else:
             self._send(market_shard, to_match)
 
-    def _reason_to_refuse(self, command: PlaceOrder, market: Market, account: Account | None) -> RejectReason | None:
+    def _reason_to_refuse(
+        self, command: PlaceOrder, market: Market, account: Account | None
+    ) -> RejectReason | None:
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
         price = command.price
         is_market = order_type is MARKET
@@ -967,7 +1029,8 @@ class Shard:
             if is_buy:
                 needed = command.quote_quantity
             elif command.bound_by_book:
-                # What it has to sell is known when its market has been asked. Until then nobody else may sell it.
+                # What it has to sell is known when its market has been asked. Until then nobody else may sell
+                # it.
                 needed = min(available // market.base_per_lot, market.quantity_max) * market.base_per_lot
             else:
                 lots = -(-command.quote_quantity // (command.price * market.quote_per_tick_lot))
@@ -1001,7 +1064,9 @@ class Shard:
     def _cancel_resting(self, cancel: CancelResting) -> None:
         market = self.markets.get(cancel.market)
         message = (
-            market.cancel_resting(cancel, self.time, self._events) if market is not None else cancel_missed(cancel)
+            market.cancel_resting(cancel, self.time, self._events)
+            if market is not None
+            else cancel_missed(cancel)
         )
         self._send(self.slots[cancel.account_id % ACCOUNT_SLOTS], message)
 
@@ -1013,12 +1078,16 @@ class Shard:
 
     # ------------------------------------------------------------------ the account's half: settling
 
-    def _open_order(self, account_id: AccountId, market: str, order_id: OrderId) -> tuple[Account, OrderState]:
+    def _open_order(
+        self, account_id: AccountId, market: str, order_id: OrderId
+    ) -> tuple[Account, OrderState]:
         try:
             account = self.accounts[account_id]
             return account, account.open_orders[market][order_id]
         except KeyError:
-            raise InvariantBroken(f"order {order_id} of account {account_id} is not open in {market}") from None
+            raise InvariantBroken(
+                f"order {order_id} of account {account_id} is not open in {market}"
+            ) from None
 
     def _taker_outcome(self, outcome: TakerOutcome) -> None:
         account, order = self._open_order(outcome.account_id, outcome.market, outcome.order_id)
@@ -1028,7 +1097,8 @@ class Shard:
         if outcome.reject_reason is not None:
             market = self.market_map.by_symbol[order.market]
             asset = market.quote if order.side is BUY else market.base
-            # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so nobody is told of its release.
+            # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so
+            # nobody is told of its release.
             account.funds[asset].release(order.held)
             account.changed_time = self.time
             self.totals[asset].held -= order.held
@@ -1047,7 +1117,8 @@ class Shard:
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
         balance = make_balance(asset, funds.available, funds.held)
-        # Accepted before filled, and with the balance before the first fill: readers apply events in their order.
+        # Accepted before filled, and with the balance before the first fill: readers apply events in their
+        # order.
         self._events.append(OrderAccepted(self.time, order, (balance,)))
         reports: tuple[FillReport, ...] = ()
         if outcome.fills:
@@ -1072,7 +1143,9 @@ class Shard:
         # After all fills, since closing releases what they have left of the hold.
         if not outcome.rests and order.status is not FILLED:
             if outcome.expired_in_match:
-                order = self._close_prevented(account, order, outcome.prevented[-1] if outcome.prevented else None)
+                order = self._close_prevented(
+                    account, order, outcome.prevented[-1] if outcome.prevented else None
+                )
             else:
                 order = self._close(account, order, EXPIRED, _reason_to_expire(order, outcome))
         reply = OrderReply(placed.request_id, self.time, order, reports, outcome.prevented)
@@ -1099,9 +1172,14 @@ class Shard:
         ]
 
     def _close_prevented(
-        self, account: Account, order: OrderState, prevented: Prevented | None, taker_order_id: OrderId | None = None
+        self,
+        account: Account,
+        order: OrderState,
+        prevented: Prevented | None,
+        taker_order_id: OrderId | None = None,
     ) -> OrderState:
-        """Close an order that self-trade prevention has ended: the maker if `taker_order_id` is given, otherwise the taker.
+        """Close an order that self-trade prevention has ended: the maker if `taker_order_id` is given,
+        otherwise the taker.
 
         A message of before prevented matches were numbered does not say for which.
         """
@@ -1136,8 +1214,9 @@ class Shard:
     ) -> tuple[OrderState, FillReport]:
         """Move the money of one fill and return the order after it.
 
-        The fee is taken from what is received and rounded up to a whole unit, in the house's favour; it never exceeds what is
-        received, so no money is made. What a better price than the limit saves is released at once.
+        The fee is taken from what is received and rounded up to a whole unit, in the house's favour; it never
+        exceeds what is received, so no money is made. What a better price than the limit saves is released at
+        once.
         """
         k = market.quote_per_tick_lot
         quote, base = price * quantity * k, quantity * market.base_per_lot
@@ -1152,7 +1231,8 @@ class Shard:
         fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
         fee = -(-received * fee_ppm // PPM)
 
-        # By quote: what is left pays no lot of the next order, or none at this price, and no later one is better: it is used up.
+        # By quote: what is left pays no lot of the next order, or none at this price, and no later one is
+        # better: it is used up.
         budget_used = is_last and (is_spent or order.quote_quantity - cum_quote < price * k)
         filled = budget_used if order.quote_quantity else cum_quantity == order.quantity
         if filled:
@@ -1171,9 +1251,12 @@ class Shard:
         account.changed_time = now
         received_after = received_funds.available + received_funds.held
         if received_after > BALANCE_UNITS_MAX:
-            # No more than the supply is there. For a moment an account may have twice what it trades with itself: it receives as the
-            # taker before it pays as the maker. So does one of which its shard hears late what it gave.
-            raise InvariantBroken(f"account {account.account_id}: {received_asset} exceeds what a balance can hold")
+            # No more than the supply is there. For a moment an account may have twice what it trades with
+            # itself: it receives as the taker before it pays as the maker. So does one of which its shard
+            # hears late what it gave.
+            raise InvariantBroken(
+                f"account {account.account_id}: {received_asset} exceeds what a balance can hold"
+            )
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
         received_totals.funds += received_after - received_before
@@ -1266,7 +1349,9 @@ class Shard:
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason, course)
         balance = make_balance(asset, funds.available, funds.held)
-        self._events.append(OrderClosed(self.time, order, reason, (balance,), cancel_id, prevented, counter_order_id))
+        self._events.append(
+            OrderClosed(self.time, order, reason, (balance,), cancel_id, prevented, counter_order_id)
+        )
         self._closed.append(order)
         self._forget_open(account, order, market)
         return order
@@ -1419,7 +1504,9 @@ class Shard:
             return RejectReason.TRANSFER_ID_REUSED
         return None
 
-    def _reason_not_to_transfer(self, command: Deposit | Withdraw, account: Account | None) -> RejectReason | None:
+    def _reason_not_to_transfer(
+        self, command: Deposit | Withdraw, account: Account | None
+    ) -> RejectReason | None:
         if command.amount <= 0:
             return RejectReason.AMOUNT_OUT_OF_RANGE
         funds = account.funds.get(command.asset) if account is not None else None
@@ -1479,7 +1566,10 @@ class Shard:
         self._reply(command.reply_to, FundsReply(command.request_id, self.time, (left,)))
 
     def _close_account(self, command: CloseAccount) -> None:
-        """Forget an account that has nothing. What still waits for another shard on its behalf needs no account."""
+        """Forget an account that has nothing.
+
+        What still waits for another shard on its behalf needs no account.
+        """
         account = self.accounts.get(command.account_id)
         if account is not None and account.is_in_use(self.time):
             self._refuse(command.reply_to, command.request_id, RejectReason.ACCOUNT_IN_USE)
@@ -1552,7 +1642,12 @@ class Shard:
         by_market = account.open_orders if account is not None else {}
         chosen = [by_market.get(drain.market, {})] if drain.market else list(by_market.values())
         wanted = sorted(
-            (order for orders in chosen for order in orders.values() if drain.after < order.order_id <= drain.up_to),
+            (
+                order
+                for orders in chosen
+                for order in orders.values()
+                if drain.after < order.order_id <= drain.up_to
+            ),
             key=lambda order: order.order_id,
         )
         for order in wanted[:room]:
@@ -1587,7 +1682,9 @@ class Shard:
                 account = self.accounts.get(account_id)
                 balances = account.balances() if account is not None else ()
                 changed_time = account.changed_time if account is not None else TimeMs(0)
-                reply = FundsReply(request_id, changed_time, balances, account.limits if account is not None else None)
+                reply = FundsReply(
+                    request_id, changed_time, balances, account.limits if account is not None else None
+                )
             case OrderQuery(request_id, _, account_id, market, order_id, client_order_id):
                 order = self._find_open(account_id, market, order_id, client_order_id)
                 unknown = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)
@@ -1596,7 +1693,9 @@ class Shard:
                 account = self.accounts.get(account_id)
                 by_market = account.open_orders if account is not None else {}
                 chosen = [by_market.get(market, {})] if market else list(by_market.values())
-                orders = [order for each in chosen for order in each.values() if order.status is not IN_FLIGHT]
+                orders = [
+                    order for each in chosen for order in each.values() if order.status is not IN_FLIGHT
+                ]
                 orders.sort(key=lambda order: order.order_id)
                 reply = OrdersReply(request_id, time, tuple(orders))
             case ConfigQuery(request_id, _):
@@ -1616,12 +1715,21 @@ class Shard:
         return query.reply_to, reply
 
     def books(self) -> list[AuditRow]:
-        """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), as they are kept: O(assets).
+        """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), as they are kept:
+        O(assets).
 
         Whether the accounts have that much `check_invariants` asks, which every snapshot's process does.
         """
         return [
-            (asset, each.funds - each.held, each.held, each.fees, each.deposited, each.withdrawn, each.settled)
+            (
+                asset,
+                each.funds - each.held,
+                each.held,
+                each.fees,
+                each.deposited,
+                each.withdrawn,
+                each.settled,
+            )
             for asset, each in sorted(self.totals.items())
         ]
 
@@ -1631,7 +1739,9 @@ class Shard:
         for asset, totals in sorted(self.totals.items()):
             funds = [account.funds[asset] for account in self.accounts.values() if asset in account.funds]
             available, held = sum(each.available for each in funds), sum(each.held for each in funds)
-            rows.append((asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled))
+            rows.append(
+                (asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
+            )
         return rows
 
     def sequence(self, symbol: str) -> MarketSequence:
@@ -1640,7 +1750,10 @@ class Shard:
         return MarketSequence(state.sequence if state is not None else 0)
 
     def depth(self, symbol: str) -> DepthSnapshot:
-        """Return the whole book of one of this shard's markets, by price levels; empty before the market is listed."""
+        """Return the whole book of one of this shard's markets, by price levels.
+
+        Empty before the market is listed.
+        """
         state = self.markets.get(symbol)
         if state is None:
             return DepthSnapshot(self.time, symbol, MarketSequence(0), (), ())
@@ -1651,7 +1764,9 @@ class Shard:
         return DepthSnapshot(self.time, symbol, MarketSequence(state.sequence), bids, asks)
 
     def check_money(self) -> None:
-        """Compare what the accounts gained and lost with what came in, went out and was settled. Costs nothing worth mentioning.
+        """Compare what the accounts gained and lost with what came in, went out and was settled.
+
+        Costs nothing worth mentioning.
 
         Raises:
             InvariantBroken: naming the asset, and how much too much or too little of it there is.
@@ -1659,9 +1774,9 @@ class Shard:
         for asset, totals in self.totals.items():
             if difference := totals.difference():
                 raise InvariantBroken(
-                    f"{asset}: money is not conserved: the accounts have {totals.funds} and the fees are {totals.fees}, "
-                    f"{difference:+d} against deposited {totals.deposited} - withdrawn {totals.withdrawn} "
-                    f"+ settled {totals.settled}"
+                    f"{asset}: money is not conserved: the accounts have {totals.funds} and the fees are "
+                    f"{totals.fees}, {difference:+d} against deposited {totals.deposited} - withdrawn "
+                    f"{totals.withdrawn} + settled {totals.settled}"
                 )
             if self.shard_count == 1 and totals.settled:
                 raise InvariantBroken(
@@ -1687,13 +1802,19 @@ class Shard:
                     f"{asset}: the books say held {kept.held} of {kept.funds}, the accounts have held {held} "
                     f"of {available + held}"
                 )
-        open_orders = sum(len(orders) for each in self.accounts.values() for orders in each.open_orders.values())
+        open_orders = sum(
+            len(orders) for each in self.accounts.values() for orders in each.open_orders.values()
+        )
         if open_orders != self.open_order_count:
-            raise InvariantBroken(f"{self.open_order_count} open orders are counted, the accounts have {open_orders}")
+            raise InvariantBroken(
+                f"{self.open_order_count} open orders are counted, the accounts have {open_orders}"
+            )
         in_flight: Counter[int] = Counter()
         for account in self.accounts.values():
             for symbol, orders in account.open_orders.items():
-                in_flight[self.market_map.shards[symbol]] += sum(order.status is IN_FLIGHT for order in orders.values())
+                in_flight[self.market_map.shards[symbol]] += sum(
+                    order.status is IN_FLIGHT for order in orders.values()
+                )
         if +in_flight != +Counter(self.in_flight):
             raise InvariantBroken(
                 f"{dict(self.in_flight)} orders are counted in flight, the accounts have {dict(in_flight)}"
@@ -1712,7 +1833,8 @@ class Shard:
             for asset, funds in account.funds.items():
                 if funds.held != holds.get(asset, 0) or min(funds.held, funds.available) < 0:
                     raise InvariantBroken(
-                        f"account {account.account_id}: held {asset} is {funds.held}, its orders hold {holds.get(asset, 0)}"
+                        f"account {account.account_id}: held {asset} is {funds.held}, its orders hold "
+                        f"{holds.get(asset, 0)}"
                     )
         for symbol, state in self.markets.items():
             bid, ask = state.book.bids.best, state.book.asks.best

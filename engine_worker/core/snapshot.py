@@ -1,8 +1,9 @@
 """A shard's whole state as bytes and back.
 
-The same state always gives the same bytes, however it came about: everything stands in the order of its number or name, but for what
-waits in a queue, which stands in the order of its arrival. A shard restored from them goes on exactly as the one that was saved: snapshot
-plus the commands after it equals never having stopped.
+The same state always gives the same bytes, however it came about: everything stands in the order of its
+number or name, but for what waits in a queue, which stands in the order of its arrival. A shard restored from
+them goes on exactly as the one that was saved: snapshot plus the commands after it equals never having
+stopped.
 """
 
 import hashlib
@@ -29,11 +30,12 @@ from protocol.windows import Windows
 FORMAT_VERSION: Final = 3
 """The newest format of snapshots that this program reads.
 
-3: with the configuration, the first outcomes of requests and the shard's own time, without closed orders; totals of any size, and
-transfer ids as digests with their times. 2: with the checksum of all events."""
+3: with the configuration, the first outcomes of requests and the shard's own time, without closed orders;
+totals of any size, and transfer ids as digests with their times. 2: with the checksum of all events.
+"""
 VERSIONS: Final[dict[int, int]] = {2: 3}
-"""Format that the shard writes (`ShardConfig.format`) -> the format of its snapshots. The release before reads those that are written
-before the switch."""
+"""Format that the shard writes (`ShardConfig.format`) -> the format of its snapshots. The release before
+reads those that are written before the switch."""
 
 
 class SnapshotError(ValueError):
@@ -134,7 +136,10 @@ _DIGEST_SIZE = 32
 
 
 def encode_snapshot(shard: Shard, stream_id: StreamId | None) -> bytes:
-    """Return the state of `shard`, which has applied its input up to `stream_id`, with a digest in front; None: no matter up to where."""
+    """Return the state of `shard`, which has applied its input up to `stream_id`, with a digest in front.
+
+    None: no matter up to where.
+    """
     body = encode_as(shard.format, _snapshot_of(shard, stream_id))
     return hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() + body
 
@@ -312,7 +317,8 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
         )
         account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}
         account.open_orders = {
-            symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders
+            symbol: {order.order_id: order for order in orders}
+            for symbol, orders in account_snapshot.open_orders
         }
         account.client_order_ids = dict(account_snapshot.client_order_ids)
         for asset, _, held in account_snapshot.funds:

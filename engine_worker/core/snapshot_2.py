@@ -1,7 +1,8 @@
-"""Snapshots of format 2, which have no configuration: read once, at the step to the first release that has its configuration in the log.
+"""Snapshots of format 2, which have no configuration: read once, at the step to the first release that has
+its configuration in the log.
 
-What such a snapshot lacks comes from the settings. So it may be used only where nothing has been committed since: else the settings would
-decide again what became of that.
+What such a snapshot lacks comes from the settings. So it may be used only where nothing has been committed
+since: else the settings would decide again what became of that.
 """
 
 from typing import Final
@@ -68,9 +69,11 @@ def is_of_format_2(data: bytes) -> bool:
 
 
 def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -> tuple[Shard, StreamId]:
-    """Return the shard as it was, configured as `market_map` and `config` say, and up to which entry it has applied its input.
+    """Return the shard as it was, configured as `market_map` and `config` say, and up to which entry it has
+    applied its input.
 
-    Closed orders are left out: workers have them from the events. So are the ids of transfers, which the database has.
+    Closed orders are left out: workers have them from the events. So are the ids of transfers, which the
+    database has.
 
     Raises:
         SnapshotError: the bytes are torn, or do not fit these markets.
@@ -94,7 +97,9 @@ def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -
         orders = [order for _, orders in account.open_orders for order in orders]
         pending = [placed[order.client_order_id] for order in orders if order.status is OrderStatus.IN_FLIGHT]
         under_way += [(each.reply_to, each.request_id) for each in pending]
-    configs = [MarketConfig(market, market_map.shard_of_market(market.symbol)) for market in market_map.markets]
+    configs = [
+        MarketConfig(market, market_map.shard_of_market(market.symbol)) for market in market_map.markets
+    ]
     stream_id = StreamId.parse(old.stream_id)
     snapshot = ShardSnapshot(
         version=old.version,
@@ -128,6 +133,7 @@ def _account(old: _Account) -> AccountSnapshot:
     placed = {order_id: (request_id, reply_to) for _, order_id, request_id, reply_to in old.client_order_ids}
     orders = [order for _, orders in old.open_orders for order in orders]
     by_name = [
-        (order.client_order_id, PlacedOrder(order.order_id, *placed.get(order.order_id, (0, "")))) for order in orders
+        (order.client_order_id, PlacedOrder(order.order_id, *placed.get(order.order_id, (0, ""))))
+        for order in orders
     ]
     return AccountSnapshot(old.account_id, old.funds, old.open_orders, by_name, [], [])

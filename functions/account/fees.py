@@ -27,4 +27,9 @@ class DiscountShape(TypedDict):
 
 def no_discount() -> DiscountShape:
     """Return the description of a discount that nobody gets."""
-    return {"enabledForAccount": False, "enabledForSymbol": False, "discountAsset": "BNB", "discount": "0.00000000"}
+    return {
+        "enabledForAccount": False,
+        "enabledForSymbol": False,
+        "discountAsset": "BNB",
+        "discount": "0.00000000",
+    }

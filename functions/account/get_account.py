@@ -92,7 +92,9 @@ def balance_shape(known: MarketMap, balance: Balance) -> BalanceShape:
     asset = balance.asset
     if asset not in known.by_asset:
         raise unavailable()
-    return BalanceShape(asset, known.format_amount(balance.available, asset), known.format_amount(balance.held, asset))
+    return BalanceShape(
+        asset, known.format_amount(balance.available, asset), known.format_amount(balance.held, asset)
+    )
 
 
 async def get_account(ports: Ports, call: Call) -> AccountShape:

@@ -46,7 +46,9 @@ class StatedBalanceShape(msgspec.Struct, gc=False):
 
 
 class EntryShape(msgspec.Struct, gc=False):
-    """One entry: what the account gained (or gave: negative) of an asset, and what it had then, free or locked."""
+    """One entry: what the account gained (or gave: negative) of an asset, and what it had then, free or
+    locked.
+    """
 
     position: str
     time: Time
@@ -66,9 +68,13 @@ class StatementShape(msgspec.Struct, rename="camel"):
     end_time: int | None
     """As asked for; null: no bound."""
     kept_since: int
-    """Entries from this time on are kept: 0, since retention does not touch the ledger. What references name may be gone."""
+    """Entries from this time on are kept: 0, since retention does not touch the ledger.
+
+    What references name may be gone.
+    """
     balances: list[StatedBalanceShape]
-    """Of each asset that the account ever had up to the end of the period: opening + all of the period's amounts = closing."""
+    """Of each asset that the account ever had up to the end of the period: opening + all of the period's
+    amounts = closing."""
     entries: list[EntryShape]
     """Oldest first."""
     has_more: bool
@@ -76,10 +82,11 @@ class StatementShape(msgspec.Struct, rename="camel"):
 
 
 async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[Written]:
-    """Return what moved the account's money, oldest first, as JSON or CSV, with the balances before and after the period.
+    """Return what moved the account's money, oldest first, as JSON or CSV, with the balances before and after
+    the period.
 
-    The ledger is kept for ever. A file of CSV has a row of kind `opening` for each asset before the first entry of the period, and one
-    of kind `closing` after the last; where those are missing, more follows.
+    The ledger is kept for ever. A file of CSV has a row of kind `opening` for each asset before the first
+    entry of the period, and one of kind `closing` after the last; where those are missing, more follows.
     """
     parameters, known = call.parameters, ports.known_markets
     asset = asset_wanted(ports, parameters, "asset")
@@ -87,7 +94,9 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
         raise unavailable()  # the account may have an asset of theirs
     start, end = parameters.time_range()
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
-    writes_csv = parameters.choice("format", {"json": False, "csv": True}, lambda: invalid_parameter("format"))
+    writes_csv = parameters.choice(
+        "format", {"json": False, "csv": True}, lambda: invalid_parameter("format")
+    )
     after = parameters.optional("after")
     opening = first = Position(start or TimeMs(0))
     if after is not None:
@@ -128,7 +137,9 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
 def entry_shapes(
     before: dict[str, int], entries: Iterable[LedgerEntry], known: MarketMap, time_scale: int
 ) -> list[EntryShape]:
-    """Return entries with what the account had after each: as stored, else what it had `before` and the amounts since."""
+    """Return entries with what the account had after each: as stored, else what it had `before` and the
+    amounts since.
+    """
     running = dict(before)
     shapes = []
     for position, asset, kind, amount, balance, reference in entries:
@@ -150,7 +161,10 @@ def entry_shapes(
 def csv_of(
     entries: Iterable[EntryShape], balances: Sequence[StatedBalanceShape], *, is_first: bool, is_last: bool
 ) -> str:
-    """Return a part of a statement as RFC 4180 has it; the first and the last part say what there was before and after all."""
+    """Return a part of a statement as RFC 4180 has it.
+
+    The first and the last part say what there was before and after all.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(_COLUMNS)

@@ -13,8 +13,8 @@ _position = re.compile(POSITION_PATTERN.strip("^$"), re.ASCII)
 class Position(NamedTuple):
     """A place in the ledger: entries are ordered by it, and each has one of its own.
 
-    An account's entries come from its shard, whose times never go back, in the order in which they are stored. So no entry comes
-    to be stored before one that has been read.
+    An account's entries come from its shard, whose times never go back, in the order in which they are
+    stored. So no entry comes to be stored before one that has been read.
     """
 
     time: TimeMs

@@ -40,8 +40,12 @@ async def request_funds(ports: Ports, call: Call) -> BalanceShape:
     key = idempotency_key_of(call)
     name = name_of_key(key, wanted.asset, str(amount)) if key else secrets.token_hex(16)
     transfer_id = f"faucet-{name}"
-    if key and await happened_long_ago(ports, call.account_id, "deposit", transfer_id, wanted.asset, amount, call.now):
-        return next(each for each in await balances(ports, call, omit_zero=False) if each.asset == wanted.asset)
+    if key and await happened_long_ago(
+        ports, call.account_id, "deposit", transfer_id, wanted.asset, amount, call.now
+    ):
+        return next(
+            each for each in await balances(ports, call, omit_zero=False) if each.asset == wanted.asset
+        )
     shards = ports.shards
     reply = await shards.submit(
         Deposit(

@@ -13,7 +13,9 @@ _NOTHING: Final = Fraction(0)
 
 
 def worth_in(asset: str, amount: Fraction, target: str, markets: MarketMap, prices: Prices) -> Fraction:
-    """Return what `amount` of `asset` is worth in `target`: by their own market, or by a quote asset that both have; else 0."""
+    """Return what `amount` of `asset` is worth in `target`: by their own market, or by a quote asset that
+    both have; else 0.
+    """
     rate = _rate(asset, target, markets, prices)
     if rate is None:
         between = (market.quote for market in markets.markets if market.base == asset)

@@ -1,4 +1,5 @@
-"""What libraries ask of an account's wallet (`/sapi`): its funds, what came in and went out, and what its key may do.
+"""What libraries ask of an account's wallet (`/sapi`): its funds, what came in and went out, and what its key
+may do.
 
 The exchange has no networks, no addresses and no wallet but the spot one; it says so, and invents none.
 """
@@ -12,7 +13,16 @@ from msgspec import Meta
 from functions.account.get_account import account_funds, balance_shape
 from functions.account.valuation import shown_worth, worth_in
 from functions.api.errors import invalid_parameter, mandatory_missing, unavailable
-from functions.api.function import ASSET, END_TIME, START_TIME, Function, Group, Parameter, Security, limit_parameter
+from functions.api.function import (
+    ASSET,
+    END_TIME,
+    START_TIME,
+    Function,
+    Group,
+    Parameter,
+    Security,
+    limit_parameter,
+)
 from functions.api.key_permissions import DEFAULT_SCOPES, Scope
 from functions.api.market_choice import all_markets, asset_wanted
 from functions.api.ports import Call, Ports
@@ -257,7 +267,10 @@ async def get_account_status(ports: Ports, call: Call) -> AccountStatusShape:
 
 
 async def get_trading_status(ports: Ports, call: Call) -> TradingStatusesShape:
-    """Return whether the account may trade by its keys. There are no conditions that lock it by themselves."""
+    """Return whether the account may trade by its keys.
+
+    There are no conditions that lock it by themselves.
+    """
     return {
         "data": {
             "isLocked": await _is_frozen(ports, call),
@@ -295,11 +308,17 @@ async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
 
 
 async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
-    """Return what the account's only wallet is worth in `quoteAsset`, by last prices; assets that no market values there count as 0."""
+    """Return what the account's only wallet is worth in `quoteAsset`, by last prices.
+
+    Assets that no market values there count as 0.
+    """
     target = asset_wanted(ports, call.parameters, "quoteAsset") or _BTC
     funds, prices = await account_funds(ports, call), await _prices(ports)
     worth = sum(
-        (worth_in(each.asset, _amount(ports, each), target, ports.known_markets, prices) for each in funds.balances),
+        (
+            worth_in(each.asset, _amount(ports, each), target, ports.known_markets, prices)
+            for each in funds.balances
+        ),
         Fraction(0),
     )
     return [{"activate": True, "balance": shown_worth(worth), "walletName": "Spot"}]
@@ -365,7 +384,8 @@ async def _transfers(
     if any(each.asset not in known.by_asset for each in transfers):
         raise unavailable()  # the shard that has a market of it has not said so yet
     return [
-        (each.transfer_id, each.asset, known.format_amount(each.amount, each.asset), each.time) for each in transfers
+        (each.transfer_id, each.asset, known.format_amount(each.amount, each.asset), each.time)
+        for each in transfers
     ]
 
 
@@ -441,7 +461,9 @@ FUNCTIONS: Final = (
     ),
     _function("/sapi/v1/account/apiRestrictions", "What the API key may do", get_key_restrictions),
     _function("/sapi/v1/account/status", "Whether the account may trade", get_account_status),
-    _function("/sapi/v1/account/apiTradingStatus", "Whether the account may trade by its keys", get_trading_status),
+    _function(
+        "/sapi/v1/account/apiTradingStatus", "Whether the account may trade by its keys", get_trading_status
+    ),
     _function(
         "/sapi/v3/asset/getUserAsset",
         "Assets of which the account has something",
@@ -450,7 +472,9 @@ FUNCTIONS: Final = (
         Parameter("needBtcValuation", "Whether to value them in BTC.", kind="boolean"),
         method="POST",
     ),
-    _function("/sapi/v1/asset/assetDetail", "How assets are deposited and withdrawn", get_asset_details, ASSET),
+    _function(
+        "/sapi/v1/asset/assetDetail", "How assets are deposited and withdrawn", get_asset_details, ASSET
+    ),
     _function(
         "/sapi/v1/asset/wallet/balance",
         "What the wallet is worth",

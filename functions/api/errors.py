@@ -1,4 +1,6 @@
-"""Errors of the public API: Binance's codes and messages, which clients compare, and the refusals of a shard in these words."""
+"""Errors of the public API: Binance's codes and messages, which clients compare, and the refusals of a shard
+in these words.
+"""
 
 from typing import Final
 
@@ -12,10 +14,13 @@ KEYS_RETRY_AFTER_S: Final = 60
 
 
 class ApiError(Exception):
-    """A request was refused: HTTP `status`, Binance's `code` and `message`; `retry_after_s` when trying again may help.
+    """A request was refused: HTTP `status`, Binance's `code` and `message`.
 
-    Each refusal needs an instance of its own, as every exception does: raising the same one again lengthens its traceback, which
-    keeps the frames of every raise alive. Hence functions that make them instead of constants (tests/stored_exceptions.py).
+    `retry_after_s` when trying again may help.
+
+    Each refusal needs an instance of its own, as every exception does: raising the same one again lengthens
+    its traceback, which keeps the frames of every raise alive. Hence functions that make them instead of
+    constants (tests/support/stored_exceptions.py).
     """
 
     def __init__(self, code: int, message: str, status: int = 400, retry_after_s: int | None = None) -> None:
@@ -104,7 +109,9 @@ def overloaded(retry_after_s: int = 1) -> ApiError:
 
 def unavailable(retry_after_s: int = 1) -> ApiError:
     """-1001: what the request needs cannot be reached right now; nothing was changed."""
-    return ApiError(-1001, "Internal error; unable to process your request. Please try again.", 503, retry_after_s)
+    return ApiError(
+        -1001, "Internal error; unable to process your request. Please try again.", 503, retry_after_s
+    )
 
 
 def halted(retry_after_s: int = 30) -> ApiError:
@@ -118,7 +125,10 @@ def halted(retry_after_s: int = 30) -> ApiError:
 
 
 def status_unknown() -> ApiError:
-    """-1007: no reply came in time, or nobody knows yet. The order may or may not exist: ask for it by its client order id."""
+    """-1007: no reply came in time, or nobody knows yet.
+
+    The order may or may not exist: ask for it by its client order id.
+    """
     return ApiError(
         STATUS_UNKNOWN,
         "Timeout waiting for response from backend server. Send status unknown; execution status unknown.",
@@ -168,7 +178,9 @@ def refusal(reason: RejectReason) -> ApiError:
     if reason is RejectReason.TRANSFER_ID_REUSED:
         return ApiError(-2010, "Transfer id was used for another asset or amount before.", 422)
     if reason is RejectReason.TOO_MANY_IDEMPOTENCY_KEYS:
-        return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
+        return ApiError(
+            -1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S
+        )
     if reason in (RejectReason.UNKNOWN_MARKET, RejectReason.UNKNOWN_ASSET):
         return unavailable()  # functions have looked for these: the shard has not been told of them yet
     if reason is RejectReason.MARKET_BEHIND:

@@ -87,7 +87,8 @@ class Function(NamedTuple):
     places_order: bool = False
     """Counts against the account's order limits."""
     weighs_nothing_done: bool = False
-    """Its weight is given back when it succeeds: orders and cancels cost request weight only when they are refused."""
+    """Its weight is given back when it succeeds: orders and cancels cost request weight only when they are
+    refused."""
     takes_idempotency_key: bool = False
     """In the header of this name."""
     lenient: bool = False
@@ -114,7 +115,9 @@ class Function(NamedTuple):
 
 
 _SYMBOL_PATTERN = r"[A-Z0-9\-_.\u00a1-\uffff]{1,20}"
-OPTIONAL_SYMBOL = Parameter("symbol", "Market, for example BTCUSDT.", pattern=f"^{_SYMBOL_PATTERN}$", example="BTCUSDT")
+OPTIONAL_SYMBOL = Parameter(
+    "symbol", "Market, for example BTCUSDT.", pattern=f"^{_SYMBOL_PATTERN}$", example="BTCUSDT"
+)
 SYMBOL = OPTIONAL_SYMBOL._replace(required=True)
 SYMBOLS = Parameter(
     "symbols",
@@ -123,14 +126,18 @@ SYMBOLS = Parameter(
     example='["BTCUSDT","ETHUSDT"]',
 )
 SYMBOL_STATUS = Parameter(
-    "symbolStatus", "TRADING, HALT, CANCEL_ONLY or BREAK.", choices=("TRADING", "HALT", "CANCEL_ONLY", "BREAK")
+    "symbolStatus",
+    "TRADING, HALT, CANCEL_ONLY or BREAK.",
+    choices=("TRADING", "HALT", "CANCEL_ONLY", "BREAK"),
 )
 ASSET = Parameter("asset", "Asset, for example BTC.", example="BTC")
 START_TIME = Parameter("startTime", "From this time on, in ms or µs.", kind="integer")
 END_TIME = Parameter("endTime", "Up to and including this time, in ms or µs.", kind="integer")
 ORDER_ID = Parameter("orderId", "The exchange's number of the order.", kind="integer")
 _CLIENT_ORDER_ID_PATTERN = r"^[.A-Z:/a-z0-9_\-]{1,36}$"
-ORIG_CLIENT_ORDER_ID = Parameter("origClientOrderId", "The order's client order id.", pattern=_CLIENT_ORDER_ID_PATTERN)
+ORIG_CLIENT_ORDER_ID = Parameter(
+    "origClientOrderId", "The order's client order id.", pattern=_CLIENT_ORDER_ID_PATTERN
+)
 NEW_CLIENT_ORDER_ID = Parameter("newClientOrderId", "", pattern=_CLIENT_ORDER_ID_PATTERN)
 
 

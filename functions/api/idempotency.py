@@ -1,6 +1,7 @@
 """The client's own mark of a repetition: the parameter `idempotencyKey`, or the header `Idempotency-Key`.
 
-What a request without it would get from chance here follows from the key, so that a repetition asks for the same.
+What a request without it would get from chance here follows from the key, so that a repetition asks for the
+same.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ from functions.api.ports import Call
 NAME: Final = "idempotencyKey"
 HEADER: Final = "Idempotency-Key"
 DESCRIPTION: Final = (
-    "1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the first for at least ten "
-    "minutes, and -2010 with status 422 when they ask for something else."
+    "1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the "
+    "first for at least ten minutes, and -2010 with status 422 when they ask for something else."
 )
 IDEMPOTENCY_KEY: Final = Parameter(NAME, DESCRIPTION, pattern="^[ -~]{1,64}$")
 _DIGEST_BYTES: Final = 16

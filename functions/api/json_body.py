@@ -38,5 +38,7 @@ def _said(mistake: str) -> str:
     what = _length.sub(lambda found: _BOUNDS[found[1]].format(found[2]), what).replace("`", "'")
     what = what.replace("'str'", "text").replace("'int'", "a whole number").replace("'bool'", "true or false")
     return (
-        f"Parameter '{name}' is not valid: {what[:1].lower()}{what[1:]}." if name else f"The body is not valid: {what}."
+        f"Parameter '{name}' is not valid: {what[:1].lower()}{what[1:]}."
+        if name
+        else f"The body is not valid: {what}."
     )

@@ -24,7 +24,8 @@ Network = IPv4Network | IPv6Network
 
 
 def network_of(text: str) -> Network:
-    """Return an address or a network (10.0.0.0/8); ValueError: it is none, or one of an interface (fe80::1%eth0).
+    """Return an address or a network (10.0.0.0/8); ValueError: it is none, or one of an interface
+    (fe80::1%eth0).
 
     What is written as IPv4 within IPv6 (::ffff:10.0.0.0/104) is the IPv4 one, as which such addresses come.
     """

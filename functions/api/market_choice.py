@@ -1,4 +1,7 @@
-"""Parameters that many functions share: `symbol`, `symbols`, `symbolStatus`, assets; and markets' statuses in Binance's words."""
+"""Parameters that many functions share: `symbol`, `symbols`, `symbolStatus`, assets.
+
+And markets' statuses in Binance's words.
+"""
 
 from collections.abc import Iterable
 from typing import Final
@@ -76,7 +79,8 @@ def asset_wanted(ports: Ports, parameters: Parameters, name: str) -> str | None:
     """Return the asset that a parameter names; None when it was not sent.
 
     Raises:
-        ApiError: -1130 for an asset that there is not; unavailable while some shard has not said which it has.
+        ApiError: -1130 for an asset that there is not; unavailable while some shard has not said which it
+            has.
     """
     asset = parameters.optional(name)
     known = ports.known_markets

@@ -1,4 +1,6 @@
-"""Parameters as the wire carries them (names and texts) and how each kind of value is read, with Binance's errors."""
+"""Parameters as the wire carries them (names and texts) and how each kind of value is read, with Binance's
+errors.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -91,7 +93,8 @@ class Parameters:
         if not known:
             raise ApiError(-1101, f"Too many parameters; expected '0' and received '{len(values)}'.")
         raise ApiError(
-            -1104, f"Not all sent parameters were read; read '{read}' parameter(s) but was sent '{len(values)}'."
+            -1104,
+            f"Not all sent parameters were read; read '{read}' parameter(s) but was sent '{len(values)}'.",
         )
 
     def optional(self, name: str) -> str | None:

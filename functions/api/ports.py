@@ -1,4 +1,7 @@
-"""What the functions need of the world, as small interfaces; adapters/ implements them. Those to the database are in repositories/."""
+"""What the functions need of the world, as small interfaces; adapters/ implements them.
+
+Those to the database are in repositories/.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
@@ -89,7 +92,10 @@ class KeyValues(Protocol):
 
 
 class Passwords(Protocol):
-    """Password hashing: slow on purpose, so its concurrency is limited; nobody who has an account waits for those who sign up."""
+    """Password hashing: slow on purpose, so its concurrency is limited.
+
+    Nobody who has an account waits for those who sign up.
+    """
 
     async def hashed(self, password: str, email: str, *, is_known: bool) -> str:
         """Return the hash of a new password, to keep; `is_known`: it is for an account that there is.
@@ -132,7 +138,10 @@ class OrderCounts(Protocol):
         ...
 
     def know_orders(self, account_id: AccountId, now: TimeMs) -> Awaitable[None] | None:
-        """Make sure that `order_counts` says what all processes have counted; await what is returned, if anything."""
+        """Make sure that `order_counts` says what all processes have counted.
+
+        Await what is returned, if anything.
+        """
         ...
 
     def order_counts(self, account_id: AccountId, now: TimeMs) -> tuple[int, int]:
@@ -180,11 +189,12 @@ class Ports(NamedTuple):
 class Call(msgspec.Struct, frozen=True, gc=False):
     """One request, authenticated as its function demands.
 
-    `account_id` is 0 for a public function. `time_scale` is 1000 when the client asked for microseconds, otherwise 1. `body` is
-    the JSON body of a function that takes one; `session` the session token, and `session_id` the name that it is listed under;
-    `idempotency_key` what the header of this name holds; `api_key` the key that a request came with, and `credential` what it
-    stands and falls with. `address` and `agent` say from where and with what. After `deadline_us` (this process's clock; 0: none)
-    the client does not want it done any more.
+    `account_id` is 0 for a public function. `time_scale` is 1000 when the client asked for microseconds,
+    otherwise 1. `body` is the JSON body of a function that takes one; `session` the session token, and
+    `session_id` the name that it is listed under; `idempotency_key` what the header of this name holds;
+    `api_key` the key that a request came with, and `credential` what it stands and falls with. `address` and
+    `agent` say from where and with what. After `deadline_us` (this process's clock; 0: none) the client does
+    not want it done any more.
     """
 
     parameters: Parameters

@@ -14,7 +14,10 @@ _NONE: Final = AccountLimits(1)
 
 
 def order_limits(settings: Settings, own: AccountLimits | None = None) -> list[LimitShape]:
-    """Return the limits on an account's orders; `own` are those that an operator has set for it, as its shard has them."""
+    """Return the limits on an account's orders.
+
+    `own` are those that an operator has set for it, as its shard has them.
+    """
     ten_seconds, day = _largest(settings, own)
     return [
         {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": ten_seconds},
@@ -25,12 +28,14 @@ def order_limits(settings: Settings, own: AccountLimits | None = None) -> list[L
 def too_many_orders(own: AccountLimits, counts: tuple[int, int], now: TimeMs) -> ApiError:
     """-1015, from a shard that counts by an operator's limits: which one is used up, and for how long.
 
-    `counts` are the unfilled orders of the ten seconds and the day. The shard counts filled ones, too, so these only tell that the limit of
-    the day is meant where they have reached it.
+    `counts` are the unfilled orders of the ten seconds and the day. The shard counts filled ones, too, so
+    these only tell that the limit of the day is meant where they have reached it.
     """
     is_day = not own.orders_10s_max or 0 < own.orders_1d_max <= counts[1]
     most, period, window_ms = (
-        (own.orders_1d_max, "1 DAY", _DAY_MS) if is_day else (own.orders_10s_max, "10 SECOND", _TEN_SECONDS_MS)
+        (own.orders_1d_max, "1 DAY", _DAY_MS)
+        if is_day
+        else (own.orders_10s_max, "10 SECOND", _TEN_SECONDS_MS)
     )
     left_s = -(-(window_ms - now % window_ms) // 1000)
     return ApiError(-1015, f"Too many new orders; current limit is {most} orders per {period}.", 429, left_s)

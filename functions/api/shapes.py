@@ -1,4 +1,7 @@
-"""Parts that many answers share. What they are annotated with is for the documentation alone: nothing is checked by it at run time."""
+"""Parts that many answers share.
+
+What they are annotated with is for the documentation alone: nothing is checked by it at run time.
+"""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, TypedDict
@@ -30,7 +33,9 @@ def one_of(names: Iterable[str]) -> Any:
 SideName = Annotated[str, one_of(side.name for side in Side)]
 OrderTypeName = Annotated[str, one_of(order_type.name for order_type in OrderType)]
 TimeInForceName = Annotated[str, one_of(time_in_force.name for time_in_force in TimeInForce)]
-StatusName = Annotated[str, one_of(status.name for status in OrderStatus if status is not OrderStatus.IN_FLIGHT)]
+StatusName = Annotated[
+    str, one_of(status.name for status in OrderStatus if status is not OrderStatus.IN_FLIGHT)
+]
 PreventionName = Annotated[str, one_of(mode.name for mode in SelfTradePrevention)]
 
 

@@ -1,4 +1,6 @@
-"""What an exchange answers that has no execution rules by reference price, no reference prices and no block trades."""
+"""What an exchange answers that has no execution rules by reference price, no reference prices and no block
+trades.
+"""
 
 from typing import NoReturn, TypedDict
 

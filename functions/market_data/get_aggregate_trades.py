@@ -12,7 +12,9 @@ _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
 
 
 class AggregateTradeShape(msgspec.Struct, gc=False):
-    """Binance's one-letter names: id, price, quantity, first and last trade, time, buyer is maker, best match."""
+    """Binance's one-letter names: id, price, quantity, first and last trade, time, buyer is maker, best
+    match.
+    """
 
     a: int
     p: Amount

@@ -44,12 +44,15 @@ async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, in
 
 
 async def _idle(ports: Ports, market: Market, start: int) -> tuple[str, int] | None:
-    """Return the price and time of the last trade if it was before `start`; None: it was not, or only the database knows."""
+    """Return the price and time of the last trade if it was before `start`; None: it was not, or only the
+    database knows.
+    """
     newest = await ports.read_models.trades(market.symbol, 1)
     if newest:
         return (market.format_price(newest[0].price), newest[0].time) if newest[0].time < start else None
     (ticker,) = await ports.read_models.tickers([market.symbol])
-    # With a ticker there is a list of trades, unless none was ever made; both may be lost together with their Redis.
+    # With a ticker there is a list of trades, unless none was ever made; both may be lost together with their
+    # Redis.
     return (market.format_price(PriceTicks(0)), 0) if ticker is not None and _never_traded(ticker) else None
 
 

@@ -41,7 +41,9 @@ def _levels(levels: Levels, market: Market) -> list[Level]:
 
 def _weight(parameters: Parameters) -> int:
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
-    return next(weight for largest, weight in ((100, 5), (500, 25), (1000, 50), (_LIMIT_MAX, 250)) if limit <= largest)
+    return next(
+        weight for largest, weight in ((100, 5), (500, 25), (1000, 50), (_LIMIT_MAX, 250)) if limit <= largest
+    )
 
 
 FUNCTION = Function(

@@ -18,7 +18,9 @@ from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, format_decimal
 
 _ORDER_TYPES: Final = [order_type.name for order_type in OrderType]
 _PREVENTIONS: Final = [mode.name for mode in SelfTradePrevention]
-_PERMISSIONS: Final = frozenset({"SPOT", "MARGIN", "LEVERAGED", *(f"TRD_GRP_{number:03d}" for number in range(2, 300))})
+_PERMISSIONS: Final = frozenset(
+    {"SPOT", "MARGIN", "LEVERAGED", *(f"TRD_GRP_{number:03d}" for number in range(2, 300))}
+)
 
 
 class _Filter(msgspec.Struct, gc=False, rename="camel", tag_field="filterType"):
@@ -96,7 +98,14 @@ class ExchangeMaxNumOrders(_Filter, tag="EXCHANGE_MAX_NUM_ORDERS"):
 
 
 Filter = (
-    PriceFilter | LotSize | IcebergParts | MarketLotSize | PercentPriceBySide | Notional | MinNotional | MaxNumOrders
+    PriceFilter
+    | LotSize
+    | IcebergParts
+    | MarketLotSize
+    | PercentPriceBySide
+    | Notional
+    | MinNotional
+    | MaxNumOrders
 )
 ExchangeFilter = ExchangeMaxNumOrders
 
@@ -131,9 +140,15 @@ class SymbolShape(msgspec.Struct, rename="camel"):
     default_self_trade_prevention_mode: PreventionName
     allowed_self_trade_prevention_modes: list[PreventionName]
     matches_max: int
-    """Ours: resting orders that one arriving order may meet. What is left when it would meet one more expires; FOK is refused."""
+    """Ours: resting orders that one arriving order may meet.
+
+    What is left when it would meet one more expires; FOK is refused.
+    """
     market_slippage: Multiplier
-    """Ours: a MARKET order trades up to this fraction beyond the best price that it meets. What is left expires."""
+    """Ours: a MARKET order trades up to this fraction beyond the best price that it meets.
+
+    What is left expires.
+    """
 
 
 class ExchangeInfoShape(msgspec.Struct, rename="camel"):
@@ -159,7 +174,10 @@ async def get_exchange_info(ports: Ports, call: Call) -> ExchangeInfoShape:
             raw_requests_limit(ports.settings),
         ],
         exchange_filters=exchange_filters(listing),
-        symbols=[symbol_shape(market, shown_status(listing, market), shown) for market in _chosen(parameters, listing)],
+        symbols=[
+            symbol_shape(market, shown_status(listing, market), shown)
+            for market in _chosen(parameters, listing)
+        ],
     )
 
 
@@ -225,12 +243,17 @@ def exchange_filters(listing: Listing) -> list[ExchangeFilter]:
 def filters(market: Market) -> list[Filter]:
     """Return the rules that an order must keep."""
     up, down = format_decimal(market.band_up_ppm, 6), format_decimal(market.band_down_ppm, 6)
-    smallest, largest = market.format_quantity(market.quantity_min), market.format_quantity(market.quantity_max)
+    smallest, largest = (
+        market.format_quantity(market.quantity_min),
+        market.format_quantity(market.quantity_max),
+    )
     step = format_decimal(market.lot_size)
     notional_min = market.format_quote(market.notional_min)
     return [
         PriceFilter(
-            market.format_price(PriceTicks(1)), market.format_price(market.price_max), format_decimal(market.tick_size)
+            market.format_price(PriceTicks(1)),
+            market.format_price(market.price_max),
+            format_decimal(market.tick_size),
         ),
         LotSize(smallest, largest, step),
         IcebergParts(10),
@@ -265,7 +288,9 @@ FUNCTION = Function(
         OPTIONAL_SYMBOL,
         SYMBOLS,
         Parameter("permissions", 'Only markets with one of these permissions: SPOT, or ["SPOT","MARGIN"].'),
-        Parameter("showPermissionSets", "Whether permissionSets is filled in; true by default.", kind="boolean"),
+        Parameter(
+            "showPermissionSets", "Whether permissionSets is filled in; true by default.", kind="boolean"
+        ),
         SYMBOL_STATUS,
     ),
 )

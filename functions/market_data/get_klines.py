@@ -44,7 +44,9 @@ async def get_klines(ports: Ports, call: Call) -> list[KlineShape]:
 
 
 def grid_offset(interval: str, offset_ms: int) -> int:
-    """Return by how much clocks that are `offset_ms` ahead of UTC move the interval's openings; 0: not at all."""
+    """Return by how much clocks that are `offset_ms` ahead of UTC move the interval's openings; 0: not at
+    all.
+    """
     length = INTERVALS_MS.get(interval)
     return 0 if length is not None and offset_ms % length == 0 else offset_ms
 

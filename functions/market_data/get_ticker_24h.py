@@ -38,7 +38,8 @@ async def get_ticker_24h(
     tickers = [_as_of(market, ticker, call.now) for market, ticker in zip(markets, found, strict=True)]
     if is_mini:
         minis = [
-            mini_ticker_shape(market, ticker, call.time_scale) for market, ticker in zip(markets, tickers, strict=True)
+            mini_ticker_shape(market, ticker, call.time_scale)
+            for market, ticker in zip(markets, tickers, strict=True)
         ]
         return minis[0] if is_single else minis
     books = await ports.read_models.book_tickers(symbols)
@@ -52,7 +53,8 @@ async def get_ticker_24h(
 def _as_of(market: Market, ticker: Ticker | None, now: TimeMs) -> Ticker:
     """Return the statistics with the window's ends of now.
 
-    Feeds write a ticker when a trade comes into its window or leaves it, within a second: until then it is as it was.
+    Feeds write a ticker when a trade comes into its window or leaves it, within a second: until then it is as
+    it was.
     """
     opened = TimeMs((now // 1000 - (_DAY_S - 1)) * 1000)
     if ticker is None:

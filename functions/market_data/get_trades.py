@@ -17,7 +17,9 @@ async def get_trades(ports: Ports, call: Call) -> list[TradeShape]:
     market = call.parameters.market(ports.markets)
     limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
     found = await ports.read_models.trades(market.symbol, limit)
-    trades = [StoredTrade(each.trade_id, each.price, each.quantity, each.time, each.taker_side) for each in found]
+    trades = [
+        StoredTrade(each.trade_id, each.price, each.quantity, each.time, each.taker_side) for each in found
+    ]
     first = trades[0].trade_id if trades else _NO_ID
     if len(trades) < limit and first > 1:
         await ports.ingestion.catch_up(ports.markets.shard_of_market(market.symbol))

@@ -1,4 +1,6 @@
-"""GET /api/v3/ticker and /api/v3/ticker/tradingDay: statistics over a window that the client chooses, from the database's candles."""
+"""GET /api/v3/ticker and /api/v3/ticker/tradingDay: statistics over a window that the client chooses, from
+the database's candles.
+"""
 
 import re
 from typing import Final
@@ -46,7 +48,9 @@ async def get_trading_day_ticker(ports: Ports, call: Call) -> Tickers:
 
 
 async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> Tickers:
-    """Return the tickers of the markets asked for: of everything that was traded from `opened`, which begins a minute, until now."""
+    """Return the tickers of the markets asked for: of everything that was traded from `opened`, which begins
+    a minute, until now.
+    """
     parameters = call.parameters
     require_one_of(parameters, "symbol", "symbols")
     if _count(parameters) > SYMBOLS_MAX:

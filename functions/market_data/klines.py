@@ -25,8 +25,8 @@ class KlineRow(NamedTuple):
 
 
 KlineShape = tuple[Time, Amount, Amount, Amount, Amount, Amount, Time, Amount, int, Amount, Amount, Zero]
-"""Binance's array of twelve: opening time, open, high, low, close, volume, closing time, quote volume, number of trades, volume and
-quote volume bought by takers, and a column that says nothing."""
+"""Binance's array of twelve: opening time, open, high, low, close, volume, closing time, quote volume, number
+of trades, volume and quote volume bought by takers, and a column that says nothing."""
 
 
 class Window(NamedTuple):
@@ -61,7 +61,8 @@ def first_bucket(interval: str, time: TimeMs, offset_ms: int = 0) -> TimeMs:
 def filled(rows: Sequence[KlineRow], interval: str, window: Window, offset_ms: int = 0) -> Iterator[KlineRow]:
     """Yield the window's candles, flat ones at the previous close where `rows` has none.
 
-    `rows` are oldest first, with at most one from before the window; nothing is yielded before the first trade ever.
+    `rows` are oldest first, with at most one from before the window; nothing is yielded before the first
+    trade ever.
     """
     traded = {row.open_time: row for row in rows}
     if not rows:

@@ -21,7 +21,9 @@ async def cancel_open_orders(ports: Ports, call: Call) -> list[order_shapes.Canc
     )
     match reply:
         case OrdersReply():
-            return [order_shapes.canceled(order, market, cancel_id, call.time_scale) for order in reply.orders]
+            return [
+                order_shapes.canceled(order, market, cancel_id, call.time_scale) for order in reply.orders
+            ]
         case Refused():
             raise refusal(reply.reason)
         case _:

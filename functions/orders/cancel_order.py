@@ -44,10 +44,19 @@ async def cancel_order(ports: Ports, call: Call) -> order_shapes.CanceledShape:
         found = await shards.query(
             ports.markets.shard_of_account(call.account_id),
             OrderQuery(
-                shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, order_id, client_order_id
+                shards.next_request_id(),
+                shards.reply_to,
+                call.account_id,
+                market.symbol,
+                order_id,
+                client_order_id,
             ),
         )
-        if isinstance(found, OrderReply) and found.order.status.is_open and found.order.status is not restriction:
+        if (
+            isinstance(found, OrderReply)
+            and found.order.status.is_open
+            and found.order.status is not restriction
+        ):
             raise ApiError(-2011, "Order was not canceled due to cancel restrictions.")
     reply = await shards.submit(
         CancelOrder(

@@ -1,4 +1,6 @@
-"""POST /api/v3/order/test: everything that placing an order checks before it is enqueued, and nothing more."""
+"""POST /api/v3/order/test: everything that placing an order checks before it is enqueued, and nothing
+more.
+"""
 
 from typing import TypedDict
 
@@ -53,10 +55,12 @@ async def check_order(ports: Ports, call: Call) -> Nothing | OrderCommissionShap
 
 
 async def _check_worth(ports: Ports, request: OrderRequest) -> None:
-    """Check a MARKET order by quantity as its market's shard does: it is worth what it costs at the last price.
+    """Check a MARKET order by quantity as its market's shard does: it is worth what it costs at the last
+    price.
 
     Raises:
-        ApiError: that is less than the smallest notional. An order in a market that has never traded is let pass: its shard knows.
+        ApiError: that is less than the smallest notional. An order in a market that has never traded is let
+            pass: its shard knows.
     """
     market = request.market
     (ticker,) = await ports.read_models.tickers([market.symbol])
@@ -78,5 +82,8 @@ FUNCTION = Function(
     security=Security.SIGNED,
     scope=Scope.TRADE,
     weight=_weight,
-    parameters=(*ORDER_PARAMETERS, Parameter("computeCommissionRates", "Answer with the fee rates.", kind="boolean")),
+    parameters=(
+        *ORDER_PARAMETERS,
+        Parameter("computeCommissionRates", "Answer with the fee rates.", kind="boolean"),
+    ),
 )

@@ -1,6 +1,15 @@
 """GET /api/v3/allOrders: history from the database, overlaid with what is open now."""
 
-from functions.api.function import END_TIME, ORDER_ID, START_TIME, SYMBOL, Function, Group, Security, limit_parameter
+from functions.api.function import (
+    END_TIME,
+    ORDER_ID,
+    START_TIME,
+    SYMBOL,
+    Function,
+    Group,
+    Security,
+    limit_parameter,
+)
 from functions.api.ports import Call, Ports
 from functions.orders.open_orders import open_orders
 from functions.orders.order_shapes import OrderShape, order_shape

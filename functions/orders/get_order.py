@@ -28,14 +28,20 @@ async def get_order(ports: Ports, call: Call) -> OrderShape:
     reply = await shards.query(
         ports.markets.shard_of_account(call.account_id),
         OrderQuery(
-            shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, order_id, client_order_id
+            shards.next_request_id(),
+            shards.reply_to,
+            call.account_id,
+            market.symbol,
+            order_id,
+            client_order_id,
         ),
     )
     match reply:
         case OrderReply() if reply.order.status is not OrderStatus.IN_FLIGHT:
             order = reply.order
         case Refused():
-            # The shard has asked up to where the database is before it answered, so what it does not have is there.
+            # The shard has asked up to where the database is before it answered, so what it does not have is
+            # there.
             is_known = reply.reason is not RejectReason.ORDER_NOT_REMEMBERED
             if not is_known and client_order_id:
                 raise status_unknown()  # the database may have only an older order with this id

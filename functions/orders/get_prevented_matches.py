@@ -1,4 +1,6 @@
-"""GET /api/v3/myPreventedMatches: trades with oneself that self-trade prevention did not let happen, from the database."""
+"""GET /api/v3/myPreventedMatches: trades with oneself that self-trade prevention did not let happen, from the
+database.
+"""
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -33,7 +35,9 @@ class PreventedMatchShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 async def get_prevented_matches(ports: Ports, call: Call) -> list[PreventedMatchShape]:
-    """Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on, oldest first."""
+    """Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on, oldest
+    first.
+    """
     parameters = call.parameters
     market = parameters.market(ports.known_markets)
     match_id, order_id = parameters.integer("preventedMatchId"), parameters.integer("orderId")
@@ -45,7 +49,12 @@ async def get_prevented_matches(ports: Ports, call: Call) -> list[PreventedMatch
         raise bad_combination()
     await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
     matches = await ports.orders.prevented_matches(
-        call.account_id, market.symbol, match_id=match_id, order_id=order_id, from_id=from_id or 0, limit=limit
+        call.account_id,
+        market.symbol,
+        match_id=match_id,
+        order_id=order_id,
+        from_id=from_id or 0,
+        limit=limit,
     )
     return [_shape(match, market, call.time_scale) for match in matches]
 

@@ -1,4 +1,7 @@
-"""From the parameters of a new order to an order that passes its market's filters. Pure; shared by placing and testing."""
+"""From the parameters of a new order to an order that passes its market's filters.
+
+Pure; shared by placing and testing.
+"""
 
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -113,7 +116,11 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
     price, quantity, quote_quantity = PriceTicks(0), QuantityLots(0), AssetUnits(0)
     if order_type is OrderType.MARKET:
         if ("quantity" in parameters) == ("quoteOrderQty" in parameters):
-            raise mandatory_missing("quantity") if "quantity" not in parameters else not_required("quoteOrderQty")
+            raise (
+                mandatory_missing("quantity")
+                if "quantity" not in parameters
+                else not_required("quoteOrderQty")
+            )
         if "quantity" in parameters:
             quantity = _quantity(parameters, market, "MARKET_LOT_SIZE")
         else:
@@ -141,10 +148,11 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
 
 
 def estimated_bound(request: OrderRequest, ticker: BookTicker | None) -> PriceTicks:
-    """Return about how much a lot of a MARKET BUY by quantity may cost: what the order holds is worked out from that, and nothing else.
+    """Return about how much a lot of a MARKET BUY by quantity may cost: what the order holds is worked out
+    from that, and nothing else.
 
-    What bounds the order is its market's shard, by the book of the moment when it arrives there. `ticker` may be old. Where it knows no
-    ask, the estimate is the market's largest price.
+    What bounds the order is its market's shard, by the book of the moment when it arrives there. `ticker` may
+    be old. Where it knows no ask, the estimate is the market's largest price.
     """
     market = request.market
     if ticker is None or not ticker.ask_price:

@@ -5,7 +5,15 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from functions.api.shapes import Amount, OrderTypeName, PreventionName, SideName, StatusName, Time, TimeInForceName
+from functions.api.shapes import (
+    Amount,
+    OrderTypeName,
+    PreventionName,
+    SideName,
+    StatusName,
+    Time,
+    TimeInForceName,
+)
 from protocol.market import Market
 from protocol.orders import (
     CloseReason,
@@ -184,19 +192,28 @@ def expiry_reason(order: OrderState) -> str | None:
         return _EXPIRY_REASONS[order.close_reason]
     if order.order_type is OrderType.MARKET:
         return "INSUFFICIENT_LIQUIDITY"
-    return "UNFILLED_FOK_ORDER_EXPIRED" if order.time_in_force is TimeInForce.FOK else "UNFILLED_IOC_QUANTITY_EXPIRED"
+    return (
+        "UNFILLED_FOK_ORDER_EXPIRED"
+        if order.time_in_force is TimeInForce.FOK
+        else "UNFILLED_IOC_QUANTITY_EXPIRED"
+    )
 
 
 def prevented_quantity(order: OrderState, market: Market) -> str | None:
     """Return how much of an order self-trade prevention has taken off; None: nothing, or nobody knows.
 
-    Of an order that closed before orders said so it is what was left, since every mode takes all; by quote quantity nobody knows.
+    Of an order that closed before orders said so it is what was left, since every mode takes all; by quote
+    quantity nobody knows.
     """
     if order.status is not OrderStatus.EXPIRED_IN_MATCH:
         return None
     if order.course is not None:
         return market.format_quantity(order.course.prevented_quantity)
-    return None if order.quote_quantity else market.format_quantity(QuantityLots(order.quantity - order.cum_quantity))
+    return (
+        None
+        if order.quote_quantity
+        else market.format_quantity(QuantityLots(order.quantity - order.cum_quantity))
+    )
 
 
 def _conditional(
@@ -239,10 +256,14 @@ def _prevented(matches: tuple[Prevented, ...], market: Market) -> list[Prevented
 
 def ack(order: OrderState, time_scale: int) -> AckShape:
     """Return the ACK answer to a placed order."""
-    return AckShape(order.market, order.order_id, _NO_LIST, order.client_order_id, order.updated_time * time_scale)
+    return AckShape(
+        order.market, order.order_id, _NO_LIST, order.client_order_id, order.updated_time * time_scale
+    )
 
 
-def result(order: OrderState, market: Market, time_scale: int, prevented: tuple[Prevented, ...] = ()) -> ResultShape:
+def result(
+    order: OrderState, market: Market, time_scale: int, prevented: tuple[Prevented, ...] = ()
+) -> ResultShape:
     """Return the RESULT answer to a placed order."""
     fields = _result_fields(order, market, time_scale)
     return ResultShape(*fields, *_conditional(order, market), _prevented(prevented, market))  # type: ignore[arg-type, call-arg]

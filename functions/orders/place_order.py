@@ -10,7 +10,13 @@ from functions.api.key_permissions import Scope
 from functions.api.ports import Call, Ports
 from functions.api.rate_limits import too_many_orders
 from functions.orders import order_shapes
-from functions.orders.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, estimated_bound, parse_order
+from functions.orders.order_request import (
+    ORDER_PARAMETERS,
+    OrderRequest,
+    ResponseType,
+    estimated_bound,
+    parse_order,
+)
 from protocol.commands import PlaceOrder
 from protocol.orders import OrderType, RejectReason, Side
 from protocol.replies import OrderReply, Refused
@@ -21,12 +27,17 @@ _names: Final = UniqueNames()
 
 
 def new_client_order_id() -> str:
-    """Return a client order id for an order that came without one: this process's random prefix and a number."""
+    """Return a client order id for an order that came without one: this process's random prefix and a
+    number.
+    """
     return _names.next()
 
 
 async def price_of(ports: Ports, request: OrderRequest) -> PriceTicks:
-    """Return the price of the command: the order's limit, or what a MARKET BUY by quantity may cost; see `PlaceOrder`."""
+    """Return the price of the command: the order's limit, or what a MARKET BUY by quantity may cost.
+
+    See `PlaceOrder`.
+    """
     if request.order_type is not OrderType.MARKET or request.side is Side.SELL or request.quote_quantity:
         return request.price
     try:
@@ -76,7 +87,9 @@ async def place_order(
             if reply.fills:
                 ports.order_counts.forgive_order(call.account_id, call.now)
             if request.response_type is ResponseType.FULL:
-                return order_shapes.full(reply.order, reply.fills, request.market, call.time_scale, reply.prevented)
+                return order_shapes.full(
+                    reply.order, reply.fills, request.market, call.time_scale, reply.prevented
+                )
             if request.response_type is ResponseType.RESULT:
                 return order_shapes.result(reply.order, request.market, call.time_scale, reply.prevented)
             return order_shapes.ack(reply.order, call.time_scale)

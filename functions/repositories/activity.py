@@ -7,7 +7,10 @@ from protocol.units import AccountId, TimeMs
 
 
 class ActivityEntry(NamedTuple):
-    """One thing that was done: when, from where and with what; `detail` is the session or key that it was about."""
+    """One thing that was done: when, from where and with what.
+
+    `detail` is the session or key that it was about.
+    """
 
     activity_id: int
     time: TimeMs
@@ -20,7 +23,9 @@ class ActivityEntry(NamedTuple):
 class ActivityLog(Protocol):
     """What was done with each account. Other repositories note most of it, in the statement that does it."""
 
-    async def newest(self, account_id: AccountId, *, before_id: int | None, limit: int) -> list[ActivityEntry]:
+    async def newest(
+        self, account_id: AccountId, *, before_id: int | None, limit: int
+    ) -> list[ActivityEntry]:
         """Return the last `limit` entries, of those before a number where it is given, newest first."""
         ...
 

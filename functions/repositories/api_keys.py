@@ -47,7 +47,9 @@ class ApiKeys(Protocol):
     async def add(
         self, account_id: AccountId, new: NewKey, origin: Origin, *, password_hash: str, keys_max: int
     ) -> bool:
-        """Add a key; return whether the account's password still has this hash, and it had fewer than `keys_max` keys."""
+        """Add a key; return whether the account's password still has this hash, and it had fewer than
+        `keys_max` keys.
+        """
         ...
 
     async def of_account(self, account_id: AccountId) -> list[StoredKey]:

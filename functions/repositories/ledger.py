@@ -19,7 +19,10 @@ class LedgerEntry(NamedTuple):
 
 
 class LedgerPage(NamedTuple):
-    """Entries, and what the account had of each asset, as of one moment. Amounts are in each asset's units."""
+    """Entries, and what the account had of each asset, as of one moment.
+
+    Amounts are in each asset's units.
+    """
 
     opening: dict[str, int]
     before: dict[str, int]
@@ -50,7 +53,9 @@ class Ledger(Protocol):
         end: TimeMs | None,
         limit: int,
     ) -> LedgerPage:
-        """Return the first `limit` entries from `first` on, of the period from `start` to `end`, and its balances."""
+        """Return the first `limit` entries from `first` on, of the period from `start` to `end`, and its
+        balances.
+        """
         ...
 
     async def transfers(
@@ -65,11 +70,16 @@ class Ledger(Protocol):
         limit: int,
         offset: int,
     ) -> list[Transfer]:
-        """Return transfers of a kind (deposit, withdrawal), newest first, without the first `offset`; None: no condition."""
+        """Return transfers of a kind (deposit, withdrawal), newest first, without the first `offset`; None:
+        no condition.
+        """
         ...
 
     async def has_transfer(
         self, account_id: AccountId, kind: str, transfer_id: str, asset: str, amount: int, *, before_ms: int
     ) -> bool:
-        """Return whether there is such a transfer, made before a time; also while `transfers` is being filled in."""
+        """Return whether there is such a transfer, made before a time.
+
+        Also while `transfers` is being filled in.
+        """
         ...

@@ -24,7 +24,9 @@ class Mails(Protocol):
     """Mails that are to be sent (persist/mails.py sends them), and the hashes of their tokens."""
 
     async def write(self, account_id: AccountId, mail: Mail) -> None:
-        """Write a mail to the owner of an account, unless there was one of the same kind a minute ago: nobody is flooded by others."""
+        """Write a mail to the owner of an account, unless there was one of the same kind a minute ago: nobody
+        is flooded by others.
+        """
         ...
 
     async def add_token(self, token_hash: str, account_id: AccountId, purpose: Purpose, ttl_s: int) -> None:

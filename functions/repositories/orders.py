@@ -22,7 +22,10 @@ class StoredFill(NamedTuple):
 
 
 class PreventedMatch(NamedTuple):
-    """A trade of an account with itself that self-trade prevention did not let happen; a quantity is 0 if that order was not ended."""
+    """A trade of an account with itself that self-trade prevention did not let happen.
+
+    A quantity is 0 if that order was not ended.
+    """
 
     match_id: int
     taker_order_id: OrderId
@@ -35,7 +38,9 @@ class PreventedMatch(NamedTuple):
 
 
 class Orders(Protocol):
-    """An account's orders in one market, their fills, and matches of them that were prevented. Lists are oldest first.
+    """An account's orders in one market, their fills, and matches of them that were prevented.
+
+    Lists are oldest first.
 
     What an order holds is known to its shard alone: it is 0 here.
     """
@@ -56,7 +61,10 @@ class Orders(Protocol):
         end: TimeMs | None,
         limit: int,
     ) -> list[OrderState]:
-        """Return the first `limit` orders from a number or an acceptance on, or without either the last ones; none after `end`."""
+        """Return the first `limit` orders from a number or an acceptance on, or without either the last ones.
+
+        None after `end`.
+        """
         ...
 
     async def fills(
@@ -70,7 +78,9 @@ class Orders(Protocol):
         end: TimeMs | None,
         limit: int,
     ) -> list[StoredFill]:
-        """Return the first `limit` fills from a trade or a time on, or without either the last ones; none after `end`.
+        """Return the first `limit` fills from a trade or a time on, or without either the last ones.
+
+        None after `end`.
 
         With `order_id` only those of this order.
         """
@@ -86,5 +96,7 @@ class Orders(Protocol):
         from_id: int,
         limit: int,
     ) -> list[PreventedMatch]:
-        """Return the first `limit` matches from a number on: only this one, or those of one order, where they are given."""
+        """Return the first `limit` matches from a number on: only this one, or those of one order, where they
+        are given.
+        """
         ...

@@ -1,4 +1,7 @@
-"""Sessions, as their owner is shown them. A session is over when Redis has it no more, whatever is kept here."""
+"""Sessions, as their owner is shown them.
+
+A session is over when Redis has it no more, whatever is kept here.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -29,7 +32,13 @@ class Sessions(Protocol):
     """The sessions of each account. Their beginning and their end are noted as its activity."""
 
     async def begin(
-        self, account_id: AccountId, password_hash: str, session_id: str, token_hash: str, ttl_s: int, origin: Origin
+        self,
+        account_id: AccountId,
+        password_hash: str,
+        session_id: str,
+        token_hash: str,
+        ttl_s: int,
+        origin: Origin,
     ) -> bool:
         """Add a session; return whether the account's password still has this hash: if not, there is none."""
         ...
@@ -46,6 +55,8 @@ class Sessions(Protocol):
         """Return whether the account had a session from this address."""
         ...
 
-    async def end(self, account_id: AccountId, session_ids: Sequence[str], origin: Origin) -> list[EndedSession]:
+    async def end(
+        self, account_id: AccountId, session_ids: Sequence[str], origin: Origin
+    ) -> list[EndedSession]:
         """End sessions; return those that there are, also those that had ended before."""
         ...

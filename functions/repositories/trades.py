@@ -55,7 +55,9 @@ class Trades(Protocol):
     async def aggregates(
         self, symbol: str, *, from_id: int | None, start: TimeMs | None, end: TimeMs | None, limit: int
     ) -> list[AggregateTrade]:
-        """Return the first `limit` aggregate trades from a number or a time on, or without either the last ones; none after `end`."""
+        """Return the first `limit` aggregate trades from a number or a time on, or without either the last
+        ones; none after `end`.
+        """
         ...
 
     async def turnover_since(self, symbol: str, start: int) -> Turnover:

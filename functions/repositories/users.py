@@ -60,7 +60,9 @@ class Users(Protocol):
         ...
 
     async def step_up_facts(self, account_id: AccountId, address: str) -> StepUpFacts | None:
-        """Return what a step-up needs to know: who asks again from `address`; None: there is no such account."""
+        """Return what a step-up needs to know: who asks again from `address`; None: there is no such
+        account.
+        """
         ...
 
     async def profile(self, account_id: AccountId) -> Profile | None:
@@ -80,13 +82,25 @@ class Users(Protocol):
         ...
 
     async def verify_silently(self, account_id: AccountId) -> None:
-        """Mark the account's address as its owner's; what proved it, such as a password reset, has an activity entry of its own."""
+        """Mark the account's address as its owner's.
+
+        What proved it, such as a password reset, has an activity entry of its own.
+        """
         ...
 
     async def set_password(
-        self, account_id: AccountId, password_hash: str, activity: Activity, origin: Origin, *, known_hash: str | None
+        self,
+        account_id: AccountId,
+        password_hash: str,
+        activity: Activity,
+        origin: Origin,
+        *,
+        known_hash: str | None,
     ) -> bool:
-        """Set another password, if the one of now still has the hash that is known (None: whichever it has); return whether it did."""
+        """Set another password, if the one of now still has the hash that is known (None: whichever it has).
+
+        Return whether it did.
+        """
         ...
 
     async def has_password(self, account_id: AccountId, password_hash: str) -> bool:

@@ -1,4 +1,7 @@
-"""Kinds of what is done with an account, and from where; `functions.repositories.activity` keeps it, and never changes it."""
+"""Kinds of what is done with an account, and from where.
+
+`functions.repositories.activity` keeps it, and never changes it.
+"""
 
 from enum import StrEnum
 from typing import Final, NamedTuple

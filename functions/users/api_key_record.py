@@ -1,4 +1,6 @@
-"""An API key as it is kept: in the database, and as a read model in Redis for the authentication of requests."""
+"""An API key as it is kept: in the database, and as a read model in Redis for the authentication of
+requests.
+"""
 
 from enum import StrEnum
 from typing import Final
@@ -38,7 +40,10 @@ class ApiKeyRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 KEPT_S: Final = 300
-"""How long a read model may live. Revocations are remembered for longer, so none that is out of date is ever believed."""
+"""How long a read model may live.
+
+Revocations are remembered for longer, so none that is out of date is ever believed.
+"""
 _decode = msgpack_decoder(ApiKeyRecord)
 _encode = msgspec.msgpack.Encoder().encode
 

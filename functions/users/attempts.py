@@ -10,7 +10,8 @@ class Attempt(NamedTuple):
     """In lower case; also of an account that there is not, so that both are answered alike."""
     address: str
     is_known: bool
-    """Whether the account was signed in to from this network before: what others try from elsewhere does not keep its owner out."""
+    """Whether the account was signed in to from this network before: what others try from elsewhere does not
+    keep its owner out."""
 
 
 class Attempts(Protocol):

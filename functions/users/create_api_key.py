@@ -32,8 +32,8 @@ _LIFE_MAX_MS: Final = 10 * 365 * 86_400_000
 class NewApiKey(msgspec.Struct, frozen=True, rename="camel"):
     """What the key is for; with a public key (PEM, Ed25519 or RSA) instead of a secret that both sides know.
 
-    `password` is that of the account, `code` its second factor's where it has one: a session alone makes no key, so that one that
-    was stolen does not outlive itself.
+    `password` is that of the account, `code` its second factor's where it has one: a session alone makes no
+    key, so that one that was stolen does not outlive itself.
     """
 
     password: Secret
@@ -73,8 +73,13 @@ def kind_of(public_key: str) -> KeyKind:
         raise ApiError(-1130, "Data sent for parameter 'publicKey' is not valid.") from error
     if isinstance(key, ed25519.Ed25519PublicKey):
         return KeyKind.ED25519
-    # Of one's own making a key may have an exponent as long as itself, which makes each check eight times as dear.
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size in _RSA_BITS and key.public_numbers().e == _RSA_EXPONENT:
+    # Of one's own making a key may have an exponent as long as itself, which makes each check eight times as
+    # dear.
+    if (
+        isinstance(key, rsa.RSAPublicKey)
+        and key.key_size in _RSA_BITS
+        and key.public_numbers().e == _RSA_EXPONENT
+    ):
         return KeyKind.RSA
     raise ApiError(-1130, "Data sent for parameter 'publicKey' is not valid.")
 
@@ -111,7 +116,9 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
     until = wanted.expires_time or 0
     record = ApiKeyRecord(call.account_id, kind, kept, scopes, networks, until, stands_until_ms=until)
     await ports.key_values.put(streams.api_key(key), encode_record(record), KEPT_S)
-    return ApiKeyShape(key, kind, wanted.label, scopes, networks, wanted.expires_time, secret or msgspec.UNSET)
+    return ApiKeyShape(
+        key, kind, wanted.label, scopes, networks, wanted.expires_time, secret or msgspec.UNSET
+    )
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,7 +15,10 @@ class EndedShape(TypedDict):
 
 
 async def end(ports: Ports, call: Call) -> EndedShape:
-    """End a session of the account by its id, or without one all but that of the request; return how many had not ended before."""
+    """End a session of the account by its id, or without one all but that of the request.
+
+    Return how many had not ended before.
+    """
     wanted = call.parameters.optional("sessionId")
     if wanted is None:
         others = [each for each in await ports.sessions.open_ids(call.account_id) if each != call.session_id]

@@ -25,12 +25,19 @@ class ActivityShape(msgspec.Struct, rename="camel"):
 
 
 async def get_activity(ports: Ports, call: Call) -> list[ActivityShape]:
-    """Return what was done with the account, newest first: sign-ins, also those that were refused, keys, sessions, passwords."""
+    """Return what was done with the account, newest first: sign-ins, also those that were refused, keys,
+    sessions, passwords.
+    """
     before_id, limit = call.parameters.integer("beforeId"), call.parameters.limit(_LIMIT, _LIMIT_MAX)
     entries = await ports.activity.newest(call.account_id, before_id=before_id, limit=limit)
     return [
         ActivityShape(
-            entry.activity_id, entry.time * call.time_scale, entry.kind, entry.address, entry.agent, entry.detail
+            entry.activity_id,
+            entry.time * call.time_scale,
+            entry.kind,
+            entry.address,
+            entry.agent,
+            entry.detail,
         )
         for entry in entries
     ]

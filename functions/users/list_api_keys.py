@@ -8,7 +8,10 @@ from functions.api.shapes import Time
 
 
 class ListedKeyShape(msgspec.Struct, rename="camel"):
-    """A key, without its secret. Times in ms or µs; when it was used last is known to some fifteen seconds."""
+    """A key, without its secret.
+
+    Times in ms or µs; when it was used last is known to some fifteen seconds.
+    """
 
     api_key: str
     kind: str

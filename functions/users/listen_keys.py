@@ -1,7 +1,8 @@
-"""/api/v3/userDataStream: keys that open an account's own stream at `/ws/KEY`, the way before the WebSocket API.
+"""/api/v3/userDataStream: keys that open an account's own stream at `/ws/KEY`, the way before the WebSocket
+API.
 
-A key lives for an hour after it was made or last kept alive, and stands and falls with the API key or session that it was made with,
-which has one at a time.
+A key lives for an hour after it was made or last kept alive, and stands and falls with the API key or session
+that it was made with, which has one at a time.
 """
 
 from typing import Final, NamedTuple, Self, TypedDict
@@ -20,7 +21,10 @@ _LISTEN_KEY: Final = Parameter("listenKey", "The key.", required=True)
 
 
 class ListenKey(NamedTuple):
-    """Whose events a key opens, and what it falls with. Empty: made by an earlier release, it falls with anything of the account."""
+    """Whose events a key opens, and what it falls with.
+
+    Empty: made by an earlier release, it falls with anything of the account.
+    """
 
     account_id: AccountId
     credential: str
@@ -70,8 +74,8 @@ async def close_stream(ports: Ports, call: Call) -> Nothing:
 async def find_listen_key(ports: Ports, key: str) -> ListenKey | None:
     """Return whose events the key opens, None when it does not exist (any more).
 
-    Whatever else happens meanwhile, none is good that was made with what is revoked, as far as this process has heard: that is what
-    counts, since requests that had begun before may still write it.
+    Whatever else happens meanwhile, none is good that was made with what is revoked, as far as this process
+    has heard: that is what counts, since requests that had begun before may still write it.
     """
     if not ports.settings.listen_keys_enabled:
         return None

@@ -9,7 +9,9 @@ from functions.repositories.mails import Mail, Purpose
 from protocol.units import AccountId
 
 TOKEN_TTL_S: Final = {Purpose.VERIFICATION: 86_400, Purpose.RESET: 3_600}
-_SIGNATURE: Final = "\n\nIf this was not you, sign in, look at your sessions and keys, and change your password.\n"
+_SIGNATURE: Final = (
+    "\n\nIf this was not you, sign in, look at your sessions and keys, and change your password.\n"
+)
 
 
 async def send_token(ports: Ports, account_id: AccountId, purpose: Purpose) -> None:
@@ -19,7 +21,8 @@ async def send_token(ports: Ports, account_id: AccountId, purpose: Purpose) -> N
     link = f"{ports.settings.resolved_public_url()}/trade?{purpose}={token}"
     if purpose is Purpose.VERIFICATION:
         mail = Mail(
-            "Verify your address", f"Open this to show that the address is yours:\n\n{link}\n\nor enter: {token}\n"
+            "Verify your address",
+            f"Open this to show that the address is yours:\n\n{link}\n\nor enter: {token}\n",
         )
     else:
         mail = Mail(
@@ -42,7 +45,8 @@ def signed_up_again() -> Mail:
     """Return what the owner of an address hears when somebody signs up with it."""
     return Mail(
         "You have an account already",
-        "Somebody, perhaps you, has signed up with this address. It has an account: sign in, or ask for a new password.\n",
+        "Somebody, perhaps you, has signed up with this address. It has an account: sign in, or ask for a "
+        "new password.\n",
     )
 
 

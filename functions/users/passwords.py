@@ -61,7 +61,10 @@ async def change_password(ports: Ports, call: Call) -> Nothing:
 
 
 async def forget_password(ports: Ports, call: Call) -> Nothing:
-    """Send a mail by which a new password can be chosen. The answer is the same where there is no such account."""
+    """Send a mail by which a new password can be chosen.
+
+    The answer is the same where there is no such account.
+    """
     email = normalized_email(read_body(call.body, Forgotten).email)
     await ports.attempts.begin(Attempt(f"reset {email}", call.address, is_known=False))
     account_id = await ports.users.account_of(email)
@@ -73,8 +76,9 @@ async def forget_password(ports: Ports, call: Call) -> Nothing:
 async def reset_password(ports: Ports, call: Call) -> Nothing:
     """Choose a new password by what a mail said, and end all sessions.
 
-    Whoever reads the mails owns the address. If nobody had shown that before, somebody else may have signed up with it, and have added
-    keys and a second factor: the factor is not asked for, and they are gone afterwards.
+    Whoever reads the mails owns the address. If nobody had shown that before, somebody else may have signed
+    up with it, and have added keys and a second factor: the factor is not asked for, and they are gone
+    afterwards.
     """
     wanted = read_body(call.body, Reset)
     account_id = await owner_of_token(ports, wanted.token, Purpose.RESET, use=False)
@@ -92,7 +96,8 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
     by_owner = msgspec.structs.replace(call, account_id=account_id)
     await _set_password(ports, by_owner, account_id, hashed, Activity.RESET)
     if not contact.is_verified:
-        # After the sessions have ended, in which more could be made. The mark comes last: who is interrupted asks for another mail.
+        # After the sessions have ended, in which more could be made. The mark comes last: who is interrupted
+        # asks for another mail.
         await revoke_every_key(ports, by_owner)
         await ports.second_factors.remove(account_id, by_owner.origin)
         await ports.users.verify_silently(account_id)
@@ -102,7 +107,10 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
 async def _set_password(
     ports: Ports, call: Call, account_id: AccountId, hashed: str, activity: Activity, known: str | None = None
 ) -> bool:
-    """Set another password, if the one of now still has the hash that is `known`; end what the one of before was good for."""
+    """Set another password, if the one of now still has the hash that is `known`.
+
+    End what the one of before was good for.
+    """
     if not await ports.users.set_password(account_id, hashed, activity, call.origin, known_hash=known):
         return False
     await ports.mails.use_up_tokens(account_id, Purpose.RESET)

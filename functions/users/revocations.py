@@ -1,7 +1,9 @@
-"""Credentials that are good no more: every process hears of it within a second, and connections that stand on one end.
+"""Credentials that are good no more: every process hears of it within a second, and connections that stand on
+one end.
 
-The order counts (docs/decisions/0036): first the database, which is the truth; then the list of revocations, by which processes drop
-what they remember; last the read model. Whoever repeats a revocation that was cut off in between ends up with all three.
+The order counts (docs/decisions/0036): first the database, which is the truth; then the list of revocations,
+by which processes drop what they remember; last the read model. Whoever repeats a revocation that was cut off
+in between ends up with all three.
 """
 
 from typing import NamedTuple, Protocol
@@ -27,7 +29,9 @@ class Revocation(NamedTuple):
 
 
 class Revocations(Protocol):
-    """The list of what was revoked, in the Redis of what must not be lost; unreachable: `ApiError` (unavailable)."""
+    """The list of what was revoked, in the Redis of what must not be lost; unreachable: `ApiError`
+    (unavailable).
+    """
 
     async def add(self, revoked: Revocation) -> None:
         """Add to the list; this process has heard of it when the call returns."""

@@ -15,10 +15,11 @@ async def revoke_every_key(ports: Ports, call: Call) -> None:
 
 
 async def revoke_api_key(ports: Ports, call: Call) -> Nothing:
-    """Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened with it ends.
+    """Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened
+    with it ends.
 
-    So do streams opened with a listenKey that was made with it. Revoking it again is harmless, and what to do when the answer was an
-    outage.
+    So do streams opened with a listenKey that was made with it. Revoking it again is harmless, and what to do
+    when the answer was an outage.
     """
     key = call.parameters.required("apiKey")
     if not key.isascii() or not key.isalnum():

@@ -1,4 +1,7 @@
-"""The second factor: codes by time (TOTP, RFC 6238), and recovery codes for whoever has lost the device. Each is good once."""
+"""The second factor: codes by time (TOTP, RFC 6238), and recovery codes for whoever has lost the device.
+
+Each is good once.
+"""
 
 import hashlib
 import re

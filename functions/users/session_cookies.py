@@ -1,7 +1,9 @@
-"""The cookie that holds a browser's session. Scripts cannot read it, pages of other origins cannot have it sent along.
+"""The cookie that holds a browser's session.
 
-The prefix makes browsers refuse one that was set without `Secure`, for another path, or by a neighbouring host. Browsers take
-`Secure` from 127.0.0.1 and localhost as well as from HTTPS.
+Scripts cannot read it, pages of other origins cannot have it sent along.
+
+The prefix makes browsers refuse one that was set without `Secure`, for another path, or by a neighbouring
+host. Browsers take `Secure` from 127.0.0.1 and localhost as well as from HTTPS.
 """
 
 from typing import Final

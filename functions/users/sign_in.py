@@ -35,7 +35,8 @@ class SigningIn(msgspec.Struct, frozen=True):
 class Session(msgspec.Struct, frozen=True, rename="camel"):
     """A session that has begun; it ends by itself after `expires_in` seconds.
 
-    `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in `X-CSRF-Token` instead.
+    `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in
+    `X-CSRF-Token` instead.
     """
 
     session_id: str
@@ -47,8 +48,8 @@ class Session(msgspec.Struct, frozen=True, rename="camel"):
 async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     """Begin a session.
 
-    An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that failed, the next has to
-    wait (429 with Retry-After).
+    An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that
+    failed, the next has to wait (429 with Retry-After).
     """
     asked = read_body(call.body, SigningIn)
     email = normalized_email(asked.email)
@@ -83,5 +84,12 @@ def _wrong() -> ApiError:
 
 
 FUNCTION = Function(
-    "POST", "/api/v1/signin", Group.USERS, "Begin a session", sign_in, weight=20, body=SigningIn, refuses_with=(401,)
+    "POST",
+    "/api/v1/signin",
+    Group.USERS,
+    "Begin a session",
+    sign_in,
+    weight=20,
+    body=SigningIn,
+    refuses_with=(401,),
 )

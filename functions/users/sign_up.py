@@ -44,7 +44,8 @@ def normalized_email(email: str) -> str:
 async def sign_up(ports: Ports, call: Call) -> SignedUp:
     """Make an account.
 
-    The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and nobody else.
+    The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and
+    nobody else.
     """
     credentials = read_body(call.body, Credentials)
     email = normalized_email(credentials.email)
@@ -59,4 +60,6 @@ async def sign_up(ports: Ports, call: Call) -> SignedUp:
     return SignedUp(email)
 
 
-FUNCTION = Function("POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials)
+FUNCTION = Function(
+    "POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials
+)

@@ -8,7 +8,9 @@ from functions.users.second_factor import check_second_factor
 
 
 async def confirm(ports: Ports, call: Call, password: str, code: str) -> str:
-    """Refuse whoever does not know the password of the account that calls, or lacks its second factor; return the password's hash.
+    """Refuse whoever does not know the password of the account that calls, or lacks its second factor.
+
+    Return the password's hash.
 
     Raises:
         ApiError: -1002 the password or the code is wrong, -9001 a code is needed, -1003 too many attempts.

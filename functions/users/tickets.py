@@ -1,7 +1,7 @@
 """POST /api/v1/tickets: a key for a signed-in page, for a quarter of an hour.
 
-A page signs its requests to `/api/v3` and its sockets with it. It is kept in no database and on no disk of the browser, and is
-good no more when the session ends.
+A page signs its requests to `/api/v3` and its sockets with it. It is kept in no database and on no disk of
+the browser, and is good no more when the session ends.
 """
 
 from typing import Final

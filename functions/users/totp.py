@@ -57,7 +57,10 @@ class Remove(msgspec.Struct, frozen=True):
 
 
 async def begin(ports: Ports, call: Call) -> Device:
-    """Return a secret for a device. It counts when a code of it was confirmed; until then another may be asked for."""
+    """Return a secret for a device.
+
+    It counts when a code of it was confirmed; until then another may be asked for.
+    """
     await confirm(ports, call, read_body(call.body, Begin).password, "")
     secret = new_secret()
     sealed = ports.secret_box.seal(secret.encode(), binding_of(call.account_id))
@@ -74,7 +77,9 @@ async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
     if factor.is_on or not factor.secret:
         raise _refused("There is no second factor to confirm.")
     if not await uses_code(ports, call, call.account_id, factor.secret, code):
-        raise ApiError(-1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401)
+        raise ApiError(
+            -1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401
+        )
     codes = new_recovery_codes()
     hashes = [hash_of(each) for each in codes]
     if not await ports.second_factors.confirm(call.account_id, factor.sealed, hashes, call.origin):

@@ -22,7 +22,9 @@ class Shown(msgspec.Struct, frozen=True):
 
 async def verify(ports: Ports, call: Call) -> Nothing:
     """Note that whoever asks reads the mails to the account's address."""
-    account_id = await owner_of_token(ports, read_body(call.body, Shown).token, Purpose.VERIFICATION, use=True)
+    account_id = await owner_of_token(
+        ports, read_body(call.body, Shown).token, Purpose.VERIFICATION, use=True
+    )
     if account_id is None:
         raise ApiError(-1130, "Data sent for parameter 'token' is not valid.")
     await ports.users.verify(account_id, call.origin)

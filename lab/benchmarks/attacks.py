@@ -1,4 +1,6 @@
-"""`attacks`: what others notice when accounts send the dearest requests there are, against as many ordinary ones of the same accounts."""
+"""`attacks`: what others notice when accounts send the dearest requests there are, against as many ordinary
+ones of the same accounts.
+"""
 
 import asyncio
 import itertools
@@ -10,7 +12,7 @@ from typing import NamedTuple
 import redis
 import uvloop
 
-from lab.benchmarks import load
+from lab.benchmarks import load_generators
 from lab.benchmarks.filling import REPLY_TO, fill, make_rich, position
 from lab.benchmarks.http import Target, catch_up, signer
 from lab.benchmarks.report import Result
@@ -90,7 +92,9 @@ def attack_results(target: Target, pairs: int, seconds: float) -> list[Result]:
 
 def _capacity(target: Target) -> float:
     sign = signer(target)
-    placed = load.run(target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING))
+    placed = load_generators.run(
+        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING)
+    )
     return len(placed.latencies) / placed.seconds
 
 
@@ -121,7 +125,8 @@ def _measure(
     takeovers = log.position(SHARD).epoch - epoch
     return Result(
         bench="attacks",
-        what=f"p99 of the others' orders beside {attack.name}; {ORDERS:,} orders on {LEVELS:,} levels, {rate:.0f} requests/s",
+        what=f"p99 of the others' orders beside {attack.name}; {ORDERS:,} orders on {LEVELS:,} levels, "
+        f"{rate:.0f} requests/s",
         unit="ms",
         runs=attacked,
         reference="beside ordinary orders of the same accounts",
@@ -173,8 +178,10 @@ async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, 
 
     order = f"symbol=BTCUSDT&{attack.order}" if is_attack else _RESTING
     answered, sent = await asyncio.gather(
-        load.open_loop(port, CONNECTIONS, rate - rate * ATTACK_SHARE, seconds, maker(others, _RESTING)),
-        load.open_loop(port, CONNECTIONS, attack_rate, seconds, maker(attackers, order)),
+        load_generators.open_loop(
+            port, CONNECTIONS, rate - rate * ATTACK_SHARE, seconds, maker(others, _RESTING)
+        ),
+        load_generators.open_loop(port, CONNECTIONS, attack_rate, seconds, maker(attackers, order)),
     )
     expected = attack.status if is_attack else 200
     if strange := next((each for each in sent if each.status != expected), None):

@@ -1,4 +1,6 @@
-"""The ceiling of any WebSocket server here: `websockets` broadcasting to all connections. `python -m lab.benchmarks.broadcast PORT`.
+"""The ceiling of any WebSocket server here: `websockets` broadcasting to all connections.
+
+`python -m lab.benchmarks.broadcast PORT`.
 
 A client sends `COUNT SIZE`, and everybody hears COUNT texts of SIZE bytes.
 """

@@ -1,4 +1,7 @@
-"""`core` and `shard`: the book alone, and a whole shard with accounts, holds, fees and framing; in memory, one process."""
+"""`core` and `shard`: the book alone, and a whole shard with accounts, holds, fees and framing.
+
+In memory, one process.
+"""
 
 import time
 from collections.abc import Callable
@@ -8,7 +11,15 @@ from engine_worker.core.book import Book
 from engine_worker.core.shard import Shard
 from lab.benchmarks.garbage import uncollected
 from lab.benchmarks.report import Result
-from lab.benchmarks.workload import LIVE_ORDERS, MID_PRICE, Operation, commands, deposits, operations, roomy_market_map
+from lab.benchmarks.workload import (
+    LIVE_ORDERS,
+    MID_PRICE,
+    Operation,
+    commands,
+    deposits,
+    operations,
+    roomy_market_map,
+)
 from protocol.codec import decode_commands, encode_frame
 from protocol.market import MATCHES_MAX
 from protocol.orders import SelfTradePrevention, Side
@@ -60,7 +71,9 @@ def _run_nothing(mixed: list[Operation]) -> None:
 
 
 def shard(count: int) -> list[Result]:
-    """Measure frames of commands in, frames of events and replies out: the mix of `core`, and one of orders only."""
+    """Measure frames of commands in, frames of events and replies out: the mix of `core`, and one of orders
+    only.
+    """
     market_map = roomy_market_map()
     market = market_map.markets[0]
     prefill, mixed = operations(count)

@@ -1,4 +1,7 @@
-"""`depth`: what feeds spend on the depth of a market that never rests, and a gateway on showing it; CPU time, in memory."""
+"""`depth`: what feeds spend on the depth of a market that never rests, and a gateway on showing it.
+
+CPU time, in memory.
+"""
 
 import random
 import time
@@ -69,7 +72,8 @@ def depth(seconds: int) -> list[Result]:
     results = [
         Result(
             bench="depth",
-            what=f"feeds, for a market of {LEVELS:,} levels a side, {BATCHES_PER_S} batches of {CHANGES} changes a second",
+            what=f"feeds, for a market of {LEVELS:,} levels a side, {BATCHES_PER_S} batches of {CHANGES} "
+            "changes a second",
             unit="ms of CPU per second",
             runs=[spent_s / seconds * 1_000],
             reference="encoding the diffs alone",

@@ -1,4 +1,5 @@
-"""`door`: what others notice when one network attacks gateway or edge, against as many ordinary requests of that network.
+"""`door`: what others notice when one network attacks gateway or edge, against as many ordinary requests of
+that network.
 
 All on 127.0.0.0/8.
 """
@@ -22,7 +23,7 @@ import psutil
 import uvloop
 from websockets.asyncio.client import connect
 
-from lab.benchmarks import load
+from lab.benchmarks import load_generators
 from lab.benchmarks.http import Target, signer
 from lab.benchmarks.report import Result
 from lab.benchmarks.subscribers import Subscriber
@@ -53,7 +54,8 @@ Outcome = Counter[str]
 class Sizes(NamedTuple):
     """How large the attacks are.
 
-    The review that found them had as many bombs and bytes of headers, a quarter of the guesses, and four times as much of the rest.
+    The review that found them had as many bombs and bytes of headers, a quarter of the guesses, and four
+    times as much of the rest.
     """
 
     bombs_per_s: int = 4
@@ -95,17 +97,29 @@ class Attack(NamedTuple):
     name: str
     run: Side
     ordinary: Side
-    """As many ordinary requests: orders, where connections count as requests over the whole time; at the edge, connections."""
+    """As many ordinary requests: orders, where connections count as requests over the whole time.
+
+    At the edge, connections.
+    """
     process: str = "gateway"
 
 
 def door(target: Target, kinds: Collection[str], sizes: Sizes, pairs: int, seconds: float) -> list[Result]:
-    """Measure attacks of these KINDS, in pairs of a time with it and one without, which come first in turn."""
+    """Measure attacks of these KINDS, in pairs of a time with it and one without, which come first in
+    turn.
+    """
     rate = LOAD_SHARE * _capacity(target)
     attacks = _attacks(sizes, rate, seconds)
-    # In a process that gives way, the network's own work does not delay what is measured: it stands for machines elsewhere.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _stand_for_machines_elsewhere) as attackers:
-        return [_measure(target, attacks[kind], rate, pairs, seconds, attackers) for kind in KINDS if kind in kinds]
+    # In a process that gives way, the network's own work does not delay what is measured: it stands for
+    # machines elsewhere.
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), _stand_for_machines_elsewhere
+    ) as attackers:
+        return [
+            _measure(target, attacks[kind], rate, pairs, seconds, attackers)
+            for kind in KINDS
+            if kind in kinds
+        ]
 
 
 def _stand_for_machines_elsewhere() -> None:
@@ -168,13 +182,20 @@ def _attacks(sizes: Sizes, rate: float, seconds: float) -> dict[str, Attack]:
 
 
 def _capacity(target: Target) -> float:
-    """Return the orders per second that the exchange answers to one network; an order that succeeds weighs nothing."""
+    """Return the orders per second that the exchange answers to one network.
+
+    An order that succeeds weighs nothing.
+    """
     sign = signer(target)
-    placed = load.run(target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _ORDER))
+    placed = load_generators.run(
+        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _ORDER)
+    )
     return len(placed.latencies) / placed.seconds
 
 
-def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: float, attackers: Executor) -> Result:
+def _measure(
+    target: Target, attack: Attack, rate: float, pairs: int, seconds: float, attackers: Executor
+) -> Result:
     attacked: list[float] = []
     usual: list[float] = []
     outcomes: Outcome = Counter()
@@ -183,7 +204,9 @@ def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: f
     memory = process.memory_info().rss
     for pair in range(pairs):
         for is_attack in (True, False) if pair % 2 else (False, True):
-            p99_ms, kept_out, outcome = uvloop.run(_half(target, attack, rate, seconds, attackers, is_attack=is_attack))
+            p99_ms, kept_out, outcome = uvloop.run(
+                _half(target, attack, rate, seconds, attackers, is_attack=is_attack)
+            )
             (attacked if is_attack else usual).append(p99_ms)
             refused += kept_out
             if is_attack:
@@ -212,7 +235,10 @@ def _run(side: Side, target: Target, network: str, seconds: float) -> Outcome:
 async def _half(
     target: Target, attack: Attack, rate: float, seconds: float, attackers: Executor, *, is_attack: bool
 ) -> tuple[float, int, Outcome]:
-    """Let a network attack, or send ordinary orders; return the others' p99 (ms), what was refused to them, and what the network got."""
+    """Let a network attack, or send ordinary orders.
+
+    Return the others' p99 (ms), what was refused to them, and what the network got.
+    """
     network = next(ATTACKER)
     side = attack.run if is_attack else attack.ordinary
     sent = asyncio.get_running_loop().run_in_executor(attackers, _run, side, target, network, seconds)
@@ -225,10 +251,12 @@ async def _half(
     return statistics.quantiles(latencies_ms, n=100)[98], refused, outcome
 
 
-async def _orders(target: Target, networks: Sequence[str], rate: float, seconds: float) -> list[load.Answered]:
+async def _orders(
+    target: Target, networks: Sequence[str], rate: float, seconds: float
+) -> list[load_generators.Answered]:
     """Send ordinary orders of these networks."""
     sign = signer(target)
-    return await load.open_loop(
+    return await load_generators.open_loop(
         target.settings.rest_port,
         # Each is used about once a second: the gateway closes those that say nothing.
         min(CONNECTIONS, max(1, int(rate))),
@@ -240,7 +268,10 @@ async def _orders(target: Target, networks: Sequence[str], rate: float, seconds:
 
 
 async def _order(target: Target, rate: float, seconds: float) -> tuple[list[float], int]:
-    """Send ordinary orders of many networks; return how long each took, from when it was due (ms), and how many were refused."""
+    """Send ordinary orders of many networks.
+
+    Return how long each took, from when it was due (ms), and how many were refused.
+    """
     answered = await _orders(target, OTHERS, rate, seconds)
     return [(each.done - each.due) * 1_000 for each in answered], sum(each.status != 200 for each in answered)
 
@@ -253,7 +284,7 @@ async def _trade(target: Target, seconds: float) -> None:
         kind = "side=SELL&timeInForce=GTC" if number % 2 else "side=BUY&timeInForce=IOC"
         return sign(number, f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.001&price=100000.00")
 
-    await load.open_loop(target.settings.rest_port, 1, TRADES_PER_S, seconds, make, OTHERS)
+    await load_generators.open_loop(target.settings.rest_port, 1, TRADES_PER_S, seconds, make, OTHERS)
 
 
 async def _ask_edge(target: Target, seconds: float) -> tuple[list[float], int]:
@@ -347,7 +378,9 @@ async def _paths(target: Target, network: str, seconds: float, *, rate: float) -
 
 
 async def _unfinished(target: Target, network: str, seconds: float, *, count: int) -> Outcome:
-    """Send bodies of the longest length that is not refused at once, a MiB at most, but for their last byte."""
+    """Send bodies of the longest length that is not refused at once, a MiB at most, but for their last
+    byte.
+    """
     length = min(target.settings.form_bytes_max, 2**20)
     head = f"POST /api/v3/order HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
     return await _held(target, network, seconds, count, head.encode() + b"a" * (length - 1))
@@ -391,7 +424,9 @@ async def _endless_headers(target: Target, network: str, seconds: float, *, leng
 async def _send(target: Target, network: str, request: bytes, outcome: Outcome, seconds: float) -> None:
     """Send a request by a connection of its own, and note its status."""
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", target.settings.rest_port, local_addr=(network, 0))
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", target.settings.rest_port, local_addr=(network, 0)
+        )
         try:
             writer.write(request)
             async with asyncio.timeout(seconds):
@@ -422,13 +457,26 @@ def _post(path: str, body: bytes, kind: str) -> bytes:
 
 def _many_streams() -> list[str]:
     symbols = ("btcusdt", "ethusdt", "solusdt")
-    kinds = ("trade", "aggTrade", "bookTicker", "depth@100ms", "depth", "depth20@100ms", "ticker", "miniTicker")
+    kinds = (
+        "trade",
+        "aggTrade",
+        "bookTicker",
+        "depth@100ms",
+        "depth",
+        "depth20@100ms",
+        "ticker",
+        "miniTicker",
+    )
     names = [f"{symbol}@{kind}" for kind in kinds for symbol in symbols]
-    names += [f"{symbol}@kline_{interval}" for interval in ("1s", "1m", "5m", "1h", "1d") for symbol in symbols]
+    names += [
+        f"{symbol}@kline_{interval}" for interval in ("1s", "1m", "5m", "1h", "1d") for symbol in symbols
+    ]
     return names + [f"nothing{number}@trade" for number in range(STREAMS_EACH - len(names))]
 
 
-async def _streams(target: Target, network: str, seconds: float, *, count: int, names: Sequence[str]) -> Outcome:
+async def _streams(
+    target: Target, network: str, seconds: float, *, count: int, names: Sequence[str]
+) -> Outcome:
     """Open connections with these streams each, listen, and leave all at once halfway."""
     outcome: Outcome = Counter()
     loop = asyncio.get_running_loop()

@@ -1,4 +1,6 @@
-"""`failover`: how long an exchange takes no orders when the engine worker that leads dies or leaves, and what a snapshot costs."""
+"""`failover`: how long an exchange takes no orders when the engine worker that leads dies or leaves, and what
+a snapshot costs.
+"""
 
 import asyncio
 import os
@@ -49,7 +51,8 @@ PAUSE_MS_MAX = 10
 """The target for a pause of matching; other programs on the same cores make some of that length, too."""
 CALM_S = 10
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own in there
-"""Where Redis keeps its log while pauses are measured: how long a disk takes to sync is another question, and a longer time."""
+"""Where Redis keeps its log while pauses are measured: how long a disk takes to sync is another question, and
+a longer time."""
 
 
 def failover(target: Target, kills: int, resting: int, lease_ms: int) -> list[Result]:
@@ -71,12 +74,14 @@ def failover(target: Target, kills: int, resting: int, lease_ms: int) -> list[Re
         results.append(
             Result(
                 bench="failover",
-                what=f"{name} of the leader to the next accepted order, lease {lease_ms:,} ms, {resting:,} resting",
+                what=f"{name} of the leader to the next accepted order, lease {lease_ms:,} ms, {resting:,} "
+                "resting",
                 unit="ms",
                 runs=outages,
                 reference="an order at other times",
                 reference_runs=usual,
-                notes=f"p99 {_within(outages, 990):.0f} ms of {kills}; {others} orders answered otherwise than accepted",
+                notes=f"p99 {_within(outages, 990):.0f} ms of {kills}; {others} orders answered otherwise than "
+                "accepted",
             )
         )
     return results
@@ -88,7 +93,9 @@ def _within(values: list[float], per_mille: int) -> float:
 
 
 def _wait_for_standby(log: RedisStreamLog) -> int:
-    """Wait until the shard has a leader and another worker in step with it, and return the leader's process id."""
+    """Wait until the shard has a leader and another worker in step with it, and return the leader's process
+    id.
+    """
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         leader = log.lease(SHARD).leader
@@ -110,7 +117,9 @@ class _Outcome(msgspec.Struct):
 
 
 async def _stop_leader(target: Target, pid: int, number: signal.Signals) -> _Outcome:
-    """Place an order every few milliseconds, whatever comes of those before, and stop the leader in between."""
+    """Place an order every few milliseconds, whatever comes of those before, and stop the leader in
+    between.
+    """
     accepted: list[tuple[float, float]] = []
     others = 0
     stopped_at = 0.0
@@ -174,7 +183,8 @@ def _fill(settings: Settings, client: redis.Redis, resting: int) -> None:
         return
     markets = Settings().market_map()
     steps, _ = operations(0, resting)
-    # Far from each other, so that the orders placed while measuring rest between them and none of them trades.
+    # Far from each other, so that the orders placed while measuring rest between them and none of them
+    # trades.
     filling = [
         step._replace(price=PriceTicks(step.price + (-1_000_000 if step.side is Side.BUY else 1_000_000)))
         for step in steps
@@ -228,7 +238,8 @@ def _pause(resting: int, standbys: int) -> Result:
         fork = f"the leader was in fork() for {forks_ms[leads]:.1f} ms"
         return Result(
             bench="snapshot-pause",
-            what=f"longest time between two answers while {who} saves {resting:,} resting orders, {PAUSE_RATE} orders/s",
+            what=f"longest time between two answers while {who} saves {resting:,} resting orders, "
+            f"{PAUSE_RATE} orders/s",
             unit="ms",
             runs=[max(gaps_ms[True])],
             reference="the same while nobody saves",
@@ -236,8 +247,10 @@ def _pause(resting: int, standbys: int) -> Result:
             notes="; ".join(
                 (
                     fork + (f", the standby for {max(forks_ms):.1f} ms" if standbys else ""),
-                    f"99.9 % within {_within(gaps_ms[True], 999):.1f} ms while it saves, {_within(gaps_ms[False], 999):.1f} ms otherwise",
-                    f"over {PAUSE_MS_MAX} ms: {_long_ones(gaps_ms[True])} while it saves, {_long_ones(gaps_ms[False])} otherwise",
+                    f"99.9 % within {_within(gaps_ms[True], 999):.1f} ms while it saves, "
+                    f"{_within(gaps_ms[False], 999):.1f} ms otherwise",
+                    f"over {PAUSE_MS_MAX} ms: {_long_ones(gaps_ms[True])} while it saves, "
+                    f"{_long_ones(gaps_ms[False])} otherwise",
                 )
             ),
         )
@@ -249,7 +262,10 @@ def _long_ones(gaps_ms: list[float]) -> str:
 
 
 def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list[float]:
-    """Place orders at a fixed rate until enough snapshots have been saved meanwhile; return when each was answered."""
+    """Place orders at a fixed rate until enough snapshots have been saved meanwhile.
+
+    Return when each was answered.
+    """
     listener = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     listener.subscribe(streams.replies("pause"))
     market = Settings().market_map().markets[0]
@@ -270,7 +286,10 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
                     reply_to="pause",
                     client_order_id=f"p{number}",
                 )
-                own.xadd(streams.commands(SHARD), {COMMANDS_FIELD: encode_commands([fresh], time.time_ns() // 1_000)})
+                own.xadd(
+                    streams.commands(SHARD),
+                    {COMMANDS_FIELD: encode_commands([fresh], time.time_ns() // 1_000)},
+                )
                 time.sleep(max(0.0, began + number / PAUSE_RATE - time.perf_counter()))
 
     sender = threading.Thread(target=send)
@@ -282,7 +301,9 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
             message = listener.get_message(timeout=1)
             if message is not None:
                 answered += [time.perf_counter()] * len(decode_replies(message["data"]))
-            ended = sum(before and not now for (_, before), (_, now) in pairwise(list(busy[::10]))) if busy else 0
+            ended = (
+                sum(before and not now for (_, before), (_, now) in pairwise(list(busy[::10]))) if busy else 0
+            )
             if ended >= PAUSE_SNAPSHOTS and len(answered) > CALM_S * PAUSE_RATE and not busy[-1][1]:
                 return answered
     finally:
@@ -308,7 +329,10 @@ def _fork_ms(port: int) -> float:
 
 @contextmanager
 def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], list[int]]]:
-    """Run a Redis as `exchange up` does, with one engine worker on it and its standbys; yield also their process ids and metrics ports."""
+    """Run a Redis as `exchange up` does, with one engine worker on it and its standbys.
+
+    Yield also their process ids and metrics ports.
+    """
     where = _MEMORY if _MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="exchange-bench-", dir=where) as folder:
         settings = Settings(data_dir=Path(folder), redis_port=free_port())
@@ -331,7 +355,9 @@ def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], 
                 ports.append(free_port())
                 named = own | {"ENGINE": f"engine-{number}", "METRICS_PORT": str(ports[-1])}
                 environment = {**os.environ, **{f"{PREFIX}{name}": value for name, value in named.items()}}
-                running.append(subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment))
+                running.append(
+                    subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment)
+                )
             with redis_clients.client(settings.resolved_redis_url()) as client:
                 yield settings, client, [each.pid for each in running[1:]], ports
         finally:

@@ -1,4 +1,6 @@
-"""`fanout`: one edge process and its subscribers – as fast as it can, holding many, and under orders with some that are stuck."""
+"""`fanout`: one edge process and its subscribers – as fast as it can, holding many, and under orders with
+some that are stuck.
+"""
 
 import asyncio
 import itertools
@@ -20,7 +22,7 @@ import uvloop
 from cli.local.free_ports import free_port
 from lab.benchmarks import http
 from lab.benchmarks.garbage import uncollected
-from lab.benchmarks.load import open_loop
+from lab.benchmarks.load_generators import open_loop
 from lab.benchmarks.report import Result
 from lab.benchmarks.servers import process_on_redis
 from lab.benchmarks.subscribers import Subscriber, subscribe, subscribe_stuck
@@ -52,7 +54,9 @@ MARKETS = (("BTCUSDT", "100000.00", "0.001"), ("ETHUSDT", "4000.00", "0.02"), ("
 KINDS = ("trade", "trade", "bookTicker", "depth@100ms")
 """Streams that subscribers have, one each, dealt in this order."""
 EVERYTHING = "/stream?streams=" + "/".join(
-    f"{symbol.lower()}@{kind}" for symbol, *_ in MARKETS for kind in ("trade", "aggTrade", "bookTicker", "depth@100ms")
+    f"{symbol.lower()}@{kind}"
+    for symbol, *_ in MARKETS
+    for kind in ("trade", "aggTrade", "bookTicker", "depth@100ms")
 )
 
 _trade_event = re.compile(rb'\{"e":"trade","E":\d+,"s":"(\w+)","t":(\d+)')
@@ -166,7 +170,10 @@ def _broadcast_throughput(count: int, seconds: int) -> float:
 async def _saturated(
     port: int, path: str, count: int, seconds: int, publish: Callable[[Subscriber], None]
 ) -> tuple[float, int]:
-    """Publish groups so that some are always under way; return frames per second once everybody has them all, and a frame's bytes."""
+    """Publish groups so that some are always under way.
+
+    Return frames per second once everybody has them all, and a frame's bytes.
+    """
     heard, news = 0, asyncio.Event()
 
     def hear(_payload: memoryview) -> None:
@@ -226,7 +233,8 @@ class _UnderOrders(NamedTuple):
 
 
 async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuck: bool) -> _UnderOrders:
-    """Place orders at a steady rate, and time each trade from when its taker's order was due to each reader that hears of it.
+    """Place orders at a steady rate, and time each trade from when its taker's order was due to each reader
+    that hears of it.
 
     Beside the readers there are `STUCK` subscribers to everything, which read as well, or never do.
     """
@@ -252,7 +260,9 @@ async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuc
     others = [] if stuck else await subscribe(port, [EVERYTHING] * STUCK)
     memory = edge.memory_info().rss
     closing = asyncio.create_task(_until_closed(edge, port, readers, connected))
-    answers = await open_loop(target.settings.rest_port, ORDER_CONNECTIONS, ORDER_RATE, seconds, _order_maker(target))
+    answers = await open_loop(
+        target.settings.rest_port, ORDER_CONNECTIONS, ORDER_RATE, seconds, _order_maker(target)
+    )
     grown = edge.memory_info().rss - memory
     if any(each.status != 200 for each in answers):
         raise RuntimeError(
@@ -298,7 +308,8 @@ def _order_maker(target: http.Target) -> Callable[[int, int], bytes]:
         rests = step % 2 == 0 or step % 50 == 1
         kind = "side=SELL&timeInForce=GTC" if rests else "side=BUY&timeInForce=IOC"
         return sign(
-            number, f"symbol={symbol}&{kind}&type=LIMIT&quantity={quantity}&price={price}&newOrderRespType=FULL"
+            number,
+            f"symbol={symbol}&{kind}&type=LIMIT&quantity={quantity}&price={price}&newOrderRespType=FULL",
         )
 
     return make
@@ -337,7 +348,10 @@ async def _until_heard(arrivals: list[tuple[bytes, int, float]], due: dict[tuple
 
 @contextmanager
 def _edge(**settings: str) -> Iterator[tuple[redis.Redis, int, "subprocess.Popen[bytes]"]]:
-    """Run an edge on a Redis of its own, and yield that, the edge's port and its process. Nobody asks for what needs a database."""
+    """Run an edge on a Redis of its own, and yield that, the edge's port and its process.
+
+    Nobody asks for what needs a database.
+    """
     port = free_port()
     own = {
         "ws_port": str(port),

@@ -39,7 +39,9 @@ def make_rich(settings: Settings, client: redis.Redis, markets: MarketMap) -> No
     signed: list[LoggedCommand] = []
     for number, deposit in enumerate(deposits(markets), 1):
         assert isinstance(deposit, Deposit)
-        body = Deposit(number, REPLY_TO, deposit.account_id, deposit.asset, deposit.amount, deposit.transfer_id)
+        body = Deposit(
+            number, REPLY_TO, deposit.account_id, deposit.asset, deposit.amount, deposit.transfer_id
+        )
         signed.append(sign(key, name, SHARD, deadline, body))
     append(client, signed)
 

@@ -1,6 +1,7 @@
 """`flood`: orders arrive while something that they need stands still, and memory must stay within its bounds.
 
-The orders take the gateway's own way – what it refuses by, its frames, its repetitions – in this process, or they come over HTTP.
+The orders take the gateway's own way – what it refuses by, its frames, its repetitions – in this process, or
+they come over HTTP.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from rich.console import Console
 
 from adapters.wiring import opened
 from functions.api.errors import STATUS_UNKNOWN, ApiError
-from lab.benchmarks import load
+from lab.benchmarks import load_generators
 from lab.benchmarks.filling import SHARD, make_rich
 from lab.benchmarks.garbage import uncollected
 from lab.benchmarks.http import Target, signer
@@ -157,7 +158,9 @@ class _Peaks:
                 self.mb[each.name] = max(self.mb[each.name], used)
 
 
-def flood(target: Target, orders: int, rate: float, say: Callable[[str], None], *, over_http: bool) -> list[Result]:
+def flood(
+    target: Target, orders: int, rate: float, say: Callable[[str], None], *, over_http: bool
+) -> list[Result]:
     """Let orders arrive during each fault in turn."""
     send = _send_over_http if over_http else _send
     with redis_clients.client(target.settings.resolved_redis_url()) as client:
@@ -182,11 +185,17 @@ def _measure(
         _await_step(target, client)
         seconds = time.monotonic() - began
     found = _stored(target) - stored
-    ended = sorted(name for name, pid in _pids(target).items() if before[name] != pid and name not in fault.may_end)
+    ended = sorted(
+        name for name, pid in _pids(target).items() if before[name] != pid and name not in fault.may_end
+    )
     audit = target.exchange.command("audit")
     wrong = [
         *(f"{name} ended" for name in ended),
-        *(f"{name} used {peaks.mb[name]} MB of {limit}" for name, limit in _limits(peaks) if peaks.mb[name] > limit),
+        *(
+            f"{name} used {peaks.mb[name]} MB of {limit}"
+            for name, limit in _limits(peaks)
+            if peaks.mb[name] > limit
+        ),
         *(
             []
             if answers["accepted"] <= found <= answers["accepted"] + answers["unknown"]
@@ -205,8 +214,9 @@ def _measure(
         reference="its limit",
         reference_runs=[float(CONTAINER_MB)],
         notes=(
-            f"accepted {answers['accepted']:,}, refused with 503 {answers['refused']:,}, unknown {answers['unknown']:,}; "
-            f"nearest to its limit: {largest[0]}, {peaks.mb[largest[0]]} of {largest[1]} MB; in step {seconds:.1f} s after the last; "
+            f"accepted {answers['accepted']:,}, refused with 503 {answers['refused']:,}, unknown "
+            f"{answers['unknown']:,}; nearest to its limit: {largest[0]}, {peaks.mb[largest[0]]} of "
+            f"{largest[1]} MB; in step {seconds:.1f} s after the last; "
             + ("; ".join(wrong) or "every accepted order is stored, no process ended, the audit is clean")
         ),
     )
@@ -280,7 +290,9 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
                 due = min(orders, int((loop.time() - began) * rate))
                 for number in range(sent, due):
                     try:
-                        order = order_of(shards.next_request_id(), shards.reply_to, number, 1 + number % ACCOUNTS)
+                        order = order_of(
+                            shards.next_request_id(), shards.reply_to, number, 1 + number % ACCOUNTS
+                        )
                         asyncio.ensure_future(shards.submit(order)).add_done_callback(note)
                     except ApiError as error:
                         if error.status != 503:
@@ -294,13 +306,17 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
     return answers
 
 
-async def _send_over_http(target: Target, client: redis.Redis, fault: Fault, orders: int, rate: float) -> Counter[str]:
+async def _send_over_http(
+    target: Target, client: redis.Redis, fault: Fault, orders: int, rate: float
+) -> Counter[str]:
     """Send the orders as clients do, whatever comes back; return what became of them."""
     sign, accounts, seconds = signer(target), len(target.accounts), orders / rate
 
     def make(_connection: int, number: int) -> bytes:
         kind = "side=SELL&timeInForce=GTC" if number % 2 else "side=BUY&timeInForce=IOC"
-        return sign(number % accounts, f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.01&price={MID_PRICE / 100:.2f}")
+        return sign(
+            number % accounts, f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.01&price={MID_PRICE / 100:.2f}"
+        )
 
     with ExitStack() as during:
 
@@ -311,12 +327,14 @@ async def _send_over_http(target: Target, client: redis.Redis, fault: Fault, ord
             await asyncio.to_thread(during.close)
 
         lasting = asyncio.create_task(fault_lasts())
-        answered = await load.open_loop(target.settings.rest_port, CONNECTIONS, rate, seconds, make)
+        answered = await load_generators.open_loop(
+            target.settings.rest_port, CONNECTIONS, rate, seconds, make
+        )
         await lasting
     return Counter(_outcome_over_http(each) for each in answered)
 
 
-def _outcome_over_http(answered: load.Answered) -> str:
+def _outcome_over_http(answered: load_generators.Answered) -> str:
     if answered.status == 200:
         return "accepted"
     code = json.loads(answered.body)["code"]

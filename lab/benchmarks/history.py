@@ -37,7 +37,9 @@ def database_of_its_own(postgres_bin: str) -> Iterator[tuple[str, Flavour]]:
     """Run a PostgreSQL, its data in a temporary folder, and yield its migrated database's URL and flavour."""
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         Path(folder).chmod(0o755)
-        own = Settings(data_dir=Path(folder), postgres_port=free_port(), postgres_bin=postgres_bin, log_level="warning")
+        own = Settings(
+            data_dir=Path(folder), postgres_port=free_port(), postgres_bin=postgres_bin, log_level="warning"
+        )
         configure_logs(own, "bench")
         embedded.make_data_dir(own)
         command = embedded.postgres_command(own)
@@ -60,7 +62,9 @@ def database_of_its_own(postgres_bin: str) -> Iterator[tuple[str, Flavour]]:
 
 
 def trade_rows(count: int, end_ms: int, seed: int = 1) -> Iterator[Row]:
-    """Yield rows of `TRADES`, oldest first: bursts with pauses between them, in all markets, over `DAYS` up to about `end_ms`."""
+    """Yield rows of `TRADES`, oldest first: bursts with pauses between them, in all markets, over `DAYS` up
+    to about `end_ms`.
+    """
     dice = random.Random(seed)
     chance, spread, choice = dice.random, dice.expovariate, dice.choice
     pause_rate = count * (1 - _BURST) / (DAYS * 86_400_000)
@@ -123,7 +127,8 @@ def make_candles(connection: psycopg.Connection[Any], flavour: Flavour) -> None:
             # All but what the policies would leave open.
             width = "1 month" if interval == "1M" else f"{max(INTERVALS_MS[interval], 120_000)} ms"
             connection.execute(
-                "CALL refresh_continuous_aggregate(%s, NULL, now() - %s::interval, options => '{\"buckets_per_batch\": 0}')",
+                "CALL refresh_continuous_aggregate(%s, NULL, now() - %s::interval, options => "
+                "'{\"buckets_per_batch\": 0}')",
                 (f'"candles_{interval}"', width),
             )
         elif interval == "1s":

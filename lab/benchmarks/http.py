@@ -1,4 +1,6 @@
-"""`http`: signed orders over HTTP against a whole exchange – gateway, engine, feeds, persistence – started for it."""
+"""`http`: signed orders over HTTP against a whole exchange – gateway, engine, feeds, persistence – started
+for it.
+"""
 
 import statistics
 import subprocess
@@ -17,7 +19,7 @@ from cli.local.free_ports import free_port
 from cli.local.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
 from client.blocking import request
 from client.signing import signature
-from lab.benchmarks import load
+from lab.benchmarks import load_generators
 from lab.benchmarks.report import Result
 from lab.benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
 from protocol import streams
@@ -45,7 +47,8 @@ class Target(msgspec.Struct):
         """Return the process id of one of its processes.
 
         Raises:
-            ProcessLookupError: it does not run at the moment; its number is then 0, which to a signal means one's own group.
+            ProcessLookupError: it does not run at the moment; its number is then 0, which to a signal means
+                one's own group.
         """
         found = next((each.pid for each in self.exchange.processes() if each.name == name), 0)
         if not found:
@@ -55,7 +58,8 @@ class Target(msgspec.Struct):
 
 @contextmanager
 def exchange_of_its_own(up: Sequence[str] = (*EXCHANGE, "up"), **others: str) -> Iterator[Target]:
-    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker, the pages and the rate limits.
+    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker,
+    the pages and the rate limits.
 
     `up` is the program that runs it, `others` are settings of its own.
     """
@@ -87,11 +91,13 @@ def _account(url: str, number: int) -> tuple[str, bytes]:
 
 
 def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
-    """Place orders, 49 % of which take one that rests, and measure against an echo server under the same load."""
+    """Place orders, 49 % of which take one that rests, and measure against an echo server under the same
+    load.
+    """
     results = []
     for count in connections:
         echo_rate = _echo(count, max(2, seconds // 3))
-        placed = load.run(target.settings.rest_port, count, seconds, _order_maker(target))
+        placed = load_generators.run(target.settings.rest_port, count, seconds, _order_maker(target))
         if set(placed.statuses) != {200}:
             raise RuntimeError(f"not every order was accepted: {dict(placed.statuses)}")
         behind_s = catch_up(target.settings)
@@ -104,13 +110,14 @@ def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
                 runs=[len(placed.latencies) / placed.seconds],
                 reference="raw ASGI echo on uvicorn",
                 reference_runs=[echo_rate],
-                notes=f"p50 {quantiles[49]:.2f} ms, p99 {quantiles[98]:.2f} ms; database in step {behind_s:.1f} s after the last",
+                notes=f"p50 {quantiles[49]:.2f} ms, p99 {quantiles[98]:.2f} ms; database in step "
+                f"{behind_s:.1f} s after the last",
             )
         )
     return results
 
 
-def _order_maker(target: Target) -> load.RequestMaker:
+def _order_maker(target: Target) -> load_generators.RequestMaker:
     sign = signer(target)
 
     def make(connection: int, number: int) -> bytes:
@@ -126,7 +133,10 @@ def signer(target: Target) -> Callable[[int, str], bytes]:
     """Return what makes a signed request of an order's parameters, for the account of a number."""
     port = target.settings.rest_port
     heads = [
-        (f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: 0\r\n\r\n".encode(), secret)
+        (
+            f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: 0\r\n\r\n".encode(),
+            secret,
+        )
         for key, secret in target.accounts
     ]
 
@@ -165,7 +175,7 @@ def _echo(connections: int, seconds: int) -> float:
                 time.sleep(0.05)
         query = b"x" * 250
         request = b"POST /?" + query + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"
-        echoed = load.run(port, connections, seconds, lambda _connection, _number: request)
+        echoed = load_generators.run(port, connections, seconds, lambda _connection, _number: request)
         return len(echoed.latencies) / echoed.seconds
     finally:
         server.terminate()

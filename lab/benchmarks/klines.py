@@ -30,7 +30,9 @@ class _Latency(NamedTuple):
 
 
 def klines(trades: int, queries: int, postgres_bin: str, tell: Callable[[str], None]) -> list[Result]:
-    """Measure every interval, the newest candles and those of a random time, on each flavour of database that there is."""
+    """Measure every interval, the newest candles and those of a random time, on each flavour of database that
+    there is.
+    """
     end_ms = time.time_ns() // 1_000_000 // 1_000 * 1_000
     seen: set[Flavour] = set()
     results: list[Result] = []
@@ -59,7 +61,9 @@ def klines(trades: int, queries: int, postgres_bin: str, tell: Callable[[str], N
     return results
 
 
-async def _measured(url: str, storage: str, trades: int, queries: int, end_ms: int, notes: str) -> list[Result]:
+async def _measured(
+    url: str, storage: str, trades: int, queries: int, end_ms: int, notes: str
+) -> list[Result]:
     database = PostgresDatabase(url)
     await database.start()
     candles = PostgresCandles(database)
@@ -85,7 +89,8 @@ async def _measured(url: str, storage: str, trades: int, queries: int, end_ms: i
                 runs=[newest.median_ms],
                 reference="as many rows of numbers from nowhere",
                 reference_runs=[bare],
-                notes=f"p99 {newest.p99_ms:.1f} ms; from a random time on: {older.median_ms:.1f}, p99 {older.p99_ms:.1f} ms; "
+                notes=f"p99 {newest.p99_ms:.1f} ms; from a random time on: {older.median_ms:.1f}, p99 "
+                f"{older.p99_ms:.1f} ms; "
                 f"{rows} rows{notes}",
             )
         )
@@ -113,7 +118,8 @@ async def _timed(
 async def _round_trip(database: PostgresDatabase, rows: int) -> float:
     """Return the median time (ms) that as many rows of ten numbers take when no table is read."""
     statement = (
-        "SELECT n, n, n, n, n, n::numeric, n::numeric, n, n::numeric, n::numeric FROM generate_series(1, %(rows)s) AS n"
+        "SELECT n, n, n, n, n, n::numeric, n::numeric, n, n::numeric, n::numeric FROM generate_series(1, "
+        "%(rows)s) AS n"
     )
     took: list[float] = []
     for _ in range(WARM_UP + 30):
@@ -124,7 +130,9 @@ async def _round_trip(database: PostgresDatabase, rows: int) -> float:
 
 
 def _convert(connection: psycopg.Connection[Any]) -> tuple[int, int]:
-    """Let the policies convert what they will, and return the size (bytes) of the database before and after."""
+    """Let the policies convert what they will, and return the size (bytes) of the database before and
+    after.
+    """
     before = _size(connection)
     for (job,) in connection.execute(
         "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'"

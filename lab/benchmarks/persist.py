@@ -1,4 +1,6 @@
-"""`persist`: the events of a busy shard from a Redis stream into the database, by the ingest that the workers run."""
+"""`persist`: the events of a busy shard from a Redis stream into the database, by the ingest that the workers
+run.
+"""
 
 import gc
 import itertools
@@ -35,7 +37,9 @@ START_AGO_MS = 30_000
 
 
 def persist(count: int, postgres_bin: str) -> list[Result]:
-    """Measure the ingest into each flavour of database that there is, and COPY of the same rows into another of the same kind."""
+    """Measure the ingest into each flavour of database that there is, and COPY of the same rows into another
+    of the same kind.
+    """
     market_map = roomy_market_map()
     results: list[Result] = []
     seen: set[Flavour] = set()
@@ -57,7 +61,9 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
                     pass
                 took_s = time.perf_counter() - began
             ingest.close()
-            batches = [EventBatch(StreamId(number), decode_events(frame)) for number, frame in enumerate(frames, 1)]
+            batches = [
+                EventBatch(StreamId(number), decode_events(frame)) for number, frame in enumerate(frames, 1)
+            ]
             rows = rows_of(0, batches, market_map.by_symbol)
             with psycopg.connect(url) as connection:
                 stored = connection.execute("SELECT count(*) FROM trades").fetchone()
@@ -69,7 +75,8 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
         results.append(
             Result(
                 bench="persist",
-                what=f"{rows.event_count:,} events of {count:,} commands, {len(frames):,} stream entries, {flavour}",
+                what=f"{rows.event_count:,} events of {count:,} commands, {len(frames):,} stream entries, "
+                f"{flavour}",
                 unit="events/s",
                 runs=[rows.event_count / took_s],
                 reference="COPY of the same rows, nothing else",
@@ -81,7 +88,9 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
 
 
 def _frames(count: int, market_map: MarketMap) -> list[bytes]:
-    """Return what an engine says to the mix of `core`, a frame for every `FRAME_COMMANDS` commands, in times that end about now."""
+    """Return what an engine says to the mix of `core`, a frame for every `FRAME_COMMANDS` commands, in times
+    that end about now.
+    """
     prefill, mixed = operations(count)
     steps = [*deposits(market_map), *commands(prefill + mixed, market_map.markets[0])]
     shard, clock = Shard(0, market_map), itertools.count(time.time_ns() // 1_000_000 - START_AGO_MS)

@@ -1,4 +1,6 @@
-"""`pipeline`: commands in a Redis stream to events in a Redis stream, one engine worker, every commit written to disk."""
+"""`pipeline`: commands in a Redis stream to events in a Redis stream, one engine worker, every commit written
+to disk.
+"""
 
 import signal
 import statistics
@@ -77,7 +79,9 @@ def _append(client: redis.Redis, steps: Sequence[Command], size: int) -> float:
 
 def _configure(client: redis.Redis) -> None:
     """Let the shard know its markets before the first deposit, as its leader does a moment later."""
-    frame = encode_commands(first_configuration(0, Settings().market_map(), ROOMY_CONFIG), time.time_ns() // 1_000)
+    frame = encode_commands(
+        first_configuration(0, Settings().market_map(), ROOMY_CONFIG), time.time_ns() // 1_000
+    )
     client.xadd(streams.commands(0), {COMMANDS_FIELD: frame})
 
 
@@ -96,7 +100,9 @@ def _wait(client: redis.Redis) -> None:
 
 
 def _latency(steps: Sequence[Command]) -> list[Result]:
-    """Send one order per entry at a fixed rate, whatever comes back, and time the replies from when each was due."""
+    """Send one order per entry at a fixed rate, whatever comes back, and time the replies from when each was
+    due.
+    """
     with process_on_redis(_ENGINE) as (client, _):
         _configure(client)
         _append(client, deposits(Settings().market_map()), 1)
@@ -116,7 +122,9 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
             for number, command in enumerate(steps[:count], start=1):
                 due[number] = began + number / LATENCY_RATE
                 time.sleep(max(0.0, due[number] - time.perf_counter()))
-                frame = encode_commands([msgspec.structs.replace(command, request_id=number)], time.time_ns() // 1_000)
+                frame = encode_commands(
+                    [msgspec.structs.replace(command, request_id=number)], time.time_ns() // 1_000
+                )
                 connection.send_command(  # type: ignore[no-untyped-call]
                     "XADD", streams.commands(0), "*", COMMANDS_FIELD, frame
                 )
@@ -146,7 +154,8 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
     return [
         Result(
             bench="pipeline",
-            what=f"latency {name}, one order per entry, {LATENCY_RATE:,} orders/s for {LATENCY_S} s, open loop",
+            what=f"latency {name}, one order per entry, {LATENCY_RATE:,} orders/s for {LATENCY_S} s, open "
+            "loop",
             unit="ms",
             runs=[quantiles[index] * 1_000],
             reference="one XADD and its answer",

@@ -1,4 +1,6 @@
-"""`replay`: a shard rebuilt from its log in memory, with and without comparing every event with what was written."""
+"""`replay`: a shard rebuilt from its log in memory, with and without comparing every event with what was
+written.
+"""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,7 @@
-"""Results: several runs, the median, its reference and the ratio to it; as a table, as JSON, and in docs/benchmarks.md."""
+"""Results: several runs, the median, its reference and the ratio to it.
+
+As a table, as JSON, and in docs/benchmarks.md.
+"""
 
 import os
 import platform
@@ -19,7 +22,9 @@ RELIABILITY = DOCUMENT.with_name("reliability.md")
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """One figure: the median over `runs`, per `unit`, beside a reference that was measured in the same runs."""
+    """One figure: the median over `runs`, per `unit`, beside a reference that was measured in the same
+    runs.
+    """
 
     bench: str
     what: str
@@ -44,7 +49,15 @@ class Result(msgspec.Struct, kw_only=True):
         ratio = f"{self.median / self.reference_median:.2f}" if self.reference_median else "–"
         spread = f"{_figure(min(self.runs))} – {_figure(max(self.runs))}"
         reference = f"{self.reference}: {_figure(self.reference_median)}" if self.reference else "–"
-        return (self.bench, self.what, f"{_figure(self.median)} {self.unit}", spread, reference, ratio, self.notes)
+        return (
+            self.bench,
+            self.what,
+            f"{_figure(self.median)} {self.unit}",
+            spread,
+            reference,
+            ratio,
+            self.notes,
+        )
 
 
 COLUMNS = ("bench", "what", "median", "min – max", "reference", "ratio", "notes")
@@ -74,10 +87,15 @@ def repeated(label: str, runs: int, once: Callable[[], list[Result]]) -> list[Re
 def machine() -> str:
     """Return what the figures were measured on."""
     model = (
-        re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if platform.system() == "Linux" else None
+        re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        if platform.system() == "Linux"
+        else None
     )
     name = model.group(1) if model else platform.processor()
-    return f"{os.cpu_count()} cores of {name}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return (
+        f"{os.cpu_count()} cores of {name}, {platform.system()} {platform.release()}, Python "
+        f"{platform.python_version()}"
+    )
 
 
 def commit() -> str:
@@ -113,7 +131,8 @@ def write(results: list[Result], document: Path = DOCUMENT) -> None:
     for bench in dict.fromkeys(result.bench for result in results):
         rows = [result.row()[1:] for result in results if result.bench == bench]
         lines = [
-            f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}; commit {commit()}; {len(results[0].runs)} runs.",
+            f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}; commit {commit()}; "
+            f"{len(results[0].runs)} runs.",
             "",
             "| " + " | ".join(COLUMNS[1:]) + " |",
             "| " + " | ".join("---" for _ in COLUMNS[1:]) + " |",

@@ -22,7 +22,10 @@ STOP_S = 300
 
 @contextmanager
 def redis_of_its_own() -> Iterator[tuple[Settings, redis.Redis]]:
-    """Run a Redis, its data in a temporary folder, that writes every commit to disk; yield settings that name it, and a client."""
+    """Run a Redis, its data in a temporary folder, that writes every commit to disk.
+
+    Yield settings that name it, and a client.
+    """
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         markets = roomy_markets_file(Path(folder))
         own = Settings(
@@ -46,7 +49,9 @@ def redis_of_its_own() -> Iterator[tuple[Settings, redis.Redis]]:
 
 @contextmanager
 def process_on_redis(module: str, **settings: str) -> Iterator[tuple[redis.Redis, "subprocess.Popen[bytes]"]]:
-    """Run `python -m module` with `settings` of its own on a Redis of its own, which writes every commit to disk."""
+    """Run `python -m module` with `settings` of its own on a Redis of its own, which writes every commit to
+    disk.
+    """
     with redis_of_its_own() as (own, client):
         values = {
             "data_dir": str(own.data_dir),

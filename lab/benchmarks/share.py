@@ -1,4 +1,5 @@
-"""`share`: what others get and notice while one account sends ten times its share to a shard that has enough to do.
+"""`share`: what others get and notice while one account sends ten times its share to a shard that has enough
+to do.
 
 As in `flood`, orders take the gateway's own way in this process: its windows, its turns, its frames.
 """
@@ -54,9 +55,15 @@ def share(target: Target, pairs: int, seconds: float) -> list[Result]:
             half = uvloop.run(_half(target, rate, times, seconds))
             (without if times == 1 else with_heavy).append(half)
     heavy = sum((half.heavy for half in with_heavy), Counter[str]())
-    notes = f"of the heavy account's orders {', '.join(f'{count:,} {what}' for what, count in heavy.most_common())}"
+    notes = (
+        "of the heavy account's orders "
+        f"{', '.join(f'{count:,} {what}' for what, count in heavy.most_common())}"
+    )
     offered = rate * (ACCOUNTS - 1 + TIMES)
-    load = f"one of {ACCOUNTS} accounts sends {TIMES} x its share: {offered:,.0f} orders/s to a shard that does {capacity:,.0f}"
+    load = (
+        f"one of {ACCOUNTS} accounts sends {TIMES} x its share: {offered:,.0f} orders/s to a shard that does "
+        f"{capacity:,.0f}"
+    )
     return [
         Result(
             bench="share",
@@ -146,7 +153,9 @@ async def _half(target: Target, rate: float, times: int, seconds: float) -> Half
                 sent[account] = due
             await asyncio.sleep(TICK_S / 2)
         await until(lambda: not under_way)
-    return Half(accepted / seconds, statistics.quantiles([each * 1_000 for each in latencies], n=100)[98], heavy)
+    return Half(
+        accepted / seconds, statistics.quantiles([each * 1_000 for each in latencies], n=100)[98], heavy
+    )
 
 
 def _submit(shards: Shards, number: int, account: int) -> "asyncio.Future[Reply]":

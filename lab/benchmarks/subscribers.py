@@ -1,4 +1,6 @@
-"""Subscribers of WebSocket streams on bare sockets: they count bytes, and cost little of the cores they share with the server."""
+"""Subscribers of WebSocket streams on bare sockets: they count bytes, and cost little of the cores they share
+with the server.
+"""
 
 import asyncio
 import base64
@@ -19,7 +21,9 @@ HearPayload = Callable[[memoryview], None]
 
 
 def frames_of(buffer: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Yield (where the frame ends, its payload) of the whole frames, unmasked as servers send them, in `buffer`."""
+    """Yield (where the frame ends, its payload) of the whole frames, unmasked as servers send them, in
+    `buffer`.
+    """
     view, at = memoryview(buffer), 0
     while len(buffer) - at >= 2:
         length, start = buffer[at + 1], at + 2

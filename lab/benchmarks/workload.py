@@ -1,7 +1,7 @@
 """Seeded streams of operations, the same in every run.
 
-Every tenth operation takes, three cancel, six add; a taker is sized to consume about three makers, so that the number of
-resting orders stays where it began.
+Every tenth operation takes, three cancel, six add; a taker is sized to consume about three makers, so that
+the number of resting orders stays where it began.
 """
 
 import random
@@ -39,7 +39,9 @@ class Operation(NamedTuple):
     quantity: QuantityLots
 
 
-def operations(count: int, live_orders: int = LIVE_ORDERS, seed: int = 1) -> tuple[list[Operation], list[Operation]]:
+def operations(
+    count: int, live_orders: int = LIVE_ORDERS, seed: int = 1
+) -> tuple[list[Operation], list[Operation]]:
     """Return the adds that fill the book with `live_orders`, and `count` mixed operations on it."""
     chosen = random.Random(seed)
     book = Book(1)
@@ -74,7 +76,9 @@ def operations(count: int, live_orders: int = LIVE_ORDERS, seed: int = 1) -> tup
         side = chosen.choice((Side.BUY, Side.SELL))
         price = PriceTicks(MID_PRICE + (LEVELS if side is Side.BUY else -LEVELS))
         quantity = QuantityLots(QUANTITY * chosen.randrange(1, 6))
-        for match in book.match(side, price, quantity, AccountId(1), SelfTradePrevention.NONE, MATCHES_MAX).matches:
+        for match in book.match(
+            side, price, quantity, AccountId(1), SelfTradePrevention.NONE, MATCHES_MAX
+        ).matches:
             if match.order_id not in book.orders:
                 forget(match.order_id)
         return Operation("take", OrderId(next(numbers)), side, price, quantity)
@@ -116,7 +120,12 @@ def deposits(market_map: MarketMap) -> list[Command]:
     """Return deposits that make every account rich."""
     return [
         Deposit(
-            0, "bench", AccountId(account_id), asset, AssetUnits(AMOUNT_UNITS_MAX // (2 * ACCOUNTS)), f"bench {asset}"
+            0,
+            "bench",
+            AccountId(account_id),
+            asset,
+            AssetUnits(AMOUNT_UNITS_MAX // (2 * ACCOUNTS)),
+            f"bench {asset}",
         )
         for account_id in range(1, ACCOUNTS + 1)
         for asset in market_map.assets
@@ -130,12 +139,16 @@ ROOMY_CONFIG: Final = ShardConfig(open_orders_max=OPEN_ORDERS_MAX)
 def roomy_market_map() -> MarketMap:
     """Return the exchange's markets, on one shard, with room for any number of open orders."""
     markets = Settings().market_map().markets
-    return MarketMap.of([msgspec.structs.replace(market, open_orders_max=OPEN_ORDERS_MAX) for market in markets], 1)
+    return MarketMap.of(
+        [msgspec.structs.replace(market, open_orders_max=OPEN_ORDERS_MAX) for market in markets], 1
+    )
 
 
 def roomy_markets_file(folder: Path) -> Path:
     """Write the same markets to a file in `folder`, for EXCHANGE_MARKETS_FILE, and return it."""
     shipped = resources.files("protocol").joinpath("markets.toml").read_text("utf-8")
     file = folder / "markets.toml"
-    file.write_text(shipped.replace("[[markets]]", f"[[markets]]\nopen_orders_max = {OPEN_ORDERS_MAX}"), "utf-8")
+    file.write_text(
+        shipped.replace("[[markets]]", f"[[markets]]\nopen_orders_max = {OPEN_ORDERS_MAX}"), "utf-8"
+    )
     return file

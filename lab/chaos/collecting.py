@@ -10,7 +10,7 @@ import redis
 
 from cli.inquiries import audit, connect, connect_cache
 from cli.local.own_exchange import EXCHANGE
-from cli.local.state import log_folder
+from cli.local.state_file import log_folder
 from cli.market_configs import by_symbol, known_configs
 from client.blocking import RequestError, new_account, request, signed
 from lab.chaos.evidence import (
@@ -27,8 +27,8 @@ from lab.chaos.evidence import (
     Stored,
     TradeRow,
 )
-from lab.chaos.load import Trader
 from lab.chaos.quiet import Progress
+from lab.chaos.traders import Trader
 from lab.chaos.trading import FUNDS
 from protocol import streams
 from protocol.market_data import INTERVALS
@@ -60,7 +60,8 @@ _FILLS: Final = f"""
 """
 # Sums are numeric: they may be beyond 64 bits.
 _LEDGER: Final = (
-    "SELECT account_id, asset, kind, sum(amount), count(*) FROM ledger_entries GROUP BY account_id, asset, kind"
+    "SELECT account_id, asset, kind, sum(amount), count(*) FROM ledger_entries GROUP BY account_id, asset, "
+    "kind"
 )
 _CANDLES: Final = """
     SELECT market, {1}, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume,
@@ -88,7 +89,9 @@ def stored(settings: Settings) -> Stored:
         candles = [
             CandleRow(market, interval, *map(int, numbers))
             for interval in INTERVALS
-            for market, *numbers in database.execute(_CANDLES.format(interval, _MS.format("open_time")).encode())
+            for market, *numbers in database.execute(
+                _CANDLES.format(interval, _MS.format("open_time")).encode()
+            )
         ]
         (dead_events,) = database.execute("SELECT count(*) FROM dead_events").fetchone() or (0,)
         return Stored(
@@ -135,11 +138,15 @@ def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> A
 def replay(environment: Mapping[str, str], found: Answered) -> None:
     """Apply the shards' logs anew, and note what is different."""
     command = (*EXCHANGE, "replay", "--verify", "--json")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=REPLAY_S, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=REPLAY_S, check=False
+    )
     try:
         reports = json.loads(done.stdout)
     except ValueError:
-        found.replay_differences.append(f"the replay ended with {done.returncode}: {done.stdout}{done.stderr}"[-2_000:])
+        found.replay_differences.append(
+            f"the replay ended with {done.returncode}: {done.stdout}{done.stderr}"[-2_000:]
+        )
         return
     for shard, report in enumerate(reports):
         found.replayed += report["verdict"]["commands"]
@@ -186,12 +193,16 @@ def progress(settings: Settings) -> Progress | None:
         ) as database:
             rows = {
                 shard: (last_id, error)
-                for shard, last_id, error in database.execute("SELECT shard, last_id, error FROM ingest").fetchall()
+                for shard, last_id, error in database.execute(
+                    "SELECT shard, last_id, error FROM ingest"
+                ).fetchall()
             }
     except (redis.RedisError, psycopg.Error):
         return None
     found.stored = [StreamId.parse(rows[shard][0]) if shard in rows else STREAM_START for shard in shards]
-    found.errors = [f"the ingest of shard {shard} stands still: {error}" for shard, (_, error) in rows.items() if error]
+    found.errors = [
+        f"the ingest of shard {shard} stands still: {error}" for shard, (_, error) in rows.items() if error
+    ]
     return found
 
 

@@ -1,4 +1,6 @@
-"""A PostgreSQL that the exchange uses as somebody else's, so that nobody starts it anew while it is to be away."""
+"""A PostgreSQL that the exchange uses as somebody else's, so that nobody starts it anew while it is to be
+away.
+"""
 
 import signal
 import subprocess

@@ -1,4 +1,5 @@
-"""What a run leaves behind for the verdict: what was asked and answered, what subscribers heard, and what the exchange says at the end.
+"""What a run leaves behind for the verdict: what was asked and answered, what subscribers heard, and what the
+exchange says at the end.
 
 Amounts are whole numbers: prices in ticks, quantities in lots, money in units; times in ms.
 """
@@ -42,7 +43,9 @@ class Unanswered(StrEnum):
     SILENCE = "no answer in time"
 
 
-MAY_BE_SENT_AGAIN = frozenset({Unanswered.NOW_NOT, Unanswered.NOBODY_KNOWS, Unanswered.MOVED, Unanswered.MOVING})
+MAY_BE_SENT_AGAIN = frozenset(
+    {Unanswered.NOW_NOT, Unanswered.NOBODY_KNOWS, Unanswered.MOVED, Unanswered.MOVING}
+)
 """What a client has to expect while processes are told to stop one after the other (docs/operations.md)."""
 
 

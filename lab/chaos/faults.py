@@ -13,7 +13,7 @@ from typing import Any, Final
 from cli.local import embedded_redis
 from cli.local.own_exchange import OwnExchange
 from cli.local.processes import ProcessSpec, engines
-from cli.local.state import ProcessState
+from cli.local.state_file import ProcessState
 from cli.local.supervisor import end_with_parent
 from lab.chaos import collecting
 from lab.chaos.database import Database
@@ -36,10 +36,11 @@ AFTERMATH_SHARE: Final = 0.05
 
 
 def redis_to_kill(settings: Settings) -> list[str]:
-    """Return the names of the servers that may be killed now; none: there is none until Redis has got over what happened before.
+    """Return the names of the servers that may be killed now; none: there is none until Redis has got over
+    what happened before.
 
-    Under Sentinel that is the master, once its replica has all that it has: of two copies one may be lost at a time. The servers of a
-    cluster have no replicas; each comes back with what is on its disk.
+    Under Sentinel that is the master, once its replica has all that it has: of two copies one may be lost at
+    a time. The servers of a cluster have no replicas; each comes back with what is on its disk.
     """
     if settings.redis_mode == "single":
         return [REDIS]
@@ -60,9 +61,17 @@ class Faults:
     """What was done so far, and what is down now."""
 
     def __init__(
-        self, exchange: OwnExchange, database: Database, plan: Sequence[Fault], only: str, broken: Break | None
+        self,
+        exchange: OwnExchange,
+        database: Database,
+        plan: Sequence[Fault],
+        only: str,
+        broken: Break | None,
     ) -> None:
-        """`only` bounds kills and pauses to processes of that name; empty: all. `broken` is what the exchange runs without."""
+        """`only` bounds kills and pauses to processes of that name; empty: all.
+
+        `broken` is what the exchange runs without.
+        """
         self._exchange = exchange
         self._database = database
         self._plan = plan
@@ -147,7 +156,9 @@ class Faults:
     def _hit(self, fault: Fault) -> bool:
         """Kill or pause a process; return whether there was one."""
         standing = {
-            each.name: each for each in self._alive() if each.name not in self.down and not each.name.startswith(REDIS)
+            each.name: each
+            for each in self._alive()
+            if each.name not in self.down and not each.name.startswith(REDIS)
         }
         names = [name for name in standing if self._only in name]
         if fault.kind is FaultKind.KILL and POSTGRES not in self.down and self._only in POSTGRES:
@@ -196,7 +207,8 @@ class Faults:
             del self.down[process.name]
 
     def _start_rival(self, name: str) -> Callable[[], bool] | None:
-        """Start another leader beside the paused one, where no standby takes over: what an orchestrator does that has lost sight of it.
+        """Start another leader beside the paused one, where no standby takes over: what an orchestrator does
+        that has lost sight of it.
 
         Returns what tells whether the paused one was replaced; None: nobody leads what it does.
         """

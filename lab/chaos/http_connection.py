@@ -24,7 +24,8 @@ class HttpAnswer(NamedTuple):
 class HttpConnection:
     """A connection that is made when it is needed, and made anew after anything went wrong on it.
 
-    Of several addresses each connection is to the next one, and to another one where nobody listens: as a balancer would have it.
+    Of several addresses each connection is to the next one, and to another one where nobody listens: as a
+    balancer would have it.
     """
 
     def __init__(self, addresses: Sequence[tuple[str, int]], first: int = 0) -> None:
@@ -91,7 +92,9 @@ class _Open(asyncio.Protocol):
         return self._answer
 
     def has_ended(self) -> bool:
-        """Return whether the server has closed an idle connection and the loop has not got round to it: clients with a pool look, too."""
+        """Return whether the server has closed an idle connection and the loop has not got round to it:
+        clients with a pool look, too.
+        """
         return self.transport is not None and has_input(self.transport.get_extra_info("socket"))
 
     def close(self) -> None:

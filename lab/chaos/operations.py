@@ -1,4 +1,6 @@
-"""What an operator does to a running exchange, under load: each is repeated until it is so, whatever dies meanwhile."""
+"""What an operator does to a running exchange, under load: each is repeated until it is so, whatever dies
+meanwhile.
+"""
 
 import asyncio
 import random
@@ -20,7 +22,15 @@ from lab.chaos.evidence import Evidence, Outcome, SentDeposit
 from lab.chaos.trading import Trading
 from protocol import streams
 from protocol.codec import encode_commands
-from protocol.commands import CancelOrders, ConfigureMarket, ConfigureShard, Deposit, LimitAccount, SignedBody, Withdraw
+from protocol.commands import (
+    CancelOrders,
+    ConfigureMarket,
+    ConfigureShard,
+    Deposit,
+    LimitAccount,
+    SignedBody,
+    Withdraw,
+)
 from protocol.configuration import AccountLimits, MarketConfig, MarketStatus, Role
 from protocol.market import Market, MarketMap
 from protocol.replies import Reply
@@ -154,7 +164,9 @@ class Operations:
 
     def _list(self, chosen: random.Random) -> None:
         self._number += 1
-        market = msgspec.structs.replace(self._evidence.markets.by_symbol[_MODEL], symbol=f"LISTED{self._number}")
+        market = msgspec.structs.replace(
+            self._evidence.markets.by_symbol[_MODEL], symbol=f"LISTED{self._number}"
+        )
         shard = chosen.randrange(self._settings.shard_count)
         self._until_done(lambda: self._ensure(market.symbol, MarketConfig(market, shard)))
         self._trade_in(market, shard)
@@ -229,7 +241,9 @@ class Operations:
 
     def _limit(self, chosen: random.Random) -> None:
         account_id = AccountId(chosen.choice(self._evidence.accounts))
-        self._set_limits(account_id, open_orders_max=chosen.randrange(1, 20), orders_10s_max=chosen.randrange(1, 50))
+        self._set_limits(
+            account_id, open_orders_max=chosen.randrange(1, 20), orders_10s_max=chosen.randrange(1, 50)
+        )
         time.sleep(chosen.uniform(*LASTS_S))
         self._set_limits(account_id, open_orders_max=0, orders_10s_max=0)
 
@@ -279,13 +293,17 @@ class Operations:
                         lambda operator: operator.tell(
                             operator.shard_of(account_id),
                             Role.TREASURY,
-                            lambda number, name: kind(number, name, account_id, "USDT", moved, name_of_transfer),
+                            lambda number, name: kind(
+                                number, name, account_id, "USDT", moved, name_of_transfer
+                            ),
                             "move money",
                         )
                     )
                 )
             sign_of = 1 if kind is Deposit else -1
-            self._evidence.deposits.append(SentDeposit(account_id, "USDT", sign_of * moved, Outcome.ACKNOWLEDGED))
+            self._evidence.deposits.append(
+                SentDeposit(account_id, "USDT", sign_of * moved, Outcome.ACKNOWLEDGED)
+            )
 
     # ------------------------------------------------------------------ forgeries
 
@@ -309,13 +327,17 @@ class Operations:
             for shard, body in bodies:
                 now_us = time.time_ns() // 1_000
                 signed = sign(stranger, "operator", shard, TimeMs(now_us // 1_000 + 10_000), body)
-                client.xadd(streams.commands(shard), {COMMANDS_FIELD: encode_commands([body, signed], now_us)})
+                client.xadd(
+                    streams.commands(shard), {COMMANDS_FIELD: encode_commands([body, signed], now_us)}
+                )
 
     # ------------------------------------------------------------------ until it is so
 
     def _tell(self, shard: int, command: Callable[[int, str], SignedBody]) -> None:
         self._until_done(
-            lambda: self._with_operator(lambda operator: operator.tell(shard, Role.OPERATOR, command, "do it"))
+            lambda: self._with_operator(
+                lambda operator: operator.tell(shard, Role.OPERATOR, command, "do it")
+            )
         )
 
     def _with_operator(self, work: Callable[[Operator], Reply | str | None]) -> None:

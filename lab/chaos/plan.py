@@ -40,14 +40,19 @@ class Fault(NamedTuple):
 def draw_faults(
     seed: int, *, kills: int, pauses: int, redis_kills: int, database_outages: int, outage_s: float
 ) -> list[Fault]:
-    """Return the faults in their order. Outages do not overlap; every other one finds the database stopped, the others paused."""
+    """Return the faults in their order.
+
+    Outages do not overlap; every other one finds the database stopped, the others paused.
+    """
     chosen = random.Random(seed)
     faults = [Fault(chosen.uniform(0.02, 0.95), FaultKind.KILL, chosen.random()) for _ in range(kills)]
     faults += [
         Fault(chosen.uniform(0.02, 0.95), FaultKind.PAUSE, chosen.random(), chosen.uniform(*PAUSE_S))
         for _ in range(pauses)
     ]
-    faults += [Fault(chosen.uniform(0.02, 0.95), FaultKind.REDIS_KILL, chosen.random()) for _ in range(redis_kills)]
+    faults += [
+        Fault(chosen.uniform(0.02, 0.95), FaultKind.REDIS_KILL, chosen.random()) for _ in range(redis_kills)
+    ]
     for number in range(database_outages):
         kind = FaultKind.DATABASE_PAUSE if number % 2 else FaultKind.DATABASE_STOP
         share = (number + chosen.uniform(0.2, 0.6)) / database_outages * 0.9

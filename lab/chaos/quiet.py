@@ -46,11 +46,13 @@ def _reaches(done: Sequence[StreamId], goals: Sequence[StreamId]) -> bool:
 
 
 WHILES = 3
-"""One after the other: what goes to another shard, and its answer, are input that was not there when the first began."""
+"""One after the other: what goes to another shard, and its answer, are input that was not there when the
+first began."""
 
 
 class Quiet:
-    """Looks for some whiles in which nothing happens, each with everybody at its end as far as things were at its begin.
+    """Looks for some whiles in which nothing happens, each with everybody at its end as far as things were at
+    its begin.
 
     The logs themselves never rest: the time of an idle shard passes by an event every second.
     """
@@ -65,8 +67,8 @@ class Quiet:
     def look(self, now_s: float, happened: object, progress: Progress | None) -> bool:
         """Return whether there were such whiles up to now.
 
-        `happened` is another value once anything but time has passed; it is from before `progress` was asked for, so that what is
-        heard meanwhile makes the next one another.
+        `happened` is another value once anything but time has passed; it is from before `progress` was asked
+        for, so that what is heard meanwhile makes the next one another.
         """
         if progress is None:
             self._began = None

@@ -43,12 +43,16 @@ def show(result: Result, console: Console) -> None:
     table = plain_table("promise", "looked at", "broken")
     for check in result.verdict.checks:
         broken = f"[bold red]{check.breach_count:,}[/]" if check.breach_count else "[green]0[/]"
-        table.add_row(check.promise, f"{check.examined:,}" if check.examined else "[bold red]nothing[/]", broken)
+        table.add_row(
+            check.promise, f"{check.examined:,}" if check.examined else "[bold red]nothing[/]", broken
+        )
     console.print(table)
     console.print()
     for check in result.verdict.checks:
         for breach in check.breaches[:_BREACHES_SHOWN]:
-            console.print(f"{check.name}: {breach}", style="red", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{check.name}: {breach}", style="red", highlight=False, markup=False, soft_wrap=True
+            )
     for name, fact in _facts(result).items():
         console.print(f"{name:<10} {fact}", highlight=False, markup=False, soft_wrap=True)
     if result.restarted:
@@ -77,7 +81,9 @@ def _facts(result: Result) -> dict[str, str]:
     }
     if result.restarted:
         facts["retries"] = _counts(result.retries)
-        facts["before"] = f"at most {_ms(result.wait_s_before)} without an accepted order before the first restart"
+        facts["before"] = (
+            f"at most {_ms(result.wait_s_before)} without an accepted order before the first restart"
+        )
     if result.catch_ups:
         facts["catch-up"] = _catch_up(result)
     return facts
@@ -108,7 +114,9 @@ def write(result: Result, command: str) -> None:
     """Put the result into docs/reliability.md, between its marks."""
     text = DOCUMENT.read_text("utf-8")
     only_outages = set(result.faults) <= {FaultKind.DATABASE_STOP, FaultKind.DATABASE_PAUSE}
-    mark = MARKED_ROLLING if result.restarted else MARKED_OUTAGES if result.faults and only_outages else MARKED
+    mark = (
+        MARKED_ROLLING if result.restarted else MARKED_OUTAGES if result.faults and only_outages else MARKED
+    )
     begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
     before, found, _ = text.partition(begin)
     _, ended, after = text.partition(end)
@@ -127,7 +135,10 @@ def write(result: Result, command: str) -> None:
         "",
         "| promise | looked at | broken |",
         "| --- | --- | --- |",
-        *(f"| {check.promise} | {check.examined:,} | {check.breach_count:,} |" for check in result.verdict.checks),
+        *(
+            f"| {check.promise} | {check.examined:,} | {check.breach_count:,} |"
+            for check in result.verdict.checks
+        ),
         "",
         "| | |",
         "| --- | --- |",

@@ -1,4 +1,6 @@
-"""A rolling restart of a running exchange, or other steps of an upgrade, in the place of faults, while the load goes on."""
+"""A rolling restart of a running exchange, or other steps of an upgrade, in the place of faults, while the
+load goes on.
+"""
 
 import asyncio
 from bisect import bisect_left, bisect_right
@@ -106,7 +108,10 @@ async def _reach(progress: Callable[[], float], share: float) -> None:
 
 
 def longest_wait_s(accepted: Sequence[float], began: float, ended: float) -> float:
-    """Return the longest time without an acceptance, of those that touch the time from `began` to `ended`; `accepted` is in order."""
+    """Return the longest time without an acceptance, of those that touch the time from `began` to `ended`.
+
+    `accepted` is in order.
+    """
     first = max(0, bisect_left(accepted, began) - 1)
     last = bisect_right(accepted, ended) + 1
     return max((after - before for before, after in pairwise(accepted[first:last])), default=ended - began)

@@ -16,12 +16,12 @@ from lab.chaos import collecting
 from lab.chaos.database import Database
 from lab.chaos.evidence import CatchUp, Ending, Evidence, Outcome
 from lab.chaos.faults import Faults
-from lab.chaos.load import KEYED_SHARE_MAX, Load, Trader
 from lab.chaos.operations import Operation, Operations
 from lab.chaos.plan import Fault
 from lab.chaos.quiet import Progress, Quiet
 from lab.chaos.rolling import Rolling, Step, longest_wait_s, restart_of
 from lab.chaos.sabotage import Break, command_of
+from lab.chaos.traders import KEYED_SHARE_MAX, Load, Trader
 from lab.chaos.trading import DEPOSIT_SHARE
 from lab.chaos.verdict import Verdict, judge
 from lab.chaos.watchers import Watchers
@@ -31,7 +31,8 @@ from runtime.tasks import end_tasks
 LOOK_EVERY_S: Final = 0.25
 SETTLE_EVERY_S: Final = 0.3
 QUIET_S: Final = 1.5
-"""So long nothing may happen before everything has come to its end: longer than a message between shards is on its way."""
+"""So long nothing may happen before everything has come to its end: longer than a message between shards is
+on its way."""
 CAUGHT_UP_MS: Final = 1_000
 """A database that is less behind has caught up."""
 
@@ -53,7 +54,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     operations: list[Operation] = []
     """What an operator does meanwhile."""
     rolling: bool = False
-    """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty."""
+    """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty.
+    """
     restart: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     """Of a rolling run: what is done instead of one restart."""
@@ -213,7 +215,9 @@ class _Run:
         self._exchange = exchange
         self._settings: Settings = exchange.settings
         self._show = show
-        self._evidence = Evidence(self._settings.market_map(), [], graceful=scenario.rolling and not scenario.stops)
+        self._evidence = Evidence(
+            self._settings.market_map(), [], graceful=scenario.rolling and not scenario.stops
+        )
         self._faults: Faults | Rolling = (
             Rolling(exchange, scenario.steps or (restart_of(scenario.restart),))
             if scenario.rolling
@@ -233,7 +237,9 @@ class _Run:
     async def run(self) -> Result:
         self._show(self._status)
         evidence = self._evidence
-        traders = await asyncio.to_thread(collecting.new_traders, self._settings, evidence, self._scenario.accounts)
+        traders = await asyncio.to_thread(
+            collecting.new_traders, self._settings, evidence, self._scenario.accounts
+        )
         evidence.accounts += [trader.account_id for trader in traders]
         watchers = Watchers(self._settings, evidence, traders, self._scenario.watchers)
         watchers.start()
@@ -246,7 +252,9 @@ class _Run:
             await self._settle(watchers)
             self._say("asking for everything")
             evidence.stored = await asyncio.to_thread(collecting.stored, self._settings)
-            evidence.answered = await asyncio.to_thread(collecting.answered, self._settings, evidence, traders)
+            evidence.answered = await asyncio.to_thread(
+                collecting.answered, self._settings, evidence, traders
+            )
             await asyncio.to_thread(collecting.replay, self._exchange.environment, evidence.answered)
             planned = sorted({each.kind for each in self._scenario.operations})
             evidence.operations = {str(kind): self._operations.done[kind] for kind in planned}
@@ -289,7 +297,10 @@ class _Run:
                 for task in (faults, operations):
                     if task.done():
                         task.result()
-                if time.monotonic() - load.last_answer_s > scenario.stall_s and not self._evidence.ending.stalled:
+                if (
+                    time.monotonic() - load.last_answer_s > scenario.stall_s
+                    and not self._evidence.ending.stalled
+                ):
                     self._evidence.ending.stalled = f"no order got an answer for {scenario.stall_s:.0f} s"
                     load.end(give_up_s=0)
             trading.result()
@@ -312,7 +323,9 @@ class _Run:
         self._show(status)
 
     async def _watch_lag(self) -> None:
-        """Look again and again how far everything is, and measure how fast the database catches up after an outage."""
+        """Look again and again how far everything is, and measure how fast the database catches up after an
+        outage.
+        """
         measured = 0
         begun: tuple[float, int, int] | None = None
         while True:
@@ -353,7 +366,9 @@ class _Run:
             is_quiet = quiet.look(time.monotonic(), happened, progress) and self._books_are_done()
         ending.settle_s = time.monotonic() - began
         progress = await asyncio.to_thread(collecting.progress, self._settings)
-        ending.standing_still += progress.errors if progress is not None else ["Redis or the database does not answer"]
+        ending.standing_still += (
+            progress.errors if progress is not None else ["Redis or the database does not answer"]
+        )
         ending.dead_letters = await asyncio.to_thread(collecting.dead_letters, self._settings)
 
     def _heard(self) -> tuple[int, ...]:
@@ -404,11 +419,14 @@ class _Run:
         restarted, accepted = self._faults.restarted, self._accepted
         return {
             "restarted": [
-                RestartResult(each.process, each.ready - each.began, longest_wait_s(accepted, each.began, each.ready))
+                RestartResult(
+                    each.process, each.ready - each.began, longest_wait_s(accepted, each.began, each.ready)
+                )
                 for each in restarted
             ],
             "retries": {
-                f"{channel}: {why}": count for (channel, why), count in sorted(self._evidence.unanswered.items())
+                f"{channel}: {why}": count
+                for (channel, why), count in sorted(self._evidence.unanswered.items())
             },
             "wait_s_before": longest_wait_s(accepted, accepted[0], restarted[0].began),
         }

@@ -1,7 +1,9 @@
-"""Takes one of the exchange's safeguards away: `python -m lab.chaos.sabotage --break-fence engine_worker.main`.
+"""Takes one of the exchange's safeguards away: `python -m lab.chaos.sabotage --break-fence
+engine_worker.main`.
 
-Runs the named module as `python -m` would, after replacing the safeguard in this process only; the exchange itself has no such switch.
-With `cli.main up` it starts every process of the exchange in this way. What follows on Redis's path is Redis's command line.
+Runs the named module as `python -m` would, after replacing the safeguard in this process only; the exchange
+itself has no such switch. With `cli.main up` it starts every process of the exchange in this way. What
+follows on Redis's path is Redis's command line.
 """
 
 import asyncio
@@ -54,8 +56,9 @@ class Break(StrEnum):
     DRAIN = "--break-drain"
     """The end that finishes what is under way: who is told to stop is gone at once."""
     DOOR = "--break-door"
-    """What no setting turns off of that which keeps strangers from stopping gateway and edge: the number of headers, turns and a process
-    of low priority for the passwords of sign-ups, turns for the delivery of updates."""
+    """What no setting turns off of that which keeps strangers from stopping gateway and edge: the number of
+    headers, turns and a process of low priority for the passwords of sign-ups, turns for the delivery of
+    updates."""
 
 
 class NothingToBreakError(RuntimeError):
@@ -65,7 +68,11 @@ class NothingToBreakError(RuntimeError):
 def command_of(module: str, *arguments: str, broken: Break | None) -> tuple[str, ...]:
     """Return the command line that runs a module of the exchange, sabotaged if `broken`."""
     python = (sys.executable, "-P", "-m")
-    return (*python, "lab.chaos.sabotage", broken, module, *arguments) if broken else (*python, module, *arguments)
+    return (
+        (*python, "lab.chaos.sabotage", broken, module, *arguments)
+        if broken
+        else (*python, module, *arguments)
+    )
 
 
 def main() -> None:
@@ -171,7 +178,9 @@ def _start_all_sabotaged(broken: Break) -> None:
     """Have `exchange up` start the exchange's modules by way of this one, and for WAIT its Redis too."""
     of_module = processes.ProcessSpec.of_module.__func__  # type: ignore[attr-defined]
 
-    def sabotaged(cls: type[processes.ProcessSpec], name: str, module: str, *arguments: str, **settings: int) -> Any:
+    def sabotaged(
+        cls: type[processes.ProcessSpec], name: str, module: str, *arguments: str, **settings: int
+    ) -> Any:
         spec = of_module(cls, name, module, *arguments, **settings)
         return cls(name, ServerCommand(command_of(module, *arguments, broken=broken)), spec.environment)
 
@@ -182,14 +191,17 @@ def _start_all_sabotaged(broken: Break) -> None:
         def forgetful(settings: Settings) -> ServerCommand:
             command = redis_command(settings)
             return ServerCommand(
-                (sys.executable, "-P", "-m", "lab.chaos.sabotage", broken, *command.arguments), command.stop_signal
+                (sys.executable, "-P", "-m", "lab.chaos.sabotage", broken, *command.arguments),
+                command.stop_signal,
             )
 
         embedded.redis_command = forgetful
 
 
 def _run_redis_after_power_cut(arguments: list[str]) -> None:
-    """Become a Redis that does not wait for the disk, after cutting off what it had not brought there when it was killed."""
+    """Become a Redis that does not wait for the disk, after cutting off what it had not brought there when it
+    was killed.
+    """
     configuration = Path(arguments[1])
     text = configuration.read_text("utf-8")
     if "appendfsync always" not in text:

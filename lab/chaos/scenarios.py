@@ -1,4 +1,6 @@
-"""The scenarios of `exchange chaos`: a mixed one, and for each control a short one that needs the safeguard which is missing. Pure."""
+"""The scenarios of `exchange chaos`: a mixed one, and for each control a short one that needs the safeguard
+which is missing. Pure.
+"""
 
 from collections.abc import Mapping
 from typing import Final, Protocol, TypedDict, Unpack
@@ -71,8 +73,12 @@ def mixed(
     )
 
 
-def rolling(seed: int, *, orders: int = 3_000, rate: float = 300.0, shards: int = 1, standbys: int = 1) -> Scenario:
-    """A rolling restart of everything, as an upgrade would do it, with two of everything that there may be two of."""
+def rolling(
+    seed: int, *, orders: int = 3_000, rate: float = 300.0, shards: int = 1, standbys: int = 1
+) -> Scenario:
+    """A rolling restart of everything, as an upgrade would do it, with two of everything that there may be
+    two of.
+    """
     return Scenario(
         seed=seed,
         plan=[],
@@ -140,7 +146,9 @@ def _control(
             redis_mode=redis_mode,
             watchers=1,
             double_share=double_share,
-            operations=[each for each in draw_operations(seed, operations) if each.kind is OperationKind.FORGE],
+            operations=[
+                each for each in draw_operations(seed, operations) if each.kind is OperationKind.FORGE
+            ],
             only=only,
             broken=broken,
             stall_s=10.0,

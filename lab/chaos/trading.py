@@ -1,4 +1,7 @@
-"""What the accounts of the load do: orders of every kind around a wandering price, cancels, deposits. Pure, from a seeded source."""
+"""What the accounts of the load do: orders of every kind around a wandering price, cancels, deposits.
+
+Pure, from a seeded source.
+"""
 
 import random
 from typing import Final, NamedTuple
@@ -96,7 +99,15 @@ class Trading:
             kind = OrderType.LIMIT_MAKER
         elif drawn < 0.20:
             return SentOrder(
-                self._count, account_id, market.symbol, side, OrderType.MARKET, TimeInForce.IOC, 0, quantity, 0
+                self._count,
+                account_id,
+                market.symbol,
+                side,
+                OrderType.MARKET,
+                TimeInForce.IOC,
+                0,
+                quantity,
+                0,
             )
         elif drawn < 0.23:
             return SentOrder(

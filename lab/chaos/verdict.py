@@ -80,10 +80,16 @@ def judge(evidence: Evidence) -> Verdict:
         ("answers", "only 2xx, 4xx with a code, and 503 with Retry-After", _answers),
         ("operators", "what an operator says is done, and what a forger says is not", _operations),
         ("replay", "the shards' logs, applied anew, make the same events and states", _replays),
-        ("end", "everything comes to its end: nothing waits, nothing stands still, nothing is put aside", _end),
+        (
+            "end",
+            "everything comes to its end: nothing waits, nothing stands still, nothing is put aside",
+            _end,
+        ),
     ]
     if evidence.graceful:
-        checks.append(("retries", "every request is answered, or its client was told to send it again", _retries))
+        checks.append(
+            ("retries", "every request is answered, or its client was told to send it again", _retries)
+        )
     found = []
     for name, promise, check in checks:
         breaches = Breaches()
@@ -111,7 +117,8 @@ def _accounted(evidence: Evidence, breaches: Breaches) -> int:
                 order.side,
                 order.order_type,
             ) or (
-                order.order_type is not OrderType.MARKET and (row.price, row.quantity) != (order.price, order.quantity)
+                order.order_type is not OrderType.MARKET
+                and (row.price, row.quantity) != (order.price, order.quantity)
             ):
                 breaches.add(f"{name}: the database has another order: {row}")
             elif not _continues(answer, row.status, row.cum_quantity, row.cum_quote):
@@ -119,7 +126,9 @@ def _accounted(evidence: Evidence, breaches: Breaches) -> int:
             else:
                 for trade_id in answer.trade_ids:
                     if (answer.order_id, trade_id) not in fills:
-                        breaches.add(f"{name}: its acknowledged fill in trade {trade_id} is not in the database")
+                        breaches.add(
+                            f"{name}: its acknowledged fill in trade {trade_id} is not in the database"
+                        )
         outcomes = {answer.outcome for answer in order.answers}
         if row is not None and not outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.UNKNOWN}:
             breaches.add(f"{name}: every answer said that it was not placed, and it is order {row.order_id}")
@@ -139,7 +148,9 @@ def _outcomes(evidence: Evidence, breaches: Breaches) -> int:
         order_ids[row.client_order_id].append(row.order_id)
         number = row.client_order_id.removeprefix(CLIENT_ORDER_ID_PREFIX)
         if not number.isdecimal() or int(number) not in known:
-            breaches.add(f"order {row.order_id} has the client order id {row.client_order_id}, which nobody sent")
+            breaches.add(
+                f"order {row.order_id} has the client order id {row.client_order_id}, which nobody sent"
+            )
     for name, ids in order_ids.items():
         if len(ids) > 1:
             breaches.add(f"{name} is {len(ids)} orders: {ids}")
@@ -160,7 +171,10 @@ def _cancels(evidence: Evidence, breaches: Breaches) -> int:
             name = client_order_id(order.number)
             if answer.outcome is Outcome.ACKNOWLEDGED:
                 examined += 1
-                if row is None or (row.status, row.cum_quantity) != (OrderStatus.CANCELED, answer.cum_quantity):
+                if row is None or (row.status, row.cum_quantity) != (
+                    OrderStatus.CANCELED,
+                    answer.cum_quantity,
+                ):
                     breaches.add(f"{name}: its cancel was acknowledged, {answer}; stored {row}")
             elif answer.code == _UNKNOWN_ORDER and row is not None and not is_final(row.status):
                 breaches.add(f"{name}: its cancel was refused as there was no such order; stored {row}")
@@ -237,12 +251,13 @@ def _money(evidence: Evidence, breaches: Breaches) -> int:
             available_held = evidence.answered.balances.get(key, (0, 0))
             if not made[key] == ledger[key] == sum(available_held):
                 breaches.add(
-                    f"account {account_id}: {asset}: deposits and fills make {made[key]}, the ledger {ledger[key]}, "
-                    f"its shard says {sum(available_held)}"
+                    f"account {account_id}: {asset}: deposits and fills make {made[key]}, the ledger "
+                    f"{ledger[key]}, its shard says {sum(available_held)}"
                 )
             if available_held[1] != held[key]:
                 breaches.add(
-                    f"account {account_id}: {asset}: held {available_held[1]}, its open orders need {held[key]}"
+                    f"account {account_id}: {asset}: held {available_held[1]}, its open orders need "
+                    f"{held[key]}"
                 )
     _check_totals(evidence, ledger, made, breaches)
     return len(evidence.answered.balances)
@@ -264,7 +279,9 @@ def _from_fills(evidence: Evidence) -> "Counter[tuple[int, str]]":
 
 
 def _check_deposits(evidence: Evidence, breaches: Breaches) -> "Counter[tuple[int, str]]":
-    """Return (account, asset) -> what the database says was deposited: all that was acknowledged, and nothing that nobody asked for."""
+    """Return (account, asset) -> what the database says was deposited: all that was acknowledged, and nothing
+    that nobody asked for.
+    """
     stored: Counter[tuple[int, str]] = Counter()
     for row in evidence.stored.ledger:
         if row.kind in ("deposit", "withdrawal") and row.account_id != _EXTERNAL:
@@ -278,7 +295,9 @@ def _check_deposits(evidence: Evidence, breaches: Breaches) -> "Counter[tuple[in
             unsure[deposit.account_id, deposit.asset] += deposit.amount
     for key in stored.keys() | sure.keys():
         if not sure[key] <= stored[key] <= sure[key] + unsure[key]:
-            breaches.add(f"account {key[0]}: {sure[key]} {key[1]} of deposits acknowledged, {stored[key]} stored")
+            breaches.add(
+                f"account {key[0]}: {sure[key]} {key[1]} of deposits acknowledged, {stored[key]} stored"
+            )
     return stored
 
 
@@ -312,14 +331,24 @@ def _check_totals(
         for asset, available, held, fees, deposited, withdrawn, settled in audit.rows:
             if available + held + fees != deposited - withdrawn + settled:
                 breaches.add(f"shard {shard}: its books of {asset} do not add up")
-            sums[asset].update(all=available + held + fees, fees=fees, deposited=deposited - withdrawn, settled=settled)
+            sums[asset].update(
+                all=available + held + fees, fees=fees, deposited=deposited - withdrawn, settled=settled
+            )
     if len(evidence.answered.audits) < evidence.markets.shard_count:
         return
     for asset, total in sums.items():
         if by_asset[asset] or ledger[_CLEARING, asset]:
-            breaches.add(f"{asset}: the ledger sums to {by_asset[asset]}, its clearing to {ledger[_CLEARING, asset]}")
-        if total["settled"] or total["all"] != total["deposited"] or total["deposited"] != -ledger[_EXTERNAL, asset]:
-            breaches.add(f"{asset}: the shards have {dict(total)}, the world outside {ledger[_EXTERNAL, asset]}")
+            breaches.add(
+                f"{asset}: the ledger sums to {by_asset[asset]}, its clearing to {ledger[_CLEARING, asset]}"
+            )
+        if (
+            total["settled"]
+            or total["all"] != total["deposited"]
+            or total["deposited"] != -ledger[_EXTERNAL, asset]
+        ):
+            breaches.add(
+                f"{asset}: the shards have {dict(total)}, the world outside {ledger[_EXTERNAL, asset]}"
+            )
         if not total["fees"] == ledger[_FEES, asset] == made[_FEES, asset]:
             breaches.add(
                 f"{asset}: fees are {total['fees']} on the shards, {ledger[_FEES, asset]} in the ledger, "
@@ -381,10 +410,13 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
             continue
         examined += 1
         if (told.bids, told.asks) != shards:
-            breaches.add(f"{symbol}: the API's book is not what the open orders make: {_difference(told, shards)}")
+            breaches.add(
+                f"{symbol}: the API's book is not what the open orders make: {_difference(told, shards)}"
+            )
         if told.sequence != evidence.stream.last_sequences.get(symbol, 0):
             breaches.add(
-                f"{symbol}: the API's book ends at {told.sequence}, the log at {evidence.stream.last_sequences.get(symbol, 0)}"
+                f"{symbol}: the API's book ends at {told.sequence}, the log at "
+                f"{evidence.stream.last_sequences.get(symbol, 0)}"
             )
         for watch in evidence.market_watches:
             book = watch.books.get(symbol)
@@ -392,10 +424,13 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
                 continue  # it was listed after the subscription
             examined += 1
             if book.update_id != told.sequence:
-                breaches.add(f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at {told.sequence}")
+                breaches.add(
+                    f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at {told.sequence}"
+                )
             elif (book.bids, book.asks) != shards:
                 breaches.add(
-                    f"{watch.name}: {symbol}: its book is not the shard's: {_difference(told, (book.bids, book.asks))}"
+                    f"{watch.name}: {symbol}: its book is not the shard's: "
+                    f"{_difference(told, (book.bids, book.asks))}"
                 )
     return examined
 
@@ -403,7 +438,14 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
 def _same_open_orders(evidence: Evidence, breaches: Breaches) -> None:
     """The shards' open orders and the database's are the same."""
     stored = {
-        row.order_id: (row.account_id, row.market, row.side, row.price, row.quantity - row.cum_quantity, row.status)
+        row.order_id: (
+            row.account_id,
+            row.market,
+            row.side,
+            row.price,
+            row.quantity - row.cum_quantity,
+            row.status,
+        )
         for row in evidence.stored.orders
         if not is_final(row.status)
     }
@@ -480,7 +522,9 @@ def _streams(evidence: Evidence, breaches: Breaches) -> int:
 def _flat(
     evidence: Evidence, key: tuple[str, str, int], traded: Mapping[str, Sequence[tuple[int, int, int]]]
 ) -> tuple[str, str, str, str, str, int, int, int] | None:
-    """Return the candle of an interval without a trade, at the last price before it; None: there was no trade before."""
+    """Return the candle of an interval without a trade, at the last price before it; None: there was no trade
+    before.
+    """
     symbol, _, open_time = key
     before = bisect_left(traded[symbol], (open_time,))
     if not before:
@@ -517,8 +561,8 @@ def _reports(evidence: Evidence, breaches: Breaches) -> int:
             orders, fills = missing_in(segment, accepted, filled)
             if orders or fills:
                 breaches.add(
-                    f"{watch.name}: account {segment.account_id} did not hear of {len(orders)} orders and {len(fills)} fills: "
-                    f"{orders[:3]}, {fills[:3]}"
+                    f"{watch.name}: account {segment.account_id} did not hear of {len(orders)} orders and "
+                    f"{len(fills)} fills: {orders[:3]}, {fills[:3]}"
                 )
         for order_id, (status, _) in watch.last_status.items():
             stored = rows.get(order_id)
@@ -550,7 +594,10 @@ def _retries(evidence: Evidence, breaches: Breaches) -> int:
 
 
 def _operations(evidence: Evidence, breaches: Breaches) -> int:
-    """Fees, statuses, limits and keys at the end are those that the last operation left; a forger's never were."""
+    """Fees, statuses, limits and keys at the end are those that the last operation left.
+
+    A forger's never were.
+    """
     for market, status in evidence.answered.statuses.items():
         wanted = "DELISTED" if market in evidence.delisted else "TRADING"
         if status != wanted:

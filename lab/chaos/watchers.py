@@ -1,4 +1,6 @@
-"""Subscribers of the exchange while it is broken: of its streams, of accounts' own events, and of the shards' logs themselves."""
+"""Subscribers of the exchange while it is broken: of its streams, of accounts' own events, and of the shards'
+logs themselves.
+"""
 
 import asyncio
 import itertools
@@ -13,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from lab.chaos.evidence import Evidence
-from lab.chaos.load import Trader, edge_urls, signed_subscription
+from lab.chaos.traders import Trader, edge_urls, signed_subscription
 from lab.chaos.watching import MarketWatch, ReportWatch
 from protocol import streams
 from protocol.codec import decode_events
@@ -39,14 +41,18 @@ class Watchers:
     """All of them, as tasks."""
 
     def __init__(self, settings: Settings, evidence: Evidence, traders: Sequence[Trader], count: int) -> None:
-        """`count` subscribers of market data, and as many of accounts' events, the accounts dealt out among them."""
+        """`count` subscribers of market data, and as many of accounts' events, the accounts dealt out among
+        them.
+        """
         self._settings = settings
         self._evidence = evidence
         self._tasks: list[asyncio.Task[None]] = []
         self.heard = dict.fromkeys(range(settings.shard_count), STREAM_START)
         """Shard -> up to where its log was followed."""
         symbols = list(evidence.markets.by_symbol)
-        evidence.market_watches += [MarketWatch(f"subscriber {number}", symbols) for number in range(1, count + 1)]
+        evidence.market_watches += [
+            MarketWatch(f"subscriber {number}", symbols) for number in range(1, count + 1)
+        ]
         evidence.report_watches += [ReportWatch(f"owner {number}") for number in range(1, count + 1)]
         self._owners = [traders[number::count] for number in range(count)]
 
@@ -83,7 +89,9 @@ class Watchers:
             for edge in itertools.cycle(edge_urls(self._settings)):
                 url = edge + path
                 with suppress(OSError, WebSocketException, TimeoutError):
-                    async with connect(url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None) as socket:
+                    async with connect(
+                        url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None
+                    ) as socket:
                         watch.connected()
                         filling = asyncio.create_task(self._fill_books(http, watch))
                         try:
@@ -96,7 +104,10 @@ class Watchers:
                 await asyncio.sleep(RECONNECT_S)
 
     async def _fill_books(self, http: aiohttp.ClientSession, watch: MarketWatch) -> None:
-        """Fetch the snapshots that the books of this connection begin from; again where one turns out to be too old."""
+        """Fetch the snapshots that the books of this connection begin from.
+
+        Again where one turns out to be too old.
+        """
         books = watch.books
         while True:
             for symbol, book in books.items():
@@ -111,7 +122,9 @@ class Watchers:
         for edge in itertools.cycle(edge_urls(self._settings)):
             with suppress(OSError, WebSocketException, TimeoutError, _NotSubscribedError):
                 url = f"{edge}/ws-api/v3"
-                async with connect(url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None) as socket:
+                async with connect(
+                    url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None
+                ) as socket:
                     watch.connected()
                     accounts: dict[int, int] = {}
                     for number, owner in enumerate(owners):
@@ -154,7 +167,9 @@ class Watchers:
                     await asyncio.sleep(LOOK_EVERY_S)
 
     async def _is_replicated(self, client: "redis.asyncio.Redis", shard: int) -> bool:
-        """Return whether replicas have what this one connection has read: what they lack nobody was told of, and a failover may lose it."""
+        """Return whether replicas have what this one connection has read: what they lack nobody was told of,
+        and a failover may lose it.
+        """
         replicas = self._settings.redis_replicas_min
         if not replicas:
             return True

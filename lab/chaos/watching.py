@@ -1,4 +1,7 @@
-"""What subscribers do with what they hear: follow numbers, keep books, and note what does not fit. Pure: no sockets, no clock."""
+"""What subscribers do with what they hear: follow numbers, keep books, and note what does not fit.
+
+Pure: no sockets, no clock.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -24,7 +27,9 @@ class Breaches:
 
 
 class StreamWatch:
-    """Follows the shards' event logs: per market, trade ids and sequences must be contiguous from the first on."""
+    """Follows the shards' event logs: per market, trade ids and sequences must be contiguous from the first
+    on.
+    """
 
     def __init__(self) -> None:
         self.breaches = Breaches()
@@ -71,7 +76,8 @@ class LocalBook:
         """Take one update; return what is wrong with it, if anything."""
         last, self.last_heard = self.last_heard, update["u"]
         if last is None and self.update_id is not None and update["U"] > self.update_id + 1:
-            # The snapshot is older than the stream's beginning; another one is needed, as Binance tells its clients.
+            # The snapshot is older than the stream's beginning; another one is needed, as Binance tells its
+            # clients.
             self.update_id = None
         if self.update_id is None:
             self.waiting.append(update)
@@ -113,7 +119,8 @@ class MarketWatch:
         self.trades: dict[str, dict[int, tuple[str, str, bool]]] = {symbol: {} for symbol in self.books}
         """Market -> trade id -> price, quantity, whether the buyer was the maker."""
         self.candles: dict[tuple[str, str, int], tuple[str, str, str, str, str, int, int, int]] = {}
-        """(market, interval, open time) of closed ones -> open, high, low, close, volume, count, first and last trade id."""
+        """(market, interval, open time) of closed ones -> open, high, low, close, volume, count, first and
+        last trade id."""
         self.connections = 0
         self._last_trade: dict[str, int] = {}
 
@@ -173,7 +180,8 @@ class ReportWatch:
         self.reports = 0
         self.connections = 0
         self.last_status: dict[int, tuple[str, str]] = {}
-        """Order id -> its last status and cumulative quantity, of orders that the current connection has heard of from the start."""
+        """Order id -> its last status and cumulative quantity, of orders that the current connection has
+        heard of from the start."""
         self._current: dict[int, Segment] = {}
 
     def connected(self) -> None:
@@ -213,7 +221,9 @@ class ReportWatch:
             self.breaches.add(f"{self.name}: order {order_id} was {before[0]}, then {event['X']}")
         filled = _hundred_millionths(event["l"]) if kind == "TRADE" else 0
         if _hundred_millionths(before[1]) + filled != _hundred_millionths(event["z"]):
-            self.breaches.add(f"{self.name}: order {order_id}: {before[1]} and {event['l']} do not make {event['z']}")
+            self.breaches.add(
+                f"{self.name}: order {order_id}: {before[1]} and {event['l']} do not make {event['z']}"
+            )
         self.last_status[order_id] = (event["X"], event["z"])
 
 
@@ -222,12 +232,15 @@ def _hundred_millionths(text: str) -> int:
 
 
 def missing_in(
-    segment: Segment, accepted: dict[int, list[tuple[int, int, int]]], filled: dict[int, list[tuple[int, int, int]]]
+    segment: Segment,
+    accepted: dict[int, list[tuple[int, int, int]]],
+    filled: dict[int, list[tuple[int, int, int]]],
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return what should have been heard between a segment's first and last event: orders, and fills.
 
-    `accepted` is account -> (time of its number, time of its last change, order id), `filled` account -> (time, order id, trade id).
-    An order's first report comes between these two times: with several shards later than its number.
+    `accepted` is account -> (time of its number, time of its last change, order id), `filled` account ->
+    (time, order id, trade id). An order's first report comes between these two times: with several shards
+    later than its number.
     """
     first, last = segment.first_time, segment.last_time
     orders = [
@@ -235,7 +248,9 @@ def missing_in(
         for numbered, changed, order in accepted.get(segment.account_id, ())
         if first < numbered and changed < last
     ]
-    fills = [(order, trade) for time, order, trade in filled.get(segment.account_id, ()) if first < time < last]
+    fills = [
+        (order, trade) for time, order, trade in filled.get(segment.account_id, ()) if first < time < last
+    ]
     return (
         [order for order in orders if order not in segment.accepted],
         [fill for fill in fills if fill not in segment.fills],

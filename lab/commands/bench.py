@@ -47,7 +47,9 @@ def _reports(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
-    runs = click.option("--runs", default=5, show_default=True, help="How often to measure; the median counts.")
+    runs = click.option(
+        "--runs", default=5, show_default=True, help="How often to measure; the median counts."
+    )
     return runs(_reports(command))
 
 
@@ -81,7 +83,9 @@ def shard(count: int, runs: int, as_json: bool, record: bool) -> None:
 @click.option("--seconds", default=20, show_default=True, help="Length of the market's time per run.")
 @_options
 def depth(seconds: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure what feeds spend on the depth of a market that never rests, and what a gateway spends on showing it."""
+    """Measure what feeds spend on the depth of a market that never rests, and what a gateway spends on
+    showing it.
+    """
     _finish(repeated("depth", runs, partial(depth_bench.depth, seconds)), as_json=as_json, record=record)
 
 
@@ -97,13 +101,19 @@ def replay(count: int, runs: int, as_json: bool, record: bool) -> None:
 @click.option("--count", default=200_000, show_default=True, help="Commands per run.")
 @_options
 def pipeline(count: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure an engine worker from stream to stream, through a Redis of its own that writes every commit to disk."""
-    _finish(repeated("pipeline", runs, partial(pipeline_bench.pipeline, count)), as_json=as_json, record=record)
+    """Measure an engine worker from stream to stream, through a Redis of its own that writes every commit to
+    disk.
+    """
+    _finish(
+        repeated("pipeline", runs, partial(pipeline_bench.pipeline, count)), as_json=as_json, record=record
+    )
 
 
 @bench.command()
 @click.option("--seconds", default=8, show_default=True, help="Length of each measurement.")
-@click.option("--connections", default="1,16,64", show_default=True, help="Numbers of connections, comma separated.")
+@click.option(
+    "--connections", default="1,16,64", show_default=True, help="Numbers of connections, comma separated."
+)
 @_options
 def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool) -> None:
     """Measure signed orders over HTTP against a whole exchange of its own, feeds and persistence running."""
@@ -118,7 +128,9 @@ def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool)
 @click.option("--subscribers", default=1_000, show_default=True, help="Subscribers, the stuck ones included.")
 @_options
 def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure one WebSocket edge: frames per second, memory per subscriber, and latency beside subscribers that are stuck."""
+    """Measure one WebSocket edge: frames per second, memory per subscriber, and latency beside subscribers
+    that are stuck.
+    """
     with http_bench.exchange_of_its_own() as target:
         results = repeated("fanout", runs, partial(fanout_bench.fanout, target, subscribers, seconds))
     _finish(results, as_json=as_json, record=record)
@@ -128,17 +140,22 @@ def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: boo
 @click.option("--count", default=200_000, show_default=True, help="Commands whose events are stored.")
 @_options
 def persist(count: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure the ingest from a Redis stream into plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it, into TimescaleDB."""
+    """Measure the ingest from a Redis stream into plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it,
+    into TimescaleDB.
+    """
     once = partial(persist_bench.persist, count, load_settings().postgres_bin)
     _finish(repeated("persist", runs, once), as_json=as_json, record=record)
 
 
 @bench.command()
-@click.option("--trades", default=10_000_000, show_default=True, help="Trades in the database, over three years.")
+@click.option(
+    "--trades", default=10_000_000, show_default=True, help="Trades in the database, over three years."
+)
 @click.option("--queries", default=100, show_default=True, help="Queries of each kind and interval.")
 @_reports
 def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
-    """Measure a thousand candles out of years of trades, on plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it, on TimescaleDB.
+    """Measure a thousand candles out of years of trades, on plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN
+    has it, on TimescaleDB.
 
     Fewer trades make a run shorter; 10,000,000 take some ten minutes and 5 GB.
     """
@@ -148,7 +165,9 @@ def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
 
 
 @bench.command()
-@click.option("--kills", default=20, show_default=True, help="How often to stop the leader by each signal; 0: never.")
+@click.option(
+    "--kills", default=20, show_default=True, help="How often to stop the leader by each signal; 0: never."
+)
 @click.option("--resting", default=0, show_default=True, help="Orders that rest in the book meanwhile.")
 @click.option("--lease-ms", default=1_000, show_default=True, help="Length of the lease.")
 @click.option(
@@ -164,7 +183,9 @@ def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
 def failover(
     kills: int, resting: int, lease_ms: int, redis_mode: str, pauses: bool, as_json: bool, record: bool
 ) -> None:
-    """Kill the leading engine worker of an exchange of its own, with a standby, and time how long no order is accepted."""
+    """Kill the leading engine worker of an exchange of its own, with a standby, and time how long no order is
+    accepted.
+    """
     results: list[Result] = []
     if kills:
         own = {
@@ -182,14 +203,17 @@ def failover(
 
 
 @bench.command()
-@click.option("--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn.")
+@click.option(
+    "--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn."
+)
 @click.option("--seconds", default=8.0, show_default=True, help="Length of each of these times.")
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
     """Attack an exchange of its own with the dearest requests that it takes, and measure what others notice.
 
-    The book has 60,000 orders on 30,000 levels, and the shard a standby that would take over from a leader which is silent for too long.
+    The book has 60,000 orders on 30,000 levels, and the shard a standby that would take over from a leader
+    which is silent for too long.
     """
     with http_bench.exchange_of_its_own(standbys="1", log_level="error") as target:
         results = attacks_bench.attack_results(target, pairs, seconds)
@@ -199,15 +223,23 @@ def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 @bench.command()
 @click.option("--orders", default=1_000_000, show_default=True, help="Orders that arrive during each fault.")
 @click.option("--rate", default=8_000.0, show_default=True, help="Orders per second.")
-@click.option("--http", "over_http", is_flag=True, help="As clients send them; a gateway takes some 2,000 a second.")
+@click.option(
+    "--http", "over_http", is_flag=True, help="As clients send them; a gateway takes some 2,000 a second."
+)
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool) -> None:
-    """Let orders arrive at an exchange of its own while something stands still, and look whether memory stays within its bounds.
+    """Let orders arrive at an exchange of its own while something stands still, and look whether memory stays
+    within its bounds.
 
-    The persistence stands still, the feeds do, what may be lost is lost, the log's Redis is at its limit. Redis may use 512 MB.
+    The persistence stands still, the feeds do, what may be lost is lost, the log's Redis is at its limit.
+    Redis may use 512 MB.
     """
-    own = {"redis_memory_mb": str(flood_bench.MAXMEMORY_MB), "log_level": "error", "pending_requests_max": "100000"}
+    own = {
+        "redis_memory_mb": str(flood_bench.MAXMEMORY_MB),
+        "log_level": "error",
+        "pending_requests_max": "100000",
+    }
     with http_bench.exchange_of_its_own(**own) as target:
         results = flood_bench.flood(target, orders, rate, flood_bench.quiet, over_http=over_http)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
@@ -224,7 +256,9 @@ def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
-    """Let one account send ten times its share to a shard that has enough to do, and measure what the others get and notice."""
+    """Let one account send ten times its share to a shard that has enough to do, and measure what the others
+    get and notice.
+    """
     with http_bench.exchange_of_its_own(log_level="error", pending_requests_max="100000") as target:
         results = share_bench.share(target, pairs, seconds)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
@@ -232,12 +266,21 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 
 @bench.command()
 @click.option(
-    "--kind", "kinds", multiple=True, type=click.Choice(door_bench.KINDS), help="Only attacks of this kind; repeatable."
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(door_bench.KINDS),
+    help="Only attacks of this kind; repeatable.",
 )
-@click.option("--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn.")
+@click.option(
+    "--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn."
+)
 @click.option("--seconds", default=12.0, show_default=True, help="Length of each of these times.")
 @click.option(
-    "--times", default=1, show_default=True, help="Attacks so many times as large; 4: the review's own size, or more."
+    "--times",
+    default=1,
+    show_default=True,
+    help="Attacks so many times as large; 4: the review's own size, or more.",
 )
 @click.option(
     "--open",
@@ -250,14 +293,17 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 def door(
     kinds: tuple[str, ...], pairs: int, seconds: float, times: int, is_open: bool, as_json: bool, record: bool
 ) -> None:
-    """Attack gateway and edge of an exchange of its own as a network would that has no account, and measure what others notice.
+    """Attack gateway and edge of an exchange of its own as a network would that has no account, and measure
+    what others notice.
 
-    Bombs, bodies and headers without end, silent connections, guesses of passwords, sign-ups, streams by the thousand: against as many
-    ordinary orders of the same network.
+    Bombs, bodies and headers without end, silent connections, guesses of passwords, sign-ups, streams by the
+    thousand: against as many ordinary orders of the same network.
     """
     own = {"rate_limits_enabled": "true", "orders_per_10s": "1000000", "orders_per_day": "100000000"}
     own |= door_bench.WIDE if is_open else {}
     up = command_of("cli.main", "up", broken=Break.DOOR if is_open else None)
     with http_bench.exchange_of_its_own(up, log_level="error", **own) as target:
-        results = door_bench.door(target, kinds or door_bench.KINDS, door_bench.Sizes().times(times), pairs, seconds)
+        results = door_bench.door(
+            target, kinds or door_bench.KINDS, door_bench.Sizes().times(times), pairs, seconds
+        )
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)

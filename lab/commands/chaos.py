@@ -25,20 +25,32 @@ SAY_EVERY_S = 10.0
 
 
 @click.command()
-@click.option("--kills", type=click.IntRange(min=0), help="kill -9 of processes of the exchange, and of PostgreSQL.")
+@click.option(
+    "--kills", type=click.IntRange(min=0), help="kill -9 of processes of the exchange, and of PostgreSQL."
+)
 @click.option("--pauses", type=click.IntRange(min=0), help="SIGSTOP of processes for longer than any lease.")
 @click.option("--redis-kills", type=click.IntRange(min=0), help="kill -9 of Redis.")
-@click.option("--db-outages", type=click.IntRange(min=0), help="The database stopped, every other time paused.")
+@click.option(
+    "--db-outages", type=click.IntRange(min=0), help="The database stopped, every other time paused."
+)
 @click.option("--outage-s", default=30.0, show_default=True, help="Length of a database outage.")
 @click.option(
-    "--operations", type=click.IntRange(min=0), help="So many of each thing that an operator does, and of forgeries."
+    "--operations",
+    type=click.IntRange(min=0),
+    help="So many of each thing that an operator does, and of forgeries.",
 )
-@click.option("--rolling", "is_rolling", is_flag=True, help="Instead of faults: restart all processes, one by one.")
+@click.option(
+    "--rolling", "is_rolling", is_flag=True, help="Instead of faults: restart all processes, one by one."
+)
 @click.option("--orders", type=click.IntRange(min=1), help="Orders to place.")
 @click.option("--rate", type=click.FloatRange(min=1), help="Orders per second, at most.")
 @click.option("--seed", type=int, help="Draws faults and orders; left out: a new one.")
-@click.option("--shards", default=1, show_default=True, type=click.IntRange(1, 100), help="Shards of the exchange.")
-@click.option("--standbys", default=1, show_default=True, type=click.IntRange(min=0), help="Standbys of each shard.")
+@click.option(
+    "--shards", default=1, show_default=True, type=click.IntRange(1, 100), help="Shards of the exchange."
+)
+@click.option(
+    "--standbys", default=1, show_default=True, type=click.IntRange(min=0), help="Standbys of each shard."
+)
 @click.option(
     "--redis-mode",
     default="single",
@@ -46,13 +58,24 @@ SAY_EVERY_S = 10.0
     type=click.Choice(["single", "sentinel", "cluster"]),
     help="What Redis is; under Sentinel the master is killed, and a replica must have what is acknowledged.",
 )
-@click.option("--break-fence", "broken", flag_value="fence", help="Control: who was replaced may still write.")
 @click.option(
-    "--break-dedup", "broken", flag_value="dedup", help="Control: requests and idempotency keys are not remembered."
+    "--break-fence", "broken", flag_value="fence", help="Control: who was replaced may still write."
 )
-@click.option("--break-wait", "broken", flag_value="wait", help="Control: Redis acknowledges before it is on disk.")
-@click.option("--break-signature", "broken", flag_value="signature", help="Control: nobody's signature is looked at.")
-@click.option("--break-drain", "broken", flag_value="drain", help="Control of --rolling: nobody finishes anything.")
+@click.option(
+    "--break-dedup",
+    "broken",
+    flag_value="dedup",
+    help="Control: requests and idempotency keys are not remembered.",
+)
+@click.option(
+    "--break-wait", "broken", flag_value="wait", help="Control: Redis acknowledges before it is on disk."
+)
+@click.option(
+    "--break-signature", "broken", flag_value="signature", help="Control: nobody's signature is looked at."
+)
+@click.option(
+    "--break-drain", "broken", flag_value="drain", help="Control of --rolling: nobody finishes anything."
+)
 @click.option("--keep", is_flag=True, help="Keep the exchange's data and logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: verdict, figures.")
 @click.option("--report", "record", is_flag=True, help="Record the result in docs/reliability.md.")
@@ -77,10 +100,10 @@ def chaos(
 ) -> None:
     """Break an exchange of its own while it trades, and judge what became of every order.
 
-    Starts a whole exchange on free ports, places orders by many accounts over HTTP and WebSocket, kills and pauses its processes at
-    random moments, and then holds every answer against the database, the shards and what subscribers heard. Ends with 1 when a
-    promise was broken. A control (--break-...) takes a safeguard away, with a short scenario of its own that needs it: the verdict
-    must not be clean.
+    Starts a whole exchange on free ports, places orders by many accounts over HTTP and WebSocket, kills and
+    pauses its processes at random moments, and then holds every answer against the database, the shards and
+    what subscribers heard. Ends with 1 when a promise was broken. A control (--break-...) takes a safeguard
+    away, with a short scenario of its own that needs it: the verdict must not be clean.
     """
     seed = secrets.randbelow(2**31) if seed is None else seed
     counts = {
@@ -113,11 +136,16 @@ def chaos(
 
 
 def _rolling_scenario(seed: int, counts: Mapping[str, Any], control: Break | None) -> Scenario:
-    if any(counts[name] is not None for name in ("kills", "pauses", "redis_kills", "database_outages", "operations")):
+    if any(
+        counts[name] is not None
+        for name in ("kills", "pauses", "redis_kills", "database_outages", "operations")
+    ):
         raise CommandError("--rolling restarts, and breaks nothing; leave out the counts of faults.")
     if control not in (None, Break.DRAIN):
         raise CommandError(f"{control} is a control of the faults; --rolling has --break-drain.")
-    given = {name: counts[name] for name in ("orders", "rate", "shards", "standbys") if counts[name] is not None}
+    given = {
+        name: counts[name] for name in ("orders", "rate", "shards", "standbys") if counts[name] is not None
+    }
     return (rolling_without_drain if control else rolling)(seed, **given)
 
 
@@ -129,7 +157,9 @@ def _tell(result: Result, scenario: Scenario, *, as_json: bool, record: bool, ke
         if keep:
             console.print(f"Its data and logs are in {result.folder}", highlight=False, soft_wrap=True)
     if record:
-        arguments = [argument for argument in sys.argv[1:] if argument not in ("--report", "--json", "--keep")]
+        arguments = [
+            argument for argument in sys.argv[1:] if argument not in ("--report", "--json", "--keep")
+        ]
         seed = [] if "--seed" in arguments else ["--seed", str(scenario.seed)]
         report.write(result, " ".join(["exchange", *arguments, *seed]))
 

@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.api import request
 from cli.console import CommandError, console, plain_table, print_json, running_settings
+from cli.rest_client import request
 from client.blocking import RequestError
 from lab.benchmarks.report import commit, machine
 from loadtests.steps import Plan
@@ -33,20 +33,31 @@ _FILES = "%Y%m%d-%H%M%S"
 
 
 @click.command()
-@click.option("--seconds", default=int(_USUAL.seconds), show_default=True, type=click.IntRange(1), help="How long.")
-@click.option("--users", default=_USUAL.traders, show_default=True, type=click.IntRange(1), help="Traders at the end.")
-@click.option("--watchers", default=_USUAL.watchers, show_default=True, type=click.IntRange(0), help="Stream watchers.")
-@click.option("--steps", default=_USUAL.steps, show_default=True, type=click.IntRange(1), help="Steps to all traders.")
+@click.option(
+    "--seconds", default=int(_USUAL.seconds), show_default=True, type=click.IntRange(1), help="How long."
+)
+@click.option(
+    "--users", default=_USUAL.traders, show_default=True, type=click.IntRange(1), help="Traders at the end."
+)
+@click.option(
+    "--watchers", default=_USUAL.watchers, show_default=True, type=click.IntRange(0), help="Stream watchers."
+)
+@click.option(
+    "--steps", default=_USUAL.steps, show_default=True, type=click.IntRange(1), help="Steps to all traders."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the summary.")
 @click.option(
-    "--report-dir", type=click.Path(path_type=Path), help="Where summaries go; usually `load` in the data folder."
+    "--report-dir",
+    type=click.Path(path_type=Path),
+    help="Where summaries go; usually `load` in the data folder.",
 )
 def load(seconds: int, users: int, watchers: int, steps: int, as_json: bool, report_dir: Path | None) -> None:
     """Put load on the running exchange, and measure it: traders on the REST API, watchers on the streams.
 
-    Traders come in steps. Each signs up, then places orders near the touch, cancels most of them, and looks around.
-    Half of the watchers measure how old trades are when they arrive, the others how long an order takes until its
-    owner hears of it. Ends with 1 when anything failed; what rate limits refused is counted apart.
+    Traders come in steps. Each signs up, then places orders near the touch, cancels most of them, and looks
+    around. Half of the watchers measure how old trades are when they arrive, the others how long an order
+    takes until its owner hears of it. Ends with 1 when anything failed; what rate limits refused is counted
+    apart.
     """
     settings = running_settings()
     _check(settings)
@@ -58,7 +69,9 @@ def load(seconds: int, users: int, watchers: int, steps: int, as_json: bool, rep
     began = datetime.now(UTC)
     plan = Plan(users, watchers, seconds, min(steps, users))
     measured = _run(plan, folder / f"{began:{_FILES}}.log", quiet=as_json)
-    summary = msgspec.structs.replace(measured, began=f"{began:%Y-%m-%d %H:%M} UTC", machine=machine(), commit=commit())
+    summary = msgspec.structs.replace(
+        measured, began=f"{began:%Y-%m-%d %H:%M} UTC", machine=machine(), commit=commit()
+    )
     pages = _write(summary, folder / f"{began:{_FILES}}")
     if as_json:
         print_json(summary)
@@ -82,7 +95,10 @@ def _check(settings: Settings) -> None:
 
 
 def _run(plan: Plan, log: Path, *, quiet: bool) -> Summary:
-    """Run the load test in a process of its own, show how it goes, and return what came of it; Ctrl-C ends it early."""
+    """Run the load test in a process of its own, show how it goes, and return what came of it.
+
+    Ctrl-C ends it early.
+    """
     arguments = [part for name, value in plan._asdict().items() for part in (f"--{name}", str(value))]
     summary: Summary | None = None
     with log.open("wb") as errors, _showing(quiet=quiet) as show:
@@ -142,10 +158,16 @@ def _showing(*, quiet: bool) -> Iterator[Callable[[Summary], None]]:
 def _bar(summary: Summary) -> Group:
     elapsed = min(summary.elapsed, summary.seconds)
     traders = f"{summary.traders} of {summary.traders_max} traders"
-    state = "the traders leave" if summary.elapsed > summary.seconds else f"{traders}, {summary.watchers} watchers"
+    state = (
+        "the traders leave"
+        if summary.elapsed > summary.seconds
+        else f"{traders}, {summary.watchers} watchers"
+    )
     bar = Table.grid()
     bar.add_row(ProgressBar(summary.seconds, elapsed, width=_WIDTH))
-    return Group(Text(f"{elapsed:.0f} of {summary.seconds:.0f} s: {state}. Ctrl-C ends it early."), bar, Text())
+    return Group(
+        Text(f"{elapsed:.0f} of {summary.seconds:.0f} s: {state}. Ctrl-C ends it early."), bar, Text()
+    )
 
 
 def _view(summary: Summary) -> Group:
@@ -167,7 +189,9 @@ def _view(summary: Summary) -> Group:
 
 
 def _steps(summary: Summary) -> Group:
-    table = plain_table("traders", "requests", "per s", "failed", "order p50", "p99", "trade p99", "own order p99")
+    table = plain_table(
+        "traders", "requests", "per s", "failed", "order p50", "p99", "trade p99", "own order p99"
+    )
     for step in summary.steps:
         table.add_row(
             *(str(step.traders), f"{step.requests:,}", f"{step.per_second:.1f}", str(step.failures or "")),

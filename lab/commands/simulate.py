@@ -6,7 +6,14 @@ from collections import Counter
 from statistics import median_low
 
 import rich_click as click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from cli.console import console, plain_table, print_json
 from lab.simulation.campaign import EMPTY, FEATURES, TRANSFERS, Failure, Tally, explain, simulate_on_all_cores
@@ -20,32 +27,53 @@ _TROUBLES = ("crash", "disconnect", "pause")
 
 
 @click.command()
-@click.option("--seeds", default=1_000, show_default=True, type=click.IntRange(min=1), help="How many seeds to run.")
-@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
+@click.option(
+    "--seeds", default=1_000, show_default=True, type=click.IntRange(min=1), help="How many seeds to run."
+)
+@click.option(
+    "--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them."
+)
 @click.option(
     "--processes", default=0, type=click.IntRange(min=0), help="How many processes run them; 0: one per core."
 )
 @click.option(
-    "--seed", "only", default=None, type=click.IntRange(min=0), help="Run this seed alone; shrink it if it fails."
+    "--seed",
+    "only",
+    default=None,
+    type=click.IntRange(min=0),
+    help="Run this seed alone; shrink it if it fails.",
 )
 @click.option(
     "--commands-min",
     default=0,
     type=click.IntRange(min=0),
-    help="Let each seed go on until its shards have had so many different commands; 0: as long as the seed says, about 150.",
+    help="Let each seed go on until its shards have had so many different commands; 0: as long as the seed "
+    "says, about 150.",
 )
 @click.option("--trace", is_flag=True, help="With --seed: print what happens, step by step.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON: counts, what was injected, failures with their schedules."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON: counts, what was injected, failures with their schedules.",
 )
 def simulate(
-    seeds: int, first_seed: int, processes: int, only: int | None, commands_min: int, trace: bool, as_json: bool
+    seeds: int,
+    first_seed: int,
+    processes: int,
+    only: int | None,
+    commands_min: int,
+    trace: bool,
+    as_json: bool,
 ) -> None:
-    """Run the whole pipeline in memory, under a simulated clock and with faults, once per seed; exit 1 if a rule is broken.
+    """Run the whole pipeline in memory, under a simulated clock and with faults, once per seed.
 
-    Gateways, shards with two workers each, feeds and ingests run on a stream log in memory. Processes crash before and after
-    every call, stand still, lose connections and replies, take over from each other, find torn snapshots; at the end everything that was
-    acknowledged must be there once, money must add up, and books, candles and database must agree. docs/simulation.md has the details.
+    Exit 1 if a rule is broken.
+
+    Gateways, shards with two workers each, feeds and ingests run on a stream log in memory. Processes crash
+    before and after every call, stand still, lose connections and replies, take over from each other, find
+    torn snapshots; at the end everything that was acknowledged must be there once, money must add up, and
+    books, candles and database must agree. docs/simulation.md has the details.
 
     Ctrl-C, or SIGTERM, shows what the seeds came to that were run.
     """
@@ -60,7 +88,9 @@ def simulate(
     if not tally.seeds:
         sys.exit(_INTERRUPTED)
     failures = [
-        failure for seed, _ in sorted(tally.failures)[:_EXPLAINED_MAX] if (failure := _explained(seed, commands_min))
+        failure
+        for seed, _ in sorted(tally.failures)[:_EXPLAINED_MAX]
+        if (failure := _explained(seed, commands_min))
     ]
     if as_json:
         print_json(
@@ -108,7 +138,8 @@ def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool
         except KeyboardInterrupt:
             at = seeds[tally.seeds]
             click.echo(
-                f"Stopped before seed {at}. Go on with: --first-seed {at} --seeds {len(seeds) - tally.seeds}", err=True
+                f"Stopped before seed {at}. Go on with: --first-seed {at} --seeds {len(seeds) - tally.seeds}",
+                err=True,
             )
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -118,7 +149,9 @@ def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool
 def _explained(seed: int, commands_min: int) -> Failure | None:
     with console.status(f"Shrinking the schedule of seed {seed} …") as status:
         return explain(
-            seed, lambda left: status.update(f"Shrinking the schedule of seed {seed}: {left} actions …"), commands_min
+            seed,
+            lambda left: status.update(f"Shrinking the schedule of seed {seed}: {left} actions …"),
+            commands_min,
         )
 
 
@@ -159,6 +192,8 @@ def _show_failure(failure: Failure) -> None:
     console.print()
     console.print(f"[bold red]seed {failure.seed}[/] {failure.what}", highlight=False)
     console.print(f"again: {failure.command}", highlight=False)
-    console.print(f"The smallest of its schedules, {len(failure.schedule)} of {failure.actions} actions, as it ran:")
+    console.print(
+        f"The smallest of its schedules, {len(failure.schedule)} of {failure.actions} actions, as it ran:"
+    )
     for line in failure.trace:
         console.print(f"  {line}", highlight=False, markup=False)

@@ -114,7 +114,11 @@ EMPTY = Tally(0, Counter(), Counter(), [], Counter(), Counter(), [])
 
 def features(outcome: Outcome) -> set[str]:
     """Return which of the `FEATURES`, and whether `TRANSFERS`, a run had."""
-    found = {name for name, prefixes in FEATURES.items() if any(what.startswith(prefixes) for what in outcome.injected)}
+    found = {
+        name
+        for name, prefixes in FEATURES.items()
+        if any(what.startswith(prefixes) for what in outcome.injected)
+    }
     return found | ({TRANSFERS} if outcome.counts["clients: transferred"] else set())
 
 
@@ -139,7 +143,9 @@ def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:
 
 
 def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -> Iterator[Tally]:
-    """Run the seeds on so many processes (0: one per core); yield what every few of them came to, in their order.
+    """Run the seeds on so many processes (0: one per core).
+
+    Yield what every few of them came to, in their order.
 
     An interrupt ends this process alone, which then ends the others.
     """
@@ -149,14 +155,19 @@ def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -
     if processes == 1:
         yield from map(simulate_task, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with multiprocessing.get_context("spawn").Pool(
+        processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
         yield from pool.imap(simulate_task, tasks)
 
 
 def explain(
     seed: int, progress: Callable[[int], None] = lambda _actions: None, commands_min: int = 0
 ) -> Failure | None:
-    """Run a seed again and shrink its schedule; None when nothing is broken. `progress` is told how many actions are left."""
+    """Run a seed again and shrink its schedule; None when nothing is broken.
+
+    `progress` is told how many actions are left.
+    """
     outcome = run(plan_of(seed, commands_min=commands_min))
     if not outcome.failure:
         return None
@@ -177,5 +188,7 @@ def explain(
 
 
 def _kind(outcome: Outcome) -> str:
-    """Return the failure without its numbers, so that a smaller schedule counts when it breaks the same rule."""
+    """Return the failure without its numbers, so that a smaller schedule counts when it breaks the same
+    rule.
+    """
     return "".join("#" if character.isdigit() else character for character in outcome.failure)[:40]

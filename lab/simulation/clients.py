@@ -1,10 +1,11 @@
 """Clients, and the gateway's way to the shards.
 
-A gateway collects the commands of its clients into one frame per shard, as `adapters.command_queue` does, sends again what may have
-lost its answer, and answers what it is told by its own reply channel. It refuses commands while a log is larger than it may be, and those
-that Redis refuses when they are sent for the first time: nothing of them has happened, and a client may place such an order again. When no
-reply comes, or the gateway dies, a client does not know. It asks for the order by its client order id; one that has given the order an
-idempotency key places it again with that.
+A gateway collects the commands of its clients into one frame per shard, as `adapters.command_queue` does,
+sends again what may have lost its answer, and answers what it is told by its own reply channel. It refuses
+commands while a log is larger than it may be, and those that Redis refuses when they are sent for the first
+time: nothing of them has happened, and a client may place such an order again. When no reply comes, or the
+gateway dies, a client does not know. It asks for the order by its client order id; one that has given the
+order an idempotency key places it again with that.
 """
 
 from collections import Counter, defaultdict
@@ -24,7 +25,15 @@ from lab.simulation.shortage import LOOK_MS
 from lab.simulation.witness import Books, Witness, require
 from protocol import streams
 from protocol.codec import OLDEST_FORMAT, decode_replies, encode_commands, encode_frame
-from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder, Withdraw
+from protocol.commands import (
+    CancelAllOrders,
+    CancelOrder,
+    Command,
+    Deposit,
+    LoggedCommand,
+    PlaceOrder,
+    Withdraw,
+)
 from protocol.listing import Listing, decode_configuration
 from protocol.market import MarketMap
 from protocol.orders import (
@@ -36,7 +45,16 @@ from protocol.orders import (
     Side,
     TimeInForce,
 )
-from protocol.replies import BalancesQuery, OpenOrdersQuery, OrderQuery, OrderReply, OrdersReply, Query, Refused, Reply
+from protocol.replies import (
+    BalancesQuery,
+    OpenOrdersQuery,
+    OrderQuery,
+    OrderReply,
+    OrdersReply,
+    Query,
+    Refused,
+    Reply,
+)
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import DEFAULT_WINDOWS
@@ -117,7 +135,9 @@ class Gateway(Process):
         self._look_how_full()
         for each in {shard, of_market}:
             if self._filled.get(each, 0.0) > allowed(is_cancel=is_cancel):
-                self.surroundings.inject(f"{'a cancel' if is_cancel else 'an order'} refused: the log is full")
+                self.surroundings.inject(
+                    f"{'a cancel' if is_cancel else 'an order'} refused: the log is full"
+                )
                 self._witness.refuse(command.reply_to, command.request_id)
                 answer(NotTaken())
                 return
@@ -151,7 +171,9 @@ class Gateway(Process):
         self._waiting[request_id] = (self.surroundings.now + REPLY_TIMEOUT_MS, answer)
 
     def step(self, action: Action) -> None:
-        """Give up what has waited too long, send again what may have lost its answer, and send the micro-batch."""
+        """Give up what has waited too long, send again what may have lost its answer, and send the
+        micro-batch.
+        """
         now = self.surroundings.now
         if self.surroundings.program is Program.NEXT and Dice(action.dice).below(LOOKS_EVERY) == 2:
             self._look_for_the_format()
@@ -194,13 +216,18 @@ class Gateway(Process):
             self._append(streams.commands(shard), COMMANDS_FIELD, batch, is_first=False)
 
     def _is_behind(self, shard: int) -> bool:
-        """Return whether a shard has so much to do that what is sent again would only keep it from that; so gateways do."""
+        """Return whether a shard has so much to do that what is sent again would only keep it from that.
+
+        So gateways do.
+        """
         position = self._shared.position(shard).stream_id
         entries = (each.stream_id for each in self._shared.entries(streams.commands(shard)))
         oldest = next((each for each in entries if each > position), None)
         return oldest is not None and self.surroundings.now - oldest.ms > BEHIND_MS
 
-    def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True) -> None:
+    def _append(
+        self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True
+    ) -> None:
         if field == COMMANDS_FIELD:
             sent = [self._as_sent(each) for each in batch]  # type: ignore[arg-type]  # they are commands
             frame = encode_commands(sent, self.surroundings.now * 1_000, self._format)
@@ -214,7 +241,9 @@ class Gateway(Process):
         except Unreachable:
             self._to_retry.append((stream, field, batch))
 
-    def _refused(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool) -> None:
+    def _refused(
+        self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool
+    ) -> None:
         """Redis has not appended a batch: say so, unless it may have been appended before."""
         if not is_first:
             self._to_retry.append((stream, field, batch))
@@ -238,7 +267,9 @@ class Gateway(Process):
             )
 
     def _as_sent(self, command: Command) -> LoggedCommand:
-        """Return a command as its shard takes it: transfers with the treasury's signature, a new one each time."""
+        """Return a command as its shard takes it: transfers with the treasury's signature, a new one each
+        time.
+        """
         if not isinstance(command, Deposit | Withdraw):
             return command
         shard = self._witness.market_map.shard_of_account(command.account_id)
@@ -302,7 +333,11 @@ class Client:
     """One account's owner."""
 
     def __init__(
-        self, number: int, gateways: Sequence[Gateway], witness: Witness, stored: Callable[[], Iterable[OrderState]]
+        self,
+        number: int,
+        gateways: Sequence[Gateway],
+        witness: Witness,
+        stored: Callable[[], Iterable[OrderState]],
     ) -> None:
         """`stored` returns the orders that the database has."""
         self.account_id = AccountId(number + 1)
@@ -440,7 +475,8 @@ class Client:
     def _is_order(self, intent: Intent, order: OrderState) -> None:
         require(
             order.client_order_id == intent.command.client_order_id,
-            f"account {self.account_id}: {intent.command.client_order_id} is answered with {order.client_order_id}",
+            f"account {self.account_id}: {intent.command.client_order_id} is answered with "
+            f"{order.client_order_id}",
         )
         if order.order_id not in intent.order_ids:
             intent.order_ids.append(order.order_id)
@@ -531,7 +567,8 @@ class Client:
         if intent.order_ids and isinstance(reply, Refused) and reply.reason is RejectReason.UNKNOWN_ORDER:
             require(
                 any(order.order_id in intent.order_ids for order in self._stored()),
-                f"account {self.account_id}: order {intent.order_ids[0]} was acknowledged, and does not exist",
+                f"account {self.account_id}: order {intent.order_ids[0]} was acknowledged, and does not "
+                "exist",
             )
 
     def _canceled(self, reply: Reply | NotTaken | None, cancel_id: str) -> None:
@@ -587,7 +624,9 @@ class Client:
             )
 
     def _check_name(self, name: str, intents: list[Intent], books: Books, sent: "SentCommands") -> None:
-        """Compare the orders that have a client order id with what the client wanted by that name, one after the other."""
+        """Compare the orders that have a client order id with what the client wanted by that name, one after
+        the other.
+        """
         account_id = self.account_id
         orders = [books.histories[order_id][0] for order_id in books.order_ids.get((account_id, name), [])]
         if any(sent.outcomes(each) > 1 for each in intents):
@@ -608,7 +647,9 @@ class Client:
             )
             for order_id in intent.order_ids:
                 order = next((order for order in orders if order.order_id == order_id), None)
-                require(order is not None, f"account {account_id}: {name} was acknowledged as order {order_id}")
+                require(
+                    order is not None, f"account {account_id}: {name} was acknowledged as order {order_id}"
+                )
                 placed = intent.command
                 same = (placed.market, placed.side, placed.price, placed.quote_quantity)
                 require(
@@ -634,7 +675,9 @@ class SentCommands:
                     self.cancels[command.cancel_id].append(time)
 
     def outcomes(self, intent: Intent) -> int:
-        """Return how many outcomes a wish may have had at most: more than one when it was repeated after its window."""
+        """Return how many outcomes a wish may have had at most: more than one when it was repeated after its
+        window.
+        """
         if intent.has_key:
             return outcomes_max(self.keys[intent.command.idempotency_key], DEFAULT_WINDOWS.key_ms)
         return sum(outcomes_max(self.requests[each], DEFAULT_WINDOWS.request_ms) for each in intent.requests)

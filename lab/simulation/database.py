@@ -1,8 +1,8 @@
 """The database in memory, and the real ingest on it.
 
-What `persist.ingest` says to PostgreSQL is little: lock the shard's row, look at the last trades, write rows, move on. The twin
-does that and keeps PostgreSQL's promises: a transaction is all or nothing, a savepoint can be undone, a unique key is unique,
-a row lock keeps others out, and who sleeps on a lock loses it.
+What `persist.ingest` says to PostgreSQL is little: lock the shard's row, look at the last trades, write rows,
+move on. The twin does that and keeps PostgreSQL's promises: a transaction is all or nothing, a savepoint can
+be undone, a unique key is unique, a row lock keeps others out, and who sleeps on a lock loses it.
 """
 
 from __future__ import annotations
@@ -189,7 +189,13 @@ class MemoryIngest(ShardIngest):
     """The real ingest on the database in memory."""
 
     def __init__(
-        self, shard: int, log: MemoryStreamLog, tables: Tables, process: Process, shard_count: int, entries_max: int
+        self,
+        shard: int,
+        log: MemoryStreamLog,
+        tables: Tables,
+        process: Process,
+        shard_count: int,
+        entries_max: int,
     ) -> None:
         super().__init__(shard, log, "", shard_count, entries_max)
         self._keeps_candles = True

@@ -1,7 +1,9 @@
-"""Engine workers: two candidates per shard, each the real one, with what `engine_worker.main` does around it and its snapshots.
+"""Engine workers: two candidates per shard, each the real one, with what `engine_worker.main` does around it
+and its snapshots.
 
-What a leader does takes time: the clock moves within its step, after each command and before each commit, and its standby looks at the
-lease meanwhile, as often as on a machine of its own. A standby's own work takes none.
+What a leader does takes time: the clock moves within its step, after each command and before each commit, and
+its standby looks at the lease meanwhile, as often as on a machine of its own. A standby's own work takes
+none.
 """
 
 from typing import Any, Final, cast
@@ -37,7 +39,8 @@ TURN_MS: Final = LEASE_MS // 5
 HANG_MS: Final = 20 * LEASE_MS
 """So long a command takes in which a machine stands still."""
 HANG_TURNS_MIN: Final = 12 * LEASE_MS // TURN_MS
-"""A standby that has looked so often without anything else happening must have taken over: the longest lease, and its patience."""
+"""A standby that has looked so often without anything else happening must have taken over: the longest lease,
+and its patience."""
 _EVENTS_PER_COMMAND: Final = 8
 """So many events take as long to make as a command by itself."""
 _COMMANDS_PER_COMMIT: Final = 2
@@ -82,7 +85,9 @@ class EngineWorker(Process):
 
     @property
     def standby(self) -> Candidate | None:
-        """What it stands by as; None: it is down, leads, has another state than the leader, or is in the middle of a step."""
+        """What it stands by as; None: it is down, leads, has another state than the leader, or is in the
+        middle of a step.
+        """
         return None if self.leads or self.busy or self._diverged is not None else self._candidate
 
     def hang(self) -> None:
@@ -93,8 +98,8 @@ class EngineWorker(Process):
         """Let as much time pass as a leader takes for so many commands, and let others act meanwhile.
 
         Raises:
-            Stopped: by a `Violation` if this process stood still for long, and its standby has left it the shard.
-            Crashed: it was ended meanwhile.
+            Stopped: by a `Violation` if this process stood still for long, and its standby has left it the
+            shard. Crashed: it was ended meanwhile.
         """
         if not self.leads:
             return
@@ -129,13 +134,17 @@ class EngineWorker(Process):
             raise Stopped(Violation(what))
 
     def step(self, action: Action) -> None:
-        """Start when it is down; otherwise do what the loop of `engine_worker.main` does once, or leave, or usurp."""
+        """Start when it is down.
+
+        Otherwise do what the loop of `engine_worker.main` does once, or leave, or usurp.
+        """
         if self._candidate is None or self._worker is None:
             self._join()
             return
         led = self.leads
         if led and self.other.is_working:
-            # What this one does would take time, too, and the other, which is in the middle of its step, could not take over from it.
+            # What this one does would take time, too, and the other, which is in the middle of its step,
+            # could not take over from it.
             return
         self._worked_ms = 0
         try:
@@ -154,7 +163,8 @@ class EngineWorker(Process):
             self.surroundings.inject("fenced (engine)")
             self.end()
         except InvariantBroken as error:
-            # Before it comes to a commit with which to compare, such a state may also lead to one that cannot be.
+            # Before it comes to a commit with which to compare, such a state may also lead to one that cannot
+            # be.
             if self._diverged is None or self.leads:
                 raise
             what = "differs" if isinstance(error, StateDiffers) else "breaks an invariant"
@@ -197,7 +207,9 @@ class EngineWorker(Process):
             self.end()
             return
         self._worker, self._candidate = worker, candidate
-        self._snapshotter = _Snapshotter(worker, cast(Any, self._log), lambda: cast(Any, self._log), self.shard, 1.0)
+        self._snapshotter = _Snapshotter(
+            worker, cast(Any, self._log), lambda: cast(Any, self._log), self.shard, 1.0
+        )
         self.surroundings.inject("start (engine)")
         self._compare()
 
@@ -221,7 +233,10 @@ class EngineWorker(Process):
         self.surroundings.inject("usurpation (engine)")
 
     def end(self) -> None:
-        """Forget the state; the system closes the connection. A child that writes a snapshot outlives its parent."""
+        """Forget the state; the system closes the connection.
+
+        A child that writes a snapshot outlives its parent.
+        """
         self._worker = self._candidate = self._snapshotter = self._child = self._diverged = None
         self.log.disconnect(self.name)
 
@@ -238,7 +253,10 @@ class EngineWorker(Process):
         return self._child
 
     def diverge(self) -> None:
-        """Let it come to another state with the next command that it follows. It must halt before anybody else is told of that state."""
+        """Let it come to another state with the next command that it follows.
+
+        It must halt before anybody else is told of that state.
+        """
         worker = self._worker
         if worker is None or self.leads or self.busy or self._diverged is not None:
             return
@@ -259,7 +277,10 @@ class EngineWorker(Process):
         worker.shard.__class__ = DivergingShard
 
     def working(self, core: FrameCore) -> FrameCore:
-        """Let a core's commands take time, if they do on this machine, or stand still when they are to; return the core."""
+        """Let a core's commands take time, if they do on this machine, or stand still when they are to.
+
+        Return the core.
+        """
         shard = shard_of(core)
         release, process = type(shard), self
         if release not in self._releases:
@@ -330,7 +351,9 @@ class _Snapshotter(Snapshotter):
 
 
 class SnapshotChild(Process):
-    """The forked child of a worker: it saves the snapshot, and has all the time it needs, also after its parent's end."""
+    """The forked child of a worker: it saves the snapshot, and has all the time it needs, also after its
+    parent's end.
+    """
 
     kind = "snapshot"
 

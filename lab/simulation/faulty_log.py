@@ -1,7 +1,9 @@
-"""One process's way to the stream log: every call of `StreamLog` in the pieces in which it reaches Redis, each of which may fail.
+"""One process's way to the stream log: every call of `StreamLog` in the pieces in which it reaches Redis,
+each of which may fail.
 
-The log behind it is the in-memory twin. Where `RedisStreamLog` needs several commands for one call (deliver: append to each
-target, then trim), so does this; where it looks up what became of a commit whose answer was lost, so does this.
+The log behind it is the in-memory twin. Where `RedisStreamLog` needs several commands for one call (deliver:
+append to each target, then trim), so does this; where it looks up what became of a commit whose answer was
+lost, so does this.
 """
 
 from collections import Counter
@@ -72,7 +74,10 @@ def _bytes_of(fields: Mapping[bytes, bytes]) -> int:
 
 
 class Watch:
-    """Whoever wants to know what the shards do, told before anything else can happen. Does nothing by itself."""
+    """Whoever wants to know what the shards do, told before anything else can happen.
+
+    Does nothing by itself.
+    """
 
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
         """Note that a process leads the shard from now on."""
@@ -97,7 +102,10 @@ class _CommitInFlight(NamedTuple):
 
 
 class FaultyLog(MemoryStreamLog):
-    """`StreamLog` for one process, on the streams of `log`; what is not overridden here happens without faults."""
+    """`StreamLog` for one process, on the streams of `log`.
+
+    What is not overridden here happens without faults.
+    """
 
     def __init__(self, log: MemoryStreamLog, process: Process, watch: Watch) -> None:
         vars(self).update(vars(log))
@@ -111,7 +119,9 @@ class FaultyLog(MemoryStreamLog):
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
         """See `StreamLog`."""
-        return self._write("write_configuration", lambda: self._log.write_configuration(shard, position, configuration))
+        return self._write(
+            "write_configuration", lambda: self._log.write_configuration(shard, position, configuration)
+        )
 
     def configuration(self, shard: int) -> bytes | None:
         """See `StreamLog`."""
@@ -145,7 +155,9 @@ class FaultyLog(MemoryStreamLog):
         """See `StreamLog`."""
         return self._call("checksum", lambda: self._log.checksum(shard))
 
-    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+    def take_over(
+        self, shard: int, candidate: Leader | None = None, over: Leader | None = None
+    ) -> ShardPosition:
         """See `StreamLog`."""
 
         def take_over() -> ShardPosition:
@@ -178,7 +190,9 @@ class FaultyLog(MemoryStreamLog):
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
         """See `StreamLog`."""
         # One command for both, so they are of one moment.
-        position, checksum = self._call("position", lambda: (self._log.position(shard), self._log.checksum(shard)))
+        position, checksum = self._call(
+            "position", lambda: (self._log.position(shard), self._log.checksum(shard))
+        )
         entries = self.read({streams.commands(shard): after}, count, 0)
         ids = [saved.stream_id for saved in self.saved_snapshots(shard)]
         return Committed(
@@ -193,7 +207,9 @@ class FaultyLog(MemoryStreamLog):
         return self._call("fruitless_takeovers", lambda: self._log.fruitless_takeovers(shard))
 
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`. While Redis is away the lease is left as it is: this is called in the middle of a batch."""
+        """See `StreamLog`. While Redis is away the lease is left as it is: this is called in the middle of a
+        batch.
+        """
         with suppress(*Unreachable):
             self._renew(shard, leader)
 
@@ -218,7 +234,10 @@ class FaultyLog(MemoryStreamLog):
         self._write("announce", lambda: self._log.announce(shard, standby))
 
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
-        """See `StreamLog`. What is sent has come to Redis at once, or never; the sender does not know it yet."""
+        """See `StreamLog`. What is sent has come to Redis at once, or never.
+
+        The sender does not know it yet.
+        """
         self._in_flight = _CommitInFlight(commit, publish)
         try:
             self._send_commit(commit, publish)
@@ -277,7 +296,9 @@ class FaultyLog(MemoryStreamLog):
         if messages:
             self._call("publish", lambda: self._watch.published(self._process, messages))
 
-    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         """See `StreamLog`."""
 
         def publish() -> None:
@@ -291,7 +312,9 @@ class FaultyLog(MemoryStreamLog):
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
     ) -> None:
         """See `StreamLog`."""
-        self._write("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id, replaces=replaces))
+        self._write(
+            "save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id, replaces=replaces)
+        )
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
         """See `StreamLog`."""

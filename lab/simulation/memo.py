@@ -1,4 +1,6 @@
-"""What takes long in a run and depends on its arguments alone is done once: workers apply a log some ten times over."""
+"""What takes long in a run and depends on its arguments alone is done once: workers apply a log some ten
+times over.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +28,10 @@ def memoized() -> Iterator[None]:
 
 
 def _memoized(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that keeps what the other returned; of a list it returns a copy each time. Errors are raised anew."""
+    """Return a function that keeps what the other returned; of a list it returns a copy each time.
+
+    Errors are raised anew.
+    """
     kept = lru_cache(_KEPT)(function)
 
     @wraps(function)

@@ -1,8 +1,10 @@
-"""A planted next release: a new kind of event, a field more in an old one, other rules, other snapshots; and processes that run it.
+"""A planted next release: a new kind of event, a field more in an old one, other rules, other snapshots.
 
-All processes of a simulation share one interpreter. So the few module globals in which the two releases differ are exchanged around each
-step (`become`), and the shards of a process of the next release have its rules (`NextCores`). Two releases that differ in other places
-need other entries in `_differences`.
+And processes that run it.
+
+All processes of a simulation share one interpreter. So the few module globals in which the two releases
+differ are exchanged around each step (`become`), and the shards of a process of the next release have its
+rules (`NextCores`). Two releases that differ in other places need other entries in `_differences`.
 """
 
 from enum import Enum
@@ -46,7 +48,9 @@ READS: Final = {Program.THIS: THIS, Program.NEXT: NEXT}
 _NEW_KIND_TAG: Final = 99
 
 
-class LaterDeposit(FundsDeposited, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
+class LaterDeposit(
+    FundsDeposited, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11
+):
     """`FundsDeposited` with a field more."""
 
     note: str = ""
@@ -163,7 +167,10 @@ _current = Program.THIS
 
 
 def become(program: Program) -> Program:
-    """Let what follows be done by a program; return which one did it before. About a microsecond when it is another one."""
+    """Let what follows be done by a program; return which one did it before.
+
+    About a microsecond when it is another one.
+    """
     global _current
     before = _current
     if program is not before:

@@ -1,6 +1,8 @@
-"""An operator, and a forger: who may say what decides outcomes, and who may not but can write to the shards' input.
+"""An operator, and a forger: who may say what decides outcomes, and who may not but can write to the shards'
+input.
 
-Both say the same kinds of things. What the operator has signed is kept: nothing else may show in what the shards tell.
+Both say the same kinds of things. What the operator has signed is kept: nothing else may show in what the
+shards tell.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -59,7 +61,9 @@ def _public(name: str, role: Role, key: Ed25519PrivateKey) -> OperatorKey:
 
 
 _TREASURY_KEY: Final = _public("treasury", Role.TREASURY, TREASURY)
-_OPERATOR_KEYS: Final = [_public(f"operator {number}", Role.OPERATOR, key) for number, key in enumerate(OPERATORS)]
+_OPERATOR_KEYS: Final = [
+    _public(f"operator {number}", Role.OPERATOR, key) for number, key in enumerate(OPERATORS)
+]
 CONFIG: Final = ShardConfig(
     keys=(_OPERATOR_KEYS[0], _TREASURY_KEY), drained_per_command=2, open_orders_max=OPEN_ORDERS_MAX
 )
@@ -67,7 +71,9 @@ CONFIG: Final = ShardConfig(
 
 
 def entry_ms(log: MemoryStreamLog, shard: int) -> int:
-    """Return the time that the next entry of a shard's input gets: after Redis's clock was ahead, that of the last."""
+    """Return the time that the next entry of a shard's input gets: after Redis's clock was ahead, that of the
+    last.
+    """
     return max(log.now_ms(), log.last_id(streams.commands(shard)).ms)
 
 
@@ -79,7 +85,9 @@ def by_treasury(shard: int, command: Deposit | Withdraw, now: int) -> Signed:
 class Operator:
     """Says things to shards; `state_of` returns a shard as it was last committed."""
 
-    def __init__(self, surroundings: Surroundings, log: MemoryStreamLog, state_of: Callable[[int], Shard]) -> None:
+    def __init__(
+        self, surroundings: Surroundings, log: MemoryStreamLog, state_of: Callable[[int], Shard]
+    ) -> None:
         self._surroundings = surroundings
         self._log = log
         self._state_of = state_of
@@ -95,12 +103,18 @@ class Operator:
         self._sign(shard, role, body)
 
     def _sign(self, shard: int, role: Role, body: SignedBody) -> None:
-        number = next((number for number, key in enumerate(_OPERATOR_KEYS) if key in self._config(shard).keys), 0)
-        private, name = (TREASURY, "treasury") if role is Role.TREASURY else (OPERATORS[number], f"operator {number}")
+        number = next(
+            (number for number, key in enumerate(_OPERATOR_KEYS) if key in self._config(shard).keys), 0
+        )
+        private, name = (
+            (TREASURY, "treasury") if role is Role.TREASURY else (OPERATORS[number], f"operator {number}")
+        )
         self._append(shard, sign(private, name, shard, self._deadline(shard), body))
 
     def switch(self, shards: Iterable[int], readers: Sequence[Reader], *, asks: bool) -> bool:
-        """Switch the shards to what the next release brings, as `exchange formats switch` does; return whether it was ordered.
+        """Switch the shards to what the next release brings, as `exchange formats switch` does.
+
+        Return whether it was ordered.
 
         One who does not ask (`asks`) orders it whatever the processes read.
         """
@@ -165,7 +179,9 @@ class Operator:
                     (frozen.add if limits.is_frozen else frozen.discard)(account_id)
                 case OrderAccepted(order=order) if is_one_shard and order.account_id in frozen:
                     # With several, it may have been on its way before.
-                    raise Violation(f"account {order.account_id} is frozen, and its order {order.order_id} accepted")
+                    raise Violation(
+                        f"account {order.account_id} is frozen, and its order {order.order_id} accepted"
+                    )
                 case _:
                     pass
 
@@ -183,7 +199,9 @@ class Operator:
         match body:
             case ConfigureMarket(config=config):
                 self._said.add(("market", config))
-                gone = msgspec.structs.replace(config, status=MarketStatus.DELISTED, version=config.version + 1)
+                gone = msgspec.structs.replace(
+                    config, status=MarketStatus.DELISTED, version=config.version + 1
+                )
                 if config.status is MarketStatus.DELISTING:
                     self._said.add(("market", gone))
             case ConfigureShard(config=shard_config):
@@ -202,7 +220,9 @@ class Operator:
         request = (self._count, "operator")
         choice = dice.below(13)
         own = [config for config in state.market_configs.values() if config.shard == shard]
-        accounts = [n + 1 for n in range(CLIENTS) if state.market_map.shard_of_account(AccountId(n + 1)) == shard]
+        accounts = [
+            n + 1 for n in range(CLIENTS) if state.market_map.shard_of_account(AccountId(n + 1)) == shard
+        ]
         account_id = AccountId(accounts[dice.below(len(accounts))]) if accounts else AccountId(2_520 + shard)
         config = state.config or CONFIG
         next_config = msgspec.structs.replace(config, version=config.version + 1)
@@ -246,12 +266,19 @@ class Operator:
         if choice == 11:
             asset = sorted(state.totals)[dice.below(len(state.totals))] if state.totals else "OAK"
             amount = AssetUnits(1 + dice.below(5))
-            return "fees out", Role.TREASURY, WithdrawFees(*request, shard, asset, amount, f"fees {self._count}")
+            return (
+                "fees out",
+                Role.TREASURY,
+                WithdrawFees(*request, shard, asset, amount, f"fees {self._count}"),
+            )
         return "closing", Role.OPERATOR, CloseAccount(*request, account_id)
 
 
 def _told(event: Event) -> Iterable[tuple[object, ...]]:
-    """Return what an event tells that somebody must have signed; first configurations and clients' transfers are not looked at."""
+    """Return what an event tells that somebody must have signed.
+
+    First configurations and clients' transfers are not looked at.
+    """
     match event:
         case MarketConfigured(config=config) if config.version > 1:
             yield ("market", config)
@@ -261,7 +288,9 @@ def _told(event: Event) -> Iterable[tuple[object, ...]]:
             yield ("limits", account_id, limits)
         case FeesWithdrawn(transfer_id=transfer_id):
             yield ("fees", transfer_id)
-        case FundsDeposited(account_id=account_id, transfer_id=transfer_id) if transfer_id.startswith("forged"):
+        case FundsDeposited(account_id=account_id, transfer_id=transfer_id) if transfer_id.startswith(
+            "forged"
+        ):
             yield ("deposit", account_id, transfer_id)
         case _:
             pass

@@ -18,7 +18,9 @@ class Crashed(BaseException):
 
 
 class Stopped(BaseException):
-    """An error of what happens in the middle of a step, on its way out of the program whose step that is: it would take it for its own."""
+    """An error of what happens in the middle of a step, on its way out of the program whose step that is: it
+    would take it for its own.
+    """
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -37,19 +39,24 @@ class Surroundings:
         self.redis_ahead_ms = 0
         """By how much Redis's clock is wrong."""
         self.program = Program.THIS
-        """What does what no process does. The next release where some processes are of it, since it reads what both write."""
+        """What does what no process does.
+
+        The next release where some processes are of it, since it reads what both write.
+        """
         self.injected: Counter[str] = Counter()
         """What was injected, in words -> how often."""
         self.trace: Callable[[str], None] | None = None
         self.pass_by: Callable[[int], None] = lambda _count: None
         """Lets the next so many actions happen."""
         self.while_working: Callable[[Process, bool], None] = lambda _standby, _alone: None
-        """Gives the other worker of a shard a turn while its leader works, and now and then everybody, unless it is alone to act."""
+        """Gives the other worker of a shard a turn while its leader works, and now and then everybody, unless
+        it is alone to act."""
         self.shortage = Shortage()
         self.disturbances = 0
         """How often something was done to anybody that may cost a shard its leader, or time."""
         self.long_work: Counter[int] = Counter()
-        """Shard -> how often its work took so long that other shards, which have the same clock, stood still."""
+        """Shard -> how often its work took so long that other shards, which have the same clock, stood still.
+        """
 
     def disturb(self) -> None:
         """Note that from now on a takeover may have another reason than its shard's own work."""
@@ -71,7 +78,10 @@ class Surroundings:
 
 
 class Process:
-    """One process. Its calls to the outside go through `call`; a step is what it does between two looks of the scheduler."""
+    """One process. Its calls to the outside go through `call`.
+
+    A step is what it does between two looks of the scheduler.
+    """
 
     kind = "process"
 
@@ -107,7 +117,9 @@ class Process:
         return answer
 
     def write(self, place: str, operation: Callable[[], _Answer], *, is_reserved: bool = True) -> _Answer:
-        """Do one call that writes to Redis, which may refuse it; `is_reserved`: not because its memory is full."""
+        """Do one call that writes to Redis, which may refuse it; `is_reserved`: not because its memory is
+        full.
+        """
         return self.call(place, lambda: self._written(place, operation, is_reserved))
 
     def _written(self, place: str, operation: Callable[[], _Answer], is_reserved: bool) -> _Answer:

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from lab.simulation.database import Tables
-from lab.simulation.market_data import candles_of
+from lab.simulation.feeds import candles_of
 from lab.simulation.next_release import news_of
 from lab.simulation.witness import Witness, require
 from persist.candles import STORED_INTERVALS, CandlePart
@@ -62,7 +62,8 @@ def check_relations(tables: Tables, witness: Witness) -> None:
     ]
     require(
         sorted(tables.news) == sorted(news),
-        f"the database has {len(tables.news)} of {len(news)} things that the next release tells, or other ones",
+        f"the database has {len(tables.news)} of {len(news)} things that the next release tells, or other "
+        "ones",
     )
     for market in markets.values():
         of_market = books.trades[market.symbol]
@@ -82,7 +83,10 @@ def check_relations(tables: Tables, witness: Witness) -> None:
                     candle.first_trade_id,
                     candle.last_trade_id,
                 )
-                require(part == made, f"{market.symbol}: a candle of {interval} in the database is {part}, not {made}")
+                require(
+                    part == made,
+                    f"{market.symbol}: a candle of {interval} in the database is {part}, not {made}",
+                )
     poisoned = {
         (shard, stream_id)
         for shard in range(witness.market_map.shard_count)
@@ -90,7 +94,8 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         if stream == events(shard)
     }
     require(
-        tables.dead_events.keys() == poisoned, f"put aside is {list(tables.dead_events)}, garbage was {list(poisoned)}"
+        tables.dead_events.keys() == poisoned,
+        f"put aside is {list(tables.dead_events)}, garbage was {list(poisoned)}",
     )
 
 

@@ -1,4 +1,5 @@
-"""One run: the whole pipeline put together, the plan's actions one after the other, then quiet, then the full account.
+"""One run: the whole pipeline put together, the plan's actions one after the other, then quiet, then the full
+account.
 
 in:{k} <── gateways <── clients
   └──> workers ──> ev:{k} ──> feeds ──> subscriber
@@ -25,8 +26,7 @@ from lab.simulation.clients import Client, Gateway, endowment
 from lab.simulation.database import IngestProcess, Tables
 from lab.simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
 from lab.simulation.faulty_log import LosingLog
-from lab.simulation.garbage import BROKEN_TEXT, DEEP
-from lab.simulation.market_data import FeedsProcess, FeedsStores
+from lab.simulation.feeds import FeedsProcess, FeedsStores
 from lab.simulation.markets import market_map
 from lab.simulation.memo import memoized
 from lab.simulation.next_release import NEXT, READS, Program, Running
@@ -36,6 +36,7 @@ from lab.simulation.relations import check_relations
 from lab.simulation.schedule import CLIENTS, GATEWAYS, SLOTS, SLOW_WORK_US, Act, Action, Dice, Plan
 from lab.simulation.shortage import Refusal
 from lab.simulation.tail import Tail
+from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from lab.simulation.witness import FLOOD, Witness, require
 from persist.rows import TradeGapError
 from protocol import streams
@@ -58,13 +59,17 @@ NESTING_MAX = 3
 ROUNDS_MAX = 400
 """After so many rounds without a fault, and one for each entry of an input, everything must be quiet."""
 TOLD_MS_MAX = 2_100
-"""So far a shard's time may be past the last that it told: a tick's second, and the second that a clock may have been ahead."""
+"""So far a shard's time may be past the last that it told: a tick's second, and the second that a clock may
+have been ahead."""
 FURTHER_ACTIONS_MAX = 20_000
 """So many more actions must be enough commands."""
 SWITCHES_MAX = 40
 """So often a switch is ordered at the end, until every shard has followed it."""
 TAKEOVERS_MAX = 8
-"""So many takeovers in turn may lead to nothing while nothing but the work itself is in the way; four make a lease as long as it gets."""
+"""So many takeovers in turn may lead to nothing while nothing but the work itself is in the way.
+
+Four make a lease as long as it gets.
+"""
 COMMITS_MAX = 2
 """After so many commits in turn a leader's lease is as long as leases are."""
 FLOOD_COMMANDS_MIN, FLOOD_COMMANDS_MAX = 60, 180
@@ -74,8 +79,8 @@ HOLDS_MS = (500, 2_000, 6_000)
 ROOM_BYTES = (2_000, 8_000, 20_000)
 """How much larger a log may get while its readers are held."""
 IN_FLIGHT_BYTES = 60_000
-"""So much may be written into a log beyond its limit: what was taken before gateways saw how large it is, what is sent again, what comes
-from other shards, operators and ticks, and the events of all that."""
+"""So much may be written into a log beyond its limit: what was taken before gateways saw how large it is,
+what is sent again, what comes from other shards, operators and ticks, and the events of all that."""
 ACTIONS_EVERY = 2
 """Turns of a leader's work, about, between two actions."""
 STEP_COMMANDS_MAX_SLOW, STEP_EVENTS_MAX_SLOW = 32, 128
@@ -84,7 +89,9 @@ QUIET_ROUNDS = 6
 """So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
 
 
-DISTURBING = frozenset({Act.CLOCK, Act.KILL, Act.JUMP, Act.UPGRADE, Act.TAKE_BACK, Act.SWITCH, Act.LOSE_TAIL, Act.FILL})
+DISTURBING = frozenset(
+    {Act.CLOCK, Act.KILL, Act.JUMP, Act.UPGRADE, Act.TAKE_BACK, Act.SWITCH, Act.LOSE_TAIL, Act.FILL}
+)
 """What may cost a shard its leader, or keep it from its work, without anything else being wrong."""
 
 
@@ -115,10 +122,13 @@ class Simulation:
         self.markets = market_map(plan.shard_count)
         self.witness = HearingWitness(self)
         shards, slots = range(plan.shard_count), range(SLOTS)
-        self.gateways = [Gateway(self.surroundings, self.log, self.witness, number) for number in range(GATEWAYS)]
+        self.gateways = [
+            Gateway(self.surroundings, self.log, self.witness, number) for number in range(GATEWAYS)
+        ]
         self.tables = Tables()
         self.clients = [
-            Client(number, self.gateways, self.witness, self.tables.orders.values) for number in range(CLIENTS)
+            Client(number, self.gateways, self.witness, self.tables.orders.values)
+            for number in range(CLIENTS)
         ]
         self.workers = [
             [EngineWorker(self.surroundings, self.log, self.witness, shard, slot, plan) for slot in slots]
@@ -127,11 +137,19 @@ class Simulation:
         for first, second in self.workers:
             first.other, second.other = second, first
         self.feeds_stores = FeedsStores(self.log, self.witness)
-        self.feeds = [FeedsProcess(self.surroundings, self.feeds_stores, f"feeds {'ab'[slot]}") for slot in slots]
+        self.feeds = [
+            FeedsProcess(self.surroundings, self.feeds_stores, f"feeds {'ab'[slot]}") for slot in slots
+        ]
         self.ingests = [
             [
                 IngestProcess(
-                    self.surroundings, self.log, self.tables, self.witness, shard, slot, plan.ingest_entries_max
+                    self.surroundings,
+                    self.log,
+                    self.tables,
+                    self.witness,
+                    shard,
+                    slot,
+                    plan.ingest_entries_max,
                 )
                 for slot in slots
             ]
@@ -155,7 +173,8 @@ class Simulation:
         """Do everything, and check it.
 
         Raises:
-            Violation: something is not as it must always be; so may whatever the programs themselves refuse with.
+            Violation: something is not as it must always be; so may whatever the programs themselves refuse
+                with.
         """
         with Running(self.surroundings.program), scaled_batches(self.plan):
             self._run()
@@ -166,7 +185,8 @@ class Simulation:
         for shard, deposits in endowment(self.markets):
             signed = [by_treasury(shard, deposit, self.log.now_ms()) for deposit in deposits]
             self.log.append(
-                streams.commands(shard), {COMMANDS_FIELD: encode_commands(signed, self.surroundings.now * 1_000)}
+                streams.commands(shard),
+                {COMMANDS_FIELD: encode_commands(signed, self.surroundings.now * 1_000)},
             )
         for action in self._actions:
             self._do(action)
@@ -210,7 +230,10 @@ class Simulation:
         self._depth -= 1
 
     def _while_working(self, standby: Process, is_alone: bool) -> None:
-        """Let a standby look while the leader works, and now and then others act; on a machine of its own each would all the time."""
+        """Let a standby look while the leader works, and now and then others act.
+
+        On a machine of its own each would all the time.
+        """
         assert isinstance(standby, EngineWorker)
         if not standby.leads:
             standby.run(Action(Act.WORKER, 0, 0))
@@ -302,7 +325,9 @@ class Simulation:
         if process.program is program:
             return
         if program is Program.THIS:
-            self.surroundings.inject(f"taken back {'after' if self._is_switch_ordered else 'before'} the switch")
+            self.surroundings.inject(
+                f"taken back {'after' if self._is_switch_ordered else 'before'} the switch"
+            )
         else:
             self.surroundings.inject("upgraded")
         process.deploy(program)
@@ -318,7 +343,8 @@ class Simulation:
                 process.was_asked = process.was_asked or asks
 
     def check_was_asked(self) -> None:
-        """Refuse a switch by an operator who has asked, while a process that was there then does not read what it brings.
+        """Refuse a switch by an operator who has asked, while a process that was there then does not read
+        what it brings.
 
         Raises:
             Violation: there is such a process. It holds from now on, or will not start again.
@@ -326,11 +352,14 @@ class Simulation:
         for process in self._slots():
             require(
                 process.program is Program.NEXT or not process.was_asked,
-                f"{process.name} does not read what the shards were switched to, although its operator has asked",
+                f"{process.name} does not read what the shards were switched to, although its operator has "
+                "asked",
             )
 
     def _complete_switch(self) -> None:
-        """Replace what holds or refuses, and order the switch again for shards that have refused it, as one that came too late."""
+        """Replace what holds or refuses, and order the switch again for shards that have refused it, as one
+        that came too late.
+        """
         if not self._is_switch_ordered:
             return
         for target in range(len(self._slots())):
@@ -383,7 +412,9 @@ class Simulation:
         surroundings.inject(f"Redis is full: {refusal.value}")
 
     def _hold_readers(self, shard: int, dice: Dice) -> None:
-        """Let a shard's ingests, or the feeds, do nothing for a while, in which the logs that they read may not get much larger."""
+        """Let a shard's ingests, or the feeds, do nothing for a while, in which the logs that they read may
+        not get much larger.
+        """
         surroundings, shortage = self.surroundings, self.surroundings.shortage
         until_ms = surroundings.now + HOLDS_MS[dice.below(len(HOLDS_MS))]
         is_feeds, room = bool(dice.below(2)), ROOM_BYTES[dice.below(len(ROOM_BYTES))]
@@ -408,9 +439,15 @@ class Simulation:
             )
 
     def _flood(self, shard: int, dice: Dice) -> None:
-        """Write many cancels that find nothing into a shard's input: in one frame, as a gateway does of one tick, or in many small ones."""
+        """Write many cancels that find nothing into a shard's input: in one frame, as a gateway does of one
+        tick, or in many small ones.
+        """
         markets = self.markets
-        accounts = [number + 1 for number in range(CLIENTS) if markets.shard_of_account(AccountId(number + 1)) == shard]
+        accounts = [
+            number + 1
+            for number in range(CLIENTS)
+            if markets.shard_of_account(AccountId(number + 1)) == shard
+        ]
         surroundings = self.surroundings
         is_full = surroundings.shortage.refusal(surroundings.now, is_reserved=False) is not None
         if not accounts or is_full or surroundings.shortage.limit(shard, surroundings.now):
@@ -421,7 +458,9 @@ class Simulation:
             self._flood_count += 1
             number = self._flood_count
             account_id, symbol = AccountId(accounts[number % len(accounts)]), symbols[number % len(symbols)]
-            commands.append(CancelOrder(number, FLOOD, account_id, symbol, OrderId(0), "nothing", f"f{number}"))
+            commands.append(
+                CancelOrder(number, FLOOD, account_id, symbol, OrderId(0), "nothing", f"f{number}")
+            )
         surroundings.inject("flood")
         size = FLOOD_COMMANDS_PER_FRAME if dice.below(2) else len(commands)
         for first in range(0, len(commands), size):
@@ -441,7 +480,9 @@ class Simulation:
             self.children = [each for each in self.children if not each.is_done or each.busy]
 
     def _tear(self, shard: int) -> None:
-        """Damage the newest snapshot, as long as the one before it is whole: two are kept so that one may be lost."""
+        """Damage the newest snapshot, as long as the one before it is whole: two are kept so that one may be
+        lost.
+        """
         kept = self.log.snapshots(shard)
         if len(kept) > 1 and _is_whole(kept[1], self.markets):
             self.surroundings.inject("torn snapshot")
@@ -486,7 +527,10 @@ class Simulation:
             self._round()
         # A second may just have begun, and its tick be in the input.
         for _ in range(2):
-            if any(self.log.position(shard).stream_id != self.log.last_id(streams.commands(shard)) for shard in shards):
+            if any(
+                self.log.position(shard).stream_id != self.log.last_id(streams.commands(shard))
+                for shard in shards
+            ):
                 self._round()
 
     def _round(self) -> None:
@@ -527,10 +571,13 @@ class Simulation:
         """
         witness, shards = self.witness, range(self.plan.shard_count)
         # Before anybody is started anew: from then on the feeds stand still.
-        told = [max(event.time for _, events in witness.events_of(shard) for event in events) for shard in shards]
+        told = [
+            max(event.time for _, events in witness.events_of(shard) for event in events) for shard in shards
+        ]
         for shard in shards:
             require(
-                witness.twin(shard).time - told[shard] <= TOLD_MS_MAX, f"shard {shard} does not tell that time passes"
+                witness.twin(shard).time - told[shard] <= TOLD_MS_MAX,
+                f"shard {shard} does not tell that time passes",
             )
             ahead_ms = witness.twin(shard).time - self.surroundings.now
             require(
@@ -594,7 +641,8 @@ class HearingWitness(Witness):
         super().__init__(simulation.markets, simulation.log, simulation.surroundings.program)
         self._simulation = simulation
         self._takeovers: dict[int, tuple[StreamId, int, int]] = {}
-        """Shard -> (where it was taken over last, after how many disturbances, how often in turn at the same of both)."""
+        """Shard -> (where it was taken over last, after how many disturbances, how often in turn at the same
+        of both)."""
         self._commits: dict[int, tuple[int, int, int]] = {}
         """Shard -> (epoch, after how many disturbances, how many commits in turn with the same of both)."""
 
@@ -610,7 +658,8 @@ class HearingWitness(Witness):
         self._takeovers[shard] = (*now, count)
         require(
             count <= TAKEOVERS_MAX,
-            f"shard {shard} was taken over {count} times at {position.stream_id}, and nothing but work was in the way",
+            f"shard {shard} was taken over {count} times at {position.stream_id}, and nothing but work was "
+            "in the way",
         )
 
     def _count_commit(self, commit: Commit) -> None:
@@ -702,7 +751,9 @@ def no_waiting() -> Iterator[None]:
 
 @contextmanager
 def scaled_batches(plan: Plan) -> Iterator[None]:
-    """Let batches be as short as the plan says, and steps where commands take long: no machine has a lease for so few of them."""
+    """Let batches be as short as the plan says, and steps where commands take long: no machine has a lease
+    for so few of them.
+    """
     module = vars(engine_worker.worker)
     bounds = {"BATCH_COMMANDS_MAX": plan.batch_commands_max}
     if plan.work_us >= SLOW_WORK_US:

@@ -1,8 +1,9 @@
 """What happens in a run, decided before it begins: a list of actions, drawn from one seeded random source.
 
-An action names who acts and carries its own dice, so it means something in whatever state it meets; leave any actions out and
-the rest is still a schedule. That is what makes a failing one easy to shrink. Each seed also draws its own mixture (few faults
-or many, short batches or long): what a mean mixture hides, an extreme one shows.
+An action names who acts and carries its own dice, so it means something in whatever state it meets; leave any
+actions out and the rest is still a schedule. That is what makes a failing one easy to shrink. Each seed also
+draws its own mixture (few faults or many, short batches or long): what a mean mixture hides, an extreme one
+shows.
 """
 
 import random
@@ -14,7 +15,8 @@ SHARDS_MAX = 3
 CLIENTS = 5
 GATEWAYS = 2
 SLOTS = 2
-"""Workers per shard, feeds processes, and ingests per shard: one that works, and one more to take over or to contend."""
+"""Workers per shard, feeds processes, and ingests per shard: one that works, and one more to take over or to
+contend."""
 
 
 class Act(Enum):
@@ -39,7 +41,8 @@ class Act(Enum):
     KILL = "kill"
     """A process is ended wherever it stands, also in the middle of a pause."""
     DIVERGE = "diverge"
-    """A worker that follows comes to another state than the leader, as one with other settings or another program does."""
+    """A worker that follows comes to another state than the leader, as one with other settings or another
+    program does."""
     GARBAGE = "garbage"
     """Somebody writes nonsense into a stream."""
     CLOCK = "clock"
@@ -57,13 +60,15 @@ class Act(Enum):
     SWITCH = "switch"
     """An operator switches the shards to what the next release brings."""
     HANG = "hang"
-    """The next command that a shard's leader applies takes for ever so long: the machine swaps, or was stopped."""
+    """The next command that a shard's leader applies takes for ever so long: the machine swaps, or was
+    stopped."""
     FLOOD = "flood"
     """A frame of many commands reaches a shard's input."""
     FILL = "fill"
     """Redis refuses new work, or all writes, for a while."""
     HOLD_READERS = "hold readers"
-    """The ingests of a shard, or the feeds, do nothing for a while, and the log may take no more than a little."""
+    """The ingests of a shard, or the feeds, do nothing for a while, and the log may take no more than a
+    little."""
     LOSE_TAIL = "lose tail"
     """Redis comes back without the end of its log. Not to be survived, but to be noticed."""
 
@@ -145,7 +150,9 @@ class Mixture(NamedTuple):
 
     def actions(self, count: int, source: random.Random) -> list[Action]:
         """Draw so many actions."""
-        acts = source.choices([act for act, _ in self.weights], [weight for _, weight in self.weights], k=count)
+        acts = source.choices(
+            [act for act, _ in self.weights], [weight for _, weight in self.weights], k=count
+        )
         return [self.action(act, source) for act in acts]
 
     def action(self, act: Act, source: random.Random) -> Action:
@@ -176,7 +183,8 @@ class Plan(NamedTuple):
     mixture: Mixture
     """What further actions are drawn from."""
     commands_min: int = 0
-    """Further actions happen until there were so many commands: before the log loses its end, or at the end of the plan."""
+    """Further actions happen until there were so many commands: before the log loses its end, or at the end
+    of the plan."""
     work_us: int = 0
     """How long a leader takes for a command; 0: no time at all."""
     batch_commands_max: int = 256
@@ -261,14 +269,16 @@ def plan_of(
 ) -> Plan:
     """Return what the seed stands for.
 
-    For tests, `length` fixes the number of actions, `fault_rate` how many of the steps have a fault, `loses_tail` whether the log loses
-    its end, `is_operated` whether operators and forgers may have a part, and `has_two_versions` whether a new release is deployed.
-    With `commands_min` the run goes on until there were so many different commands.
+    For tests, `length` fixes the number of actions, `fault_rate` how many of the steps have a fault,
+    `loses_tail` whether the log loses its end, `is_operated` whether operators and forgers may have a part,
+    and `has_two_versions` whether a new release is deployed. With `commands_min` the run goes on until there
+    were so many different commands.
     """
     source = random.Random(seed)
     shard_count = source.randint(1, SHARDS_MAX)
     weights = {
-        act: weight if act in _CALM else weight * source.choice((0, 0.5, 1, 1, 2)) for act, weight in _WEIGHTS.items()
+        act: weight if act in _CALM else weight * source.choice((0, 0.5, 1, 1, 2))
+        for act, weight in _WEIGHTS.items()
     }
     weights[Act.FEEDS] += 1
     weights[Act.INGEST] += 1
@@ -279,7 +289,9 @@ def plan_of(
     if source.random() < 1 / 8 if loses_tail is None else loses_tail:
         acts[source.randint(count // 3, count - 1)] = Act.LOSE_TAIL
     batch_entries_max, ingest_entries_max = source.choice((1, 3, 512)), source.choice((1, 4, 2_000))
-    mixture = Mixture(tuple(weights.items()), own_fault_rate if fault_rate is None else fault_rate, tuple(troubles))
+    mixture = Mixture(
+        tuple(weights.items()), own_fault_rate if fault_rate is None else fault_rate, tuple(troubles)
+    )
     actions = [mixture.action(act, source) for act in acts]
     # From a source of their own, so that the seeds mean otherwise what they did.
     diverging = random.Random(f"diverging {seed}")
@@ -332,8 +344,8 @@ def slot_count(shard_count: int) -> int:
 def _insert_upgrade(actions: list[Action], shard_count: int, source: random.Random) -> None:
     """Insert how a new release is deployed: process by process, in any order, for a part of the run.
 
-    In some runs processes are taken back; in some an operator switches the shards, after all are upgraded or without asking. Then the
-    release before may be started again by mistake, also the moment after.
+    In some runs processes are taken back; in some an operator switches the shards, after all are upgraded or
+    without asking. Then the release before may be started again by mistake, also the moment after.
     """
     slots, size = range(slot_count(shard_count)), len(actions)
     placed: list[tuple[float, Action]] = []
@@ -364,7 +376,8 @@ def _insert_upgrade(actions: list[Action], shard_count: int, source: random.Rand
         for slot in source.choices(slots, k=source.randrange(4)):
             place(Act.TAKE_BACK, slot, 0.42, 0.8)
             place(Act.UPGRADE, slot, 0.8, 1.0)
-    # From the last on, so that the places of the others stay; of those at one place the first drawn comes first.
+    # From the last on, so that the places of the others stay; of those at one place the first drawn comes
+    # first.
     placed.sort(key=lambda each: each[0])
     for share, action in reversed(placed):
         actions.insert(round(share * size), action)

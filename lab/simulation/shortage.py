@@ -1,8 +1,8 @@
 """What there may be too little of: Redis's memory, and time of readers.
 
-While Redis's memory is full it refuses new work and still takes the writes of the reserve (`runtime.redis_reserve`); a server whose disk
-is full, or that lacks replicas, takes no write at all. While a reader does nothing the log grows behind it, and gateways refuse orders
-before it is larger than its limit.
+While Redis's memory is full it refuses new work and still takes the writes of the reserve
+(`runtime.redis_reserve`); a server whose disk is full, or that lacks replicas, takes no write at all. While a
+reader does nothing the log grows behind it, and gateways refuse orders before it is larger than its limit.
 """
 
 from enum import Enum
@@ -31,7 +31,10 @@ class Refusal(Enum):
 
 _ANSWERS: Final[dict[Refusal, tuple[type[redis.ResponseError], str]]] = {
     Refusal.OUT_OF_MEMORY: (redis.OutOfMemoryError, "command not allowed when used memory > 'maxmemory'."),
-    Refusal.ALL_OUT_OF_MEMORY: (redis.OutOfMemoryError, "command not allowed when used memory > 'maxmemory'."),
+    Refusal.ALL_OUT_OF_MEMORY: (
+        redis.OutOfMemoryError,
+        "command not allowed when used memory > 'maxmemory'.",
+    ),
     Refusal.DISK: (redis.ResponseError, "MISCONF Redis is configured to save RDB snapshots, and cannot"),
     Refusal.REPLICAS: (redis.ResponseError, "NOREPLICAS Not enough good replicas to write."),
 }
@@ -51,7 +54,10 @@ def raise_refusal(refusal: Refusal) -> None:
 
 
 class Shortage:
-    """Until when Redis refuses what, and which readers stand still. Times are those of the simulated clock."""
+    """Until when Redis refuses what, and which readers stand still.
+
+    Times are those of the simulated clock.
+    """
 
     def __init__(self) -> None:
         self._refusal: Refusal | None = None

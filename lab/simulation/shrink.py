@@ -1,4 +1,6 @@
-"""Makes a failing schedule small: leave out whatever the failure does not need, then calm down what is left (delta debugging)."""
+"""Makes a failing schedule small: leave out whatever the failure does not need, then calm down what is left
+(delta debugging).
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +10,9 @@ Fails = Callable[[Plan], bool]
 
 
 def shrink(plan: Plan, fails: Fails, tries_max: int = 2_000) -> Plan:
-    """Return a plan that still fails and of which nothing can be left out, or what was reached after `tries_max` runs."""
+    """Return a plan that still fails and of which nothing can be left out, or what was reached after
+    `tries_max` runs.
+    """
     tries = _Tries(plan, fails, tries_max)
     actions = list(plan.actions)
     while True:

@@ -1,8 +1,9 @@
 """The one fault that is not survived: a stream comes back from a restart without its end. It must be noticed.
 
-Only such losses are tried that leave something behind which knows of what is gone: a position beyond the end of the input (then the
-worker must refuse to start), or a mark of the feeds beyond the end of the events (then the feeds must). Nor are losses tried while Redis's
-clock is behind the log: the next entry would get the id of a lost one, and if neither changes anything nobody can tell them apart.
+Only such losses are tried that leave something behind which knows of what is gone: a position beyond the end
+of the input (then the worker must refuse to start), or a mark of the feeds beyond the end of the events (then
+the feeds must). Nor are losses tried while Redis's clock is behind the log: the next entry would get the id
+of a lost one, and if neither changes anything nobody can tell them apart.
 """
 
 from typing import TYPE_CHECKING
@@ -25,7 +26,10 @@ class Tail:
         """What was lost, in words; empty: nothing yet."""
 
     def lose(self, shard: int, dice: Dice) -> None:
-        """Lose the newest entries of a stream, and restart all processes, as a restart of Redis makes them; if that matters."""
+        """Lose the newest entries of a stream, and restart all processes, as a restart of Redis makes them.
+
+        If that matters.
+        """
         simulation = self._simulation
         is_input = bool(dice.below(2))
         stream = streams.commands(shard) if is_input else streams.events(shard)

@@ -1,9 +1,10 @@
 """The witness: sees every commit, reply and message at the moment it happens, and refuses what cannot be.
 
-It keeps a twin of every shard that never crashes, never restores, and applies each entry once, when it is committed. Whatever the
-real workers go through, their events, messages, replies and state must be the twin's, byte for byte. That shows that replay is
-exact, not that the engine is right: so the witness also follows the events with books of its own, which know nothing of shards.
-There every trade moves the same money out of one account and into another, no order lives twice, and nothing is skipped.
+It keeps a twin of every shard that never crashes, never restores, and applies each entry once, when it is
+committed. Whatever the real workers go through, their events, messages, replies and state must be the twin's,
+byte for byte. That shows that replay is exact, not that the engine is right: so the witness also follows the
+events with books of its own, which know nothing of shards. There every trade moves the same money out of one
+account and into another, no order lives twice, and nothing is skipped.
 """
 
 from collections import Counter, defaultdict
@@ -104,7 +105,8 @@ class Books:
         """Asset -> deposited less withdrawn."""
         self.owned: Counter[str] = Counter()
         self._by_book: defaultdict[tuple[int, str], set[bool]] = defaultdict(set)
-        """(account, client order id) -> whether what was placed under it is bounded by the market's own book."""
+        """(account, client order id) -> whether what was placed under it is bounded by the market's own book.
+        """
         self._open: Counter[tuple[int, str]] = Counter()
         """(account, market; "" for all markets) -> its open orders."""
         self._takers: dict[str, Taker] = {}
@@ -142,7 +144,9 @@ class Books:
                 self._told(event.account_id, event.balances)
 
     def check_money(self) -> None:
-        """Compare what all accounts and the house own, and what is on its way, with what came from outside."""
+        """Compare what all accounts and the house own, and what is on its way, with what came from
+        outside.
+        """
         on_the_way: Counter[str] = Counter()
         for (symbol, _, _), leg in self.legs.items():
             market = self._market_map.by_symbol[symbol]
@@ -151,7 +155,9 @@ class Books:
             on_the_way[market.quote] -= sign * market.notional(leg.price, leg.quantity)  # type: ignore[arg-type]
         for asset in self._market_map.assets:
             owned, outside = self.owned[asset] + self.fees[asset] + on_the_way[asset], self.outside[asset]
-            require(owned == outside, f"money is not conserved: {owned} units of {asset}, but {outside} came in")
+            require(
+                owned == outside, f"money is not conserved: {owned} units of {asset}, but {outside} came in"
+            )
 
     def _count(self, market: str, sequence: int) -> None:
         self.sequences[market] += 1
@@ -167,7 +173,8 @@ class Books:
         """Check how many resting orders a taker meets, and note what it pays."""
         taker = self._takers.get(trade.market)
         if taker is None or taker.order_id != trade.taker_order_id:
-            # What the events tell of the book comes after the trades, so this is the book that the order has met.
+            # What the events tell of the book comes after the trades, so this is the book that the order has
+            # met.
             opposite = self.levels[trade.market][trade.taker_side.opposite]
             best = (max if trade.taker_side is Side.SELL else min)(opposite, default=trade.price)
             taker = Taker(trade.taker_order_id, best, 0, trade.price)
@@ -182,13 +189,17 @@ class Books:
         )
 
     def _check_price(self, order: OrderState) -> None:
-        """Check that a MARKET order has not paid more than its market's own book allows; its account hears of it once it has traded."""
+        """Check that a MARKET order has not paid more than its market's own book allows.
+
+        Its account hears of it once it has traded.
+        """
         taker = self._paid.pop(order.order_id, None)
         if taker is not None and self._by_book[order.account_id, order.client_order_id] == {True}:
             slippage_ppm = self._market_map.by_symbol[order.market].market_slippage_ppm
             require(
                 abs(taker.worst - taker.best) * 1_000_000 <= taker.best * slippage_ppm,
-                f"{order.market}: MARKET order {order.order_id} trades at {taker.worst}, the best price was {taker.best}",
+                f"{order.market}: MARKET order {order.order_id} trades at {taker.worst}, the best price was "
+                f"{taker.best}",
             )
 
     def _trade(self, trade: TradeExecuted) -> None:
@@ -203,7 +214,9 @@ class Books:
             (trade.taker_order_id, trade.taker_side, Liquidity.TAKER),
             (trade.maker_order_id, trade.taker_side.opposite, Liquidity.MAKER),
         ):
-            self.legs[trade.market, trade.trade_id, order_id] = Leg(side, trade.price, trade.quantity, liquidity)
+            self.legs[trade.market, trade.trade_id, order_id] = Leg(
+                side, trade.price, trade.quantity, liquidity
+            )
 
     def _depth(self, event: DepthChanged) -> None:
         levels = self.levels[event.market]
@@ -221,7 +234,8 @@ class Books:
         require(
             order.order_id not in self.histories
             and not any(self.histories[each][-1].status.is_open for each in of_name),
-            f"account {order.account_id}: {order.client_order_id} is order {order.order_id}, and {of_name} are not closed",
+            f"account {order.account_id}: {order.client_order_id} is order {order.order_id}, and {of_name} "
+            "are not closed",
         )
         of_name.append(order.order_id)
         require(order.status is OrderStatus.NEW, f"order {order.order_id} is accepted as {order.status.name}")
@@ -232,7 +246,8 @@ class Books:
             self._open[order.account_id, symbol] += 1
             require(
                 self._open[order.account_id, symbol] <= most,
-                f"account {order.account_id} has more than {most} open orders {f'on {symbol}' if symbol else 'in all'}",
+                f"account {order.account_id} has more than {most} open orders "
+                f"{f'on {symbol}' if symbol else 'in all'}",
             )
         self._told(order.account_id, event.balances)
 
@@ -280,7 +295,8 @@ class Books:
     def _known(self, order: OrderState, what: str) -> OrderState:
         history = self.histories.get(order.order_id)
         require(
-            history is not None and history[-1].status.is_open, f"order {order.order_id} is {what}, but is not open"
+            history is not None and history[-1].status.is_open,
+            f"order {order.order_id} is {what}, but is not open",
         )
         assert history is not None
         return history[-1]
@@ -302,7 +318,9 @@ class Books:
         for balance in balances:
             self.balances[account_id, balance.asset] = balance
             told, is_so = balance.available + balance.held, self.totals[account_id, balance.asset]
-            require(told == is_so, f"account {account_id}: told of {told} units of {balance.asset}, has {is_so}")
+            require(
+                told == is_so, f"account {account_id}: told of {told} units of {balance.asset}, has {is_so}"
+            )
 
 
 def _is_later(entry: Entry) -> bool:
@@ -318,7 +336,10 @@ class Witness(Watch):
     """Sees everything that the shards do."""
 
     def __init__(self, market_map: MarketMap, log: MemoryStreamLog, program: Program = Program.THIS) -> None:
-        """See what is done on `log`; the twins run `program`. When that is the next release, the input is kept for replays."""
+        """See what is done on `log`; the twins run `program`.
+
+        When that is the next release, the input is kept for replays.
+        """
         self.market_map = market_map
         self.program = program
         self.books = Books(market_map)
@@ -327,9 +348,11 @@ class Witness(Watch):
         self.commands: list[tuple[int, TimeMs, Command]] = []
         """(shard, time, command), as they were committed."""
         self.requests: set[tuple[str, int]] = set()
-        """(reply_to, request id) of the commands of clients, operators and forgers that were committed, each once however often it came."""
+        """(reply_to, request id) of the commands of clients, operators and forgers that were committed, each
+        once however often it came."""
         self.refused: set[tuple[str, int]] = set()
-        """(reply_to, request id) of commands of which a gateway has said that nothing of them has happened."""
+        """(reply_to, request id) of commands of which a gateway has said that nothing of them has happened.
+        """
         self.queries: set[tuple[str, int]] = set()
         """(reply_to, request id) of what was asked, as opposed to commanded."""
         self.garbage: list[tuple[str, StreamId]] = []
@@ -341,7 +364,8 @@ class Witness(Watch):
         self._inputs: list[list[Entry]] = [[] for _ in shards]
         """What each shard has applied, when it is kept."""
         self._later_from: dict[int, StreamId] = {}
-        """Shard -> the first entry that only the next release reads: the switch, or messages of a shard that is switched."""
+        """Shard -> the first entry that only the next release reads: the switch, or messages of a shard that
+        is switched."""
         self.positions = [STREAM_START for _ in shards]
         """Up to where each twin is."""
         self._hashes: dict[int, tuple[StreamId, str]] = {}
@@ -356,7 +380,9 @@ class Witness(Watch):
 
     def knows_all_markets(self) -> bool:
         """Return whether every shard knows every market by now."""
-        return all(twin.market_map.by_symbol.keys() == self.market_map.by_symbol.keys() for twin in self._twins)
+        return all(
+            twin.market_map.by_symbol.keys() == self.market_map.by_symbol.keys() for twin in self._twins
+        )
 
     def leader(self, shard: int) -> Process | None:
         """Return who took the shard over last."""
@@ -386,10 +412,14 @@ class Witness(Watch):
         """See `Watch`."""
         shard = commit.shard
         leader = self._leaders.get(shard)
-        require(process is leader, f"{process.name} commits, but {leader and leader.name} has taken over shard {shard}")
+        require(
+            process is leader,
+            f"{process.name} commits, but {leader and leader.name} has taken over shard {shard}",
+        )
         require(
             commit.expected.stream_id == self.positions[shard],
-            f"shard {shard}: a commit follows on {commit.expected.stream_id}, done is {self.positions[shard]}",
+            f"shard {shard}: a commit follows on {commit.expected.stream_id}, done is "
+            f"{self.positions[shard]}",
         )
         inputs = streams.commands(shard)
         entries = self._log.read({inputs: commit.expected.stream_id}, 1_000_000, 0)
@@ -432,7 +462,9 @@ class Witness(Watch):
             return
 
     def _check_outbox(self, commit: Commit, outbox: Sequence[tuple[int, int, ShardMessage]]) -> None:
-        sent: dict[int, MessageFrame] = {target: decode_messages(frame) for target, frame in commit.outbox.items()}
+        sent: dict[int, MessageFrame] = {
+            target: decode_messages(frame) for target, frame in commit.outbox.items()
+        }
         told = [
             (target, frame.first_sequence + number, message)
             for target, frame in sent.items()
@@ -506,20 +538,25 @@ class Witness(Watch):
                     (dict(depth.bids), dict(depth.asks)) == (levels[Side.BUY], levels[Side.SELL]),
                     f"{symbol}: the book is not what the events tell",
                 )
-        require(not any(settled.values()), f"settlements do not sum to zero although all is quiet: {dict(settled)}")
+        require(
+            not any(settled.values()),
+            f"settlements do not sum to zero although all is quiet: {dict(settled)}",
+        )
         require(not books.legs, f"never settled: {list(books.legs)[:3]}")
 
     def check_replays(self) -> None:
         """Let both releases replay all that each shard has applied, if both had a part in it.
 
-        The next one comes to the same state. So does this one when the shard was not switched; otherwise it stops at the very entry that
-        switches it, or that a switched shard has sent.
+        The next one comes to the same state. So does this one when the shard was not switched; otherwise it
+        stops at the very entry that switches it, or that a switched shard has sent.
         """
         for index, entries in enumerate(self._inputs if self.program is Program.NEXT else ()):
             self._replay(index, entries, Program.NEXT, None)
             self._replay(index, entries, Program.THIS, self._later_from.get(index))
 
-    def _replay(self, index: int, entries: Sequence[Entry], program: Program, stops_at: StreamId | None) -> None:
+    def _replay(
+        self, index: int, entries: Sequence[Entry], program: Program, stops_at: StreamId | None
+    ) -> None:
         shard, stopped_at = self._new_shard(index, program), None
         with Running(program):
             for entry in entries:
@@ -539,7 +576,10 @@ class Witness(Watch):
         twin = self._twins[index]
         with Running(self.program):
             is_same = (shard.checksum, state_hash(shard)) == (twin.checksum, state_hash(twin))
-        require(is_same or stops_at is not None, f"shard {index}: a replay by {program.value} comes to another state")
+        require(
+            is_same or stops_at is not None,
+            f"shard {index}: a replay by {program.value} comes to another state",
+        )
 
     def events_of(self, shard: int) -> list[tuple[StreamId, list[Event]]]:
         """Return what a shard's event log held in all."""

@@ -1,8 +1,9 @@
 """A stand-in for a cluster's API server: enough of it for `kubectl` to run the commands of docs/deploy.md.
 
-It stores objects, refuses what cannot be changed (immutable.py) and what a kind does not have, adds a few of the defaults that the real one
-adds, and says of every workload at once that it is ready: Deployments are available, Jobs complete, pods exist and run. It does not run
-anything; `exec`, `logs` and `port-forward` are answered when the pod and container that they name exist.
+It stores objects, refuses what cannot be changed (immutable.py) and what a kind does not have, adds a few of
+the defaults that the real one adds, and says of every workload at once that it is ready: Deployments are
+available, Jobs complete, pods exist and run. It does not run anything; `exec`, `logs` and `port-forward` are
+answered when the pod and container that they name exist.
 """
 
 import base64
@@ -157,7 +158,10 @@ class ApiServer:
 
     def all_objects(self) -> dict[Key, Object]:
         """Return what is stored, and the pods that controllers would have made."""
-        made = {("pods", "exchange", each["metadata"]["name"]): each for each in _pods(list(self.objects.values()))}
+        made = {
+            ("pods", "exchange", each["metadata"]["name"]): each
+            for each in _pods(list(self.objects.values()))
+        }
         return self.objects | made
 
     def put(self, kind: Kind, namespace: str, value: Object, before: Object | None) -> Object:
@@ -176,7 +180,11 @@ class ApiServer:
         if before is not None and (refused := refusals([before], [value])):
             raise RefusalError(422, "Invalid", f"{'; '.join(refused)}: Invalid value: field is immutable")
         self._version += 1
-        value["metadata"] |= {"resourceVersion": str(self._version), "uid": str(self._version), "generation": 1}
+        value["metadata"] |= {
+            "resourceVersion": str(self._version),
+            "uid": str(self._version),
+            "generation": 1,
+        }
         value["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
         _add_status(value)
         self.objects[kind.plural, namespace if kind.is_namespaced else "", value["metadata"]["name"]] = value
@@ -188,7 +196,9 @@ def _pods(objects: list[Object]) -> Iterator[Object]:
         if pod.kind == "CronJob" or pod.workload["spec"].get("suspend"):
             continue
         # A scaler leaves a workload with no replicas alone.
-        count = 1 if pod.ends else replicas_min(objects, pod) if pod.workload["spec"].get("replicas") != 0 else 0
+        count = (
+            1 if pod.ends else replicas_min(objects, pod) if pod.workload["spec"].get("replicas") != 0 else 0
+        )
         for number in range(count):
             conditions = [{"type": "Ready", "status": "True"}]
             yield {
@@ -226,7 +236,9 @@ def _add_status(value: Object) -> None:
     generation = {"observedGeneration": 1}
     match value["kind"]:
         case "Deployment":
-            ready = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas", "readyReplicas"), count)
+            ready = dict.fromkeys(
+                ("replicas", "updatedReplicas", "availableReplicas", "readyReplicas"), count
+            )
             conditions = [{"type": "Available", "status": "True"}, {"type": "Progressing", "status": "True"}]
             value["status"] = generation | ready | {"conditions": conditions}
         case "StatefulSet":
@@ -241,7 +253,10 @@ def _add_status(value: Object) -> None:
 
 
 def merged(value: Any, patch: Any) -> Any:
-    """Return a value with a merge patch applied; lists are replaced, and what a strategic patch says about their order is dropped."""
+    """Return a value with a merge patch applied.
+
+    Lists are replaced, and what a strategic patch says about their order is dropped.
+    """
     if not isinstance(patch, dict) or not isinstance(value, dict):
         return patch
     found = dict(value)
@@ -259,7 +274,10 @@ class _Handler(BaseHTTPRequestHandler):
     api: ApiServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    """Head and body are two packets; else each answer waits 40 ms for the client's acknowledgement of the first."""
+    """Head and body are two packets.
+
+    Else each answer waits 40 ms for the client's acknowledgement of the first.
+    """
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
         """Say nothing."""
@@ -297,7 +315,9 @@ class _Handler(BaseHTTPRequestHandler):
         if place["sub"] in ("log", "exec", "portforward", "attach"):
             return self._of_pod(place, query)
         if self.command == "GET":
-            found = self.api.get((kind.plural, namespace, name)) if name else self._listed(kind, namespace, query)
+            found = (
+                self.api.get((kind.plural, namespace, name)) if name else self._listed(kind, namespace, query)
+            )
             return _scale(found) if place["sub"] == "scale" else found
         self.api.asked.append(f"{self.command} {parts.path}")
         if self.command == "DELETE":
@@ -318,11 +338,17 @@ class _Handler(BaseHTTPRequestHandler):
         return self.api.put(kind, namespace, value, None)
 
     def _typed(self, kind: Kind, body: bytes) -> Object:
-        """Read what `kubectl create` sends: a Secret, or a Job out of a CronJob, which is named as its owner."""
+        """Read what `kubectl create` sends: a Secret, or a Job out of a CronJob, which is named as its
+        owner.
+        """
         unknown = protobuf(body[len(_PROTOBUF) :])
         value = protobuf(unknown[2][0])
         metadata = protobuf(value[1][0])
-        found: Object = {"apiVersion": kind.api, "kind": kind.kind, "metadata": {"name": metadata[1][0].decode()}}
+        found: Object = {
+            "apiVersion": kind.api,
+            "kind": kind.kind,
+            "metadata": {"name": metadata[1][0].decode()},
+        }
         if kind.kind == "Secret":
             entries = [protobuf(each) for each in value.get(2, [])]
             found["data"] = {each[1][0].decode(): base64.b64encode(each[2][0]).decode() for each in entries}
@@ -350,8 +376,14 @@ class _Handler(BaseHTTPRequestHandler):
             after = merged(before, change)
         return self.api.put(kind, namespace, after, before)
 
-    def _deleted(self, kind: Kind, namespace: str, name: str | None, query: Mapping[str, list[str]]) -> Object:
-        names = [name] if name else [each["metadata"]["name"] for each in self._listed(kind, namespace, query)["items"]]
+    def _deleted(
+        self, kind: Kind, namespace: str, name: str | None, query: Mapping[str, list[str]]
+    ) -> Object:
+        names = (
+            [name]
+            if name
+            else [each["metadata"]["name"] for each in self._listed(kind, namespace, query)["items"]]
+        )
         for each in names:
             self.api.get((kind.plural, namespace, each))
             self.api.objects.pop((kind.plural, namespace, each), None)
@@ -377,7 +409,9 @@ class _Handler(BaseHTTPRequestHandler):
         containers = [each["name"] for each in pod["spec"]["containers"]]
         for each in query.get("container", []):
             if each not in containers:
-                raise RefusalError(400, "BadRequest", f"container {each} is not valid for pod {place['name']}")
+                raise RefusalError(
+                    400, "BadRequest", f"container {each} is not valid for pod {place['name']}"
+                )
         self.api.asked.append(f"{place['sub']} {place['name']} {' '.join(query.get('command', []))}".strip())
         if place["sub"] == "log":
             return "done\n"
@@ -401,7 +435,11 @@ class _Handler(BaseHTTPRequestHandler):
                 listed["preferredVersion"] = {"groupVersion": f"{group}/{name}", "version": name}
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": versions}
         if path == "/openapi/v3":
-            return {"paths": {_root(each)[1:]: {"serverRelativeURL": f"/openapi/v3{_root(each)}"} for each in groups}}
+            return {
+                "paths": {
+                    _root(each)[1:]: {"serverRelativeURL": f"/openapi/v3{_root(each)}"} for each in groups
+                }
+            }
         for api, kinds in groups.items():
             if path == _root(api):
                 return {
@@ -463,13 +501,16 @@ def _resources(kinds: list[Kind]) -> list[Object]:
     found = []
     for each in kinds:
         common = {"namespaced": each.is_namespaced, "kind": each.kind, "verbs": verbs}
-        found.append({"name": each.plural, "singularName": each.kind.lower(), "shortNames": list(each.short), **common})
+        found.append(
+            {"name": each.plural, "singularName": each.kind.lower(), "shortNames": list(each.short), **common}
+        )
         found += [{"name": f"{each.plural}/{sub}", "singularName": "", **common} for sub in each.subresources]
     return found
 
 
 def _openapi(kinds: list[Kind]) -> Object:
-    """Say of each kind that its fields are validated by the server, as kubectl wants to know before it applies anything."""
+    """Say of each kind that its fields are validated by the server, as kubectl wants to know before it
+    applies anything."""
     paths = {}
     for each in kinds:
         group, _, version = each.api.rpartition("/")
@@ -483,7 +524,9 @@ def _openapi(kinds: list[Kind]) -> Object:
 
 
 def _is_selected(labels: Mapping[str, str], part: str) -> bool:
-    """Return whether labels meet one requirement: `key`, `key=value`, `key!=value` or `key in (value,value)`."""
+    """Return whether labels meet one requirement: `key`, `key=value`, `key!=value` or `key in
+    (value,value)`.
+    """
     if several := re.fullmatch(r"(\S+) in \((.*)\)", part):
         return labels.get(several[1]) in [each.strip() for each in several[2].split(",")]
     key, equals, wanted = part.replace("==", "=").partition("=")

@@ -1,11 +1,13 @@
-"""Restarts the servers under a running exchange whose names are cached, and prints how long it was away: a line of JSON.
+"""Restarts the servers under a running exchange whose names are cached, and prints how long it was away: a
+line of JSON.
 
     unshare --mount --net --pid --fork --kill-child --mount-proc \
         python -m tests.deploy.back_in_seconds ARRANGEMENT REDIS RUNS TTL_S
 
-ARRANGEMENT is `addresses`, what k8s/ deploys: each server has a Service with an address that stays; or `headless`, as it was before.
-REDIS is `single` or `sentinel`. Each restart gives the server's pod another address, RETURN_S later. Everything is the real thing but for
-kubelet, kube-proxy and CoreDNS (names.py): gateway, engine, feeds, persistence, PostgreSQL, Valkey, and the start scripts of the pods.
+ARRANGEMENT is `addresses`, what k8s/ deploys: each server has a Service with an address that stays; or
+`headless`, as it was before. REDIS is `single` or `sentinel`. Each restart gives the server's pod another
+address, RETURN_S later. Everything is the real thing but for kubelet, kube-proxy and CoreDNS (names.py):
+gateway, engine, feeds, persistence, PostgreSQL, Valkey, and the start scripts of the pods.
 """
 
 import argparse
@@ -36,7 +38,8 @@ from runtime.settings import PREFIX, Settings
 from tests.deploy.names import Names
 from tests.deploy.rendered import ROOT
 from tests.deploy.server_programs import server_programs
-from tests.e2e.api import Api, new_account
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 
 RESOLVER: Final = "127.0.53.53"
 RETURN_S: Final = 2.0
@@ -51,7 +54,9 @@ READY: Final = {"redis": 6379, "database": 5432, "sentinel": 26379}
 SENTINELS: Final = ("sentinel-0", "sentinel-1", "sentinel-2")
 REDISES: Final = ("redis-0", "redis-1")
 PASSWORDS: Final = {"operator": "app", "replica": "replica", "sentinel": "sentinel"}
-ACL: Final = users_acl({user: [password_hash(PASSWORDS.get(user, secrets.token_hex()))] for user in REDIS_USERS})
+ACL: Final = users_acl(
+    {user: [password_hash(PASSWORDS.get(user, secrets.token_hex()))] for user in REDIS_USERS}
+)
 """What is shipped, with passwords of ours for those who are used here."""
 
 
@@ -84,7 +89,11 @@ class Cluster:
         self._programs = server_programs(folder)
         self._secrets = folder / "secrets"
         self._secrets.mkdir()
-        for name, text in (("users.acl", ACL), ("replica-password", "replica"), ("sentinel-password", "sentinel")):
+        for name, text in (
+            ("users.acl", ACL),
+            ("replica-password", "replica"),
+            ("sentinel-password", "sentinel"),
+        ):
             (self._secrets / name).write_text(text, "ascii")
         component = ROOT / "k8s" / "components" / ("redis-sentinel" if sentinel else "redis-single")
         self._configuration = folder / "configuration"
@@ -117,7 +126,11 @@ class Cluster:
 
     def servers(self) -> list[str]:
         """Return the names of all pods."""
-        return ["database", *(REDISES if self._sentinel else REDISES[:1]), *(SENTINELS if self._sentinel else ())]
+        return [
+            "database",
+            *(REDISES if self._sentinel else REDISES[:1]),
+            *(SENTINELS if self._sentinel else ()),
+        ]
 
     def name(self, server: str) -> str:
         """Return the name by which others find a server."""
@@ -163,7 +176,8 @@ class Cluster:
         elif self._sentinel and kind != "database":
             self._names.publish(self.name(server), address)
         else:
-            # A headless Service without publishNotReadyAddresses has the pod when its readiness probe has passed.
+            # A headless Service without publishNotReadyAddresses has the pod when its readiness probe has
+            # passed.
             eventually(f"{server} is ready", lambda: self._is_ready(server))
             self._names.publish(self.name(server), address)
 
@@ -189,7 +203,9 @@ class Cluster:
         """Return the role of a Redis; empty when it does not answer."""
         if server not in self._pods:
             return ""
-        with redis.Redis(self._pods[server].address, username="probe", password="any", socket_timeout=1) as client:
+        with redis.Redis(
+            self._pods[server].address, username="probe", password="any", socket_timeout=1
+        ) as client:
             try:
                 return str(client.execute_command("ROLE")[0].decode())
             except redis.RedisError:
@@ -284,7 +300,9 @@ class Exchange:
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
             paths = ("/api/v3/exchangeInfo", "/api/v3/klines?symbol=BTCUSDT&interval=1m")
-            return all(httpx.get(self.url + path).status_code == 200 for path in paths) and self._has_a_leader()
+            return (
+                all(httpx.get(self.url + path).status_code == 200 for path in paths) and self._has_a_leader()
+            )
         return False
 
     def _has_a_leader(self) -> bool:
@@ -300,7 +318,10 @@ class Exchange:
             each.wait()
 
     def watch(self, ask: Callable[[], httpx.Response], disturb: Callable[[], float]) -> Away:
-        """Ask every EVERY_S, whatever becomes of those before, while something is ended; `disturb` returns when that was."""
+        """Ask every EVERY_S, whatever becomes of those before, while something is ended.
+
+        `disturb` returns when that was.
+        """
         answers: list[tuple[float, float, int]] = []
         stopping = threading.Event()
 
@@ -341,14 +362,6 @@ class Exchange:
         return Away(max(refused) - min(refused) if refused else 0.0, first - ended_s)
 
 
-def eventually(what: str, ask: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
-    """Wait until something is so."""
-    deadline_s = time.monotonic() + timeout_s
-    while not ask():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
-        time.sleep(0.05)
-
-
 @contextlib.contextmanager
 def own_names() -> Iterator[None]:
     """Let this process and its children ask the resolver of names.py: mount a file over /etc/resolv.conf."""
@@ -369,7 +382,9 @@ def restart(cluster: Cluster, server: str, return_s: float = RETURN_S) -> float:
     return ended_s
 
 
-def measured(folder: Path, *, addresses: bool, sentinel: bool, runs: int, ttl_s: float) -> Iterator[dict[str, object]]:
+def measured(
+    folder: Path, *, addresses: bool, sentinel: bool, runs: int, ttl_s: float
+) -> Iterator[dict[str, object]]:
     """Yield what was measured."""
     with Names(RESOLVER, ttl_s) as names:
         cluster = Cluster(folder, names, addresses=addresses, sentinel=sentinel)
@@ -420,7 +435,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where data and logs go; it is kept")
     arguments = parser.parse_args()
     with own_names(), contextlib.ExitStack() as stack:
-        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exchange-names-")))
+        folder = arguments.folder or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="exchange-names-"))
+        )
         folder.chmod(0o755)
         for each in measured(
             folder,

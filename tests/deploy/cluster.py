@@ -47,7 +47,9 @@ class Pod(NamedTuple):
     def ports(self) -> dict[str, int]:
         """The ports, by name."""
         return {
-            port["name"]: port["containerPort"] for container in self.containers for port in container.get("ports", [])
+            port["name"]: port["containerPort"]
+            for container in self.containers
+            for port in container.get("ports", [])
         }
 
     def says(self, text: str) -> str:
@@ -61,7 +63,11 @@ def pods(objects: Sequence[Object]) -> Iterator[Pod]:
         # A CronJob has a Job within.
         template = each["spec"].get("jobTemplate", each)["spec"]["template"]
         yield Pod(
-            each, each["kind"], each["metadata"]["name"], template["metadata"].get("labels", {}), template["spec"]
+            each,
+            each["kind"],
+            each["metadata"]["name"],
+            template["metadata"].get("labels", {}),
+            template["spec"],
         )
 
 
@@ -89,7 +95,9 @@ def serves(service: Object, pod: Pod) -> bool:
     labels: dict[str, str] = service["spec"]["selector"]
     if POD_NAME in labels and labels[POD_NAME] not in pod.names:
         return False
-    return selects({"matchLabels": {key: value for key, value in labels.items() if key != POD_NAME}}, pod.labels)
+    return selects(
+        {"matchLabels": {key: value for key, value in labels.items() if key != POD_NAME}}, pod.labels
+    )
 
 
 def replicas_min(objects: Sequence[Object], pod: Pod) -> int:
@@ -121,14 +129,19 @@ class Peer(NamedTuple):
     """Of somebody who is no pod, and whom no selector can name."""
 
 
-def may_connect(objects: Sequence[Object], source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
-    """Return whether the NetworkPolicies of `objects` let `source` connect to a port of `target`, as the API defines it."""
+def may_connect(
+    objects: Sequence[Object], source: Peer, target: Peer, port: int, protocol: str = "TCP"
+) -> bool:
+    """Return whether the NetworkPolicies of `objects` let `source` connect to a port of `target`, as the API
+    defines it."""
     return _lets(objects, source, target, port, protocol, "Egress") and _lets(
         objects, target, source, port, protocol, "Ingress"
     )
 
 
-def _lets(objects: Sequence[Object], end: Peer, other: Peer, port: int, protocol: str, direction: str) -> bool:
+def _lets(
+    objects: Sequence[Object], end: Peer, other: Peer, port: int, protocol: str, direction: str
+) -> bool:
     isolated = False
     for policy in of_kind(objects, "NetworkPolicy"):
         spec = policy["spec"]
@@ -137,9 +150,13 @@ def _lets(objects: Sequence[Object], end: Peer, other: Peer, port: int, protocol
         if direction not in spec["policyTypes"]:
             continue
         isolated = True
-        sides, rules = ("to", spec.get("egress", [])) if direction == "Egress" else ("from", spec.get("ingress", []))
+        sides, rules = (
+            ("to", spec.get("egress", [])) if direction == "Egress" else ("from", spec.get("ingress", []))
+        )
         for rule in rules:
-            if _has_port(rule.get("ports"), port, protocol) and _has_peer(rule.get(sides), end.namespace, other):
+            if _has_port(rule.get("ports"), port, protocol) and _has_peer(
+                rule.get(sides), end.namespace, other
+            ):
                 return True
     return not isolated
 

@@ -1,4 +1,5 @@
-"""The custom resources that the overlays use, as far as they use them: what their operators' definitions allow and demand."""
+"""The custom resources that the overlays use, as far as they use them: what their operators' definitions
+allow and demand."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -284,7 +285,8 @@ class ObjectStore(Strict):
 
 
 KINDS: Final[dict[str, type[Strict]]] = {
-    each.__name__: each for each in (ScaledObject, PodMonitor, PrometheusRule, Cluster, ScheduledBackup, ObjectStore)
+    each.__name__: each
+    for each in (ScaledObject, PodMonitor, PrometheusRule, Cluster, ScheduledBackup, ObjectStore)
 }
 
 

@@ -1,4 +1,5 @@
-"""Redis's users of the development overlays, of the one table of users: `python -m tests.deploy.development_users` writes the file."""
+"""Redis's users of the development overlays, of the one table of users: `python -m
+tests.deploy.development_users` writes the file."""
 
 from typing import Final
 

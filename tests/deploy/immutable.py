@@ -10,10 +10,24 @@ from typing import Any, Final
 from tests.deploy.rendered import Object
 
 _STATEFUL_SET: Final = frozenset(
-    {"replicas", "ordinals", "template", "updateStrategy", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"}
+    {
+        "replicas",
+        "ordinals",
+        "template",
+        "updateStrategy",
+        "persistentVolumeClaimRetentionPolicy",
+        "minReadySeconds",
+    }
 )
 """What of a StatefulSet's spec may be changed; everything else may not."""
-_JOB: Final = ("template", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy")
+_JOB: Final = (
+    "template",
+    "selector",
+    "completionMode",
+    "podFailurePolicy",
+    "backoffLimitPerIndex",
+    "managedBy",
+)
 
 
 def refusals(before: Sequence[Object], after: Sequence[Object]) -> list[str]:
@@ -53,8 +67,11 @@ def _changed(before: Object, after: Object) -> Iterator[str]:
         case "Deployment":
             yield from ["spec.selector"] * (old["selector"] != new["selector"])
         case "Service":
-            # An address that was given stays, and one that is not named is kept. So a headless Service silently stays headless.
-            yield from ["spec.clusterIP"] * ((old.get("clusterIP") == "None") != (new.get("clusterIP") == "None"))
+            # An address that was given stays, and one that is not named is kept. So a headless Service
+            # silently stays headless.
+            yield from ["spec.clusterIP"] * (
+                (old.get("clusterIP") == "None") != (new.get("clusterIP") == "None")
+            )
         case "PersistentVolumeClaim":
             yield from ["spec"] * (_without_size(old) != _without_size(new))
         case "PriorityClass":

@@ -1,4 +1,5 @@
-"""What the manifests start, read from rendered Kubernetes objects and from a compose file as one kind of thing."""
+"""What the manifests start, read from rendered Kubernetes objects and from a compose file as one kind of
+thing."""
 
 import base64
 import re
@@ -13,7 +14,8 @@ from tests.deploy.cluster import Pod, pods, serves
 from tests.deploy.rendered import Object, of_kind
 
 UNKNOWN: Final = None
-"""What a file holds that the manifests do not carry: a secret of production's, or one that is made on the spot."""
+"""What a file holds that the manifests do not carry: a secret of production's, or one that is made on the
+spot."""
 
 _VARIABLE: Final = re.compile(r"\$(?:\$|\{(\w+)(?::?[-?]([^}]*))?\}|(\w+))")
 _URL: Final = re.compile(r"https?://[\w.]+:\d+/\w*")
@@ -118,7 +120,9 @@ def _files(objects: Sequence[Object], pod: Pod, container: Mapping[str, Any]) ->
             if field not in volume:
                 continue
             data = _data(objects, kind, volume[field][name])
-            items = {each["key"]: each["path"] for each in volume[field].get("items", [])} or {key: key for key in data}
+            items = {each["key"]: each["path"] for each in volume[field].get("items", [])} or {
+                key: key for key in data
+            }
             for key, path in items.items():
                 found[str(PurePosixPath(mount["mountPath"]) / path)] = data.get(key, UNKNOWN)
     return found
@@ -133,8 +137,13 @@ def _service_names(objects: Sequence[Object], pod: Pod) -> Iterator[str]:
 # Compose
 
 
-def of_compose(document: Mapping[str, Any], image_environment: Mapping[str, str] | None = None) -> Iterator[Workload]:
-    """Yield the services of a compose file; `image_environment` is what an image that is built from the root folder brings along."""
+def of_compose(
+    document: Mapping[str, Any], image_environment: Mapping[str, str] | None = None
+) -> Iterator[Workload]:
+    """Yield the services of a compose file.
+
+    `image_environment` is what an image that is built from the root folder brings along.
+    """
     configs: Mapping[str, Any] = document.get("configs", {})
     for name, service in document["services"].items():
         command = service.get("command") or []
@@ -143,7 +152,9 @@ def of_compose(document: Mapping[str, Any], image_environment: Mapping[str, str]
             environment = dict(each.partition("=")[::2] for each in environment)
         yield Workload(
             name=name,
-            command=tuple(_filled_in(word) for word in (command.split() if isinstance(command, str) else command)),
+            command=tuple(
+                _filled_in(word) for word in (command.split() if isinstance(command, str) else command)
+            ),
             environment={
                 **(image_environment or {}),
                 **{key: _filled_in(_text(value)) for key, value in environment.items() if value is not None},
@@ -169,7 +180,9 @@ def _filled_in(text: str) -> str:
 def _container_ports(service: Mapping[str, Any]) -> Iterator[int]:
     for port in (*service.get("ports", []), *service.get("expose", [])):
         target = (
-            port["target"] if isinstance(port, dict) else _filled_in(str(port)).rpartition(":")[2].partition("/")[0]
+            port["target"]
+            if isinstance(port, dict)
+            else _filled_in(str(port)).rpartition(":")[2].partition("/")[0]
         )
         yield int(target)
 

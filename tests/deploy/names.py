@@ -1,9 +1,11 @@
 """The names and addresses of a cluster, for processes in a network namespace of their own.
 
-A resolver that remembers what it was told, present or absent, for as long as CoreDNS and the caches of nodes do; and in kube-proxy's place,
-addresses that stay and lead to whichever pod is behind them. With no pod behind it an address refuses, as kube-proxy lets it.
+A resolver that remembers what it was told, present or absent, for as long as CoreDNS and the caches of nodes
+do; and in kube-proxy's place, addresses that stay and lead to whichever pod is behind them. With no pod
+behind it an address refuses, as kube-proxy lets it.
 
-Run as `python -m tests.deploy.names RESOLVER TTL_S`: a line of JSON each on stdin is a change, and is answered by a line.
+Run as `python -m tests.deploy.names RESOLVER TTL_S`: a line of JSON each on stdin is a change, and is
+answered by a line.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""What every workload must have to be safe and to stay available: a list of objects in, a list of violations out."""
+"""What every workload must have to be safe and to stay available: a list of objects in, a list of violations
+out."""
 
 import base64
 import re
@@ -12,13 +13,21 @@ from tests.deploy.cluster import POD_NAME, Pod, pods, replicas_min, scalers, sel
 from tests.deploy.rendered import Object, of_kind
 
 APART: Final = frozenset({"engine", "redis", "sentinel"})
-"""Where two on one node would be as good as one: anti-affinity, or as even as the nodes are (test_scheduling.py)."""
+"""Where two on one node would be as good as one: anti-affinity, or as even as the nodes are
+(test_scheduling.py)."""
 SERVERS: Final = frozenset({"redis", "redis-cache", "sentinel", "timescaledb"})
 """What processes connect to by name, and is there once under each name."""
 PATIENCE_S: Final = 60
 PATIENCE_RETRIES: Final = 6
-DRAIN_S: Final = {"gateway.main": 6, "ws_edge.main": 13, "engine_worker.main": 15, "persist.main": 15, "feeds.main": 5}
-"""What a process may need from SIGTERM to its end, at least: test_agree.py compares the first two with the code's own limits."""
+DRAIN_S: Final = {
+    "gateway.main": 6,
+    "ws_edge.main": 13,
+    "engine_worker.main": 15,
+    "persist.main": 15,
+    "feeds.main": 5,
+}
+"""What a process may need from SIGTERM to its end, at least: test_agree.py compares the first two with the
+code's own limits."""
 _SECRET_NAME: Final = re.compile(
     r"PASSWORD|SECRET|TOKEN|(MASTER|OPERATOR|TREASURY|FAUCET)_KEY$|PRIVATE|CREDENTIAL", re.IGNORECASE
 )
@@ -114,7 +123,9 @@ def _disruption_budget(objects: Sequence[Object]) -> Iterator[str]:
         found = [each["spec"] for each in budgets if selects(each["spec"]["selector"], pod.labels)]
         if len(found) != 1:
             yield pod.says(f"has {len(found)} disruption budgets")
-        elif found[0].get("maxUnavailable") == 0 or found[0].get("minAvailable", 0) == replicas_min(objects, pod):
+        elif found[0].get("maxUnavailable") == 0 or found[0].get("minAvailable", 0) == replicas_min(
+            objects, pod
+        ):
             yield pod.says("can never be moved from a node")
 
 
@@ -125,7 +136,10 @@ def _apart(objects: Sequence[Object]) -> Iterator[str]:
         affinity = pod.spec.get("affinity", {}).get("podAntiAffinity", {})
         terms = [
             *affinity.get("requiredDuringSchedulingIgnoredDuringExecution", []),
-            *(each["podAffinityTerm"] for each in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])),
+            *(
+                each["podAffinityTerm"]
+                for each in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])
+            ),
         ]
         terms += [
             each
@@ -150,7 +164,9 @@ def _network(objects: Sequence[Object]) -> Iterator[str]:
             yield f"nothing denies {direction.lower()} by default"
         for pod in pods(objects):
             if not any(
-                selects(each["podSelector"], pod.labels) for each in policies if direction in each["policyTypes"]
+                selects(each["podSelector"], pod.labels)
+                for each in policies
+                if direction in each["policyTypes"]
             ):
                 yield pod.says(f"is selected by no policy for {direction.lower()}")
     for each in policies:
@@ -171,7 +187,8 @@ def _token(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _service_links(objects: Sequence[Object]) -> Iterator[str]:
-    # Of a Service called exchange-…, EXCHANGE_…_SERVICE_HOST: an unknown setting, at which no process of ours starts.
+    # Of a Service called exchange-…, EXCHANGE_…_SERVICE_HOST: an unknown setting, at which no process of ours
+    # starts.
     for pod in pods(objects):
         if pod.spec.get("enableServiceLinks") is not False:
             yield pod.says("gets variables of every Service")
@@ -214,7 +231,8 @@ def _grace(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _drained(objects: Sequence[Object]) -> Iterator[str]:
-    """Who serves clients goes on until nobody is sent to it any more, and a rollout never has fewer than before."""
+    """Who serves clients goes on until nobody is sent to it any more, and a rollout never has fewer than
+    before."""
     for pod in pods(objects):
         if not any(serves(each, pod) and not _is_address(each) for each in of_kind(objects, "Service")):
             continue
@@ -226,13 +244,17 @@ def _drained(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _is_address(service: Object) -> bool:
-    """Return whether a Service only gives names or an address to servers that nobody else can stand in for: Redis, the database."""
+    """Return whether a Service only gives names or an address to servers that nobody else can stand in for:
+    Redis, the database."""
     spec = service["spec"]
     return spec.get("clusterIP") == "None" or spec.get("publishNotReadyAddresses") is True
 
 
 def _addresses(objects: Sequence[Object]) -> Iterator[str]:
-    """Each server has an address that stays; a headless Service's names are remembered by DNS caches, present or absent, for 30 s."""
+    """Each server has an address that stays.
+
+    A headless Service's names are remembered by DNS caches, present or absent, for 30 s.
+    """
     services = of_kind(objects, "Service")
     headless = {each["metadata"]["name"] for each in services if each["spec"].get("clusterIP") == "None"}
     for pod in pods(objects):
@@ -245,7 +267,10 @@ def _addresses(objects: Sequence[Object]) -> Iterator[str]:
                 yield pod.says(f"{name} has {leads_to.count(name)} addresses that stay")
         for each in found:
             if each["spec"].get("publishNotReadyAddresses") is not True:
-                yield f"Service {each['metadata']['name']}: a server that has returned is not reached before its readiness probe passes"
+                yield (
+                    f"Service {each['metadata']['name']}: a server that has returned is not reached before "
+                    "its readiness probe passes"
+                )
     for text in _hosts(objects):
         for host in re.findall(r"[\w.-]+", text):
             if host.rpartition(".")[2] in headless:
@@ -253,7 +278,9 @@ def _addresses(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _hosts(objects: Sequence[Object]) -> Iterator[str]:
-    """Yield what tells processes where servers are: URLs in Secrets, and the variables of the start scripts."""
+    """Yield what tells processes where servers are: URLs in Secrets, and the variables of the start
+    scripts.
+    """
     for each in of_kind(objects, "Secret"):
         for key, value in each.get("data", {}).items():
             if key == "url":
@@ -261,15 +288,20 @@ def _hosts(objects: Sequence[Object]) -> Iterator[str]:
     for pod in pods(objects):
         for container in pod.containers:
             yield from (
-                each.get("value", "") for each in container.get("env", []) if each["name"] in ("NODES", "SENTINELS")
+                each.get("value", "")
+                for each in container.get("env", [])
+                if each["name"] in ("NODES", "SENTINELS")
             )
 
 
 def _first_start(objects: Sequence[Object]) -> Iterator[str]:
-    """A slow pull of an image, or a database that is slow to start, ends nothing for good, and nobody serves without a schema."""
+    """A slow pull of an image, or a database that is slow to start, ends nothing for good, and nobody serves
+    without a schema."""
     for pod in pods(objects):
         spec = pod.workload["spec"]
-        if pod.kind == "Job" and ("activeDeadlineSeconds" in spec or spec.get("backoffLimit", 6) < PATIENCE_RETRIES):
+        if pod.kind == "Job" and (
+            "activeDeadlineSeconds" in spec or spec.get("backoffLimit", 6) < PATIENCE_RETRIES
+        ):
             yield pod.says("gives up while the cluster is still starting")
         if not pod.ends and pod.labels.get("exchange/database") == "client":
             commands = [each["command"][-1] for each in pod.spec.get("initContainers", [])]
@@ -298,27 +330,35 @@ def _namespace(objects: Sequence[Object]) -> Iterator[str]:
                 yield f"Namespace {each['metadata']['name']}: {mode} is not restricted"
     names = {each["metadata"]["name"] for each in of_kind(objects, "Namespace")}
     for each in objects:
-        if each["kind"] not in ("Namespace", "PriorityClass") and each["metadata"].get("namespace") not in names:
+        if (
+            each["kind"] not in ("Namespace", "PriorityClass")
+            and each["metadata"].get("namespace") not in names
+        ):
             yield f"{each['kind']} {each['metadata']['name']}: is in a namespace that nobody makes"
 
 
 def _single_writer(objects: Sequence[Object]) -> Iterator[str]:
     for pod in pods(objects):
         if "feeds.main" in _words(pod) and (
-            pod.workload["spec"].get("strategy", {}).get("type") != "Recreate" or replicas_min(objects, pod) != 1
+            pod.workload["spec"].get("strategy", {}).get("type") != "Recreate"
+            or replicas_min(objects, pod) != 1
         ):
             yield pod.says("there may be two, which take each other's place")
 
 
 def _feeds_shards(objects: Sequence[Object]) -> Iterator[str]:
     (settings,) = (
-        each["data"] for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings")
+        each["data"]
+        for each in of_kind(objects, "ConfigMap")
+        if each["metadata"]["name"].startswith("settings")
     )
     followed: Counter[int] = Counter()
     for pod in pods(objects):
         if "feeds.main" not in _words(pod):
             continue
-        own = {each["name"]: each["value"] for container in pod.containers for each in container.get("env", [])}
+        own = {
+            each["name"]: each["value"] for container in pod.containers for each in container.get("env", [])
+        }
         chosen = {name: value for name, value in own.items() if name == f"{PREFIX}FEEDS_SHARDS"}
         followed.update(load_settings({_SHARD_COUNT: settings[_SHARD_COUNT], **chosen}).shards_of_feeds())
     for shard in range(int(settings[_SHARD_COUNT])):

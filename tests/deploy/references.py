@@ -46,7 +46,10 @@ def _ingresses(objects: Sequence[Object]) -> Iterator[str]:
                 backend = path["backend"]["service"]
                 ports = [port["name"] for port in services.get(backend["name"], [])]
                 if backend["port"]["name"] not in ports:
-                    yield f"Ingress {ingress['metadata']['name']}: {path['path']} leads to no port of {backend['name']}"
+                    yield (
+                        f"Ingress {ingress['metadata']['name']}: {path['path']} leads to no port of "
+                        f"{backend['name']}"
+                    )
 
 
 def _targets(objects: Sequence[Object]) -> Iterator[str]:
@@ -73,13 +76,14 @@ def _policies(objects: Sequence[Object]) -> Iterator[str]:
                     pod
                     for pod in every
                     if any(
-                        "namespaceSelector" not in peer and selects(peer["podSelector"], pod.labels) for peer in peers
+                        "namespaceSelector" not in peer and selects(peer["podSelector"], pod.labels)
+                        for peer in peers
                     )
                 ]
                 for peer in (peer for peer in peers if "namespaceSelector" not in peer):
-                    if not any(selects(peer["podSelector"], pod.labels) for pod in every) and not _is_of_others(
-                        peer["podSelector"]
-                    ):
+                    if not any(
+                        selects(peer["podSelector"], pod.labels) for pod in every
+                    ) and not _is_of_others(peer["podSelector"]):
                         yield f"NetworkPolicy {name}: there is no {peer['podSelector']}"
                 listening = ours if side == "from" else theirs
                 for port in (each["port"] for each in rule.get("ports", []) if listening):
@@ -122,7 +126,9 @@ def _files(objects: Sequence[Object], secrets: Mapping[str, Sequence[str]]) -> I
     for ingress in of_kind(objects, "Ingress"):
         for each in ingress["spec"]["tls"]:
             if "secretName" in each:
-                yield from check(ingress["metadata"]["name"], "Secret", each["secretName"], ["tls.crt", "tls.key"])
+                yield from check(
+                    ingress["metadata"]["name"], "Secret", each["secretName"], ["tls.crt", "tls.key"]
+                )
     for store in of_kind(objects, "ObjectStore"):
         for reference in store["spec"]["configuration"]["s3Credentials"].values():
             yield from check(store["metadata"]["name"], "Secret", reference["name"], [reference["key"]])
@@ -175,4 +181,6 @@ def _monitors(objects: Sequence[Object]) -> Iterator[str]:
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             for pod in found:
                 if endpoint["port"] not in pod.ports:
-                    yield f"PodMonitor {monitor['metadata']['name']}: {pod.name} has no port {endpoint['port']}"
+                    yield (
+                        f"PodMonitor {monitor['metadata']['name']}: {pod.name} has no port {endpoint['port']}"
+                    )

@@ -30,7 +30,9 @@ def kubectl() -> str:
 
 def render(folder: Path) -> list[Object]:
     """Return the objects of the kustomization in a folder."""
-    text = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=True
+    ).stdout
     return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 

@@ -1,6 +1,8 @@
-"""Runs what manifests describe, on this machine: with their commands and their environment, and nothing of ours.
+"""Runs what manifests describe, on this machine: with their commands and their environment, and nothing of
+ours.
 
-Other than in a cluster are only: the address to listen on, ports, folders and files, where Redis, the database and other processes are.
+Other than in a cluster are only: the address to listen on, ports, folders and files, where Redis, the
+database and other processes are.
 """
 
 import base64
@@ -24,15 +26,30 @@ from runtime.database_roles import ServiceRole, passwords_text
 from runtime.key_files import encoded_key
 from runtime.operator_keys import public_text
 from runtime.settings import PREFIX, Settings
-from tests.conftest import ROLE_PASSWORDS, service_url
 from tests.deploy.manifests import Workload
+from tests.support.databases import ROLE_PASSWORDS, service_url
 
 DEADLINE_S: Final = 120
 ASK_EVERY_S: Final = 0.1
 PORTS: Final = ("rest_port", "ws_port", "frontend_port", "metrics_port")
 REPLACED: Final = frozenset(
-    {"host", "data_dir", "markets_file", "redis_url", "cache_url", "database_url", "master_key", "mm_rest_url"}
-    | {"database_role_passwords", "database_admin_url", "master_key_previous", "metrics_host", "metrics_password"}
+    {
+        "host",
+        "data_dir",
+        "markets_file",
+        "redis_url",
+        "cache_url",
+        "database_url",
+        "master_key",
+        "mm_rest_url",
+    }
+    | {
+        "database_role_passwords",
+        "database_admin_url",
+        "master_key_previous",
+        "metrics_host",
+        "metrics_password",
+    }
     | {"operator_keys", "faucet_key", "operator_key", "treasury_key", *PORTS}
 )
 """The settings that are other than in the manifest."""
@@ -61,7 +78,9 @@ class Running:
         self.workload = workload
         self._folder = folder
         self._folder.mkdir(parents=True, exist_ok=True)
-        settings = {name: int(workload.environment.get(PREFIX + name.upper(), str(_DEFAULTS[name]))) for name in PORTS}
+        settings = {
+            name: int(workload.environment.get(PREFIX + name.upper(), str(_DEFAULTS[name]))) for name in PORTS
+        }
         self.ports = {number: free_port() for number in settings.values() if number}
         """Where it listens, by the port that it would have in its own container."""
         self._port_settings = {name: self.ports[number] for name, number in settings.items() if number}
@@ -89,7 +108,9 @@ class Running:
                 values[name] = public_text(_KEYS) if "REPLACE-ME" in given[name] else given[name]
             elif setting.removesuffix("_file") in _SECRETS and setting.endswith("_file"):
                 self._inside(given[name])
-                values[name] = self._file(given[name], _secret(setting, self.workload.files.get(given[name]), servers))
+                values[name] = self._file(
+                    given[name], _secret(setting, self.workload.files.get(given[name]), servers)
+                )
         return values
 
     def _inside(self, path: str) -> None:
@@ -145,7 +166,9 @@ class Running:
         """Return the ports that it listens on, as they would be in its own container."""
         assert self._process is not None
         found = {
-            each.laddr.port for each in psutil.Process(self._process.pid).net_connections() if each.status == "LISTEN"
+            each.laddr.port
+            for each in psutil.Process(self._process.pid).net_connections()
+            if each.status == "LISTEN"
         }
         return {number for number, port in self.ports.items() if port in found}
 
@@ -192,13 +215,17 @@ def _secret(setting: str, content: str | None, servers: Servers) -> str:
 
 
 def _database_url(content: str | None, database_url: str) -> str:
-    """Return the test's database as the role that the manifest's address has; whoever has none in the manifest is the owner."""
+    """Return the test's database as the role that the manifest's address has.
+
+    Whoever has none in the manifest is the owner.
+    """
     user = urlsplit(content or "").username
     return service_url(database_url, ServiceRole(user)) if user in set(ServiceRole) else database_url
 
 
 def _replaced_url(url: str, others: Iterable[Running]) -> str:
-    """Return where a URL leads to: the process that has this name, or behind somebody else's proxy, the gateway."""
+    """Return where a URL leads to: the process that has this name, or behind somebody else's proxy, the
+    gateway."""
     parts = urlsplit(url)
     assert parts.port is not None
     serving = [each for each in others if not each.workload.finishes]
@@ -209,4 +236,8 @@ def _replaced_url(url: str, others: Iterable[Running]) -> str:
 
 def unchanged(workload: Workload, environment: Mapping[str, str]) -> bool:
     """Return whether a process gets what the manifest gives it, but for what is other here."""
-    return all(environment.get(name) == value for name, value in workload.environment.items() if not _is_replaced(name))
+    return all(
+        environment.get(name) == value
+        for name, value in workload.environment.items()
+        if not _is_replaced(name)
+    )

@@ -1,6 +1,7 @@
 """A scheduler's view of an overlay: which pods there are, and on which nodes they fit.
 
-It knows what the overlays use: requests, node selectors, required anti-affinity of pods, and spread constraints that must be kept.
+It knows what the overlays use: requests, node selectors, required anti-affinity of pods, and spread
+constraints that must be kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,11 +81,14 @@ def _database(cluster: Object) -> Iterator[Task]:
     affinity = {"podAntiAffinity": {f"{kind}DuringSchedulingIgnoredDuringExecution": [term]}}
     for number in range(1, spec["instances"] + 1):
         name = f"{cluster['metadata']['name']}-{number}"
-        yield Task(name, labels, {"affinity": affinity}, quantity(requests["cpu"]), quantity(requests["memory"]))
+        yield Task(
+            name, labels, {"affinity": affinity}, quantity(requests["cpu"]), quantity(requests["memory"])
+        )
 
 
 def place(objects: Sequence[Object], nodes: Sequence[Node]) -> Placement:
-    """Place every pod as the default scheduler does: the largest first, each on the node with the most CPU left that it may go to."""
+    """Place every pod as the default scheduler does: the largest first, each on the node with the most CPU
+    left that it may go to."""
     placed: dict[str, list[Task]] = {node.name: [] for node in nodes}
     pending = []
     for task in sorted(tasks(objects), key=lambda each: -each.cpu):
@@ -117,15 +121,20 @@ def _fits(task: Task, node: Node, placed: Mapping[str, list[Task]]) -> bool:
         and node.memory >= task.memory + sum(each.memory for each in there)
         and all(node.labels.get(key) == value for key, value in task.spec.get("nodeSelector", {}).items())
         and all(may_share_a_node(task, each) for each in there)
-        and all(_keeps_even(task, node, placed, each) for each in task.spec.get("topologySpreadConstraints", []))
+        and all(
+            _keeps_even(task, node, placed, each) for each in task.spec.get("topologySpreadConstraints", [])
+        )
     )
 
 
-def _keeps_even(task: Task, node: Node, placed: Mapping[str, list[Task]], constraint: Mapping[str, Any]) -> bool:
+def _keeps_even(
+    task: Task, node: Node, placed: Mapping[str, list[Task]], constraint: Mapping[str, Any]
+) -> bool:
     if constraint["whenUnsatisfiable"] != "DoNotSchedule" or constraint["topologyKey"] != HOSTNAME:
         return True
     counts = {
-        name: sum(selects(constraint["labelSelector"], each.labels) for each in there) for name, there in placed.items()
+        name: sum(selects(constraint["labelSelector"], each.labels) for each in there)
+        for name, there in placed.items()
     }
     itself = selects(constraint["labelSelector"], task.labels)
     skew_max: int = constraint["maxSkew"]

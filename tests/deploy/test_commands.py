@@ -1,4 +1,5 @@
-"""Every command of docs/deploy.md, run by `kubectl` in the order of the page, against a stand-in for the API server."""
+"""Every command of docs/deploy.md, run by `kubectl` in the order of the page, against a stand-in for the API
+server."""
 
 import os
 import re
@@ -60,7 +61,7 @@ def run(commands: list[str], folder: Path, server: ApiServer) -> subprocess.Comp
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what the page's commands read."""
-    for name in ("k8s", "monitoring"):
+    for name in ("k8s", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -69,7 +70,7 @@ def tree(tmp_path: Path) -> Path:
 def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ApiServer]]:
     """A copy, and a stand-in that has the overlay `local`."""
     folder = tmp_path_factory.mktemp("applied")
-    for name in ("k8s", "monitoring"):
+    for name in ("k8s", "deploy"):
         shutil.copytree(ROOT / name, folder / name)
     with ApiServer(folder, operators=False) as server:
         done = run(["kubectl apply -k k8s/overlays/local"], folder, server)
@@ -123,7 +124,9 @@ def test_a_restore_meets_no_process_in_any_overlay(overlay: str, tree: Path) -> 
     with ApiServer(tree, operators=False) as server:
         done = run([f"kubectl apply -k k8s/overlays/{overlay}", restore], tree, server)
         assert done.returncode == 0, done.stderr
-        left = [each.rpartition("-")[0] for each in server.beside["restore"] if not each.startswith("migrate-")]
+        left = [
+            each.rpartition("-")[0] for each in server.beside["restore"] if not each.startswith("migrate-")
+        ]
         assert set(left) == {"redis", "redis-cache", "timescaledb", "frontend"}
 
 
@@ -143,7 +146,10 @@ def test_what_is_applied_again_is_unchanged(overlay: str, tree: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("kubectl -n exchange wait --for=condition=Complete job/migrate-0.1.0.dev0 --timeout=5s", "not found"),
+        (
+            "kubectl -n exchange wait --for=condition=Complete job/migrate-0.1.0.dev0 --timeout=5s",
+            "not found",
+        ),
         ("kubectl -n exchange annotate scaledobject persist-worker a=b", "doesn't have a resource type"),
         ("kubectl -n exchange scale deployment gateway-order --replicas=0", "not found"),
         ("kubectl -n exchange exec deploy/persist-nudger -c nudger -- exchange shards", "not valid for pod"),
@@ -151,7 +157,8 @@ def test_what_is_applied_again_is_unchanged(overlay: str, tree: Path) -> None:
         ("kubectl -n exchange create job restore --from=cronjob/restores", "not found"),
         ("kubectl apply -k k8s/overlays/locals", "not a valid directory"),
         (
-            "sed -i 's/storage: 8Gi/storage: 9Gi/' k8s/components/redis-single/redis.yaml; kubectl apply -k k8s/overlays/local",
+            "sed -i 's/storage: 8Gi/storage: 9Gi/' k8s/components/redis-single/redis.yaml; kubectl apply -k "
+            "k8s/overlays/local",
             "immutable",
         ),
         ("kubectl -n exchange wait --for=delete pod -l exchange/process=true --timeout=2s", "timed out"),

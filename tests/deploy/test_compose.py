@@ -1,4 +1,5 @@
-"""The compose file holds what it promises: nothing runs with more rights than it needs, without limits, or unasked whether it is well."""
+"""The compose file holds what it promises: nothing runs with more rights than it needs, without limits, or
+unasked whether it is well."""
 
 import re
 import subprocess
@@ -53,7 +54,8 @@ def _mounts_what_is_there(service: Service) -> bool:
     return all((ROOT / source).exists() for source in ours) and all(
         each.endswith(":ro")
         for each in service.get("volumes", [])
-        if each.startswith((".", "/", "secrets-")) and service.get("command", [])[:2] != ["exchange", "secrets"]
+        if each.startswith((".", "/", "secrets-"))
+        and service.get("command", [])[:2] != ["exchange", "secrets"]
     )
 
 
@@ -62,14 +64,17 @@ def _is_asked(service: Service) -> bool:
         return bool(service["healthcheck"]["disable"])
     check = service["healthcheck"]
     return (
-        check["test"][0] in ("CMD", "CMD-SHELL") and {"interval", "timeout", "retries", "start_period"} <= check.keys()
+        check["test"][0] in ("CMD", "CMD-SHELL")
+        and {"interval", "timeout", "retries", "start_period"} <= check.keys()
     )
 
 
 CHECKS: dict[str, Callable[[Service], bool]] = {
     "runs as root, or as whoever its image says": lambda s: str(s["user"]).split(":")[0] not in ("root", "0"),
     "can write to its file system": lambda s: s["read_only"] is True,
-    "keeps capabilities": lambda s: s["cap_drop"] == ["ALL"] and not s.get("cap_add") and not s.get("privileged"),
+    "keeps capabilities": lambda s: (
+        s["cap_drop"] == ["ALL"] and not s.get("cap_add") and not s.get("privileged")
+    ),
     "may gain privileges": lambda s: "no-new-privileges:true" in s["security_opt"],
     "has no limits": lambda s: {"cpus", "memory", "pids"} <= s["deploy"]["resources"]["limits"].keys(),
     "is not started anew, or not asked how it is": _is_asked,
@@ -79,7 +84,9 @@ CHECKS: dict[str, Callable[[Service], bool]] = {
     "has a secret in its environment": _has_no_secret,
     "mounts what is not there, or may change it": _mounts_what_is_there,
     "has a command that is no list": lambda s: isinstance(s.get("command", []), list),
-    "is open to other machines": lambda s: all(str(each).startswith("127.0.0.1:") for each in s.get("ports", [])),
+    "is open to other machines": lambda s: all(
+        str(each).startswith("127.0.0.1:") for each in s.get("ports", [])
+    ),
 }
 
 SERVICES: dict[str, Service] = composed({})["services"]
@@ -146,13 +153,18 @@ def test_every_market_has_a_shard_with_a_leader_and_a_standby() -> None:
     assert len(engines) == 2 * count
     assert sorted(engines.values()) == sorted(2 * [str(shard) for shard in range(count)])
     assert all(
-        service["environment"]["EXCHANGE_ENGINE"] == name for name, service in SERVICES.items() if "engine-" in name
+        service["environment"]["EXCHANGE_ENGINE"] == name
+        for name, service in SERVICES.items()
+        if "engine-" in name
     )
 
 
 def test_the_faucet_is_closed_unless_asked_for() -> None:
     assert SERVICES["gateway"]["environment"]["EXCHANGE_FAUCET_ENABLED"] == "false"
-    assert composed(env_file("demo.env"))["services"]["gateway"]["environment"]["EXCHANGE_FAUCET_ENABLED"] == "true"
+    assert (
+        composed(env_file("demo.env"))["services"]["gateway"]["environment"]["EXCHANGE_FAUCET_ENABLED"]
+        == "true"
+    )
 
 
 def test_what_a_service_waits_for_is_started_with_it() -> None:

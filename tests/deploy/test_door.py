@@ -1,4 +1,5 @@
-"""What stands in front of gateways and edges waits for bodies, counts networks, and has a deadline for everything a client does."""
+"""What stands in front of gateways and edges waits for bodies, counts networks, and has a deadline for
+everything a client does."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +12,16 @@ from tests.deploy.rendered import ROOT, Object, of_kind, rendered
 from ws_edge.main import PING_INTERVAL_S
 
 HAPROXY: Final = (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text("utf-8")
-DEADLINES: Final = ("connect", "queue", "http-request", "http-keep-alive", "client", "server", "tunnel", "check")
+DEADLINES: Final = (
+    "connect",
+    "queue",
+    "http-request",
+    "http-keep-alive",
+    "client",
+    "server",
+    "tunnel",
+    "check",
+)
 NGINX: Final = "nginx.ingress.kubernetes.io/"
 
 
@@ -38,7 +48,9 @@ def seconds(text: str) -> float:
 def gaps_of_haproxy(text: str) -> list[str]:
     """Return what a haproxy.cfg lets through that it should not."""
     found, gaps, settings = sections(text), [], Settings()
-    timeouts = {line.split()[1]: seconds(line.split()[2]) for line in found["defaults"] if line.startswith("timeout")}
+    timeouts = {
+        line.split()[1]: seconds(line.split()[2]) for line in found["defaults"] if line.startswith("timeout")
+    }
     gaps += [f"no timeout {name}" for name in DEADLINES if name not in timeouts]
     if timeouts.get("http-request", 0) * 1000 > settings.request_timeout_ms:
         gaps.append("requests may take longer than a gateway lets them")
@@ -52,7 +64,9 @@ def gaps_of_haproxy(text: str) -> list[str]:
     ):
         rules = found[f"frontend {frontend}"]
         tracked = [
-            line for line in rules if line.startswith("tcp-request connection track-sc0 src,ipmask(32,64) table")
+            line
+            for line in rules
+            if line.startswith("tcp-request connection track-sc0 src,ipmask(32,64) table")
         ]
         if not tracked:
             gaps.append(f"{frontend}: networks are not counted")
@@ -89,12 +103,20 @@ def test_haproxy_leaves_no_gap() -> None:
     ("says", "old", "new"),
     [
         ("no timeout http-request", "timeout http-request 10s", ""),
-        ("requests may take longer than a gateway lets them", "timeout http-request 10s", "timeout http-request 60s"),
+        (
+            "requests may take longer than a gateway lets them",
+            "timeout http-request 10s",
+            "timeout http-request 60s",
+        ),
         ("WebSockets are closed between two pings", "timeout client 75s", "timeout client 15s"),
         ("bodies are not waited for", "option http-buffer-request", ""),
         ("rest: networks are not counted", "track-sc0 src,ipmask(32,64) table networks-rest", ""),
         ("rest: no limit of conn_cur", "sc0_conn_cur gt 2000", "sc1_conn_cur gt 2000"),
-        ("rest: fewer connections than the process's own limit", "sc0_conn_cur gt 2000", "sc0_conn_cur gt 20"),
+        (
+            "rest: fewer connections than the process's own limit",
+            "sc0_conn_cur gt 2000",
+            "sc0_conn_cur gt 20",
+        ),
         ("no limit of requests", "http_req_rate(60s)", "http_err_rate(60s)"),
         ("fewer requests than the gateway's own limit", "gt 60000", "gt 600"),
         ("no limit of bodies, or not the gateway's", "gt 65536", "gt 65535"),
@@ -145,9 +167,18 @@ def test_the_certificate_is_still_asked_for() -> None:
     ("says", "break_it"),
     [
         ("bodies are not waited for", lambda said: said.pop(NGINX + "proxy-request-buffering")),
-        ("no limit of bodies, or not the gateway's", lambda said: said.update({NGINX + "proxy-body-size": "1m"})),
-        ("no limit of connections, or one below the gateway's", lambda said: said.pop(NGINX + "limit-connections")),
-        ("no limit of requests, or one below the gateway's", lambda said: said.update({NGINX + "limit-rps": "20"})),
+        (
+            "no limit of bodies, or not the gateway's",
+            lambda said: said.update({NGINX + "proxy-body-size": "1m"}),
+        ),
+        (
+            "no limit of connections, or one below the gateway's",
+            lambda said: said.pop(NGINX + "limit-connections"),
+        ),
+        (
+            "no limit of requests, or one below the gateway's",
+            lambda said: said.update({NGINX + "limit-rps": "20"}),
+        ),
     ],
 )
 def test_a_gap_in_the_ingress_is_found(says: str, break_it: Callable[[dict[str, Any]], object]) -> None:

@@ -22,7 +22,8 @@ def peer(pod: Pod) -> Peer:
 
 
 def flows(objects: Sequence[Object], overlay: str) -> Iterator[tuple[str, str, int]]:
-    """Yield every connection that is possible between pods, and from ingress controller, Prometheus and a stranger."""
+    """Yield every connection that is possible between pods, and from ingress controller, Prometheus and a
+    stranger."""
     ends = {pod.name: (peer(pod), sorted(set(pod.ports.values()))) for pod in pods(objects)}
     if overlay == "production":
         ends["database"] = (CNPG, [5432])
@@ -36,7 +37,8 @@ def flows(objects: Sequence[Object], overlay: str) -> Iterator[tuple[str, str, i
 
 
 def expected(objects: Sequence[Object], overlay: str) -> set[tuple[str, str, int]]:
-    """Return the connections that there must be: Redis and the database for those that use them, clients to what serves them."""
+    """Return the connections that there must be: Redis and the database for those that use them, clients to
+    what serves them."""
     names = [pod.name for pod in pods(objects)]
     production = overlay == "production"
     engines = [name for name in names if name.startswith("engine-")]
@@ -71,7 +73,9 @@ def test_what_is_needed_is_open_and_nothing_else(overlay: str) -> None:
 def test_everybody_may_ask_for_names(overlay: str) -> None:
     objects = rendered(overlay)
     for pod in pods(objects):
-        assert may_connect(objects, peer(pod), Peer({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP"), pod.name
+        assert may_connect(objects, peer(pod), Peer({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP"), (
+            pod.name
+        )
         for address in NODE_CACHES:
             assert may_connect(objects, peer(pod), Peer({}, "", address), 53, "UDP"), pod.name
             assert not may_connect(objects, peer(pod), Peer({}, "", address), 80), pod.name

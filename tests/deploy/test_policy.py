@@ -22,7 +22,7 @@ def test_every_workload_keeps_to_the_rules(overlay: str) -> None:
 
 
 def test_two_feeds_keep_to_the_rules_and_divide_the_shards(tmp_path: Path) -> None:
-    for folder in ("k8s", "monitoring"):
+    for folder in ("k8s", "deploy"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     overlay = tmp_path / "k8s" / "overlays" / "production"
     file = overlay / "kustomization.yaml"
@@ -63,7 +63,9 @@ def restore(objects: list[Object]) -> dict[str, Any]:
 
 
 def settings(objects: list[Object]) -> dict[str, str]:
-    (found,) = (each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings"))
+    (found,) = (
+        each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings")
+    )
     data: dict[str, str] = found["data"]
     return data
 
@@ -83,7 +85,9 @@ def without_pod_names(objects: list[Object]) -> None:
 
 
 def feeds_of(objects: list[Object], shards: str) -> None:
-    container(objects, "Deployment", "feeds")["env"].append({"name": "EXCHANGE_FEEDS_SHARDS", "value": shards})
+    container(objects, "Deployment", "feeds")["env"].append(
+        {"name": "EXCHANGE_FEEDS_SHARDS", "value": shards}
+    )
 
 
 OLD_NODES: Final = {"name": "NODES", "value": "redis-0.redis redis-1.redis"}
@@ -96,12 +100,17 @@ PLANTED: list[tuple[str, Break]] = [
     ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds").update(hostNetwork=True)),
     (
         "unprivileged",
-        lambda all_: pod(all_, "Deployment", "feeds")["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+        lambda all_: pod(all_, "Deployment", "feeds")["volumes"].append(
+            {"name": "x", "hostPath": {"path": "/"}}
+        ),
     ),
     ("unprivileged", lambda all_: orders(all_)["securityContext"].update(allowPrivilegeEscalation=True)),
     ("unprivileged", lambda all_: orders(all_)["securityContext"].update(capabilities={"drop": ["NET_RAW"]})),
     ("unprivileged", lambda all_: orders(all_)["securityContext"].update(runAsNonRoot=False)),
-    ("unprivileged", lambda all_: pod(all_, "Deployment", "ws-edge")["initContainers"][0].pop("securityContext")),
+    (
+        "unprivileged",
+        lambda all_: pod(all_, "Deployment", "ws-edge")["initContainers"][0].pop("securityContext"),
+    ),
     ("read_only_root", lambda all_: orders(all_)["securityContext"].update(readOnlyRootFilesystem=False)),
     ("image_tag", lambda all_: orders(all_).update(image="registry.example.com:5000/exchange")),
     ("image_tag", lambda all_: orders(all_).update(image="exchange:latest")),
@@ -111,20 +120,31 @@ PLANTED: list[tuple[str, Break]] = [
     ("probes", lambda all_: orders(all_)["livenessProbe"]["httpGet"].update(path="/readyz")),
     (
         "probes",
-        lambda all_: container(all_, "StatefulSet", "redis").update(readinessProbe={"tcpSocket": {"port": "redis"}}),
+        lambda all_: container(all_, "StatefulSet", "redis").update(
+            readinessProbe={"tcpSocket": {"port": "redis"}}
+        ),
     ),
     ("disruption_budget", lambda all_: remove(all_, "PodDisruptionBudget", "engine-2")),
-    ("disruption_budget", lambda all_: named(all_, "PodDisruptionBudget", "engine-2")["spec"].update(maxUnavailable=0)),
+    (
+        "disruption_budget",
+        lambda all_: named(all_, "PodDisruptionBudget", "engine-2")["spec"].update(maxUnavailable=0),
+    ),
     ("apart", without_anti_affinity),
     ("apart", lambda all_: pod(all_, "Deployment", "ws-edge").pop("topologySpreadConstraints")),
     ("network", lambda all_: remove(all_, "NetworkPolicy", "default-deny")),
-    ("network", lambda all_: named(all_, "NetworkPolicy", "default-deny")["spec"].update(policyTypes=["Ingress"])),
+    (
+        "network",
+        lambda all_: named(all_, "NetworkPolicy", "default-deny")["spec"].update(policyTypes=["Ingress"]),
+    ),
     ("network", lambda all_: named(all_, "NetworkPolicy", "redis")["spec"]["ingress"][0].pop("ports")),
     ("token", lambda all_: pod(all_, "Deployment", "feeds").pop("automountServiceAccountToken")),
     ("token", lambda all_: pod(all_, "Deployment", "feeds").pop("serviceAccountName")),
     ("token", lambda all_: named(all_, "ServiceAccount", "exchange").pop("automountServiceAccountToken")),
     ("service_links", lambda all_: pod(all_, "Deployment", "feeds").pop("enableServiceLinks")),
-    ("secret_values", lambda all_: settings(all_).update(EXCHANGE_REDIS_URL="redis://exchange:guessed@redis:6379/0")),
+    (
+        "secret_values",
+        lambda all_: settings(all_).update(EXCHANGE_REDIS_URL="redis://exchange:guessed@redis:6379/0"),
+    ),
     ("secret_values", lambda all_: settings(all_).update(EXCHANGE_MASTER_KEY="AAAA")),
     ("secret_values", lambda all_: orders(all_)["env"].append({"name": "PGPASSWORD", "value": "guessed"})),
     (
@@ -150,7 +170,9 @@ PLANTED: list[tuple[str, Break]] = [
     ("scaled", lambda all_: named(all_, "Deployment", "gateway-orders")["spec"].update(replicas=2)),
     (
         "scaled",
-        lambda all_: named(all_, "ScaledObject", "persist-worker")["spec"]["scaleTargetRef"].update(name="ws-edge"),
+        lambda all_: named(all_, "ScaledObject", "persist-worker")["spec"]["scaleTargetRef"].update(
+            name="ws-edge"
+        ),
     ),
     ("namespace", lambda all_: named(all_, "Namespace", "exchange")["metadata"].update(labels={})),
     ("namespace", lambda all_: named(all_, "Service", "redis")["metadata"].update(namespace="default")),
@@ -162,7 +184,12 @@ PLANTED: list[tuple[str, Break]] = [
     ("feeds_shards", lambda all_: feeds_of(all_, "0,1")),
     ("feeds_shards", lambda all_: remove(all_, "Deployment", "feeds")),
     ("feeds_shards", lambda all_: all_.append(copy.deepcopy(named(all_, "Deployment", "feeds")))),
-    ("engines", lambda all_: named(all_, "StatefulSet", "engine-0")["spec"].update(podManagementPolicy="OrderedReady")),
+    (
+        "engines",
+        lambda all_: named(all_, "StatefulSet", "engine-0")["spec"].update(
+            podManagementPolicy="OrderedReady"
+        ),
+    ),
     ("engines", lambda all_: pod(all_, "StatefulSet", "engine-0").pop("priorityClassName")),
 ]
 
@@ -182,7 +209,9 @@ def test_headless_names_in_urls_and_single_addresses_are_found() -> None:
     remove(objects, "Service", "database")
     found = [text for rule, text in violations(objects) if rule == "addresses"]
     assert found == ["StatefulSet timescaledb: timescaledb-0 has 0 addresses that stay"]
-    secret = next(each for each in of_kind(objects, "Secret") if each["metadata"]["name"] == "exchange-database")
+    secret = next(
+        each for each in of_kind(objects, "Secret") if each["metadata"]["name"] == "exchange-database"
+    )
     secret["data"]["url"] = base64.b64encode(b"postgresql://exchange:x@timescaledb:5432/exchange").decode()
     assert "timescaledb is a name of a headless Service" in [text for _, text in violations(objects)]
 

@@ -1,4 +1,5 @@
-"""Every key and password that stands in the repository is one that processes refuse, unless they are told that this is development."""
+"""Every key and password that stands in the repository is one that processes refuse, unless they are told
+that this is development."""
 
 import os
 import re
@@ -23,16 +24,22 @@ MODULES = (
     "persist.main work",
 )
 KEY = re.compile(r"(?<![\w+/-])[A-Za-z0-9_-]{43}=(?!\w)")
-PASSWORD = re.compile(r"\b(?:rediss?|redis\+\w+|postgresql)://[^\s:/@]*:([^\s@/]+)@|\bon >(\S+)|\bpassword=(\S+)")
+PASSWORD = re.compile(
+    r"\b(?:rediss?|redis\+\w+|postgresql)://[^\s:/@]*:([^\s@/]+)@|\bon >(\S+)|\bpassword=(\S+)"
+)
 PLACEHOLDER = re.compile(r"^secrets/|[$…%{<]|^secret$|^old$|^password$", re.IGNORECASE)
 
 
 def _texts() -> list[tuple[Path, str]]:
     files = (
-        file for place in PLACES for file in ((ROOT / place).rglob("*") if (ROOT / place).is_dir() else [ROOT / place])
+        file
+        for place in PLACES
+        for file in ((ROOT / place).rglob("*") if (ROOT / place).is_dir() else [ROOT / place])
     )
     texts = [
-        (file, file.read_bytes()) for file in files if file.is_file() and file.suffix not in (".png", ".svg", ".bin")
+        (file, file.read_bytes())
+        for file in files
+        if file.is_file() and file.suffix not in (".png", ".svg", ".bin")
     ]
     return [(file, text.decode("utf-8", "replace")) for file, text in texts]
 
@@ -59,8 +66,12 @@ def test_every_password_in_the_repository_is_refused() -> None:
 def test_overlays_with_published_secrets_say_so_and_production_does_not(overlay: str) -> None:
     processes = [each for each in of_kubernetes(rendered(overlay)) if each.probes and each.module]
     assert processes
-    assert all(each.environment.get("EXCHANGE_DEVELOPMENT") == "true" for each in processes if each.name != "mm")
-    assert not any("EXCHANGE_DEVELOPMENT" in each.environment for each in of_kubernetes(rendered("production")))
+    assert all(
+        each.environment.get("EXCHANGE_DEVELOPMENT") == "true" for each in processes if each.name != "mm"
+    )
+    assert not any(
+        "EXCHANGE_DEVELOPMENT" in each.environment for each in of_kubernetes(rendered("production"))
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,4 +1,5 @@
-"""The start scripts of the Redis pods, with real servers and sentinels: each pod is an address of this machine's own."""
+"""The start scripts of the Redis pods, with real servers and sentinels: each pod is an address of this
+machine's own."""
 
 import os
 import secrets
@@ -15,7 +16,7 @@ from cli.secret_files import REDIS_USERS, password_hash, users_acl
 from runtime import redis_clients
 from tests.deploy.rendered import ROOT
 from tests.deploy.server_programs import server_programs
-from tests.e2e.api import eventually
+from tests.support.eventually import eventually
 
 SCRIPTS: Final = ROOT / "k8s" / "components" / "redis-sentinel"
 NODES: Final = ("127.0.0.2", "127.0.0.3")
@@ -24,7 +25,9 @@ DOWN_AFTER_MS: Final = 2_000
 NEVER_MS: Final = 600_000
 DEADLINE_S: Final = 90
 PASSWORDS: Final = {"operator": "app", "replica": "replica", "sentinel": "sentinel"}
-ACL: Final = users_acl({user: [password_hash(PASSWORDS.get(user, secrets.token_hex()))] for user in REDIS_USERS})
+ACL: Final = users_acl(
+    {user: [password_hash(PASSWORDS.get(user, secrets.token_hex()))] for user in REDIS_USERS}
+)
 """What is shipped, with passwords of ours for those who are used here."""
 
 
@@ -46,7 +49,11 @@ class Pods:
         text = configuration.read_text("utf-8").replace("/run/secrets/redis", str(secrets))
         configuration.write_text(text, "utf-8")
         secrets.mkdir()
-        for name, value in (("users.acl", ACL), ("replica-password", "replica"), ("sentinel-password", "sentinel")):
+        for name, value in (
+            ("users.acl", ACL),
+            ("replica-password", "replica"),
+            ("sentinel-password", "sentinel"),
+        ):
             (secrets / name).write_text(value, "utf-8")
         hosts = ",".join(f"{host}:{self._sentinel_port}" for host in SENTINELS)
         self.url = f"redis+sentinel://operator:app@{hosts}/exchange?sentinel_password=sentinel"
@@ -94,7 +101,9 @@ class Pods:
 
     def replication(self, address: str) -> Mapping[str, Any]:
         """Return what a Redis says of its part; nothing when it does not answer."""
-        with redis.Redis(address, self._port, username="operator", password="app", socket_timeout=2) as client:
+        with redis.Redis(
+            address, self._port, username="operator", password="app", socket_timeout=2
+        ) as client:
             try:
                 found: Mapping[str, Any] = client.info("replication")
                 return found
@@ -143,7 +152,9 @@ def order(pods: Pods) -> bytes:
 
 
 def lose_the_masters_disk(pods: Pods, *, watched: bool = True) -> None:
-    """Begin with nothing, write, and start the master anew, without its data, before anybody has missed it."""
+    """Begin with nothing, write, and start the master anew, without its data, before anybody has missed
+    it.
+    """
     for address in SENTINELS:
         pods.start("sentinel", address)
     for address in NODES:

@@ -41,7 +41,8 @@ class State(NamedTuple):
     """What a starting Redis finds."""
 
     masters: tuple[str, ...] = (SELF, SELF, SELF)
-    """Of the sentinels: the master by each, with its flags after a colon and its epoch after an @; empty: it does not answer."""
+    """Of the sentinels: the master by each, with its flags after a colon and its epoch after an @; empty: it
+    does not answer."""
     has_data: bool = True
     peer_role: str = ""
     """Empty: the peer does not answer."""
@@ -205,7 +206,9 @@ REPLICA: Final = "slave\nredis-9\n6379\nconnected\n812\n"
         ({PEER: ALONE}, SELF),
     ],
 )
-def test_a_sentinel_without_a_disk_finds_the_master(roles: Mapping[str, str], master: str, tmp_path: Path) -> None:
+def test_a_sentinel_without_a_disk_finds_the_master(
+    roles: Mapping[str, str], master: str, tmp_path: Path
+) -> None:
     sentinel = (SCRIPTS / "start-sentinel.sh").read_text("utf-8")
     pod = Pod(tmp_path, sentinel)
     for node, text in roles.items():
@@ -217,10 +220,16 @@ def test_a_sentinel_without_a_disk_finds_the_master(roles: Mapping[str, str], ma
     assert pod.run() == said  # what it knows it keeps
 
 
-@pytest.mark.parametrize("before", [State(), State(masters=FAILOVER, peer_role="slave", peer_keys="7"), State(())])
-def test_a_waiting_redis_becomes_the_replica_of_a_peer_that_is_promoted(before: State, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "before", [State(), State(masters=FAILOVER, peer_role="slave", peer_keys="7"), State(())]
+)
+def test_a_waiting_redis_becomes_the_replica_of_a_peer_that_is_promoted(
+    before: State, tmp_path: Path
+) -> None:
     pod = Pod(tmp_path, script())
-    promoted = threading.Timer(0.5, pod.become, [State(masters=(PEER,) * 3, peer_role="master", peer_keys="7")])
+    promoted = threading.Timer(
+        0.5, pod.become, [State(masters=(PEER,) * 3, peer_role="master", peer_keys="7")]
+    )
     promoted.start()
     assert pod.start(before) == PEER
     promoted.join()
@@ -229,7 +238,8 @@ def test_a_waiting_redis_becomes_the_replica_of_a_peer_that_is_promoted(before: 
 @pytest.mark.parametrize(
     ("line", "instead", "state"),
     [
-        # What the script did before: a peer that did not answer was no reason to wait, and so there were two masters.
+        # What the script did before: a peer that did not answer was no reason to wait, and so there were two
+        # masters.
         (
             '    elif [ "$is_patient" = 1 ]; then\n',
             '    elif [ "$peer_role" = "" ]; then\n        break\n    elif false; then\n',
@@ -243,6 +253,8 @@ def test_a_waiting_redis_becomes_the_replica_of_a_peer_that_is_promoted(before: 
         ('        [ "$peer_keys" != 0 ] || break\n', "        break\n", State(has_data=False)),
     ],
 )
-def test_without_a_check_there_would_be_two_masters(line: str, instead: str, state: State, tmp_path: Path) -> None:
+def test_without_a_check_there_would_be_two_masters(
+    line: str, instead: str, state: State, tmp_path: Path
+) -> None:
     assert line in script()
     assert Pod(tmp_path, script().replace(line, instead)).start(state) == SELF

@@ -22,9 +22,10 @@ from cli.local.free_ports import free_port
 from cli.local.processes import ProcessSpec
 from cli.secret_files import Hosts, secret_files
 from runtime.database_roles import ServiceRole
-from tests.conftest import service_url
 from tests.deploy.development_users import FILE, development_users
-from tests.e2e.api import Api, RefusedError, eventually, new_account
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.databases import service_url
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 150
 ORDERS = 100
@@ -76,7 +77,8 @@ class Server:
             return False
 
     def refusals(self) -> list[Any]:
-        """Return what was refused to whom, but for CLIENT: the library asks for more of it than an old Redis knows, and does without."""
+        """Return what was refused to whom, but for CLIENT: the library asks for more of it than an old Redis
+        knows, and does without."""
         found: list[Any] = self.client("operator").acl_log()
         return [(each["username"], each["object"]) for each in found if each["object"] != "client"]
 
@@ -93,7 +95,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def _running(command: tuple[str, ...], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    command: tuple[str, ...], environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
@@ -106,7 +110,9 @@ def _running(command: tuple[str, ...], environment: dict[str, str] | None = None
 
 
 @contextmanager
-def _exchange(server: Server, database_url: str, folder: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
+def _exchange(
+    server: Server, database_url: str, folder: Path
+) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
     """Run every process as its own user; yield the REST and the WebSocket URL, and the engine that leads."""
     ports = {"rest_port": free_port(), "ws_port": free_port()}
     key = server.files["gateway/master-key"]
@@ -191,7 +197,9 @@ def _command(
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
-def test_a_restart_under_load_loses_no_acknowledged_order(server: Server, database_url: str, tmp_path: Path) -> None:
+def test_a_restart_under_load_loses_no_acknowledged_order(
+    server: Server, database_url: str, tmp_path: Path
+) -> None:
     with _exchange(server, database_url, tmp_path) as (rest, _, _):
         accounts = [new_account(rest, USDT="1000000") for _ in range(4)]
         acknowledged: list[tuple[Api, int]] = []
@@ -236,7 +244,9 @@ def test_each_writes_its_own_keys_and_nobody_elses(server: Server) -> None:
     for owner, keys in KEYS_OF.items():
         for key in keys:
             server.client(owner).delete(key)
-            strangers = KEYS_OF.keys() - {owner} - ({"gateway", "edge"} if owner in ("gateway", "edge") else set())
+            strangers = (
+                KEYS_OF.keys() - {owner} - ({"gateway", "edge"} if owner in ("gateway", "edge") else set())
+            )
             for user in sorted(strangers):
                 if _tells_reading_from_writing(server) or "{" not in key:
                     with pytest.raises(redis.exceptions.NoPermissionError):

@@ -14,7 +14,10 @@ PRODUCTION_SECRETS: Final[Mapping[str, Sequence[str]]] = {
         f"exchange-redis-{role}": ["url", "cache-url"]
         for role in ("gateway", "edge", "engine", "feeds", "persist", "operator")
     },
-    **{f"exchange-database-{role}": ["username", "password", "url"] for role in ("gateway", "edge", "persist")},
+    **{
+        f"exchange-database-{role}": ["username", "password", "url"]
+        for role in ("gateway", "edge", "persist")
+    },
     "redis-users": ["users.acl", "replica-password", "sentinel-password"],
     "exchange-master-key": ["key", "previous"],
     "exchange-metrics": ["password"],
@@ -62,7 +65,9 @@ def drop(objects: list[Object], kind: str, name: str) -> None:
         ),
         (
             "Service gateway-orders: gateway-orders has no port http",
-            lambda all_: named(all_, "Service", "gateway-orders")["spec"]["ports"][0].update(targetPort="http"),
+            lambda all_: named(all_, "Service", "gateway-orders")["spec"]["ports"][0].update(
+                targetPort="http"
+            ),
         ),
         ("Ingress exchange: / leads to no port of frontend", lambda all_: drop(all_, "Service", "frontend")),
         ("is served without TLS", lambda all_: named(all_, "Ingress", "exchange")["spec"].update(tls=[])),
@@ -72,7 +77,9 @@ def drop(objects: list[Object], kind: str, name: str) -> None:
         ),
         (
             "ScaledObject persist-worker: there is no Deployment gone",
-            lambda all_: named(all_, "ScaledObject", "persist-worker")["spec"]["scaleTargetRef"].update(name="gone"),
+            lambda all_: named(all_, "ScaledObject", "persist-worker")["spec"]["scaleTargetRef"].update(
+                name="gone"
+            ),
         ),
         ("PodDisruptionBudget redis: selects no pods", lambda all_: drop(all_, "StatefulSet", "redis")),
         ("NetworkPolicy ingress-ws: selects no pods", lambda all_: drop(all_, "Deployment", "ws-edge")),
@@ -90,13 +97,15 @@ def drop(objects: list[Object], kind: str, name: str) -> None:
         ),
         (
             "feeds: there is no ConfigMap gone",
-            lambda all_: pod(all_, "Deployment", "feeds")["containers"][0]["envFrom"][0]["configMapRef"].update(
-                name="gone"
-            ),
+            lambda all_: pod(all_, "Deployment", "feeds")["containers"][0]["envFrom"][0][
+                "configMapRef"
+            ].update(name="gone"),
         ),
         (
             "feeds: Secret exchange-redis-feeds has no uri",
-            lambda all_: volume(pod(all_, "Deployment", "feeds"), "redis")["secret"]["items"][0].update(key="uri"),
+            lambda all_: volume(pod(all_, "Deployment", "feeds"), "redis")["secret"]["items"][0].update(
+                key="uri"
+            ),
         ),
         (
             "has no GONE",
@@ -110,12 +119,20 @@ def drop(objects: list[Object], kind: str, name: str) -> None:
         ),
         (
             "feeds: does not select its own pods",
-            lambda all_: named(all_, "Deployment", "feeds")["spec"]["selector"].update(matchLabels={"a": "b"}),
+            lambda all_: named(all_, "Deployment", "feeds")["spec"]["selector"].update(
+                matchLabels={"a": "b"}
+            ),
         ),
         ("there is no ServiceAccount exchange", lambda all_: drop(all_, "ServiceAccount", "exchange")),
-        ("there is no PriorityClass exchange-core", lambda all_: drop(all_, "PriorityClass", "exchange-core")),
+        (
+            "there is no PriorityClass exchange-core",
+            lambda all_: drop(all_, "PriorityClass", "exchange-core"),
+        ),
         ("engine-0: there is no Service engine-0", lambda all_: drop(all_, "Service", "engine-0")),
-        ("feeds: volumes and mounts differ: tmp", lambda all_: pod(all_, "Deployment", "feeds")["volumes"].pop()),
+        (
+            "feeds: volumes and mounts differ: tmp",
+            lambda all_: pod(all_, "Deployment", "feeds")["volumes"].pop(),
+        ),
         (
             "feeds: its liveness probe asks port 9101",
             lambda all_: pod(all_, "Deployment", "feeds")["containers"][0]["livenessProbe"]["httpGet"].update(

@@ -27,13 +27,19 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    author = {f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    author = {
+        f"GIT_{who}_{what}": "test@example.com"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | author
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def _released_in() -> str | None:
-    released_in: str | None = json.loads((ROOT / "tests/golden/format_2.json").read_text("utf-8"))["released_in"]
+    released_in: str | None = json.loads((ROOT / "tests/golden/format_2.json").read_text("utf-8"))[
+        "released_in"
+    ]
     return released_in
 
 
@@ -70,12 +76,19 @@ def test_a_release_is_a_tag_with_its_section_and_the_next_version_begins(checkou
     assert "`exchange restore`" in notes
     assert "## [" not in notes
     changelog = (checkout / "CHANGELOG.md").read_text("utf-8")
-    assert re.search(r"^## \[Unreleased\]\n\n## \[99\.1\.2\] - \d{4}-\d\d-\d\d\n\n### Added\n", changelog, re.MULTILINE)
+    assert re.search(
+        r"^## \[Unreleased\]\n\n## \[99\.1\.2\] - \d{4}-\d\d-\d\d\n\n### Added\n", changelog, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(
     ("version", "why"),
-    [("0.0.1", "older"), ("1.2", "name a version"), ("", "name a version"), ("1.2.3; touch x", "name a version")],
+    [
+        ("0.0.1", "older"),
+        ("1.2", "name a version"),
+        ("", "name a version"),
+        ("1.2.3; touch x", "name a version"),
+    ],
 )
 def test_what_is_no_next_version_is_refused(checkout: Path, version: str, why: str) -> None:
     before = _run(checkout, "git", "rev-parse", "HEAD").stdout

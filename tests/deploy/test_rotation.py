@@ -1,4 +1,5 @@
-"""The steps of docs/operations.md for Redis's passwords, walked on a real server: nobody is shut out at any step."""
+"""The steps of docs/operations.md for Redis's passwords, walked on a real server: nobody is shut out at any
+step."""
 
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from cli.commands.secrets import secrets
 from cli.local import embedded
 from cli.local.free_ports import free_port
-from tests.e2e.api import eventually
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 60
 USERS = ("gateway", "edge", "engine", "feeds", "persist", "operator")
@@ -26,7 +27,9 @@ class Deployment:
         self._process: subprocess.Popen[bytes] | None = None
 
     def make(self, *options: str) -> None:
-        done = CliRunner().invoke(secrets, [str(self._folder), "--redis", f"127.0.0.1:{self._port}", *options])
+        done = CliRunner().invoke(
+            secrets, [str(self._folder), "--redis", f"127.0.0.1:{self._port}", *options]
+        )
         assert done.exit_code == 0, done.output
 
     def restart(self) -> None:

@@ -1,4 +1,5 @@
-"""Every function's path leads, through the Ingress, to a gateway that mounts it: the routing, derived from the code's own catalogue."""
+"""Every function's path leads, through the Ingress, to a gateway that mounts it: the routing, derived from
+the code's own catalogue."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -15,7 +16,8 @@ WITH_INGRESS: Final = ("local", "production")
 
 
 def backend_of(objects: Sequence[Object], path: str) -> Pod:
-    """Return the pods that a path leads to, as an Ingress with paths of type Prefix defines it: whole elements, the longest first."""
+    """Return the pods that a path leads to, as an Ingress with paths of type Prefix defines it: whole
+    elements, the longest first."""
     (ingress,) = of_kind(objects, "Ingress")
     (rule,) = ingress["spec"]["rules"]
     elements = path.strip("/").split("/")
@@ -27,7 +29,9 @@ def backend_of(objects: Sequence[Object], path: str) -> Pod:
     ]
     backend = max(fitting, key=lambda each: len(each["path"]))["backend"]["service"]
     service = named(objects, "Service", backend["name"])
-    (found,) = (pod for pod in pods(objects) if selects({"matchLabels": service["spec"]["selector"]}, pod.labels))
+    (found,) = (
+        pod for pod in pods(objects) if selects({"matchLabels": service["spec"]["selector"]}, pod.labels)
+    )
     return found
 
 
@@ -77,7 +81,9 @@ def paths(objects: list[Object]) -> list[dict[str, Any]]:
 
 
 def remount(objects: list[Object]) -> None:
-    environment = named(objects, "Deployment", "gateway-account")["spec"]["template"]["spec"]["containers"][0]["env"]
+    environment = named(objects, "Deployment", "gateway-account")["spec"]["template"]["spec"]["containers"][
+        0
+    ]["env"]
     next(each for each in environment if each["name"] == "EXCHANGE_FUNCTIONS")["value"] = "account"
 
 
@@ -86,11 +92,15 @@ def remount(objects: list[Object]) -> None:
     [
         (
             "POST /api/v3/order:",
-            lambda all_: paths(all_).remove(next(each for each in paths(all_) if each["path"] == "/api/v3/order")),
+            lambda all_: paths(all_).remove(
+                next(each for each in paths(all_) if each["path"] == "/api/v3/order")
+            ),
         ),
         (
             "GET /api/v3/depth:",
-            lambda all_: next(each for each in paths(all_) if each["path"] == "/api/v3").update(path="/api/v3/d"),
+            lambda all_: next(each for each in paths(all_) if each["path"] == "/api/v3").update(
+                path="/api/v3/d"
+            ),
         ),
         ("POST /api/v1/signup:", remount),
     ],
@@ -105,7 +115,9 @@ def test_a_function_that_is_not_is_found(says: str, break_it: Callable[[list[Obj
 def test_who_looks_at_keys_has_the_master_key(overlay: str) -> None:
     """And nobody else has: who needs it is in the catalogue."""
     with_keys = {
-        each.group for each in FUNCTIONS if each.security in (Security.SIGNED, Security.API_KEY, Security.OWNER)
+        each.group
+        for each in FUNCTIONS
+        if each.security in (Security.SIGNED, Security.API_KEY, Security.OWNER)
     }
     with_keys.add(Group.USERS)  # makes them
     for pod in pods(rendered(overlay)):
@@ -119,7 +131,9 @@ def test_who_looks_at_keys_has_the_master_key(overlay: str) -> None:
 def test_every_shard_has_its_workers(overlay: str) -> None:
     objects = rendered(overlay)
     (settings,) = (
-        each["data"] for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings")
+        each["data"]
+        for each in of_kind(objects, "ConfigMap")
+        if each["metadata"]["name"].startswith("settings")
     )
     shards = [
         pod.labels["exchange/shard"]
@@ -132,6 +146,8 @@ def test_every_shard_has_its_workers(overlay: str) -> None:
 def test_the_markets_are_those_of_the_program() -> None:
     """Kustomize reads no file outside of its folder, so there is a copy."""
     (markets,) = (
-        each for each in of_kind(rendered("local"), "ConfigMap") if each["metadata"]["name"].startswith("markets")
+        each
+        for each in of_kind(rendered("local"), "ConfigMap")
+        if each["metadata"]["name"].startswith("markets")
     )
     assert markets["data"]["markets.toml"] == (ROOT / "protocol" / "markets.toml").read_text("utf-8")

@@ -1,4 +1,7 @@
-"""Where a scheduler puts the pods of `production`: all of them on three nodes, and on two; the two of a pair never on the same one."""
+"""Where a scheduler puts the pods of `production`: all of them on three nodes, and on two.
+
+The two of a pair never on the same one.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -88,7 +91,9 @@ def too_large(objects: list[Object]) -> None:
     ("plant", "nodes", "pending"),
     [(before, THREE, 3), (before, TWO, 4), (sentinels_before, TWO, 1), (too_large, THREE, 2)],
 )
-def test_what_does_not_fit_is_pending(plant: Callable[[list[Object]], None], nodes: list[Node], pending: int) -> None:
+def test_what_does_not_fit_is_pending(
+    plant: Callable[[list[Object]], None], nodes: list[Node], pending: int
+) -> None:
     objects = rendered("production")
     plant(objects)
     assert len(place(objects, nodes).pending) == pending

@@ -1,4 +1,5 @@
-"""Everything in every overlay is what the Kubernetes API, and the operators, take: no field that nobody knows, none of a wrong type."""
+"""Everything in every overlay is what the Kubernetes API, and the operators, take: no field that nobody
+knows, none of a wrong type."""
 
 import functools
 from collections.abc import Callable
@@ -60,7 +61,9 @@ def pod(objects: list[Object], name: str) -> dict[str, Any]:
         lambda all_: pod(all_, "feeds")["containers"][0]["livenessProbe"].update(period=3),
         lambda all_: pod(all_, "feeds")["containers"][0].pop("name"),
         lambda all_: named(all_, "NetworkPolicy", "redis")["spec"].update(ingres=[]),
-        lambda all_: named(all_, "Ingress", "exchange")["spec"]["rules"][0]["http"]["paths"][0].pop("pathType"),
+        lambda all_: named(all_, "Ingress", "exchange")["spec"]["rules"][0]["http"]["paths"][0].pop(
+            "pathType"
+        ),
         lambda all_: named(all_, "PodDisruptionBudget", "redis")["spec"].update(maxUnavailble=1),
     ],
 )
@@ -75,8 +78,16 @@ def test_what_kubernetes_does_not_take_is_found(break_it: Callable[[list[Object]
     ("kind", "name", "change"),
     [
         ("ScaledObject", "persist-worker", {"maxReplicas": 3}),
-        ("ScaledObject", "persist-worker", {"triggers": [{"type": "prometheus", "metadata": {"query": "up"}}]}),
-        ("PodMonitor", "exchange", {"podMetricsEndpoints": [{"port": "metrics", "path": "/metrics", "interval": 10}]}),
+        (
+            "ScaledObject",
+            "persist-worker",
+            {"triggers": [{"type": "prometheus", "metadata": {"query": "up"}}]},
+        ),
+        (
+            "PodMonitor",
+            "exchange",
+            {"podMetricsEndpoints": [{"port": "metrics", "path": "/metrics", "interval": 10}]},
+        ),
         ("Cluster", "database", {"imageName": "registry.example.com/somebody/timescaledb"}),
         ("ScheduledBackup", "nightly", {"schedule": "0 3 * * *"}),
         ("ObjectStore", "backups", {"retention": "30d"}),

@@ -1,4 +1,5 @@
-"""Runs what docker-compose.yml says with podman, container by container: no part of it is left to a compose program's reading.
+"""Runs what docker-compose.yml says with podman, container by container: no part of it is left to a compose
+program's reading.
 
 Health checks are made by this process, since podman leaves them to systemd.
 """
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.deploy.rendered import ROOT
-from tests.e2e.api import eventually
+from tests.support.eventually import eventually
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
@@ -84,7 +85,10 @@ class Topology:
 
     def containers(self, service: str) -> list[str]:
         """Return the names of a service's containers."""
-        return [f"{self.project}-{service}-{n + 1}" for n in range(self.services[service]["deploy"].get("replicas", 1))]
+        return [
+            f"{self.project}-{service}-{n + 1}"
+            for n in range(self.services[service]["deploy"].get("replicas", 1))
+        ]
 
     def address(self, service: str, network: str) -> str:
         """Return where a service's first container is reached on a network."""
@@ -145,14 +149,23 @@ class Topology:
         done = subprocess.run(("podman", "logs", "--tail", "30", container), capture_output=True, text=True)
         return done.stdout + done.stderr
 
-    def _arguments(self, name: str, number: int, container: str = "", command: Sequence[str] = ()) -> list[str]:
+    def _arguments(
+        self, name: str, number: int, container: str = "", command: Sequence[str] = ()
+    ) -> list[str]:
         service = self.services[name]
         limits = service["deploy"]["resources"]["limits"]
         arguments = ["--name", container or f"{self.project}-{name}-{number}", "--user", str(service["user"])]
         arguments += ["--read-only", "--read-only-tmpfs=false"] * service["read_only"]
         arguments += [f"--cap-drop={each}" for each in service["cap_drop"]]
         arguments += [f"--security-opt={each.removesuffix(':true')}" for each in service["security_opt"]]
-        arguments += ["--memory", limits["memory"], "--cpus", limits["cpus"], "--pids-limit", str(limits["pids"])]
+        arguments += [
+            "--memory",
+            limits["memory"],
+            "--cpus",
+            limits["cpus"],
+            "--pids-limit",
+            str(limits["pids"]),
+        ]
         arguments += ["--stop-signal", service["stop_signal"]] if "stop_signal" in service else []
         arguments += ["--shm-size", service["shm_size"]] if "shm_size" in service else []
         arguments += [f"--network={each}" for each in self._networks(service)] + [f"--network-alias={name}"]
@@ -176,7 +189,8 @@ class Topology:
 
 
 def images_of(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the images to build on and to run, as the environment names them: TEST_…_IMAGE for the compose file's …_IMAGE."""
+    """Return the images to build on and to run, as the environment names them: TEST_…_IMAGE for the compose
+    file's …_IMAGE."""
     names = ("PYTHON", "NODE", "NGINX", "REDIS", "DATABASE", "PROXY")
     found = {f"{name}_IMAGE": environment.get(f"TEST_{name}_IMAGE", "") for name in names}
     return {name: image for name, image in found.items() if image}

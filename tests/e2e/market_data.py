@@ -1,4 +1,6 @@
-"""Candles and tickers made from an exchange's trades, as its public API lists them: the slow and obvious way."""
+"""Candles and tickers made from an exchange's trades, as its public API lists them: the slow and
+obvious way.
+"""
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal

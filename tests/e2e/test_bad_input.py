@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.e2e.api import Api, new_account, now_ms, refused
+from tests.support.api import Api, new_account, now_ms, refused
 
 LIMIT = {
     "symbol": "BTCUSDT",
@@ -45,27 +45,43 @@ def _nothing_happened(account: Api) -> Any:
         ({"side": None}, -1102, "Mandatory parameter 'side' was not sent, was empty/null, or malformed."),
         ({"type": "WISH"}, -1116, "Invalid orderType."),
         ({"timeInForce": "GTX"}, -1115, "Invalid timeInForce."),
-        ({"timeInForce": None}, -1102, "Mandatory parameter 'timeInForce' was not sent, was empty/null, or malformed."),
+        (
+            {"timeInForce": None},
+            -1102,
+            "Mandatory parameter 'timeInForce' was not sent, was empty/null, or malformed.",
+        ),
         ({"quantity": "0"}, -1013, "Invalid quantity."),
         ({"quantity": "0.000001"}, -1013, "Filter failure: LOT_SIZE"),
         ({"quantity": "0.000015"}, -1013, "Filter failure: LOT_SIZE"),
         ({"quantity": "0.0000000001"}, -1111, "Parameter 'quantity' has too much precision."),
         ({"quantity": "99999999"}, -1013, "Filter failure: LOT_SIZE"),
-        ({"quantity": None}, -1102, "Mandatory parameter 'quantity' was not sent, was empty/null, or malformed."),
+        (
+            {"quantity": None},
+            -1102,
+            "Mandatory parameter 'quantity' was not sent, was empty/null, or malformed.",
+        ),
         ({"price": "0"}, -1013, "Invalid price."),
         ({"price": "90000.001"}, -1013, "Filter failure: PRICE_FILTER"),
         ({"price": "99999999"}, -1013, "Filter failure: PRICE_FILTER"),
         ({"price": "9000.00", "quantity": "0.0001"}, -1013, "Filter failure: NOTIONAL"),
         ({"price": "10000.00"}, -1013, "Filter failure: PERCENT_PRICE_BY_SIDE"),
         ({"quantity": "0.5"}, -2010, "Account has insufficient balance for requested action."),
-        ({"side": "SELL", "quantity": "1.5"}, -2010, "Account has insufficient balance for requested action."),
+        (
+            {"side": "SELL", "quantity": "1.5"},
+            -2010,
+            "Account has insufficient balance for requested action.",
+        ),
         (
             {"type": "LIMIT_MAKER", "timeInForce": None, "price": "200000"},
             -2010,
             "Order would immediately match and take.",
         ),
         ({"type": "MARKET"}, -1106, "Parameter 'price' sent when not required."),
-        ({"surprise": "1"}, -1104, "Not all sent parameters were read; read '8' parameter(s) but was sent '9'."),
+        (
+            {"surprise": "1"},
+            -1104,
+            "Not all sent parameters were read; read '8' parameter(s) but was sent '9'.",
+        ),
     ],
 )
 def test_orders_that_cannot_be(account: Api, change: dict[str, str | None], code: int, message: str) -> None:
@@ -75,7 +91,9 @@ def test_orders_that_cannot_be(account: Api, change: dict[str, str | None], code
 
 
 @pytest.mark.parametrize("name", ["quantity", "price"])
-@pytest.mark.parametrize("value", ["-1", "abc", "1e3", "0x10", "NaN", "Infinity", "1,5", " 1", "1" * 30, "\u0661"])
+@pytest.mark.parametrize(
+    "value", ["-1", "abc", "1e3", "0x10", "NaN", "Infinity", "1,5", " 1", "1" * 30, "\u0661"]
+)
 def test_amounts_that_are_no_numbers(account: Api, name: str, value: str) -> None:
     legal = r"^([0-9]{1,20})(\.[0-9]{1,20})?$"
     with refused(-1100, f"Illegal characters found in parameter '{name}'; legal range is '{legal}'."):
@@ -119,7 +137,9 @@ def test_keys_that_are_none(exchange_url: str) -> None:
         Api(exchange_url, "x" * 64, "secret").signed("GET", "/api/v3/account")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"email": 1}', b"\xff\xfe", b'{"email": "a@b.c", "pass'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"email": 1}', b"\xff\xfe", b'{"email": "a@b.c", "pass']
+)
 @pytest.mark.parametrize("path", ["/api/v1/signup", "/api/v1/signin"])
 def test_malformed_json(account: Api, path: str, body: bytes) -> None:
     answer = account.http.post(path, content=body, headers={"Content-Type": "application/json"})

@@ -12,8 +12,8 @@ import pytest
 
 from cli.local.own_exchange import EXCHANGE
 from runtime.settings import Settings
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 CHECKOUT = Path(__file__).parents[2]
 BUILD_TIMEOUT_S = 240
@@ -26,7 +26,10 @@ pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S + LOOK_TIMEOUT_S)
 def _browser() -> None:
     if shutil.which("chromium") or shutil.which("chromium-browser") or "CHROMIUM" in os.environ:
         return
-    advice = "there is no Chromium: the frontend is NOT TESTED in a browser (Debian: apt install chromium; or name it in CHROMIUM)"
+    advice = (
+        "there is no Chromium: the frontend is NOT TESTED in a browser (Debian: apt install chromium; or "
+        "name it in CHROMIUM)"
+    )
     if "CI" in os.environ:
         pytest.fail(advice)
     warnings.warn(advice, stacklevel=1)
@@ -61,7 +64,12 @@ def test_what_browsers_are_told(exchange: RunningExchange) -> None:
 def look(exchange: RunningExchange, script: str) -> None:
     """Run one of the browser's scripts."""
     wait_for_frontend(exchange.settings)
-    command = [str(CHECKOUT / "scripts" / "frontend"), "run", f"browser/{script}", exchange.settings.frontend_url()]
+    command = [
+        str(CHECKOUT / "scripts" / "frontend"),
+        "run",
+        f"browser/{script}",
+        exchange.settings.frontend_url(),
+    ]
     # A script reads the mails that people are sent, as they do who run an exchange without a mail server.
     environment = {**exchange.environment, "COMMAND_OF_EXCHANGE": msgspec.json.encode(EXCHANGE).decode()}
     result = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_TIMEOUT_S, env=environment)

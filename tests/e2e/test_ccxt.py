@@ -1,4 +1,7 @@
-"""ccxt's Binance client as it is, with nothing but its URLs changed, against the whole exchange; every amount exactly."""
+"""ccxt's Binance client as it is, with nothing but its URLs changed, against the whole exchange.
+
+Every amount exactly.
+"""
 
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
@@ -7,8 +10,9 @@ import ccxt
 import pytest
 
 from examples.trade_with_ccxt import connect, trade
-from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.market_data import candles_of
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.shard_counts(1, 3)
 
@@ -56,7 +60,9 @@ def fee(received: Decimal) -> Decimal:
 
 def far_below(client: ccxt.binance) -> float:
     """Return a price, on the grid, at which nobody sells."""
-    return float(client.price_to_precision(SYMBOL, client.fetch_order_book(SYMBOL, limit=5)["bids"][0][0] * 0.8))
+    return float(
+        client.price_to_precision(SYMBOL, client.fetch_order_book(SYMBOL, limit=5)["bids"][0][0] * 0.8)
+    )
 
 
 def test_markets_say_what_they_are(client: ccxt.binance) -> None:
@@ -124,7 +130,10 @@ def test_a_market_order_moves_exactly_what_its_fills_say(client: ccxt.binance) -
 
     after = balance(client)
     assert after["USDT"] == (before["USDT"][0] - cost, before["USDT"][1])
-    assert after["BTC"] == (before["BTC"][0] + Decimal("0.05") - sum(charged for charged, _ in fees), before["BTC"][1])
+    assert after["BTC"] == (
+        before["BTC"][0] + Decimal("0.05") - sum(charged for charged, _ in fees),
+        before["BTC"][1],
+    )
 
     def mine() -> list[Any] | None:
         trades = client.fetch_my_trades(SYMBOL, params={"orderId": order["id"]})
@@ -163,7 +172,12 @@ def test_a_market_buy_by_cost_spends_at_most_that(client: ccxt.binance) -> None:
 def test_a_limit_order_that_crosses_trades_at_the_resting_price(client: ccxt.binance) -> None:
     best_ask = client.fetch_order_book(SYMBOL, limit=5)["asks"][0][0]
     order = client.create_order(
-        SYMBOL, "limit", "buy", 0.001, round(best_ask * 1.01, 2), {"timeInForce": "IOC", "clientOrderId": "crossing-1"}
+        SYMBOL,
+        "limit",
+        "buy",
+        0.001,
+        round(best_ask * 1.01, 2),
+        {"timeInForce": "IOC", "clientOrderId": "crossing-1"},
     )
     assert (order["clientOrderId"], order["status"], order["filled"]) == ("crossing-1", "closed", 0.001)
     assert order["average"] < best_ask * 1.01
@@ -174,8 +188,13 @@ def test_time_in_force_post_only_and_client_order_ids(client: ccxt.binance) -> N
     price = far_below(client)
     missed = client.create_order(SYMBOL, "limit", "buy", 0.001, price, {"timeInForce": "FOK"})
     assert (missed["status"], missed["filled"]) == ("expired", 0)
-    resting = client.create_order(SYMBOL, "limit", "buy", 0.001, price, {"postOnly": True, "clientOrderId": "mine-1"})
-    assert (resting["clientOrderId"], client.fetch_order(resting["id"], SYMBOL)["status"]) == ("mine-1", "open")
+    resting = client.create_order(
+        SYMBOL, "limit", "buy", 0.001, price, {"postOnly": True, "clientOrderId": "mine-1"}
+    )
+    assert (resting["clientOrderId"], client.fetch_order(resting["id"], SYMBOL)["status"]) == (
+        "mine-1",
+        "open",
+    )
     with pytest.raises(ccxt.OrderImmediatelyFillable):
         client.create_order(SYMBOL, "limit", "buy", 0.001, round(price * 1.5, 2), {"postOnly": True})
     with pytest.raises(ccxt.InvalidOrder, match="Duplicate order sent"):
@@ -193,7 +212,9 @@ def test_history_has_every_order_once(client: ccxt.binance) -> None:
     def statuses() -> dict[str, str]:
         return {each["id"]: each["status"] for each in client.fetch_orders(SYMBOL)}
 
-    eventually("canceled in the history", lambda: all(statuses().get(each["id"]) == "canceled" for each in placed))
+    eventually(
+        "canceled in the history", lambda: all(statuses().get(each["id"]) == "canceled" for each in placed)
+    )
     history = [each["id"] for each in client.fetch_orders(SYMBOL)]
     assert len(history) == len(set(history))
 
@@ -233,7 +254,10 @@ def test_the_example_runs(client: ccxt.binance, capsys: pytest.CaptureFixture[st
 
 
 def up_to(trades: list[Any], kline: list[Any]) -> list[Any]:
-    """Return the trades that were there when `kline`, the newest, was read; others came while the trades were."""
+    """Return the trades that were there when `kline`, the newest, was read.
+
+    Others came while the trades were.
+    """
     before = [each for each in trades if each["time"] < kline[0]]
     within = [each for each in trades if kline[0] <= each["time"] <= kline[6]]
     return before + within[: kline[8]]

@@ -6,12 +6,22 @@ from typing import Any
 import pytest
 import redis
 
-from lab.simulation.garbage import BROKEN_TEXT, DEEP
+from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol import streams
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import RunningExchange
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
 
-GARBAGE = [b"garbage", b"\xc1", b"\x91\x93\xff\x00\x01", b"", b"\x92\x01\x02", b"{}" * 1_000, *BROKEN_TEXT, *DEEP]
+GARBAGE = [
+    b"garbage",
+    b"\xc1",
+    b"\x91\x93\xff\x00\x01",
+    b"",
+    b"\x92\x01\x02",
+    b"{}" * 1_000,
+    *BROKEN_TEXT,
+    *DEEP,
+]
 
 
 LOGS = [
@@ -24,12 +34,16 @@ LOGS = [
 
 
 @pytest.mark.parametrize(("stream", "field"), LOGS)
-def test_garbage_becomes_dead_letters(exchange: RunningExchange, stream: Callable[[int], str], field: bytes) -> None:
+def test_garbage_becomes_dead_letters(
+    exchange: RunningExchange, stream: Callable[[int], str], field: bytes
+) -> None:
     before = pids(exchange)
     with redis.Redis.from_url(exchange.settings.resolved_redis_url()) as client:
         name = stream(0)
         # Feeds read the heads of events only; what is broken behind them is a dead letter of the ingest.
-        garbage = [payload for payload in GARBAGE if field != streams.EVENTS_FIELD or payload != BROKEN_TEXT[2]]
+        garbage = [
+            payload for payload in GARBAGE if field != streams.EVENTS_FIELD or payload != BROKEN_TEXT[2]
+        ]
         ids = {append(client, name, field, payload) for payload in garbage}
 
         def dead() -> bool:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.e2e.running import RunningExchange
+from tests.support.running_exchange import RunningExchange
 
 REQUESTS = {
     *("POST order LIMIT", "POST order MARKET", "DELETE order"),
@@ -14,10 +14,14 @@ MESSAGES = {"WS trade -> client", "WS order -> own stream"}
 TRADERS = 10
 
 
-def test_traders_trade_and_watchers_measure_without_a_failure(exchange: RunningExchange, tmp_path: Path) -> None:
+def test_traders_trade_and_watchers_measure_without_a_failure(
+    exchange: RunningExchange, tmp_path: Path
+) -> None:
     folder = tmp_path / "reports"
     options = {"seconds": 8, "users": TRADERS, "watchers": 4, "report-dir": folder}
-    summary = exchange.command("load", *(part for name, value in options.items() for part in (f"--{name}", str(value))))
+    summary = exchange.command(
+        "load", *(part for name, value in options.items() for part in (f"--{name}", str(value)))
+    )
     kinds = {kind["kind"]: kind for kind in summary["kinds"]}
     assert set(kinds) >= REQUESTS | MESSAGES
     assert (summary["finished"], summary["failures"], summary["errors"]) == (True, 0, [])

@@ -1,4 +1,5 @@
-"""Every metric on a dashboard, in an alert or in the documents is one that the running processes expose, with these labels."""
+"""Every metric on a dashboard, in an alert or in the documents is one that the running processes expose, with
+these labels."""
 
 import re
 import urllib.error
@@ -8,10 +9,10 @@ from collections.abc import Iterable, Mapping
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.grafana import DASHBOARDS, dashboard
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange
-from tests.unit.monitoring.test_monitoring import DOCS, rules
+from deploy.monitoring.grafana import DASHBOARDS, dashboard
+from tests.support.alert_rules import DOCS, rules
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
 
 OF_TARGETS = {"instance", "job"}
 """Labels that Prometheus adds."""
@@ -54,7 +55,8 @@ def documented() -> dict[str, set[str]]:
 
 
 def parts(expression: str) -> tuple[set[tuple[str, frozenset[str]]], set[str]]:
-    """Return the metrics of an expression, each with the labels that it is matched by, and the labels that are grouped by."""
+    """Return the metrics of an expression, each with the labels that it is matched by, and the labels that
+    are grouped by."""
     bare = re.sub(r'"[^"]*"', '""', expression)
     grouped = {
         label
@@ -141,7 +143,9 @@ def test_what_alerts_look_at_is_there_before_anything_goes_wrong(exposed: Labels
 
 def test_the_check_sees_what_is_not_exposed(exposed: Labels) -> None:
     assert mistakes("sum(rate(engine_trades_total[5m])) > 0", exposed) == []
-    assert mistakes("sum(rate(engine_trade_total[5m])) > 0", exposed) == ["there is no metric engine_trade_total"]
+    assert mistakes("sum(rate(engine_trade_total[5m])) > 0", exposed) == [
+        "there is no metric engine_trade_total"
+    ]
     assert mistakes('engine_leader{shrad="0"}', exposed) == ["engine_leader has no label shrad"]
     (wrong,) = mistakes("sum by (symbol) (engine_leader)", exposed)
     assert "has a label symbol" in wrong
@@ -152,7 +156,8 @@ def test_the_documents_have_every_metric_and_no_other(exposed: Labels) -> None:
     table = documented()
     own = {name: labels for name, labels in exposed.items() if not name.startswith(OF_LIBRARIES)}
     names = {
-        re.sub(r"_(bucket|sum|count)$", "", name) if f"{name.rsplit('_', 1)[0]}_bucket" in own else name for name in own
+        re.sub(r"_(bucket|sum|count)$", "", name) if f"{name.rsplit('_', 1)[0]}_bucket" in own else name
+        for name in own
     }
     assert set(table) == names
     for name, labels in table.items():

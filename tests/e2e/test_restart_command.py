@@ -7,13 +7,16 @@ import msgspec
 import pytest
 
 from mm.accounts import Accounts
-from tests.e2e.api import Api, eventually
-from tests.e2e.running import RunningExchange
+from tests.support.api import Api
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
 
 TIMEOUT_S = 120
 
 
-def test_named_processes_are_restarted_in_their_order_and_leave_nothing_behind(exchange: RunningExchange) -> None:
+def test_named_processes_are_restarted_in_their_order_and_leave_nothing_behind(
+    exchange: RunningExchange,
+) -> None:
     before = {each.name: each for each in exchange.processes()}
     restarted = exchange.command("restart", "frontend", "mm", "gateway", timeout_s=TIMEOUT_S)
     assert [each["process"] for each in restarted] == ["gateway", "mm", "frontend"]
@@ -30,7 +33,8 @@ def _quotes_are_no_more_than_wanted(exchange: RunningExchange) -> bool:
     api = Api(exchange.url, maker.api_key, maker.secret)
     levels = exchange.settings.mm_levels
     books = [
-        api.signed("GET", "/api/v3/openOrders", symbol=symbol) for symbol in exchange.settings.market_map().by_symbol
+        api.signed("GET", "/api/v3/openOrders", symbol=symbol)
+        for symbol in exchange.settings.market_map().by_symbol
     ]
     return all(
         0 < sum(1 for order in orders if order["side"] == side) <= levels

@@ -1,4 +1,5 @@
-"""Poison in every stream under load, and what `exchange audit`, `replay` and `dead` say of the exchange afterwards."""
+"""Poison in every stream under load, and what `exchange audit`, `replay` and `dead` say of the exchange
+afterwards."""
 
 import itertools
 import random
@@ -24,9 +25,10 @@ from protocol.replies import BalancesQuery
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import POLL_S, eventually
-from tests.e2e.running import RunningExchange
-from tests.treasury import signed
+from tests.support.api import POLL_S
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
+from tests.support.treasury import signed
 
 pytestmark = pytest.mark.shard_counts(3)
 
@@ -43,7 +45,8 @@ ABSURD_ORDER = PlaceOrder(
 
 
 def poison(shard: int, shard_count: int, folder: Path) -> dict[str, list[dict[bytes, bytes]]]:
-    """Return garbage for each of a shard's streams: noise, wrong types, and frames that decode but mean nothing."""
+    """Return garbage for each of a shard's streams: noise, wrong types, and frames that decode but mean
+    nothing."""
     account = AccountId(shard + shard_count)
     deposit = Deposit(1, "poison", account, "USDT", AssetUnits(2**64 - 1), "t")
     half = Deposit(1, "poison", account, "USDT", AssetUnits(7), "half")
@@ -63,7 +66,11 @@ def poison(shard: int, shard_count: int, folder: Path) -> dict[str, list[dict[by
             *({field: each} for each in noise for field in (COMMANDS_FIELD, MESSAGES_FIELD, b"nothing")),
             {COMMANDS_FIELD: nothing, MESSAGES_FIELD: b"both"},
             {COMMANDS_FIELD: encode_frame([deposit])},
-            {COMMANDS_FIELD: encode_frame([Deposit(1, "poison", AccountId(-account), "USDT", AssetUnits(1), "t")])},
+            {
+                COMMANDS_FIELD: encode_frame(
+                    [Deposit(1, "poison", AccountId(-account), "USDT", AssetUnits(1), "t")]
+                )
+            },
             {COMMANDS_FIELD: encode_frame([Deposit(1, "poison", account, "USDT", AssetUnits(1), "\0")])},
             {COMMANDS_FIELD: encode_frame([Deposit(1, "x" * 10_000, account, "USDT", AssetUnits(1), "t")])},
             # Half of it is all right, and applied.
@@ -148,7 +155,9 @@ def order(chosen: random.Random, number: int) -> Command:
     )
 
 
-def test_one_percent_garbage_in_every_stream_all_of_it_is_buried_and_nothing_stops(exchange: RunningExchange) -> None:
+def test_one_percent_garbage_in_every_stream_all_of_it_is_buried_and_nothing_stops(
+    exchange: RunningExchange,
+) -> None:
     shard_count = exchange.settings.shard_count
     before = {each.name: (each.pid, each.restarts) for each in exchange.processes()}
     buried: dict[int, set[tuple[bytes, bytes]]] = {shard: set() for shard in range(shard_count)}
@@ -160,13 +169,18 @@ def test_one_percent_garbage_in_every_stream_all_of_it_is_buried_and_nothing_sto
         }
         count = int(COMMANDS / FRAME * GARBAGE_SHARE)
         for number in range(max(count, 30)):
-            eventually("some trading", lambda number=number: done[0] >= number * COMMANDS / max(count, 30) * 0.9)  # type: ignore[misc]
+            eventually(
+                "some trading",
+                lambda number=number: done[0] >= number * COMMANDS / max(count, 30) * 0.9,  # type: ignore[misc]
+            )
             for name, garbage in kinds.items():
                 stream_id: Any = client.xadd(name, next(garbage))
                 buried[int(name.partition("{")[2].partition("}")[0])].add((name.encode(), stream_id))
         for shard, expected in buried.items():
             # A query is heard only by a worker that was there; all were.
-            def missing(shard: int = shard, expected: set[tuple[bytes, bytes]] = expected) -> set[tuple[bytes, bytes]]:
+            def missing(
+                shard: int = shard, expected: set[tuple[bytes, bytes]] = expected
+            ) -> set[tuple[bytes, bytes]]:
                 letters: Any = client.xrange(streams.dead_letters(shard))
                 return expected - {(fields[b"source"], fields[b"id"]) for _, fields in letters}
 
@@ -185,13 +199,17 @@ def test_one_percent_garbage_in_every_stream_all_of_it_is_buried_and_nothing_sto
     found = {(each["where"], each["stream_id"]) for each in listed["letters"]}
     for expected in buried.values():
         assert {(source.decode(), stream_id.decode()) for source, stream_id in expected} <= found
-    events = {stream_id for each in buried.values() for source, stream_id in each if source.startswith(b"ev:")}
+    events = {
+        stream_id for each in buried.values() for source, stream_id in each if source.startswith(b"ev:")
+    }
     eventually("the database's dead events", lambda: events <= {
         each["stream_id"].encode()
         for each in exchange.command("dead", "--limit", "1000")["letters"]
         if each["where"] == "dead_events"
     }, timeout_s=60)  # fmt: skip
-    assert all(each["payload"] is None and each["reason"] and each["age_s"] >= 0 for each in listed["letters"])
+    assert all(
+        each["payload"] is None and each["reason"] and each["age_s"] >= 0 for each in listed["letters"]
+    )
     assert {each["size"] for each in listed["letters"]} > {0}
 
 
@@ -245,13 +263,19 @@ def test_the_audit_adds_up_and_notices_a_ledger_that_does_not(exchange: RunningE
     assert not found["problems"]
     assert {each["asset"] for each in found["audit"]["assets"]} >= {"BTC", "USDT"}
     assert all(each["settled"] == 0 for each in found["audit"]["assets"])
-    assert [each["ledger_is_same"] for each in found["audit"]["shards"]] == [True] * exchange.settings.shard_count
+    assert [each["ledger_is_same"] for each in found["audit"]["shards"]] == [
+        True
+    ] * exchange.settings.shard_count
     with psycopg.connect(exchange.settings.resolved_database_url(), autocommit=True) as connection:
         key = connection.execute(
-            "SELECT shard, stream_id, event, entry FROM ledger_entries WHERE account_id = -3 AND asset = 'USDT' LIMIT 1"
+            "SELECT shard, stream_id, event, entry FROM ledger_entries WHERE account_id = -3 AND asset = "
+            "'USDT' LIMIT 1"
         ).fetchone()
         assert key is not None
-        change = "UPDATE ledger_entries SET amount = amount + %s WHERE shard = %s AND stream_id = %s AND event = %s AND entry = %s"
+        change = (
+            "UPDATE ledger_entries SET amount = amount + %s WHERE shard = %s AND stream_id = %s AND event = "
+            "%s AND entry = %s"
+        )
         connection.execute(change, (5, *key))
         try:
             told = run(exchange, "audit", "--timeout", "30")

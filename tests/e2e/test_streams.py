@@ -14,9 +14,10 @@ from websockets.asyncio.client import connect as connect_socket
 
 from examples.watch_with_ccxt_pro import connect
 from examples.watch_with_websockets import watch
-from tests.e2e.api import POLL_S, Api, eventually, new_account
 from tests.e2e.market_data import candles_of, ticker_of
-from tests.e2e.running import RunningExchange
+from tests.support.api import POLL_S, Api, new_account
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
 
 SYMBOL = "BTC/USDT"
 TIMEOUT_S = 60
@@ -73,8 +74,11 @@ async def test_ccxt_pro_s_book_is_the_rest_book(client: ccxt.pro.binance, accoun
     async with asyncio.timeout(TIMEOUT_S):
         for _ in range(3):  # the book that ccxt fetched, and updates on it
             book = await client.watch_order_book(SYMBOL)
-        while (rest := account.get("/api/v3/depth", symbol="BTCUSDT", limit=5000))["lastUpdateId"] != book["nonce"]:
-            # Either is ahead: this waits for the next update, and asks again while nothing has happened since.
+        while (rest := account.get("/api/v3/depth", symbol="BTCUSDT", limit=5000))["lastUpdateId"] != book[
+            "nonce"
+        ]:
+            # Either is ahead: this waits for the next update, and asks again while nothing has happened
+            # since.
             book = await client.watch_order_book(SYMBOL)
         for side in ("bids", "asks"):
             wanted = [[float(price), float(quantity)] for price, quantity in rest[side]]
@@ -125,7 +129,9 @@ async def test_ccxt_pro_trades_by_websocket(client: ccxt.pro.binance) -> None:
             await client.create_order_ws(SYMBOL, "limit", "buy", 1_000, price)
 
 
-async def test_python_binance_keeps_its_depth_cache_and_hears_of_its_orders(account: Api, ws_url: str) -> None:
+async def test_python_binance_keeps_its_depth_cache_and_hears_of_its_orders(
+    account: Api, ws_url: str
+) -> None:
     client = AsyncClient(account.key, account.secret)
     client.API_URL = f"{account.url}/api"
     client.ws_api._url = f"{ws_url}/ws-api/v3"
@@ -138,7 +144,9 @@ async def test_python_binance_keeps_its_depth_cache_and_hears_of_its_orders(acco
                     cache = await manager.recv()
                     assert cache.get_bids()[0][0] < cache.get_asks()[0][0]
             async with sockets.user_socket() as own:
-                order = await client.create_order(symbol="BTCUSDT", side="BUY", type="MARKET", quantity="0.001")
+                order = await client.create_order(
+                    symbol="BTCUSDT", side="BUY", type="MARKET", quantity="0.001"
+                )
                 reports: list[Any] = []
                 while not reports or reports[-1]["X"] != "FILLED":
                     event = await own.recv()
@@ -220,7 +228,9 @@ def row(candle: Any) -> list[Any]:
     return [candle[name] for name in ("t", "o", "h", "l", "c", "v", "T", "q", "n", "V", "Q")]
 
 
-async def test_the_plain_example_keeps_a_book(account: Api, ws_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_plain_example_keeps_a_book(
+    account: Api, ws_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         book = await watch(account.url, ws_url, "BTCUSDT", 5)
     assert max(book.bids) < min(book.asks)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psutil
 
-from cli.local.state import read_state
-from tests.e2e.api import Api, eventually
-from tests.e2e.running import RunningExchange, running_exchange
+from cli.local.state_file import read_state
+from tests.support.api import Api
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 TIMEOUT_S = 60
 EXCHANGE = [sys.executable, "-m", "cli.main"]
@@ -26,20 +27,30 @@ def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: Running
         *("redis", "redis-cache", "postgres", "gateway", *engines),
         *("feeds", "ws-edge", "persist-nudger", "persist-worker", "mm", "frontend"),
     ]
-    assert all(set(process) == {"name", "pid", "state", "restarts", "answers"} for process in status["processes"])
+    assert all(
+        set(process) == {"name", "pid", "state", "restarts", "answers"} for process in status["processes"]
+    )
     assert all(psutil.pid_exists(process["pid"]) for process in status["processes"])
 
 
 def test_status_can_be_watched(exchange: RunningExchange) -> None:
     watching = subprocess.Popen(
-        [*EXCHANGE, "status", "--watch", "--json"], env=exchange.environment, stdout=subprocess.PIPE, text=True
+        [*EXCHANGE, "status", "--watch", "--json"],
+        env=exchange.environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert watching.stdout is not None
     try:
         # The market maker trades, and quotes all markets, by itself.
         for line in watching.stdout:
             view = json.loads(line)
-            if view["orders_rate"] and view["trades_rate"] and view["stages"]["published"] and view["stages"]["stored"]:
+            if (
+                view["orders_rate"]
+                and view["trades_rate"]
+                and view["stages"]["published"]
+                and view["stages"]["stored"]
+            ):
                 break
         assert view["latency"]["p50_s"] <= view["latency"]["p99_s"]
         names = {"connections", "subscriptions", "messages_rate", "conflated_rate", "slow_closed"}
@@ -59,19 +70,32 @@ def test_a_demo_account_has_money(exchange: RunningExchange) -> None:
     account = exchange.command("demo-account")
     assert set(account) == {"apiKey", "secret"}
     balances = Api(exchange.url, account["apiKey"], account["secret"]).balances()
-    assert {asset: free for asset, (free, _) in balances.items()} == {"USDT": 100_000, "BTC": 2, "ETH": 20, "SOL": 500}
+    assert {asset: free for asset, (free, _) in balances.items()} == {
+        "USDT": 100_000,
+        "BTC": 2,
+        "ETH": 20,
+        "SOL": 500,
+    }
 
 
 def test_every_shard_answers_and_its_money_adds_up(exchange: RunningExchange) -> None:
     shards = exchange.command("shards")
     assert [shard["shard"] for shard in shards] == list(range(exchange.settings.shard_count))
     assert all(shard["answers"] and shard["conserved"] and shard["epoch"] >= 1 for shard in shards)
-    assert sorted(symbol for shard in shards for symbol in shard["markets"]) == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
+    assert sorted(symbol for shard in shards for symbol in shard["markets"]) == [
+        "BTCUSDT",
+        "ETHUSDT",
+        "SOLUSDT",
+    ]
 
 
-def test_commands_in_another_terminal_use_the_settings_of_the_running_exchange(exchange: RunningExchange) -> None:
+def test_commands_in_another_terminal_use_the_settings_of_the_running_exchange(
+    exchange: RunningExchange,
+) -> None:
     name = "EXCHANGE_DATA_DIR"
-    environment = {key: value for key, value in exchange.environment.items() if not key.startswith("EXCHANGE_")}
+    environment = {
+        key: value for key, value in exchange.environment.items() if not key.startswith("EXCHANGE_")
+    }
     result = subprocess.run(
         [*EXCHANGE, "status", "--json"],
         env={**environment, name: exchange.environment[name]},
@@ -94,7 +118,9 @@ def test_ctrl_c_leaves_nothing_behind(data_dir: Path) -> None:
     with running_exchange(data_dir) as exchange:
         pids = [process.pid for process in exchange.processes()]
         processes = [
-            each for pid in pids for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+            each
+            for pid in pids
+            for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
         ]
     assert not [process for process in processes if process.is_running()]
     assert not (data_dir / "state.json").exists()
@@ -114,7 +140,8 @@ def test_up_recovers_from_a_killed_supervisor(data_dir: Path) -> None:
         os.kill(state.pid, signal.SIGKILL)
         eventually("no supervisor", lambda: read_state(exchange.settings) is None)
         assert not exchange.command("status")["ready"]
-        # What the processes that were killed have said of themselves is still there; it must not be taken for the new ones'.
+        # What the processes that were killed have said of themselves is still there; it must not be taken for
+        # the new ones'.
         late = data_dir / "late"
         late.mkdir()
         (late / "sitecustomize.py").write_text(LATE_EDGE)

@@ -1,8 +1,10 @@
 # mypy: disable-error-code="arg-type, union-attr, return-value, misc, no-any-return, unused-ignore"
 
-"""The engine and the oracle side by side: after every command the replies, the trades and the whole state must be equal.
+"""The engine and the oracle side by side: after every command the replies, the trades and the whole state
+must be equal.
 
-`python -m tests.independent.compare --commands 1000000 --seed 1 --shards 1` runs many; a difference names the seed and what was done.
+`python -m tests.independent.compare --commands 1000000 --seed 1 --shards 1` runs many; a difference names the
+seed and what was done.
 """
 
 import argparse
@@ -48,7 +50,9 @@ class Engine:
         self.sequences: dict[str, int] = {}
         self.depth: dict[str, dict[tuple[Side, int], int]] = {}
 
-    def apply(self, command: Any, shard: int, time: int) -> tuple[list[tuple[str, Reply]], list[TradeExecuted]]:
+    def apply(
+        self, command: Any, shard: int, time: int
+    ) -> tuple[list[tuple[str, Reply]], list[TradeExecuted]]:
         """Apply a command and all that follows from it; return replies and trades."""
         waiting: list[tuple[int, Any]] = [(shard, command)]
         replies: list[tuple[str, Reply]] = []
@@ -102,7 +106,8 @@ class Comparison:
             except Difference as difference:
                 told = "\n".join(f"  {line}" for line in self.history[-8:])
                 raise Difference(
-                    f"seed {self.seed!r}, {self.count} shards, command {len(self.history)}:\n{told}\n{difference}"
+                    f"seed {self.seed!r}, {self.count} shards, command "
+                    f"{len(self.history)}:\n{told}\n{difference}"
                 ) from None
 
     def step(self) -> None:
@@ -169,7 +174,11 @@ class Comparison:
             same(f"balances of {account_id}", sorted(got, key=lambda row: row.asset), expected)
             same(f"limits of {account_id}", funds.limits, account.limits)
             _, orders = shard.answer(OpenOrdersQuery(1, "q", account_id), time)  # type: ignore[arg-type]
-            same(f"orders of {account_id}", list(orders.orders), [order.state() for order in account.orders.values()])  # type: ignore[union-attr]
+            same(
+                f"orders of {account_id}",
+                list(orders.orders),
+                [order.state() for order in account.orders.values()],
+            )  # type: ignore[union-attr]
             open_orders[account_id % self.count] += len(account.orders)
         for symbol, book in oracle.books.items():
             bids, asks = book.levels(Side.BUY), book.levels(Side.SELL)
@@ -189,7 +198,9 @@ class Comparison:
             same(f"markets of shard {number}", {one.market.symbol: one for one in config.markets}, markets)  # type: ignore[union-attr]
             _, audit = shard.answer(AuditQuery(1, "q"), time)  # type: ignore[arg-type]
             same(
-                f"audit of shard {number}", {row[0]: row[1:] for row in audit.rows if any(row[1:])}, self.audit(number)
+                f"audit of shard {number}",
+                {row[0]: row[1:] for row in audit.rows if any(row[1:])},
+                self.audit(number),
             )  # type: ignore[union-attr]
             same(f"open orders of shard {number}", audit.open_orders, open_orders[number])  # type: ignore[union-attr]
             total += sum(row[6] for row in audit.rows)  # type: ignore[union-attr]
@@ -200,7 +211,9 @@ class Comparison:
         place = self.oracle.places[number]
         rows = {}
         accounts = [
-            account for account_id, account in self.oracle.accounts.items() if account_id % self.count == number
+            account
+            for account_id, account in self.oracle.accounts.items()
+            if account_id % self.count == number
         ]
         for asset in {of.symbol for book in self.oracle.books.values() for of in book.market.assets}:
             row = (
@@ -224,9 +237,15 @@ def same(what: str, got: object, expected: object) -> None:
 
 
 def compare_many(
-    commands: int, seed: str, shard_count: int, episode: int = EPISODE, told: Callable[[int], None] | None = None
+    commands: int,
+    seed: str,
+    shard_count: int,
+    episode: int = EPISODE,
+    told: Callable[[int], None] | None = None,
 ) -> Counter[str]:
-    """Compare so many commands, on a fresh exchange for every `episode` of them; return how often which outcome came.
+    """Compare so many commands, on a fresh exchange for every `episode` of them.
+
+    Return how often which outcome came.
 
     Raises:
         Difference: the first one.

@@ -1,6 +1,9 @@
 # mypy: disable-error-code="arg-type, union-attr, return-value, misc, no-any-return, unused-ignore"
 
-"""Random commands from a seed, with the edges of every number among them. It knows nothing of an exchange but the order ids it is told."""
+"""Random commands from a seed, with the edges of every number among them.
+
+It knows nothing of an exchange but the order ids it is told.
+"""
 
 import random
 from typing import Any, Final
@@ -28,7 +31,18 @@ START: Final = 1_700_000_000_000
 ACCOUNTS: Final = (1, 2, 3, 4, 5)
 NAMES: Final = ("a", "b", "c", "d", "e", "f", "g", "h")
 FEES: Final = (0, 1, 1_000, 2_500, 333_333, 999_999)
-PAUSES: Final = (1_000, 9_999, 10_000, 49_999, 50_000, 50_001, 600_000, 600_001, 86_400_000, 7 * 86_400_000 + 1)
+PAUSES: Final = (
+    1_000,
+    9_999,
+    10_000,
+    49_999,
+    50_000,
+    50_001,
+    600_000,
+    600_001,
+    86_400_000,
+    7 * 86_400_000 + 1,
+)
 
 _UNIT: Final = 10**8
 _BOUND_PRICE: Final = 960_383_883
@@ -78,12 +92,16 @@ class Generator:
         self.is_high = self.random.random() < 0.4
         """DE trades at its largest price."""
         self.supplies = {asset: self.random.choice((0, 0, 10**5, 10**6)) for asset in "ABC"}
-        self.queue: list[tuple[Any, int]] = [(self.shard_config(shard, True), shard) for shard in range(shard_count)]
+        self.queue: list[tuple[Any, int]] = [
+            (self.shard_config(shard, True), shard) for shard in range(shard_count)
+        ]
         self.queue += [self.market_config(symbol, first=True) for symbol in SYMBOLS]
         for account_id in ACCOUNTS:
             for asset in ASSETS:
                 share = self.share(asset)
-                amount = self.random.choice((share // 6, share // 6, share // 7, share // 8, share // 20, share, 10**5))
+                amount = self.random.choice(
+                    (share // 6, share // 6, share // 7, share // 8, share // 20, share, 10**5)
+                )
                 self.queue.append(self.deposit(account_id, asset, max(1, amount)))
 
     def learn(self, order_id: int, account_id: int, symbol: str) -> None:
@@ -156,20 +174,28 @@ class Generator:
                 self.request(), self.reply_to(), owner, symbol_of, number, name, r.choice(("", "x"))
             ), owner % self.count
         if dice < 0.77:
-            return CancelAllOrders(self.request(), self.reply_to(), account_id, symbol, r.choice(("", "y"))), shard
+            return CancelAllOrders(
+                self.request(), self.reply_to(), account_id, symbol, r.choice(("", "y"))
+            ), shard
         if dice < 0.84:
             asset = self.asset()
-            return self.deposit(account_id, asset, self.amount(asset), r.choice(("t1", "t2", "", None, None, None)))
+            return self.deposit(
+                account_id, asset, self.amount(asset), r.choice(("t1", "t2", "", None, None, None))
+            )
         if dice < 0.90:
             asset = self.asset()
             transfer_id = r.choice(("t1", "t2", "", f"w{self.requests}", f"w{self.requests}"))
             amount = self.amount(asset)
-            return Withdraw(self.request(), self.reply_to(), account_id, asset, amount, transfer_id, self.key()), shard  # type: ignore[return-value]
+            return Withdraw(
+                self.request(), self.reply_to(), account_id, asset, amount, transfer_id, self.key()
+            ), shard  # type: ignore[return-value]
         if dice < 0.92:
             where = r.randrange(self.count)
             transfer_id = r.choice(("t1", "t2", f"f{self.requests}"))
             amount = r.choice((0, 1, 2, 10, 1_000, LARGEST))
-            return WithdrawFees(self.request(), self.reply_to(), where, self.asset(), amount, transfer_id), where
+            return WithdrawFees(
+                self.request(), self.reply_to(), where, self.asset(), amount, transfer_id
+            ), where
         if dice < 0.93:
             account_id = r.choice((account_id, 6, 6, 7))
             return CloseAccount(self.request(), self.reply_to(), account_id), account_id % self.count
@@ -199,9 +225,13 @@ class Generator:
         if asset == "Z" or r.random() < 0.5:
             return r.choice((1, 2, 100, 10**4, 10**6, 10**8))
         share = self.share(asset)
-        return r.choice((0, 1, share - 1, share, min(share + 1, LARGEST), LARGEST, LARGEST - 1, share // 6, share // 2))
+        return r.choice(
+            (0, 1, share - 1, share, min(share + 1, LARGEST), LARGEST, LARGEST - 1, share // 6, share // 2)
+        )
 
-    def deposit(self, account_id: int, asset: str, amount: int, transfer_id: str | None = None) -> tuple[Any, int]:
+    def deposit(
+        self, account_id: int, asset: str, amount: int, transfer_id: str | None = None
+    ) -> tuple[Any, int]:
         """Return a deposit."""
         name = f"d{self.requests}" if transfer_id is None else transfer_id
         return Deposit(
@@ -228,7 +258,16 @@ class Generator:
         quantity = r.randint(1, 6)
         if r.random() < 0.03:
             price = r.choice(
-                (0, 1, grid["price_max"], grid["price_max"] - 1, grid["price_max"] + 1, LARGEST, middle * 5, 20)
+                (
+                    0,
+                    1,
+                    grid["price_max"],
+                    grid["price_max"] - 1,
+                    grid["price_max"] + 1,
+                    LARGEST,
+                    middle * 5,
+                    20,
+                )
             )
         if r.random() < 0.06:
             most = grid["quantity_max"]
@@ -240,7 +279,9 @@ class Generator:
         if order_type is OrderType.MARKET and r.random() < 0.5:
             unit = {"AB": 100, "CB": 1, "AC": 3, "DE": 1, "DB": 1}.get(symbol, 1)
             quantity = 0
-            quote_quantity = middle * unit * r.randint(1, 12) + r.choice((0, 0, 1, -1, r.randrange(unit * 100)))
+            quote_quantity = middle * unit * r.randint(1, 12) + r.choice(
+                (0, 0, 1, -1, r.randrange(unit * 100))
+            )
             if r.random() < 0.1:
                 quote_quantity = r.choice(
                     (0, 1, grid["notional_min"], max(0, grid["notional_min"] - 1), LARGEST, LARGEST - 1)
@@ -265,7 +306,11 @@ class Generator:
         r = self.random
         if r.random() < 0.9:
             return None
-        strategies = (OrderTerms(strategy_id=r.randint(0, 3)), OrderTerms(strategy_type=1_000_000), OrderTerms())
+        strategies = (
+            OrderTerms(strategy_id=r.randint(0, 3)),
+            OrderTerms(strategy_type=1_000_000),
+            OrderTerms(),
+        )
         strange = (OrderTerms(stop_price=5), OrderTerms(strategy_id=1, display_quantity=1), OrderTerms())  # type: ignore[arg-type]
         return r.choice(strange) if r.random() < 0.05 else r.choice(strategies[:2])
 
@@ -294,14 +339,20 @@ class Generator:
         if not first and r.random() < 0.1:
             version = max(1, version + r.choice((-1, 1)))
             return ConfigureShard(self.request(), self.reply_to(), ShardConfig(version=version))
-        windows = r.choice((Windows(), Windows(), Windows(50_000, 600_000, 2, 1_000_000), Windows(1, 1, 1, 1)))
+        windows = r.choice(
+            (Windows(), Windows(), Windows(50_000, 600_000, 2, 1_000_000), Windows(1, 1, 1, 1))
+        )
         if not first and r.random() < 0.1:
             return ConfigureShard(
-                self.request(), self.reply_to(), ShardConfig(version=version, windows=windows._replace(keys_max=0))
+                self.request(),
+                self.reply_to(),
+                ShardConfig(version=version, windows=windows._replace(keys_max=0)),
             )
         self.shard_versions[shard] = version
         maintenance = (
-            0 if first else r.choice((0, 0, 0, LARGEST) if r.random() < 0.7 else (self.time + 1, self.time + 300))
+            0
+            if first
+            else r.choice((0, 0, 0, LARGEST) if r.random() < 0.7 else (self.time + 1, self.time + 300))
         )
         self.requests += 1
         config = ShardConfig(
@@ -320,7 +371,8 @@ class Generator:
         return ConfigureShard(self.requests, "conf", config)
 
     def market_config(self, symbol: str, first: bool = False) -> tuple[Any, int]:
-        """Return a market's configuration: the first, or one that changes something, or one that must be refused."""
+        """Return a market's configuration: the first, or one that changes something, or one that must be
+        refused."""
         r = self.random
         version = self.versions.get(symbol, 0) + 1
         home = self.home(symbol)
@@ -369,7 +421,8 @@ class Generator:
         market = Market(symbol=symbol, **wrong)
         config = MarketConfig(market, wrong_home, status, version)
         self.requests += 1
-        # What it will be, for later versions; a wrong guess makes later ones outdated, which is also worth trying.
+        # What it will be, for later versions; a wrong guess makes later ones outdated, which is also worth
+        # trying.
         if is_good and status is not MarketStatus.DELISTED:
             self.versions[symbol] = version + (status is MarketStatus.DELISTING)
             self.markets[symbol] = fields
@@ -389,8 +442,12 @@ class Generator:
             case 0:
                 return self.order(account_id, symbol), account_id % self.count
             case 1:
-                return CancelAllOrders(self.request(), self.reply_to(), account_id, symbol), account_id % self.count
+                return CancelAllOrders(
+                    self.request(), self.reply_to(), account_id, symbol
+                ), account_id % self.count
             case 2:
                 order_id, owner, symbol = r.choice(self.order_ids or [(0, account_id, symbol)])
-                return CancelOrder(self.request(), self.reply_to(), owner, symbol, order_id), owner % self.count  # type: ignore[arg-type]
+                return CancelOrder(
+                    self.request(), self.reply_to(), owner, symbol, order_id
+                ), owner % self.count  # type: ignore[arg-type]
         return CancelOrders(self.request(), self.reply_to(), 0, symbol), self.home(symbol)  # type: ignore[arg-type]

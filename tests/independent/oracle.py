@@ -255,7 +255,10 @@ class Oracle:
                 return Refused(command.request_id, time, RejectReason.IDEMPOTENCY_KEY_REUSED)  # type: ignore[arg-type]
             return msgspec.structs.replace(reply, request_id=command.request_id)
         assert place.config
-        if sum(account_id == command.account_id for account_id, _ in place.keys) >= place.config.windows.keys_max:
+        if (
+            sum(account_id == command.account_id for account_id, _ in place.keys)
+            >= place.config.windows.keys_max
+        ):
             return Refused(command.request_id, time, RejectReason.TOO_MANY_IDEMPOTENCY_KEYS)  # type: ignore[arg-type]
         reply = self.outcome(command, place, shard, time)
         place.keys[key] = (time, purpose, reply)
@@ -398,7 +401,9 @@ class Oracle:
         if c.quantity and not market.quantity_min <= c.quantity <= market.quantity_max:
             raise No(RejectReason.QUANTITY_OUT_OF_RANGE)
         per_lot = c.price * market.quote_per_tick_lot
-        if (c.quote_quantity or not is_market) and (c.quote_quantity or per_lot * c.quantity) < market.notional_min:
+        if (c.quote_quantity or not is_market) and (
+            c.quote_quantity or per_lot * c.quantity
+        ) < market.notional_min:
             raise No(RejectReason.NOTIONAL_TOO_SMALL)
         self.check_limits(account, market, time, place.config.open_orders_max)
         hold, lots, budget = self.hold_of(c, market, account)
@@ -447,14 +452,24 @@ class Oracle:
                 raise No(RejectReason.INSUFFICIENT_BALANCE)
             return lots * market.base_per_lot, lots, c.quote_quantity
         if c.quote_quantity:
-            lots = min(-(-c.quote_quantity // per_lot), account.available.get(market.base, 0) // market.base_per_lot)
+            lots = min(
+                -(-c.quote_quantity // per_lot), account.available.get(market.base, 0) // market.base_per_lot
+            )
             if not lots:
                 raise No(RejectReason.INSUFFICIENT_BALANCE)
             return lots * market.base_per_lot, lots, c.quote_quantity
         return c.quantity * market.base_per_lot, c.quantity, None
 
     def match(
-        self, c: PlaceOrder, book: Book, place: Place, shard: int, time: int, hold: int, lots: int, budget: int | None
+        self,
+        c: PlaceOrder,
+        book: Book,
+        place: Place,
+        shard: int,
+        time: int,
+        hold: int,
+        lots: int,
+        budget: int | None,
     ) -> Reply:
         """Let an order whose funds are there meet the book."""
         market, side = book.market, c.side
@@ -479,7 +494,9 @@ class Oracle:
         left, spent = lots, 0
         fills: list[tuple[Order, int]] = []
         gave_way: list[Order] = []
-        own: list[tuple[Order, int]] = []  # those of its own account, with the lots that it has left and can pay there
+        own: list[
+            tuple[Order, int]
+        ] = []  # those of its own account, with the lots that it has left and can pay there
         turns: list[tuple[Order, int]] = []  # everybody whom it meets, with the lots that it takes of them
         prevented = limited = pays_no_more = False
         for maker in met:
@@ -522,12 +539,16 @@ class Oracle:
             left = lots - sum(taken for _, taken in fills)
             spent = sum(maker.command.price * market.quote_per_tick_lot * taken for maker, taken in fills)
         reason = None
-        if limited and not (c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)):
+        if limited and not (
+            c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)
+        ):
             reason = CloseReason.TOO_MANY_MATCHES
         elif c.time_in_force is TimeInForce.FOK and left:
             fills, gave_way, own, prevented = [], [], [], False
             reason = CloseReason.UNFILLED_FOK
-        elif prevented and not (c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)):
+        elif prevented and not (
+            c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)
+        ):
             reason = CloseReason.SELF_TRADE_PREVENTED
         elif c.quote_quantity:
             assert budget is not None
@@ -542,7 +563,9 @@ class Oracle:
             gone = {maker.order_id for maker in gave_way} | {
                 maker.order_id for maker, lots in fills if lots == maker.left
             }
-            if any(maker.order_id not in gone for maker in others) and not (c.quote_quantity and pays_no_more):
+            if any(maker.order_id not in gone for maker in others) and not (
+                c.quote_quantity and pays_no_more
+            ):
                 reason = CloseReason.PRICE_RANGE_EXCEEDED
 
         order = Order(c, place.orders * 100 + shard, hold, time)
@@ -557,7 +580,9 @@ class Oracle:
         ends = reason is None and (not left or bool(c.quote_quantity))
         for number, (trade_id, (maker, quantity)) in enumerate(zip(trades, fills, strict=True), 1):
             is_last = ends and number == len(fills)
-            reports.append(self.fill(order, book, trade_id, maker.command.price, quantity, False, is_last, time))
+            reports.append(
+                self.fill(order, book, trade_id, maker.command.price, quantity, False, is_last, time)
+            )
         matches = [self.prevent(book, order, maker, lots_left) for maker, lots_left in own]
         if reason is CloseReason.SELF_TRADE_PREVENTED:
             order.course = OrderCourse(
@@ -567,7 +592,9 @@ class Oracle:
             self.close(order, reason, time)
         taken = order.state()
         for trade_id, (maker, quantity) in zip(trades, fills, strict=True):
-            self.fill(maker, book, trade_id, maker.command.price, quantity, True, quantity == maker.left, time)
+            self.fill(
+                maker, book, trade_id, maker.command.price, quantity, True, quantity == maker.left, time
+            )
         for maker in gave_way:
             self.close(maker, CloseReason.SELF_TRADE_PREVENTED, time)
         if order.status.is_open:
@@ -734,7 +761,9 @@ class Oracle:
         """Cancel one order."""
         for order in self.accounts.get(c.account_id, Account()).orders.values():
             is_named = (
-                order.order_id == c.order_id if c.order_id else order.command.client_order_id == c.client_order_id
+                order.order_id == c.order_id
+                if c.order_id
+                else order.command.client_order_id == c.client_order_id
             )
             if is_named and order.command.market == c.market:
                 if c.order_id and c.client_order_id and c.client_order_id != order.command.client_order_id:
@@ -811,7 +840,9 @@ class Oracle:
             raise No(RejectReason.CONFIG_REFUSED)
         if config.version != (book.config.version if book else 0) + 1:
             raise No(RejectReason.CONFIG_OUTDATED)
-        if config.status is MarketStatus.DELISTED or (book is None and config.status is MarketStatus.DELISTING):
+        if config.status is MarketStatus.DELISTED or (
+            book is None and config.status is MarketStatus.DELISTING
+        ):
             raise No(RejectReason.CONFIG_REFUSED)
         if book and grid(book.market) != grid(market):
             raise No(RejectReason.CONFIG_REFUSED)
@@ -824,13 +855,22 @@ class Oracle:
         if config.status is MarketStatus.DELISTING:
             for order in self.all_of(book):
                 self.close(order, CloseReason.MARKET_DELISTED, time)
-            book.config = msgspec.structs.replace(config, status=MarketStatus.DELISTED, version=config.version + 1)
+            book.config = msgspec.structs.replace(
+                config, status=MarketStatus.DELISTED, version=config.version + 1
+            )
         return Configured(c.request_id, time, c.config.version)  # type: ignore[arg-type]
 
 
 def grid(market: Market) -> tuple[Any, ...]:
     """Return what never changes."""
-    return (market.base, market.quote, market.tick_size, market.lot_size, market.base_scale, market.quote_scale)
+    return (
+        market.base,
+        market.quote,
+        market.tick_size,
+        market.lot_size,
+        market.base_scale,
+        market.quote_scale,
+    )
 
 
 def purpose_of(c: Any) -> tuple[Any, ...]:

@@ -1,6 +1,8 @@
 # mypy: disable-error-code="arg-type, union-attr, return-value, misc, no-any-return, unused-ignore"
 # ruff: noqa: PT012 - plain numbers all through: it shares no types with what it checks
-"""The engine against an oracle by somebody who has not read it; and that such a comparison finds what is wrong.
+"""The engine against an oracle by somebody who has not read it.
+
+And that such a comparison finds what is wrong.
 
 Longer: `python -m tests.independent.compare --commands 1000000 --seed 1 --shards 3`.
 """
@@ -75,7 +77,9 @@ class TakesLess(Shard):
         if isinstance(command, ConfigureMarket | KnowMarket) and command.config.market.taker_fee_ppm:
             fee = command.config.market.taker_fee_ppm - 1
             market = msgspec.structs.replace(command.config.market, taker_fee_ppm=fee)
-            command = msgspec.structs.replace(command, config=msgspec.structs.replace(command.config, market=market))
+            command = msgspec.structs.replace(
+                command, config=msgspec.structs.replace(command.config, market=market)
+            )
         super().apply(command, time)
 
 
@@ -127,7 +131,9 @@ class Bench:
         self.requests += 1
         self.do(Deposit(self.requests, "g", account_id, asset, amount, str(self.requests)))  # type: ignore[arg-type]
 
-    def order(self, account_id: int, side: Side, price: int, quantity: int, quote_quantity: int = 0) -> OrderState:
+    def order(
+        self, account_id: int, side: Side, price: int, quantity: int, quote_quantity: int = 0
+    ) -> OrderState:
         """Place an order that is accepted, and return it."""
         reply = self.place(account_id, side, price, quantity, quote_quantity)
         assert isinstance(reply, OrderReply)
@@ -175,7 +181,8 @@ def test_a_sale_by_quote_quantity_that_runs_out_of_base_is_refused() -> None:
 
 
 def test_a_purchase_by_quote_quantity_is_filled_when_the_rest_pays_no_lot_of_the_next_order() -> None:
-    """A lot is offered at 102 next; what is left is 103 in the first case, then 101, and 99: less than the last lot, too."""
+    """A lot is offered at 102 next; what is left is 103 in the first case, then 101, and 99: less than the
+    last lot, too."""
     for budget, traded in ((20_300, 2), (20_100, 1), (19_900, 1)):
         bench = Bench()
         bench.deposit(1, "A", 1_000)

@@ -34,14 +34,18 @@ class Keys:
         self.answering = asyncio.Event()
         self.answering.set()
 
-    async def fetch(self, _statement: str, _parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+    async def fetch(
+        self, _statement: str, _parameters: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
         """Return the key, as it is when the question arrives."""
         if self.is_away:
             raise unavailable()
         self.asked += 1
         self.was_asked.set()
         sealed = BOX.seal(b"secret", KEY)
-        rows: list[tuple[Any, ...]] = [] if self.is_revoked else [(OWNER, KeyKind.HMAC, sealed, ["read"], [], 0)]
+        rows: list[tuple[Any, ...]] = (
+            [] if self.is_revoked else [(OWNER, KeyKind.HMAC, sealed, ["read"], [], 0)]
+        )
         await self.answering.wait()
         return rows
 
@@ -85,7 +89,9 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-async def test_other_processes_hear_of_it_within_a_second(client: redis.asyncio.Redis, stack: AsyncExitStack) -> None:
+async def test_other_processes_hear_of_it_within_a_second(
+    client: redis.asyncio.Redis, stack: AsyncExitStack
+) -> None:
     table = Keys()
     one, other = Process(client, table, stack), Process(client, table, stack)
     assert await one.takes_it()
@@ -156,7 +162,9 @@ async def test_where_the_list_cannot_be_read_the_database_is_asked(
     assert refused.value.code == -1001
 
 
-async def test_a_key_is_revoked_also_when_redis_is_full(client: redis.asyncio.Redis, stack: AsyncExitStack) -> None:
+async def test_a_key_is_revoked_also_when_redis_is_full(
+    client: redis.asyncio.Redis, stack: AsyncExitStack
+) -> None:
     table = Keys()
     one, other = Process(client, table, stack), Process(client, table, stack)
     assert await one.takes_it()

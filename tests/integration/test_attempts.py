@@ -43,7 +43,9 @@ async def test_who_fails_at_many_accounts_has_to_wait(attempts: RedisAttempts) -
     found = [await waits(attempts, by(number)) for number in range(OF_NETWORK.free + 3)]
     assert found == [0] * (OF_NETWORK.free + 1) + [1, 1]
     assert await waits(attempts, by(1, THERE)) == 0
-    assert await waits(attempts, by(2, is_known=True)) == 0  # the owner of that account, behind the same address
+    assert (
+        await waits(attempts, by(2, is_known=True)) == 0
+    )  # the owner of that account, behind the same address
 
 
 async def test_a_success_ends_no_wait_that_failures_brought_about(
@@ -60,7 +62,9 @@ async def test_a_success_ends_no_wait_that_failures_brought_about(
     assert await waits(attempts, by(1_001)) == 2
 
 
-async def test_an_account_that_many_networks_guess_at_waits_for_newcomers_alone(attempts: RedisAttempts) -> None:
+async def test_an_account_that_many_networks_guess_at_waits_for_newcomers_alone(
+    attempts: RedisAttempts,
+) -> None:
     for number in range(OF_ACCOUNT.free + 1):
         assert await waits(attempts, by(1, f"203.0.113.{number}")) == 0
     assert await waits(attempts, by(1, "203.0.113.200")) == 1

@@ -1,4 +1,5 @@
-"""A step in several batches: each is applied while the one before is written, and nothing is said, or written, too early."""
+"""A step in several batches: each is applied while the one before is written, and nothing is said, or
+written, too early."""
 
 import itertools
 from collections.abc import Sequence
@@ -94,7 +95,10 @@ def buy(number: int, market: str) -> Command:
 
 def enqueue(log: StreamLog, *commands: Command) -> list[StreamId]:
     """Append each command in an entry of its own."""
-    return [log.append(streams.commands(0), {COMMANDS_FIELD: encode_commands([each], FAR_US)}) for each in commands]
+    return [
+        log.append(streams.commands(0), {COMMANDS_FIELD: encode_commands([each], FAR_US)})
+        for each in commands
+    ]
 
 
 def elsewhere(markets: MarketMap) -> str:
@@ -151,7 +155,9 @@ def test_nothing_is_written_or_said_of_what_was_applied_ahead_of_a_lost_commit(r
     assert numbers(log.published) == list(range(1, done + 1))
 
 
-def test_what_came_before_that_which_stops_the_shard_is_written_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_came_before_that_which_stops_the_shard_is_written_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log = ToldLog()
     (only,) = started(log)
     applied(monkeypatch, log, raises_at=6)
@@ -175,7 +181,10 @@ def test_its_messages_are_delivered_before_a_shard_stops(monkeypatch: pytest.Mon
 
 
 def test_messages_that_do_not_reach_their_shard_leave_the_step_whole() -> None:
-    """All batches of the step are written; the messages of both stay in the outbox, and come in their order."""
+    """All batches of the step are written.
+
+    The messages of both stay in the outbox, and come in their order.
+    """
     log = ToldLog()
     first, *others = started(log, shard_count=3)
     market = elsewhere(Settings(shard_count=3).market_map())
@@ -191,7 +200,10 @@ def test_messages_that_do_not_reach_their_shard_leave_the_step_whole() -> None:
             each.step(block_ms=1)
     assert log.undelivered(0) == []
     open_orders = first.shard.accounts[FIRST].open_orders[market].values()
-    assert [(order.client_order_id, order.status.name) for order in open_orders] == [("c2", "NEW"), ("c3", "NEW")]
+    assert [(order.client_order_id, order.status.name) for order in open_orders] == [
+        ("c2", "NEW"),
+        ("c3", "NEW"),
+    ]
     assert (
         first.shard.accounts[FIRST].funds["USDT"].available + first.shard.accounts[FIRST].funds["USDT"].held
         == 3 * 10**12
@@ -219,7 +231,9 @@ def test_a_message_that_is_not_understood_halts_a_step_of_its_own() -> None:
     ids = enqueue(log, *(deposit(number) for number in range(1, 4)))
     stranger = MakerFill(OrderId(101), AccountId(1), "BTCUSDT", TradeId(1), PriceTicks(1), QuantityLots(1))
     sequence = first.shard.received.get(1, 0) + 1
-    log.append(streams.commands(0), {MESSAGES_FIELD: encode_messages(MessageFrame(1, 0, sequence, (stranger,)))})
+    log.append(
+        streams.commands(0), {MESSAGES_FIELD: encode_messages(MessageFrame(1, 0, sequence, (stranger,)))}
+    )
     first.step(block_ms=1)
     assert log.position(0).stream_id == ids[-1]
     with pytest.raises(InvariantBroken, match="not understood"):

@@ -1,4 +1,5 @@
-"""Messages between shards on different nodes of a Redis Cluster, over engines that are killed between commit and delivery."""
+"""Messages between shards on different nodes of a Redis Cluster, over engines that are killed between commit
+and delivery."""
 
 import os
 import subprocess
@@ -18,10 +19,10 @@ from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, MESSAGES_FIELD, QUE
 from runtime import redis_clients
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import eventually
-from tests.integration.test_worker import check_contiguous, deposits, events_of, trading
-from tests.redis_servers import RedisServers
-from tests.treasury import signed
+from tests.support.eventually import eventually
+from tests.support.redis_servers import RedisServers
+from tests.support.treasury import signed
+from tests.support.workers import check_contiguous, deposits, events_of, trading
 
 SHARDS = range(3)
 DEATHS = 6
@@ -30,11 +31,19 @@ COMMANDS = 150
 
 
 class DyingEngines:
-    """The engines of all shards; each is started anew when it dies, and after `DEATHS` deaths none dies any more."""
+    """The engines of all shards.
+
+    Each is started anew when it dies, and after `DEATHS` deaths none dies any more.
+    """
 
     def __init__(self, url: str, folder: Path, *, broken_dedup: bool) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        own = {"DATA_DIR": str(folder), "REDIS_URL": url, "SHARD_COUNT": str(len(SHARDS)), "BATCH_COMMANDS_MAX": "3"}
+        own = {
+            "DATA_DIR": str(folder),
+            "REDIS_URL": url,
+            "SHARD_COUNT": str(len(SHARDS)),
+            "BATCH_COMMANDS_MAX": "3",
+        }
         own |= {"LOG_LEVEL": "error", "LOST_TAIL_CHECK_ENABLED": "false", "SNAPSHOT_INTERVAL_S": "1"}
         self._environment = {
             **inherited,
@@ -49,7 +58,7 @@ class DyingEngines:
     def _started(self, shard: int) -> subprocess.Popen[bytes]:
         death = str(self.deaths) if self.deaths < DEATHS else ""
         environment = {**self._environment, f"{PREFIX}SHARD": str(shard), "DEATH": death}
-        return subprocess.Popen([sys.executable, "-m", "tests.dying_engine"], env=environment)
+        return subprocess.Popen([sys.executable, "-m", "tests.support.dying_engine"], env=environment)
 
     def look(self) -> None:
         """Start anew what was killed."""
@@ -97,10 +106,14 @@ def run(url: str, folder: Path, *, broken_dedup: bool) -> tuple[int, list[str]]:
     """Trade while the engines die; return the number of deaths, and what is wrong afterwards."""
     log = RedisStreamLog.connect(url)
     for shard in SHARDS:
-        log.mark_passed(shard, ARCHIVE_READER, STREAM_START)  # nothing is trimmed: at the end the whole input is read
+        log.mark_passed(
+            shard, ARCHIVE_READER, STREAM_START
+        )  # nothing is trimmed: at the end the whole input is read
     engines = DyingEngines(url, folder, broken_dedup=broken_dedup)
     try:
-        while any(len(log.read({streams.commands(shard): STREAM_START}, 9, 0)) < len(SHARDS) for shard in SHARDS):
+        while any(
+            len(log.read({streams.commands(shard): STREAM_START}, 9, 0)) < len(SHARDS) for shard in SHARDS
+        ):
             engines.look()  # each configures itself, and hears of the others' markets
             time.sleep(0.02)
         commands = [*deposits(), *trading(seed=3, count=COMMANDS)]
@@ -131,7 +144,10 @@ def is_quiet(log: RedisStreamLog) -> bool:
 
 
 def wrong_with_messages(log: RedisStreamLog) -> list[str]:
-    """Return what is missing of the messages in the shards' inputs; that some came twice is what is tested."""
+    """Return what is missing of the messages in the shards' inputs.
+
+    That some came twice is what is tested.
+    """
     wrong = []
     doubled = 0
     for shard in SHARDS:
@@ -162,7 +178,11 @@ def wrong_with_money(url: str) -> list[str]:
                 wrong.append(f"{asset} does not add up")
     return [
         *wrong,
-        *(f"{amount} of {asset} are not where they should be" for asset, amount in in_flight.items() if amount),
+        *(
+            f"{amount} of {asset} are not where they should be"
+            for asset, amount in in_flight.items()
+            if amount
+        ),
     ]
 
 

@@ -1,4 +1,6 @@
-"""What a leader says of its configuration in `config:{k}`: always before anything that readers need it for."""
+"""What a leader says of its configuration in `config:{k}`: always before anything that readers need it
+for.
+"""
 
 import itertools
 from typing import Any
@@ -20,12 +22,16 @@ from protocol.streams import COMMANDS_FIELD
 from stream_log.interface import Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import FAR_US, all_running, market_map, memory_log, run_until_quiet, worker
+from tests.support.workers import FAR_US, all_running, market_map, memory_log, run_until_quiet, worker
 
 
 @pytest.fixture(params=["memory", "redis"])
 def log(request: pytest.FixtureRequest) -> StreamLog:
-    return memory_log() if request.param == "memory" else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    return (
+        memory_log()
+        if request.param == "memory"
+        else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    )
 
 
 _numbers = itertools.count(1)

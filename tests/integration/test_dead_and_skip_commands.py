@@ -30,10 +30,10 @@ from runtime.settings import PREFIX, load_settings
 from stream_log.halt import write_halt
 from stream_log.redis_log import RedisStreamLog
 from tests.integration.persist.stored import query
-from tests.integration.test_worker import deposits, enqueue, events_of, market_map, run_until_quiet, worker
-from tests.market_log import START_MS, MarketLog, frame, publish_markets
-from tests.market_log import deposit as deposited
-from tests.market_log import market_map as stored_markets
+from tests.support.market_log import START_MS, MarketLog, frame, publish_markets
+from tests.support.market_log import deposit as deposited
+from tests.support.market_log import market_map as stored_markets
+from tests.support.workers import deposits, enqueue, events_of, market_map, run_until_quiet, worker
 
 MARKETS = market_map(3)
 UNKNOWN = [99, 8, "new", "what"]
@@ -125,7 +125,9 @@ def test_a_command_is_put_back_once_it_is_understood(log: RedisStreamLog, client
     assert len(dead_fields(log)) == 3
 
 
-def test_a_whole_entry_is_put_back_and_mail_and_garbage_are_not(log: RedisStreamLog, client: redis.Redis) -> None:
+def test_a_whole_entry_is_put_back_and_mail_and_garbage_are_not(
+    log: RedisStreamLog, client: redis.Redis
+) -> None:
     zero = leader(log)
     before = funds(zero)
     payloads = {
@@ -199,7 +201,8 @@ def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis
     assert refused.exit_code == 1
     assert "has not halted" in refused.output
     poison = log.append(
-        streams.commands(0), {MESSAGES_FIELD: encode_frame((FORMAT, time.time_ns() // 1_000, 1, 0, 1, [UNKNOWN]))}
+        streams.commands(0),
+        {MESSAGES_FIELD: encode_frame((FORMAT, time.time_ns() // 1_000, 1, 0, 1, [UNKNOWN]))},
     )
     enqueue(log, [deposit(1)], MARKETS)
     with pytest.raises(MessageNotUnderstood) as halt:
@@ -215,7 +218,11 @@ def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis
     assert log.skip(0) is None
     ordered = skip(poison, "--mail", "forged" if forged else "sent", said="y\n")
     assert ordered.exit_code == 0, ordered.output
-    for shown in ("message 1: not understood (Invalid value 99", "from shard 1 to shard 0", "message 1 of shard 1"):
+    for shown in (
+        "message 1: not understood (Invalid value 99",
+        "from shard 1 to shard 0",
+        "message 1 of shard 1",
+    ):
         assert shown in ordered.output
     again = worker(log, 0, MARKETS)
     again.start()
@@ -248,8 +255,9 @@ def test_a_skip_is_signed_with_a_key_that_the_shard_knows(log: RedisStreamLog, c
     replace_private_key(settings, Role.OPERATOR, Ed25519PrivateKey.generate())
     refused = skip(poison, "--mail", "forged", "--yes")
     assert refused.exit_code == 1
-    assert f"does not know the key {key_name(Role.OPERATOR, public_half(private_key(settings, Role.OPERATOR)))}" in (
-        " ".join(refused.output.replace("│", " ").split())
+    assert (
+        f"does not know the key {key_name(Role.OPERATOR, public_half(private_key(settings, Role.OPERATOR)))}"
+        in (" ".join(refused.output.replace("│", " ").split()))
     )
     assert log.skip(0) is None
 

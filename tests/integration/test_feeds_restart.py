@@ -38,9 +38,8 @@ from protocol.units import TimeMs
 from runtime.redis_clients import ShardServers
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.conftest import OwnRedis
-from tests.kept_depth import depth_in
-from tests.market_log import (
+from tests.support.kept_depth import depth_in
+from tests.support.market_log import (
     BTC,
     ETH,
     START_MS,
@@ -54,6 +53,7 @@ from tests.market_log import (
     publish_markets,
     ticker_of,
 )
+from tests.support.own_servers import OwnRedis
 
 MARKETS = market_map()
 SAVE_PERIOD_MS = 700
@@ -93,7 +93,9 @@ def connect(url: str, fault: Fault, cache_url: str = "") -> FeedsStore:
             return response
 
     def client(url: str) -> redis.Redis:
-        pool = redis.ConnectionPool.from_url(url, connection_class=Connection, protocol=2, retry=Retry(NoBackoff(), 0))
+        pool = redis.ConnectionPool.from_url(
+            url, connection_class=Connection, protocol=2, retry=Retry(NoBackoff(), 0)
+        )
         return redis.Redis(connection_pool=pool)
 
     cache = Servers(client(cache_url)) if cache_url else None
@@ -120,7 +122,8 @@ class Exchange:
         self.cache = redis.Redis.from_url(cache_url or url)
         """Where what may be lost is."""
         self.lists_are_lost = False
-        """Whether the lists of the newest trades and candles begin later than what happened, and only open candles were written again."""
+        """Whether the lists of the newest trades and candles begin later than what happened, and only open
+        candles were written again."""
         self._url = url
         self.say(MARKETS)
         self.log = MarketLog()
@@ -178,7 +181,11 @@ class Exchange:
         if market in self.log.sequences:
             snapshot = depth_in(self.cache, 0, market)
             assert snapshot is not None
-            assert (snapshot.sequence, snapshot.bids, snapshot.asks) == (self.log.sequences[market], bids, asks)
+            assert (snapshot.sequence, snapshot.bids, snapshot.asks) == (
+                self.log.sequences[market],
+                bids,
+                asks,
+            )
             best = self._model(streams.book_ticker(0, market), BookTicker)
             shown = (best.bid_price, best.bid_quantity, best.ask_price, best.ask_quantity)
             assert shown == follower.book_ticker == (*(bids or ((0, 0),))[0], *(asks or ((0, 0),))[0])
@@ -219,12 +226,17 @@ def exchange(redis_url: str) -> Iterator[Exchange]:
 
 
 def stages(exchange: Exchange) -> Iterator[int]:
-    """Write a piece of the log, and give its time; several intervals end on the way, by trades and by time alone."""
+    """Write a piece of the log, and give its time.
+
+    Several intervals end on the way, by trades and by time alone.
+    """
     log, at = exchange.log, START_MS
     exchange.commit(f"{at}-0", deposit(at, ACCOUNT), log.depth(at, (Side.BUY, 90, 5), (Side.SELL, 110, 5)))
     yield at
     exchange.commit(f"{at}-1", log.trade(at, 100, 2), log.depth(at, (Side.BUY, 91, 5)), accepted(at, ACCOUNT))
-    exchange.commit(f"{at + 900}-0", log.trade(at + 900, 101, 1, Side.SELL), log.trade(at + 900, 7, 7, market=ETH))
+    exchange.commit(
+        f"{at + 900}-0", log.trade(at + 900, 101, 1, Side.SELL), log.trade(at + 900, 7, 7, market=ETH)
+    )
     exchange.commit(f"{at + 900}-1", log.depth(at + 900, (Side.SELL, 7, 2), market=ETH))
     yield at + 900
     at += 1_500
@@ -235,7 +247,9 @@ def stages(exchange: Exchange) -> Iterator[int]:
     at += 100_000
     exchange.commit(f"{at}-0")
     yield at
-    exchange.commit(f"{at + 5}-0", log.trade(at + 5, 102, 3), log.trade(at + 5, 103, 3), deposit(at + 5, ACCOUNT))
+    exchange.commit(
+        f"{at + 5}-0", log.trade(at + 5, 102, 3), log.trade(at + 5, 103, 3), deposit(at + 5, ACCOUNT)
+    )
     yield at + 5
     at += 86_400_000
     exchange.commit(f"{at}-0", log.depth(at, (Side.SELL, 109, 1), (Side.SELL, 110, 4)))
@@ -282,7 +296,10 @@ def run_to_the_end(exchange: Exchange, url: str, fault: Fault, cache_url: str = 
 
 @pytest.mark.parametrize("emptied_after", range(5))
 def test_what_may_be_lost_is_written_anew(redis_url: str, own_redis: OwnRedis, emptied_after: int) -> None:
-    """Emptied under a process that goes on, after each stage in turn; nobody hears anything twice, for the state was saved."""
+    """Emptied under a process that goes on, after each stage in turn.
+
+    Nobody hears anything twice, for the state was saved.
+    """
     cache_url = own_redis.settings.resolved_redis_url()
     with closing(Exchange(redis_url, cache_url)) as exchange:
         exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
@@ -449,7 +466,9 @@ def wake_after_take_over(exchange: Exchange, url: str) -> None:
     exchange.check(last)
 
 
-def test_a_process_that_was_replaced_says_so_also_where_the_log_was_trimmed(exchange: Exchange, redis_url: str) -> None:
+def test_a_process_that_was_replaced_says_so_also_where_the_log_was_trimmed(
+    exchange: Exchange, redis_url: str
+) -> None:
     # Found by simulation: what looks like a gap in the log to one that slept is what its successor has saved.
     sleeper, successor = (FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS) for _ in range(2))
     sleeper.start()
@@ -525,7 +544,9 @@ def test_killed_for_real(exchange: Exchange, redis_url: str) -> None:
     environment = {**os.environ, f"{PREFIX}REDIS_URL": redis_url, f"{PREFIX}FEEDS_SAVE_PERIOD_MS": "50"}
 
     def run() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "feeds.main"], env=environment, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [sys.executable, "-m", "feeds.main"], env=environment, stderr=subprocess.DEVNULL
+        )
 
     def write() -> int:
         stream_id: Any = exchange.redis.xadd(streams.commands(0), {b"x": b""})
@@ -590,13 +611,18 @@ def wait_until(condition: Callable[[], bool], meanwhile: Callable[[], object] = 
 
 
 def test_a_market_is_followed_from_when_it_is_listed_on(exchange: Exchange, redis_url: str) -> None:
-    """Its first entry may be read before its shard's leader has said that it has it; and a saved state knows it."""
+    """Its first entry may be read before its shard's leader has said that it has it.
+
+    And a saved state knows it.
+    """
     exchange.say(MarketMap.placed([], 1))
     worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
     worker.start()
     worker.restore()
     for number, market in enumerate(MARKETS.markets):
-        exchange.commit(f"{START_MS - 10 + number}-0", MarketConfigured(TimeMs(START_MS), MarketConfig(market, 0)))
+        exchange.commit(
+            f"{START_MS - 10 + number}-0", MarketConfigured(TimeMs(START_MS), MarketConfig(market, 0))
+        )
     for number, at in enumerate(stages(exchange)):
         worker.step(1_000 * number, 0)
         last = at
@@ -611,7 +637,9 @@ def test_a_market_is_followed_from_when_it_is_listed_on(exchange: Exchange, redi
 def test_what_cannot_be_understood_yet_waits_for_the_leader(
     exchange: Exchange, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after an upgrade: the market was listed in a log, or a saved state, that does not tell which it is."""
+    """As after an upgrade: the market was listed in a log, or a saved state, that does not tell which
+    it is.
+    """
     monkeypatch.setattr("feeds.worker._HELD_S", 0)
     exchange.redis.delete(streams.configuration(0))
     worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
@@ -627,7 +655,9 @@ def test_what_cannot_be_understood_yet_waits_for_the_leader(
     published_id: Any = exchange.redis.hget(streams.feeds_state(0), "published_id")
     assert int(published_id.split(b"-")[0]) > first
 
-    position, time, markets, _ = msgspec.json.decode(exchange.redis.hget(streams.feeds_state(0), "state") or b"")
+    position, time, markets, _ = msgspec.json.decode(
+        exchange.redis.hget(streams.feeds_state(0), "state") or b""
+    )
     earlier = msgspec.json.encode([position, time, markets])
     exchange.redis.hset(streams.feeds_state(0), "state", earlier)
     exchange.redis.delete(streams.configuration(0))

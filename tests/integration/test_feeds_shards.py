@@ -21,9 +21,9 @@ from protocol.streams import EVENTS_FIELD, MarketDataKind
 from runtime.metrics import read_health
 from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import eventually
-from tests.kept_depth import depth_in
-from tests.market_log import START_MS, MarketLog, frame, market_map, publish_markets
+from tests.support.eventually import eventually
+from tests.support.kept_depth import depth_in
+from tests.support.market_log import START_MS, MarketLog, frame, market_map, publish_markets
 
 SHARDS = 3
 MARKETS = market_map(SHARDS)
@@ -50,10 +50,17 @@ class Exchange:
     def start(self, name: str, shards: str, metrics_port: int = 0) -> subprocess.Popen[bytes]:
         """Start a feeds process as another setting of EXCHANGE_FEEDS_SHARDS would."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        own = {"REDIS_URL": self._url, "DATA_DIR": str(self._folder), "SHARD_COUNT": str(SHARDS), "PROCESS_NAME": name}
+        own = {
+            "REDIS_URL": self._url,
+            "DATA_DIR": str(self._folder),
+            "SHARD_COUNT": str(SHARDS),
+            "PROCESS_NAME": name,
+        }
         own |= {"FEEDS_SHARDS": shards, "METRICS_PORT": str(metrics_port)}
         environment = inherited | {PREFIX + setting: value for setting, value in own.items()}
-        process = subprocess.Popen([sys.executable, "-m", "feeds.main"], env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "feeds.main"], env=environment, stderr=subprocess.DEVNULL
+        )
         self._started.append(process)
         return process
 
@@ -62,7 +69,9 @@ class Exchange:
         self._count += 1
         for shard, symbol in enumerate(SYMBOLS):
             event = self._log.depth(START_MS + self._count, (Side.BUY, self._count, 1), market=symbol)
-            self.client.xadd(streams.events(shard), {EVENTS_FIELD: frame(event)}, id=f"{START_MS + self._count}-0")
+            self.client.xadd(
+                streams.events(shard), {EVENTS_FIELD: frame(event)}, id=f"{START_MS + self._count}-0"
+            )
 
     def followed(self, shards: Sequence[int]) -> bool:
         """Whether all that was said on these shards is in the depth."""
@@ -162,7 +171,8 @@ def pid_of(exchange: Exchange, name: str) -> int:
 
 
 def test_control_two_with_the_same_shard_take_it_from_each_other(exchange: Exchange) -> None:
-    """So a shard must be in one process's list only: the one that started first ends, its other shards with it."""
+    """So a shard must be in one process's list only: the one that started first ends, its other shards with
+    it."""
     first = exchange.start("feeds", "0,1")
     exchange.say()
     eventually("two shards are followed", lambda: exchange.followed([0, 1]))

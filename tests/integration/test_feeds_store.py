@@ -19,7 +19,11 @@ def test_a_day_of_a_hundred_markets_is_saved_and_expires_in_one_step(redis_url: 
     first, second = Mark(StreamId(1), 1), Mark(StreamId(2), 2)
     store.commit(0, Mark(STREAM_START, 0), first, Outputs(), saved=SavedState(b"one", chunks))
     saved = store.load(0)
-    assert (saved.published_id, saved.state, len(saved.chunks)) == (first.stream_id, b"one", MARKETS * CHUNKS_A_DAY)
+    assert (saved.published_id, saved.state, len(saved.chunks)) == (
+        first.stream_id,
+        b"one",
+        MARKETS * CHUNKS_A_DAY,
+    )
     store.commit(0, first, second, Outputs(), saved=SavedState(b"two", {}, list(chunks)))
     saved = store.load(0)
     assert (saved.published_id, saved.state, saved.chunks) == (second.stream_id, b"two", {})

@@ -1,4 +1,5 @@
-"""The first start of an exchange: nothing is ready without the schema, however long the database and its migration take."""
+"""The first start of an exchange: nothing is ready without the schema, however long the database and its
+migration take."""
 
 import os
 import re
@@ -22,9 +23,9 @@ from persist.migrate import Flavour, MigrationError, migrate, migrations_of, mis
 from protocol import streams
 from runtime.schema import SCHEMA_NUMBER, note_schema, read_schema
 from runtime.settings import PREFIX, Settings
-from tests.e2e.api import eventually
-from tests.integration.conftest import OwnPostgres, OwnRedis
-from tests.integration.test_probes import Running
+from tests.support.eventually import eventually
+from tests.support.own_servers import OwnPostgres, OwnRedis
+from tests.support.probed_processes import Running
 
 NOBODY: Final = "postgresql://exchange:none@127.0.0.1:1/exchange"
 NEEDS_SCHEMA: Final = ("gateway", "ws-edge", "nudger", "worker")
@@ -44,9 +45,16 @@ def empty_url(postgres_server: str) -> Iterator[str]:
 class Part:
     """`python -m persist.main PART` and what it says."""
 
-    def __init__(self, part: str, folder: Path, database_url: str, redis_url: str = "redis://127.0.0.1:1") -> None:
+    def __init__(
+        self, part: str, folder: Path, database_url: str, redis_url: str = "redis://127.0.0.1:1"
+    ) -> None:
         self._output = (folder / f"{part}.log").open("w+")
-        own = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DATA_DIR": str(folder), "LOG_FORMAT": "json"}
+        own = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "DATA_DIR": str(folder),
+            "LOG_FORMAT": "json",
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "persist.main", part],
             env={**os.environ, **{PREFIX + name: value for name, value in own.items()}},
@@ -83,7 +91,9 @@ def test_the_number_that_processes_need_is_that_of_the_newest_migration() -> Non
     assert {migrations_of(flavour)[-1].number for flavour in Flavour} == {SCHEMA_NUMBER}
 
 
-def test_migrate_waits_for_a_database_that_comes_later(own_postgres: OwnPostgres, start: Callable[..., Part]) -> None:
+def test_migrate_waits_for_a_database_that_comes_later(
+    own_postgres: OwnPostgres, start: Callable[..., Part]
+) -> None:
     part = start("migrate", own_postgres.url)
     part.says(r'"reason": ".*(refused|not accepting|starting up).*"seconds": 0.*waiting for the database')
     time.sleep(1.0)
@@ -113,7 +123,10 @@ def test_a_database_that_goes_away_and_comes_back_meanwhile_is_waited_for(
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda url: url.replace("//exchange:", "//exchange:wrong"), "password authentication failed for user"),
+        (
+            lambda url: url.replace("//exchange:", "//exchange:wrong"),
+            "password authentication failed for user",
+        ),
         (lambda url: f"{url}_never_made", 'database "first_start_never_made" does not exist'),
         (lambda url: f"{url}?nonsense=1", 'invalid URI query parameter: "nonsense"'),
         (lambda url: url.replace("postgresql://", ""), 'missing "=" after "…@'),
@@ -189,7 +202,9 @@ def test_where_nothing_answers_the_process_that_comes_next_waits() -> None:
     assert 1.0 <= time.monotonic() - began < TIMEOUT_S
 
 
-def test_the_note_is_made_once_the_schema_is_there_and_again_in_a_new_redis(redis_url: str, empty_url: str) -> None:
+def test_the_note_is_made_once_the_schema_is_there_and_again_in_a_new_redis(
+    redis_url: str, empty_url: str
+) -> None:
     with redis.Redis.from_url(redis_url) as client:
         note = SchemaNote(client, empty_url)
         note.step(0.0)

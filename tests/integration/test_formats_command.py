@@ -30,10 +30,10 @@ from runtime.operator_keys import first_config
 from runtime.settings import PREFIX, Settings, load_settings
 from stream_log.interface import Commit
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import run_until_quiet
-from tests.next_release import NEXT, next_release
-from tests.unit.engine_worker.test_snapshot_2 import MARKETS as GOLDEN_MARKETS
-from tests.unit.engine_worker.test_snapshot_2 import SAID, WRITTEN, state_of
+from tests.support.next_release import NEXT, next_release
+from tests.support.snapshot_forms import MARKETS as GOLDEN_MARKETS
+from tests.support.snapshot_forms import SAID, WRITTEN, state_of
+from tests.support.workers import run_until_quiet
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def text(result: Result) -> str:
 
 
 def worker(settings: Settings, shard: int) -> Worker:
-    return Worker.of(msgspec.structs.replace(settings, shard=shard), RedisStreamLog.connect(settings.redis_url))
+    return Worker.of(
+        msgspec.structs.replace(settings, shard=shard), RedisStreamLog.connect(settings.redis_url)
+    )
 
 
 @contextmanager
@@ -111,7 +113,15 @@ def test_each_of_several_processes_of_one_name_announces(settings: Settings, cli
     old, new = streams.instance_health("gateway", "pod-1.7"), streams.instance_health("gateway", "pod-2.7")
     client.set(new, msgspec.json.encode(Health(1, 5.0, None, *NEXT)))
     names = [each.name for each in read_readers(client, settings)]
-    assert names == ["gateway", "engine-0", "engine-1", "feeds", "ws-edge", "persist-nudger", "persist-worker"]
+    assert names == [
+        "gateway",
+        "engine-0",
+        "engine-1",
+        "feeds",
+        "ws-edge",
+        "persist-nudger",
+        "persist-worker",
+    ]
     client.set(old, msgspec.json.encode(Health(1, 5.0, None, *this_release())))
     found = {each.name: each.reads for each in read_readers(client, settings)}
     assert (found["gateway@pod-1.7"], found["gateway@pod-2.7"]) == (this_release(), NEXT)
@@ -126,7 +136,9 @@ def test_each_of_several_processes_of_one_name_announces(settings: Settings, cli
 
 
 @pytest.mark.parametrize("process", ["gateway", "engine-1"])
-def test_a_heartbeat_is_told_by_name_and_by_instance(settings: Settings, client: redis.Redis, process: str) -> None:
+def test_a_heartbeat_is_told_by_name_and_by_instance(
+    settings: Settings, client: redis.Redis, process: str
+) -> None:
     heartbeat = Heartbeat(settings, process)
     heartbeat.start()
     for key in health_keys(process):
@@ -160,7 +172,9 @@ def test_the_shards_are_switched_once_everybody_reads_the_newest(
             assert "gateway-of-a-pod (format 2, kinds 1, rules 1)" in text(shown)
             refused = exchange("formats", "switch", "--yes")
             assert refused.exit_code == 1
-            assert "Not every process reads it: gateway-of-a-pod (format 2, kinds 1, rules 1)" in text(refused)
+            assert "Not every process reads it: gateway-of-a-pod (format 2, kinds 1, rules 1)" in text(
+                refused
+            )
             assert written(log, workers) == [before, before]
 
             client.delete(streams.health("gateway-of-a-pod"), streams.health("engine-1"))
@@ -191,9 +205,13 @@ def test_snapshots_of_an_earlier_release_are_converted(settings: Settings, log: 
     assert settings.market_map() == GOLDEN_MARKETS
     stopped(log)
     shown = convert_all(settings, log, dry_run=True)
-    assert [(row["snapshots"], row["isPresent"], row["converted"]) for row in shown] == [((2,), False, False)] * 2
+    assert [(row["snapshots"], row["isPresent"], row["converted"]) for row in shown] == [
+        ((2,), False, False)
+    ] * 2
     converted = convert_all(settings, log, dry_run=False)
-    assert [(row["snapshots"][0], row["converted"], row["reason"]) for row in converted] == [(3, True, "")] * 2
+    assert [(row["snapshots"][0], row["converted"], row["reason"]) for row in converted] == [
+        (3, True, "")
+    ] * 2
     for shard in range(2):
         state, stream_id = decode_snapshot(log.snapshots(shard)[0])
         said = dict(SAID["shards"][shard])
@@ -206,7 +224,9 @@ def test_snapshots_of_an_earlier_release_are_converted(settings: Settings, log: 
     assert [log.snapshots(shard) for shard in range(2)] == kept
 
 
-def test_what_was_committed_after_a_snapshot_forbids_to_convert_it(settings: Settings, log: RedisStreamLog) -> None:
+def test_what_was_committed_after_a_snapshot_forbids_to_convert_it(
+    settings: Settings, log: RedisStreamLog
+) -> None:
     stopped(log)
     later = log.append(streams.commands(0), {COMMANDS_FIELD: msgspec.msgpack.encode([])})
     log.commit(Commit(0, log.position(0), later))

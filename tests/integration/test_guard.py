@@ -37,7 +37,10 @@ def engine(redis_url: str) -> Iterator[Start]:
         environment = {**os.environ, **{f"{PREFIX}{name.upper()}": value for name, value in names.items()}}
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "engine_worker.main"], env=environment, stderr=subprocess.PIPE, text=True
+                [sys.executable, "-m", "engine_worker.main"],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         )
         return started[-1]
@@ -59,7 +62,9 @@ def has_opened(client: redis.Redis) -> bool:
     return RedisStreamLog(client).position(0).epoch > 0
 
 
-def test_a_shard_waits_for_the_comparison_and_then_opens(client: redis.Redis, database_url: str, engine: Start) -> None:
+def test_a_shard_waits_for_the_comparison_and_then_opens(
+    client: redis.Redis, database_url: str, engine: Start
+) -> None:
     process = engine()
     assert process.stderr is not None
     assert "waiting for persist-nudger" in process.stderr.readline()

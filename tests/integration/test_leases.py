@@ -1,4 +1,5 @@
-"""One suite over both stream logs: the lease, standbys, following, and what a new leader and a stale one may do."""
+"""One suite over both stream logs: the lease, standbys, following, and what a new leader and a stale one may
+do."""
 
 import random
 import time
@@ -161,7 +162,9 @@ def test_a_leader_that_reconnects_is_there_again(place: Place) -> None:
     try:
         log.renew_lease(SHARD, leader)
     except redis.ConnectionError:
-        log.position(SHARD)  # whatever is asked over the new connection: it has written itself into the lease before
+        log.position(
+            SHARD
+        )  # whatever is asked over the new connection: it has written itself into the lease before
     after = place.log("two").lease(SHARD)
     assert after.connected
     assert before.leader is not None
@@ -172,7 +175,8 @@ def test_a_leader_that_reconnects_is_there_again(place: Place) -> None:
 
 
 def test_answers_of_a_stale_leader_are_not_published(place: Place) -> None:
-    """A leader that is paused between reading a query and answering it would answer from a state that is no more."""
+    """A leader that is paused between reading a query and answering it would answer from a state that is no
+    more."""
     log = place.log("one")
     position = log.take_over(SHARD)
     heard = _heard(place)
@@ -180,7 +184,9 @@ def test_answers_of_a_stale_leader_are_not_published(place: Place) -> None:
     log.read_inputs(SHARD, position, 10, 1, answers=[("reply:gate", b"second"), ("reply:gate", b"third")])
     place.log("two").take_over(SHARD)
     with pytest.raises(Fenced):
-        log.read_inputs(SHARD, position, 10, 1, [("reply:gate", b"committed")], answers=[("reply:gate", b"stale")])
+        log.read_inputs(
+            SHARD, position, 10, 1, [("reply:gate", b"committed")], answers=[("reply:gate", b"stale")]
+        )
     log.publish_answers(SHARD, position, [("reply:gate", b"stale")])
     assert heard() == [b"first", b"second", b"third", b"committed"]
 
@@ -318,7 +324,9 @@ def test_a_snapshot_waits_until_redis_has_rewritten_its_log(redis_url: str) -> N
     log = RedisStreamLog.connect(redis_url)
     with redis.Redis.from_url(redis_url) as client:
         client.mset({f"key {number}": "" for number in range(10)})
-        client.config_set("rdb-key-save-delay", 50_000)  # microseconds; for the log as well, which begins as one
+        client.config_set(
+            "rdb-key-save-delay", 50_000
+        )  # microseconds; for the log as well, which begins as one
         try:
             client.bgrewriteaof()
             assert client.info("persistence")["aof_rewrite_in_progress"]

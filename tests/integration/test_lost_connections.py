@@ -1,4 +1,5 @@
-"""A connection to Redis that ends in the middle of a command is an outage like any other, also on the event loop of production."""
+"""A connection to Redis that ends in the middle of a command is an outage like any other, also on the event
+loop of production."""
 
 import asyncio
 import sys
@@ -13,7 +14,7 @@ import uvloop
 from adapters.redis_link import RedisLink, packed
 from runtime import redis_clients
 from runtime.redis_clients import RedisOutage, asyncio_client
-from tests.redis_servers import RedisServers
+from tests.support.redis_servers import RedisServers
 
 
 def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -21,7 +22,8 @@ def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 async def break_in_the_middle(connection: Any) -> None:
-    """Lose the connection between the moment in which the library has looked at it and the one in which it writes."""
+    """Lose the connection between the moment in which the library has looked at it and the one in which it
+    writes."""
     send = connection._send_packed_command
 
     async def lose_and_send(command: Any) -> None:
@@ -84,7 +86,9 @@ def test_a_connection_that_is_lost_while_it_sends_is_an_outage(redis_url: str, k
 def test_the_library_alone_raises_what_nobody_expects(redis_url: str) -> None:
     # The control, and the reason: when it raises its own error, the class may go.
     async def program() -> None:
-        connection = redis.asyncio.Connection(**redis.asyncio.connection.parse_url(redis_url), socket_timeout=2)
+        connection = redis.asyncio.Connection(
+            **redis.asyncio.connection.parse_url(redis_url), socket_timeout=2
+        )
         await connection.connect()  # type: ignore[no-untyped-call]
         await break_in_the_middle(connection)
         with pytest.raises(RuntimeError, match="closed"):
@@ -176,7 +180,9 @@ def test_a_cancellation_ends_who_asks_redis_in_whatever_moment_it_comes(redis_ur
 def test_the_library_alone_loses_a_cancellation(redis_url: str) -> None:
     # The control, and the reason: when it loses none, the class need not look after them.
     async def program() -> None:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(redis_url, max_connections=5, timeout=5, socket_timeout=5)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            redis_url, max_connections=5, timeout=5, socket_timeout=5
+        )
         async with redis.asyncio.Redis(connection_pool=pool) as client:
             assert await survivors_of_a_cancellation(client) > 0
 
@@ -184,7 +190,8 @@ def test_the_library_alone_loses_a_cancellation(redis_url: str) -> None:
 
 
 class Deaf(RedisLink):
-    """A link whose task drops the first cancellation, as `asyncio.wait_for` does before Python 3.12 in a moment that is hard to meet."""
+    """A link whose task drops the first cancellation, as `asyncio.wait_for` does before Python 3.12 in a
+    moment that is hard to meet."""
 
     async def _watch(self) -> None:
         for _ in range(2):

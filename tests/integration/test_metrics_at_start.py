@@ -1,6 +1,8 @@
-"""What alerts and dashboards ask for is there in a process that has just started, before anything has happened to it.
+"""What alerts and dashboards ask for is there in a process that has just started, before anything has
+happened to it.
 
-A series that begins with its first event is no increase to Prometheus, and an alert on it does not fire: silence looks like health.
+A series that begins with its first event is no increase to Prometheus, and an alert on it does not fire:
+silence looks like health.
 """
 
 import re
@@ -14,11 +16,11 @@ import msgspec
 import prometheus_client.parser
 import pytest
 
-from mm.activity import Activity, Pause
-from monitoring.grafana import FOLDER
-from tests.e2e.api import eventually
-from tests.integration.conftest import OwnRedis
-from tests.integration.test_probes import PROCESSES, Running
+from deploy.monitoring.grafana import FOLDER
+from mm.quoting_state import Activity, Pause
+from tests.support.eventually import eventually
+from tests.support.own_servers import OwnRedis
+from tests.support.probed_processes import PROCESSES, Running
 
 MARKETS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 UNKNOWN_BEFORE: Final = {
@@ -29,7 +31,9 @@ UNKNOWN_BEFORE: Final = {
     "mm_spread_ratio": "there is no spread without quotes",
 }
 """Of dashboards, which then say `No data`; alerts have no such excuse."""
-_selector = re.compile(r"\b((?:exchange|engine|gateway|feeds|persist|ws_edge|mm|process)_[a-z0-9_]+)(?:\{([^}]*)\})?")
+_selector = re.compile(
+    r"\b((?:exchange|engine|gateway|feeds|persist|ws_edge|mm|process)_[a-z0-9_]+)(?:\{([^}]*)\})?"
+)
 _matcher = re.compile(r'(\w+)(=~|=)"([^"]*)"')
 
 Sample = tuple[str, dict[str, str]]
@@ -56,7 +60,9 @@ def missing(expression: str, samples: list[Sample]) -> list[str]:
             (label, "=~", ".*") if "$" in value else (label, how, value)
             for label, how, value in _matcher.findall(conditions)
         ]
-        if not any(name == sample and all(_matches(labels, *each) for each in wanted) for sample, labels in samples):
+        if not any(
+            name == sample and all(_matches(labels, *each) for each in wanted) for sample, labels in samples
+        ):
             found.append(f"{name}{{{conditions}}}")
     return found
 
@@ -68,10 +74,19 @@ def _matches(labels: dict[str, str], label: str, how: str, value: str) -> bool:
 
 def test_a_selector_without_a_series_is_found() -> None:
     samples = [("mm_paused", {"reason": "keys"}), ("gateway_requests_total", {"status": "500"})]
-    assert missing('max by (reason) (mm_paused) == 1 or rate(gateway_requests_total{status=~"5.."}[5m])', samples) == []
+    assert (
+        missing(
+            'max by (reason) (mm_paused) == 1 or rate(gateway_requests_total{status=~"5.."}[5m])', samples
+        )
+        == []
+    )
     assert missing('mm_paused{reason="rain"}', samples) == ['mm_paused{reason="rain"}']
-    assert missing('gateway_requests_total{status=~"4.."}', samples) == ['gateway_requests_total{status=~"4.."}']
-    assert missing("time() - mm_last_quoted_timestamp_seconds", samples) == ["mm_last_quoted_timestamp_seconds{}"]
+    assert missing('gateway_requests_total{status=~"4.."}', samples) == [
+        'gateway_requests_total{status=~"4.."}'
+    ]
+    assert missing("time() - mm_last_quoted_timestamp_seconds", samples) == [
+        "mm_last_quoted_timestamp_seconds{}"
+    ]
 
 
 @pytest.fixture
@@ -83,7 +98,9 @@ def running(own_redis: OwnRedis, database_url: str, tmp_path: Path) -> Iterator[
 def samples_of(running: Running, names: Iterable[str]) -> list[Sample]:
     found: list[Sample] = []
     for name in names:
-        with urllib.request.urlopen(f"http://127.0.0.1:{running.ports[name]}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{running.ports[name]}/metrics", timeout=10
+        ) as response:
             text = response.read().decode()
         for family in prometheus_client.parser.text_string_to_metric_families(text):
             found += [(sample.name, sample.labels) for sample in family.samples]
@@ -98,21 +115,29 @@ def test_every_alert_and_panel_has_its_series_before_anything_has_happened(runni
         running.until(name, 200)
     # Nobody quotes: the market maker is tested below.
     known: list[Sample] = [("mm_open_quotes", {})]
-    known += [(name, {}) for name in ("mm_quotes_placed_total", "mm_quotes_canceled_total", "mm_quotes_refused_total")]
+    known += [
+        (name, {})
+        for name in ("mm_quotes_placed_total", "mm_quotes_canceled_total", "mm_quotes_refused_total")
+    ]
     known += [("mm_paused", {"reason": reason}) for reason in Pause]
     known += [("mm_last_quoted_timestamp_seconds", {"market": market}) for market in MARKETS]
     # The engine looks after its metrics once a second.
     eventually(
-        "the engine has measured its markets", lambda: "engine_trades_total" in dict(samples_of(running, ["engine"]))
+        "the engine has measured its markets",
+        lambda: "engine_trades_total" in dict(samples_of(running, ["engine"])),
     )
     samples = [*samples_of(running, names), *known]
-    assert {name: found for name, expression in alerts().items() if (found := missing(expression, samples))} == {}
+    assert {
+        name: found for name, expression in alerts().items() if (found := missing(expression, samples))
+    } == {}
     unknown = {each.partition("{")[0] for expression in panels() for each in missing(expression, samples)}
     assert unknown == UNKNOWN_BEFORE.keys()
 
 
 def test_the_market_maker_has_a_series_for_each_market_that_it_cannot_quote(running: Running) -> None:
-    """Everything but a shard is there, so it knows the markets, and has no account with money to quote with."""
+    """Everything but a shard is there, so it knows the markets, and has no account with money to quote
+    with.
+    """
     running.say_markets()
     for name in ("gateway", "feeds", "mm"):
         running.start(name)

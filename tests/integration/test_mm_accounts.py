@@ -43,10 +43,14 @@ class Users:
         owner = request.headers["Authorization"].removeprefix("Bearer ")
         assert owner in self.passwords
         if owner in self.unverified:
-            return web.json_response({"code": -1002, "msg": "Verify the address of this account first."}, status=403)
+            return web.json_response(
+                {"code": -1002, "msg": "Verify the address of this account first."}, status=403
+            )
         key = f"key-{len(self.keys)}"
         self.keys.add(key)
-        return web.json_response({"apiKey": key, "secret": "secret", "label": (await request.json())["label"]})
+        return web.json_response(
+            {"apiKey": key, "secret": "secret", "label": (await request.json())["label"]}
+        )
 
     async def _account(self, request: web.Request) -> web.Response:
         if request.headers["X-MBX-APIKEY"] not in self.keys:

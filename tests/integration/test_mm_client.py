@@ -73,13 +73,17 @@ async def test_a_refusal_has_its_code(client: Client, exchange: Exchange) -> Non
     assert (refusal.value.status, refusal.value.code) == (400, -2010)
 
 
-async def test_a_timeout_behind_the_gateway_leaves_the_status_unknown(client: Client, exchange: Exchange) -> None:
+async def test_a_timeout_behind_the_gateway_leaves_the_status_unknown(
+    client: Client, exchange: Exchange
+) -> None:
     exchange.answer = refuse(503, -1007, "Timeout waiting for response from backend server.")
     with pytest.raises(StatusUnknownError):
         await place(client)
 
 
-async def test_a_connection_lost_after_sending_leaves_the_status_unknown(client: Client, exchange: Exchange) -> None:
+async def test_a_connection_lost_after_sending_leaves_the_status_unknown(
+    client: Client, exchange: Exchange
+) -> None:
     async def hang_up(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
         request.transport.abort()
@@ -90,7 +94,9 @@ async def test_a_connection_lost_after_sending_leaves_the_status_unknown(client:
         await place(client)
 
 
-async def test_overload_and_an_exchange_that_is_not_there_changed_nothing(client: Client, exchange: Exchange) -> None:
+async def test_overload_and_an_exchange_that_is_not_there_changed_nothing(
+    client: Client, exchange: Exchange
+) -> None:
     exchange.answer = refuse(503, -1008, "Server is currently overloaded with other requests.")
     with pytest.raises(UnavailableError):
         await place(client)
@@ -121,7 +127,9 @@ async def test_a_clock_that_is_off_is_set_by_the_exchange(client: Client, exchan
         if request.path == "/api/v3/time":
             return web.json_response({"serverTime": now})
         if abs(int(request.query["timestamp"]) - now) > 5_000:
-            return await refuse(400, -1021, "Timestamp for this request is outside of the recvWindow.")(request)
+            return await refuse(400, -1021, "Timestamp for this request is outside of the recvWindow.")(
+                request
+            )
         return await accept(request)
 
     exchange.answer = an_hour_ahead

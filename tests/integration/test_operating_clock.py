@@ -1,4 +1,5 @@
-"""What an operator signs counts also after Redis's clock was ahead: entries keep the ids of that time until the clock is there again."""
+"""What an operator signs counts also after Redis's clock was ahead: entries keep the ids of that time until
+the clock is there again."""
 
 import threading
 import time
@@ -16,7 +17,7 @@ from protocol.replies import FundsReply
 from protocol.units import AccountId
 from runtime.settings import PREFIX, load_settings
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import run_until_quiet
+from tests.support.workers import run_until_quiet
 
 AHEAD_MS = 3_600_000
 

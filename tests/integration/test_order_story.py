@@ -23,9 +23,9 @@ from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, TRIMMED
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from runtime.settings import PREFIX
 from stream_log.memory_log import MemoryStreamLog
-from tests.integration.persist.test_archive import ALWAYS, Clock
-from tests.market_log import BTC, market_map
-from tests.worked_log import WorkedLog
+from tests.support.archive_clock import ALWAYS, Clock
+from tests.support.market_log import BTC, market_map
+from tests.support.worked_log import WorkedLog
 
 BUYER, SELLER, OTHER = AccountId(6), AccountId(7), AccountId(8)
 """On one shard, and each on one of three; BTCUSDT is matched on shard 0, the buyer's."""
@@ -36,7 +36,12 @@ _numbers = itertools.count(1)
 
 
 def place(
-    account: AccountId, name: str, side: Side, price: int, quantity: int, order_type: OrderType = OrderType.LIMIT
+    account: AccountId,
+    name: str,
+    side: Side,
+    price: int,
+    quantity: int,
+    order_type: OrderType = OrderType.LIMIT,
 ) -> PlaceOrder:
     return PlaceOrder(
         next(_numbers), "gateway-1", account, name, BTC, side, order_type, TimeInForce.GTC, PriceTicks(price), QuantityLots(quantity)
@@ -85,10 +90,19 @@ def connection(database_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def test_a_resting_order_that_is_filled_in_part_and_canceled(database_url: str, connection: psycopg.Connection) -> None:
+def test_a_resting_order_that_is_filled_in_part_and_canceled(
+    database_url: str, connection: psycopg.Connection
+) -> None:
     told = Told(database_url, connection, 1)
     story = order_story(told.past, connection, told.order_id)
-    assert [step.what for step in story.steps] == ["command", "held", "accepted", "queued", "filled", "closed"]
+    assert [step.what for step in story.steps] == [
+        "command",
+        "held",
+        "accepted",
+        "queued",
+        "filled",
+        "closed",
+    ]
     command, held, accepted, queued, filled, closed = story.steps
     assert (story.account_id, story.client_order_id, story.status) == (SELLER, "sell", "CANCELED")
     assert command.facts["replyTo"] == "gateway-1"
@@ -161,10 +175,18 @@ def test_an_unknown_order(database_url: str, connection: psycopg.Connection) -> 
 
 
 def test_the_commands_tell_it_also_when_only_the_database_has_it(
-    database_url: str, redis_url: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    database_url: str,
+    redis_url: str,
+    connection: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     told = Told(database_url, connection, 1)
-    for name, value in {"DATA_DIR": str(tmp_path), "DATABASE_URL": database_url, "REDIS_URL": redis_url}.items():
+    for name, value in {
+        "DATA_DIR": str(tmp_path),
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+    }.items():
         monkeypatch.setenv(f"{PREFIX}{name}", value)
 
     def run(*arguments: str) -> str:
@@ -203,7 +225,8 @@ def test_an_order_in_an_entry_that_was_skipped(
     told = Told(database_url, connection, shard_count)
     shard = told.markets.shard_of_account(SELLER)
     poison = told.log.append(
-        streams.commands(shard), {COMMANDS_FIELD: encode_frame([place(SELLER, "skipped", Side.SELL, 50_000, 1_000)])}
+        streams.commands(shard),
+        {COMMANDS_FIELD: encode_frame([place(SELLER, "skipped", Side.SELL, 50_000, 1_000)])},
     )
     told.log.order_skip(shard, encode_skip(SkipEntry(0, "", str(poison), "ada", "looked at it"), 1))
     told.trading.workers[shard].lead()

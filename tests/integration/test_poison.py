@@ -1,4 +1,7 @@
-"""Whatever stands in a shard's input or outbox, it is applied whole, buried, or a broken invariant; never half, never a crash."""
+"""Whatever stands in a shard's input or outbox, it is applied whole, buried, or a broken invariant.
+
+Never half, never a crash.
+"""
 
 from typing import Any
 
@@ -32,13 +35,25 @@ from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.interface import Commit, Entry, Outgoing, StreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import deposits, enqueue, market_map, memory_log, run_until_quiet, trading, worker
 from tests.properties.profile import fewer_sequences
+from tests.support.workers import (
+    deposits,
+    enqueue,
+    market_map,
+    memory_log,
+    run_until_quiet,
+    trading,
+    worker,
+)
 
 MARKETS = market_map(3)
 
-numbers = st.one_of(st.integers(-3, 3), st.sampled_from([2**31, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]))
-texts = st.sampled_from(["", "BTCUSDT", "ETHUSDT", "SOLUSDT", "USDT", "BTC", "NOSUCH", "x" * 300, "\0", "c1", "é"])
+numbers = st.one_of(
+    st.integers(-3, 3), st.sampled_from([2**31, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)])
+)
+texts = st.sampled_from(
+    ["", "BTCUSDT", "ETHUSDT", "SOLUSDT", "USDT", "BTC", "NOSUCH", "x" * 300, "\0", "c1", "é"]
+)
 fields = st.one_of(numbers, texts, st.booleans(), st.none(), st.lists(st.one_of(numbers, texts), max_size=3))
 structs = st.tuples(st.sampled_from([1, 2, 3, 4, 5, 9, 10]), st.lists(fields, min_size=3, max_size=12)).map(
     lambda struct: [struct[0], *struct[1]]
@@ -68,7 +83,9 @@ orders = st.fixed_dictionaries(
         "self_trade_prevention": st.sampled_from(SelfTradePrevention),
     },
 ).map(lambda changes: place(**changes))
-transfers = st.builds(Deposit, numbers, texts, st.sampled_from([AccountId(3), AccountId(6)]), texts, numbers, texts)
+transfers = st.builds(
+    Deposit, numbers, texts, st.sampled_from([AccountId(3), AccountId(6)]), texts, numbers, texts
+)
 fees = st.builds(WithdrawFees, numbers, texts, st.integers(-1, 1), texts, numbers, texts)
 frames = st.lists(st.one_of(structs, orders, transfers, fees), max_size=4).map(encode_frame)
 
@@ -141,7 +158,9 @@ def test_an_order_for_a_market_that_is_not_there_is_answered() -> None:
     cancel = CancelResting(OrderId(101), AccountId(4), "NOSUCH", 7, "r")
     frame = encode_messages(MessageFrame(1, 0, 1, (match(market="NOSUCH"), cancel)))
     apply_entry(shard, Entry("in:{0}", StreamId(5), {MESSAGES_FIELD: frame}))
-    refused = TakerOutcome(OrderId(101), AccountId(4), "NOSUCH", (), False, False, RejectReason.UNKNOWN_MARKET)
+    refused = TakerOutcome(
+        OrderId(101), AccountId(4), "NOSUCH", (), False, False, RejectReason.UNKNOWN_MARKET
+    )
     missed = CancelMissed(OrderId(101), AccountId(4), "NOSUCH", 7, "r")
     assert shard.take().outbox == [(1, 1, refused), (1, 2, missed)]
 
@@ -173,7 +192,11 @@ def test_what_no_shard_sends_halts_the_shard_before_it(message: Any, reason: str
 
 @pytest.fixture(params=["memory", "redis"])
 def log(request: pytest.FixtureRequest) -> StreamLog:
-    return memory_log() if request.param == "memory" else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    return (
+        memory_log()
+        if request.param == "memory"
+        else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    )
 
 
 def test_garbage_in_the_outbox_is_buried_and_what_is_real_is_delivered(log: StreamLog) -> None:

@@ -16,15 +16,16 @@ from protocol.market_data import DepthSnapshot
 from protocol.orders import Side
 from protocol.stream_id import STREAM_START, StreamId
 from runtime.redis_clients import asyncio_client
-from tests.market_log import BTC, START_MS, MarketLog, frame, listing_of, market_map
-from tests.redis_servers import RedisServers
+from tests.support.market_log import BTC, START_MS, MarketLog, frame, listing_of, market_map
+from tests.support.redis_servers import RedisServers
 
 LISTING = listing_of(market_map())
 READS = 300
 
 
 class Writer:
-    """Feeds that write one level of the book after the other, so that the sequence tells what the book must be."""
+    """Feeds that write one level of the book after the other, so that the sequence tells what the book must
+    be."""
 
     def __init__(self, url: str) -> None:
         self._store = FeedsStore.connect(url)
@@ -90,7 +91,9 @@ async def test_every_read_is_a_book_that_was_and_none_is_older_than_the_read(
     writer.close()
 
 
-async def test_without_diffs_that_follow_the_base_alone_is_shown(client: tuple[str, "redis.asyncio.Redis"]) -> None:
+async def test_without_diffs_that_follow_the_base_alone_is_shown(
+    client: tuple[str, "redis.asyncio.Redis"],
+) -> None:
     writer, models = Writer(client[0]), RedisReadModels(client[1], lambda: LISTING)
     diffs_key = streams.depth_diffs(0, BTC)
     for _ in range(10):
@@ -119,7 +122,9 @@ async def test_without_diffs_that_follow_the_base_alone_is_shown(client: tuple[s
     writer.close()
 
 
-async def test_more_diffs_than_a_base_of_this_release_has_behind_it(client: tuple[str, "redis.asyncio.Redis"]) -> None:
+async def test_more_diffs_than_a_base_of_this_release_has_behind_it(
+    client: tuple[str, "redis.asyncio.Redis"],
+) -> None:
     """Such as a later release might leave: then all of the list is read."""
     writer, models = Writer(client[0]), RedisReadModels(client[1], lambda: LISTING)
     writer.write()

@@ -14,7 +14,7 @@ import structlog
 from adapters import redis_link
 from adapters.redis_link import CHANNELS_PER_COMMAND, RedisLink
 from protocol import streams
-from tests.integration.conftest import OwnRedis
+from tests.support.own_servers import OwnRedis
 
 CHANNELS: Final = 50_000
 BACK_S_MAX: Final = 15.0
@@ -51,7 +51,9 @@ async def listening(
     server: OwnRedis, kind: type[RedisLink], heard: list[bytes], channels: int = CHANNELS
 ) -> AsyncIterator[RedisLink]:
     """A link that was connected, with all its channels, before Redis was killed."""
-    link = kind(server.settings.resolved_redis_url(), on_message=lambda channel, _payload: heard.append(channel))
+    link = kind(
+        server.settings.resolved_redis_url(), on_message=lambda channel, _payload: heard.append(channel)
+    )
     await link.start()
     try:
         assert await until(lambda: link.ready)
@@ -102,7 +104,9 @@ async def test_a_round_trip_per_channel_within_one_limit_is_never_back(own_redis
         assert not await until(lambda: link.ready, CONTROL_S)
 
 
-async def test_an_outage_that_goes_on_is_logged_again(own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_that_goes_on_is_logged_again(
+    own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(redis_link, "_LOG_EVERY_S", 0.3)
     with structlog.testing.capture_logs() as logs:
         async with listening(own_redis, RedisLink, [], channels=1) as link:
@@ -117,7 +121,8 @@ async def test_an_outage_that_goes_on_is_logged_again(own_redis: OwnRedis, monke
 
 
 class Wire:
-    """Between a link and its server: hands the server's bytes on at `bytes_per_s`, and none beyond `bytes_max` of a connection."""
+    """Between a link and its server: hands the server's bytes on at `bytes_per_s`, and none beyond
+    `bytes_max` of a connection."""
 
     def __init__(self, bytes_per_s: float = float("inf"), *bytes_max: int) -> None:
         self.connections = 0
@@ -132,7 +137,9 @@ class Wire:
 
         async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             far_reader, far_writer = await asyncio.open_connection(address["host"], address["port"])
-            bytes_max = self._bytes_max[self.connections] if self.connections < len(self._bytes_max) else sys.maxsize
+            bytes_max = (
+                self._bytes_max[self.connections] if self.connections < len(self._bytes_max) else sys.maxsize
+            )
             self.connections += 1
             self._writers += [writer, far_writer]
             there = self._hand_on(reader, far_writer, float("inf"), sys.maxsize)

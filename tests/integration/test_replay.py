@@ -29,7 +29,7 @@ from runtime.settings import PREFIX
 from stream_log.interface import Entry, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import deposits, enqueue, market_map, run_until_quiet, trading, worker
+from tests.support.workers import deposits, enqueue, market_map, run_until_quiet, trading, worker
 
 INTERVAL = 10
 
@@ -94,7 +94,9 @@ def test_a_replay_from_anywhere_is_the_same(log: StreamLog, shard_count: int) ->
             verdict = verifier.verdict()
             assert verdict.difference is None
             assert (verdict.snapshots, verdict.checksums) == (passed, 1)
-            assert encode_snapshot(verifier.replay.shard, STREAM_START) == encode_snapshot(each.shard, STREAM_START)
+            assert encode_snapshot(verifier.replay.shard, STREAM_START) == encode_snapshot(
+                each.shard, STREAM_START
+            )
             if snapshot is None:
                 entries = log.read({streams.events(index): STREAM_START}, 10_000, 0)
                 events = [event for entry in entries for event in decode_events(entry.fields[EVENTS_FIELD])]
@@ -191,7 +193,11 @@ def test_a_commit_of_another_state_is_noticed_where_no_event_shows_it(memory: Me
     assert committed is not None
     memory._checksums[0] = committed._replace(checksum="another")
     found = difference(memory, market_map(1))
-    assert (found.stream, found.stream_id, found.found) == ("pos:{0}:checksum", str(committed.stream_id), "another")
+    assert (found.stream, found.stream_id, found.found) == (
+        "pos:{0}:checksum",
+        str(committed.stream_id),
+        "another",
+    )
     # One that the replay does not come by is not compared.
     memory._checksums[0] = committed._replace(checksum="another", stream_id=StreamId(1))
     verdict = verified(memory, 0, market_map(1)).verdict()

@@ -26,7 +26,8 @@ def connection(database_url: str) -> psycopg.Connection[tuple[object, ...]]:
     connection = psycopg.connect(database_url, autocommit=True)
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO users (account_id, email, password_hash) VALUES (1001, 'a@b.c', ''), (1002, 'd@e.f', '')"
+            "INSERT INTO users (account_id, email, password_hash) VALUES (1001, 'a@b.c', ''), (1002, "
+            "'d@e.f', '')"
         )
         cursor.execute(
             "UPDATE users SET totp_secret = %s WHERE account_id = 1002",
@@ -34,9 +35,14 @@ def connection(database_url: str) -> psycopg.Connection[tuple[object, ...]]:
         )
         cursor.executemany(
             "INSERT INTO api_keys (key, account_id, secret, kind) VALUES (%s, 1001, %s, 'hmac')",
-            [(f"key-{number}", old.seal(f"secret-{number}".encode(), f"key-{number}")) for number in range(KEYS)],
+            [
+                (f"key-{number}", old.seal(f"secret-{number}".encode(), f"key-{number}"))
+                for number in range(KEYS)
+            ],
         )
-        cursor.execute("INSERT INTO api_keys (key, account_id, secret, kind) VALUES ('public', 1001, 'PEM', 'ed25519')")
+        cursor.execute(
+            "INSERT INTO api_keys (key, account_id, secret, kind) VALUES ('public', 1001, 'PEM', 'ed25519')"
+        )
     return connection
 
 

@@ -47,12 +47,18 @@ from protocol.streams import COMMANDS_FIELD, AfterLoss, after_loss
 from protocol.units import AccountId, AssetUnits
 from stream_log.interface import Commit, Entry, Skip, as_skipped
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
-from tests.kept_depth import depth_in
-from tests.keys import described, examples
-from tests.market_log import market_map
-from tests.statements import Ledger
-from tests.worked_log import WorkedLog
+from tests.integration.persist.stored import (
+    assert_candles,
+    assert_ledger,
+    assert_stored,
+    is_timescaledb,
+    query,
+)
+from tests.support.kept_depth import depth_in
+from tests.support.keys import described, examples
+from tests.support.market_log import market_map
+from tests.support.statements import Ledger
+from tests.support.worked_log import WorkedLog
 
 SAVE_PERIOD_MS = 2_000
 
@@ -304,10 +310,14 @@ def test_messages_on_their_way_between_shards_arrive_after_a_restore(make: Make)
     trading.workers[dice.randrange(3)].step(block_ms=1)
     exchange.archiver.step()
     sent = {
-        (each.shard.index, target): number for each in trading.workers for target, number in each.shard.sent.items()
+        (each.shard.index, target): number
+        for each in trading.workers
+        for target, number in each.shard.sent.items()
     }
     seen = {
-        (source, each.shard.index): number for each in trading.workers for source, number in each.shard.received.items()
+        (source, each.shard.index): number
+        for each in trading.workers
+        for source, number in each.shard.received.items()
     }
     assert any(seen.get(way, 0) < number for way, number in sent.items()), "some are on their way"
     exchange.client.flushall()
@@ -318,7 +328,8 @@ def test_messages_on_their_way_between_shards_arrive_after_a_restore(make: Make)
         for target, number in source.shard.sent.items():
             assert trading.workers[target].shard.received[source.shard.index] == number
     totals = [
-        sum(rows) for rows in zip(*([row[-1] for row in each.shard.audit()] for each in trading.workers), strict=True)
+        sum(rows)
+        for rows in zip(*([row[-1] for row in each.shard.audit()] for each in trading.workers), strict=True)
     ]
     assert not any(totals)
     exchange.ingest()
@@ -328,11 +339,13 @@ def convert_to_columnstore(database_url: str) -> None:
     """Convert everything, and let a statement change hardly anything of it unless it asks for more."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         for table in ("trades", "fills", "ledger_entries"):
-            connection.execute("SELECT compress_chunk(chunk) FROM show_chunks(%s::regclass) AS chunk", (table,))
-        connection.execute(
-            sql.SQL("ALTER DATABASE {} SET timescaledb.max_tuples_decompressed_per_dml_transaction = 1").format(
-                sql.Identifier(connection.info.dbname)
+            connection.execute(
+                "SELECT compress_chunk(chunk) FROM show_chunks(%s::regclass) AS chunk", (table,)
             )
+        connection.execute(
+            sql.SQL(
+                "ALTER DATABASE {} SET timescaledb.max_tuples_decompressed_per_dml_transaction = 1"
+            ).format(sql.Identifier(connection.info.dbname))
         )
 
 
@@ -368,9 +381,13 @@ def test_what_the_database_knows_beyond_the_archive_is_only_lost_with_consent_an
     trading.restart()
     assert accounts_of(trading.workers[0].shard) == state
     assert_ledger(exchange.database_url, kept)
-    stored_fills = query(exchange.database_url, "SELECT market, trade_id, account_id FROM fills ORDER BY 1, 2, 3")
+    stored_fills = query(
+        exchange.database_url, "SELECT market, trade_id, account_id FROM fills ORDER BY 1, 2, 3"
+    )
     assert stored_fills == sorted(
-        (event.order.market, event.trade_id, event.order.account_id) for event in kept if isinstance(event, OrderFilled)
+        (event.order.market, event.trade_id, event.order.account_id)
+        for event in kept
+        if isinstance(event, OrderFilled)
     )
     marked = query(exchange.database_url, "SELECT market, first_trade_id, last_trade_id FROM lost_trades")
     assert sum(last - first + 1 for _, first, last in marked) == len(lost)
@@ -384,7 +401,9 @@ def test_what_the_database_knows_beyond_the_archive_is_only_lost_with_consent_an
     exchange.ingest()
     new = list(trading.events())
     for symbol, last in last_trades.items():
-        numbers = [event.trade_id for event in new if isinstance(event, TradeExecuted) and event.market == symbol]
+        numbers = [
+            event.trade_id for event in new if isinstance(event, TradeExecuted) and event.market == symbol
+        ]
         assert numbers == list(range(last + 1, last + 1 + len(numbers)))
         stored = query(exchange.database_url, "SELECT market, trade_id FROM trades ORDER BY 1, 2")
         all_ids = [trade_id for market, trade_id in stored if market == symbol]
@@ -392,7 +411,9 @@ def test_what_the_database_knows_beyond_the_archive_is_only_lost_with_consent_an
     assert_ledger(exchange.database_url, [*kept, *new])
     assert_statements(exchange.database_url, exchange.markets, trading.workers[0].shard)
     assert_candles(
-        exchange.database_url, (e for e in [*everything, *new] if isinstance(e, TradeExecuted)), exchange.markets
+        exchange.database_url,
+        (e for e in [*everything, *new] if isinstance(e, TradeExecuted)),
+        exchange.markets,
     )
     open_orders = {
         order_id: order.status
@@ -456,7 +477,8 @@ def test_workers_of_any_name_count_as_running(redis_url: str) -> None:
 
 
 def test_nothing_stale_is_left_of_a_redis_that_was_not_empty(make: Make) -> None:
-    """Every key of the table holds something of before: afterwards it is gone or made anew, unless it is kept on purpose."""
+    """Every key of the table holds something of before: afterwards it is gone or made anew, unless it is kept
+    on purpose."""
     exchange = make(7, 1)
     exchange.trading.trade(50)
     exchange.archiver.step()
@@ -468,7 +490,9 @@ def test_nothing_stale_is_left_of_a_redis_that_was_not_empty(make: Make) -> None
     for key in [*keys, *strangers]:
         exchange.client.set(key, "stale")
     assert exchange.restore() == []
-    stale = {key for key in keys if exchange.client.type(key) == b"string" and exchange.client.get(key) == b"stale"}
+    stale = {
+        key for key in keys if exchange.client.type(key) == b"string" and exchange.client.get(key) == b"stale"
+    }
     assert stale == {key for key in keys if after_loss(key) is AfterLoss.KEPT}
     assert {exchange.client.get(key) for key in strangers} == {b"stale"}
     # What is kept must not be in the way of what comes next.
@@ -511,7 +535,9 @@ def test_a_restore_skips_what_an_operator_has_had_skipped(make: Make) -> None:
     restored = trading.workers[0].shard
     assert accounts_of(restored) == accounts_of(replay.shard)
     exchange.ingest()
-    assert query(exchange.database_url, "SELECT count(*) FROM transfers WHERE transfer_id = 'never'") == [(0,)]
+    assert query(exchange.database_url, "SELECT count(*) FROM transfers WHERE transfer_id = 'never'") == [
+        (0,)
+    ]
     assert query(exchange.database_url, "SELECT * FROM dead_events") == []
 
 

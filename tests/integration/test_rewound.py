@@ -1,4 +1,5 @@
-"""Workers whose Redis has lost what they have of it, as a promoted replica has: they start anew, whatever its position says."""
+"""Workers whose Redis has lost what they have of it, as a promoted replica has: they start anew, whatever its
+position says."""
 
 from collections.abc import Iterator
 
@@ -90,14 +91,18 @@ def test_a_standby_whose_connection_alone_was_lost_goes_on(redis_url: str, admin
 
 
 @pytest.mark.parametrize("step", ["follow", "lead"])
-def test_a_standby_that_is_ahead_of_the_position_starts_anew(redis_url: str, admin: redis.Redis, step: str) -> None:
+def test_a_standby_that_is_ahead_of_the_position_starts_anew(
+    redis_url: str, admin: redis.Redis, step: str
+) -> None:
     standby, _ = followed(redis_url)
     admin.set(streams.position(0), "1|1-0")
     with pytest.raises(Rewound, match="is back at"):
         getattr(standby, step)()
 
 
-def test_a_renewal_that_fails_in_the_middle_of_a_batch_leaves_it_whole(redis_url: str, admin: redis.Redis) -> None:
+def test_a_renewal_that_fails_in_the_middle_of_a_batch_leaves_it_whole(
+    redis_url: str, admin: redis.Redis
+) -> None:
     """It must neither be begun again nor be committed where its input may not be."""
     log = RedisStreamLog.connect(redis_url, "engine-0")
     position = log.take_over(0, Leader("engine-0", 1, 1_000))
@@ -115,7 +120,10 @@ def test_a_renewal_that_fails_in_the_middle_of_a_batch_leaves_it_whole(redis_url
 def test_what_was_applied_ahead_is_not_committed_where_its_input_is_not(
     redis_url: str, admin: redis.Redis, is_lost: bool
 ) -> None:
-    """Two batches were made of what was read at once; the first is being written when another master takes over, which lacks the end."""
+    """Two batches were made of what was read at once.
+
+    The first is being written when another master takes over, which lacks the end.
+    """
     log = RedisStreamLog.connect(redis_url)
     position = log.take_over(0)
     first, second = (log.append(INPUTS, deposit(number)) for number in (1, 2))
@@ -133,5 +141,7 @@ def test_what_was_applied_ahead_is_not_committed_where_its_input_is_not(
             commit_both()
     else:
         commit_both()
-    events = [entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 10, block_ms=0)]
+    events = [
+        entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 10, block_ms=0)
+    ]
     assert events == ([] if is_lost else [b"of the first", b"of the second"])

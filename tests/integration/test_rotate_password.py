@@ -1,4 +1,5 @@
-"""`exchange rotate-password`: the servers of before take the new password alone, and roles and processes follow by themselves."""
+"""`exchange rotate-password`: the servers of before take the new password alone, and roles and processes
+follow by themselves."""
 
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from cli.commands.rotate_password import rotate_password
 from cli.local.embedded import password_draft
 from cli.local.free_ports import free_port
-from cli.servers import servers_of_stopped
+from cli.needed_servers import servers_of_stopped
 from persist.migrate import RoleLogins, migrate
 from runtime.database_roles import ServiceRole, database_url_of
 from runtime.settings import PREFIX, Settings, load_settings
@@ -25,7 +26,12 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="exchange-test-"))
     folder.chmod(0o755)
     ports = {name: free_port() for name in ("REDIS_PORT", "CACHE_PORT", "POSTGRES_PORT")}
-    for name, value in {"DATA_DIR": folder, "UP_METRICS_PORT": 0, "FRONTEND_ENABLED": "false", **ports}.items():
+    for name, value in {
+        "DATA_DIR": folder,
+        "UP_METRICS_PORT": 0,
+        "FRONTEND_ENABLED": "false",
+        **ports,
+    }.items():
         monkeypatch.setenv(PREFIX + name, str(value))
     for name in ("REST_PORT", "WS_PORT"):
         monkeypatch.setenv(PREFIX + name, str(free_port()))

@@ -14,7 +14,7 @@ import redis
 
 from adapters.limit_exchange import _DRAW
 from adapters.shares import EMPTY, Draw, Word, drawn, reserve_of
-from tests.integration.conftest import OwnRedis
+from tests.support.own_servers import OwnRedis
 
 NOW = 1_795_400_005_000
 """In the middle of a window: none ends meanwhile, whatever the machine does."""
@@ -28,7 +28,15 @@ class Limited:
     def __init__(self, url: str, *, shares: bool, **settings: int) -> None:
         pairs = [f"{name.upper()}={value}" for name, value in settings.items()]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.limited_process", url, str(NOW), "shared" if shares else "alone", *pairs],
+            [
+                sys.executable,
+                "-m",
+                "tests.support.limited_process",
+                url,
+                str(NOW),
+                "shared" if shares else "alone",
+                *pairs,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -176,12 +184,21 @@ def test_the_script_does_what_the_arithmetic_says(own_redis: OwnRedis) -> None:
     with redis.Redis.from_url(own_redis.settings.resolved_redis_url()) as client:
         script = client.register_script(_DRAW)
         for _ in range(20):
-            key, pot, limit = f"rate:{{0}}:weight:{secrets.token_hex(8)}:1", EMPTY, dice.choice([1, 7, 100, 6_000])
+            key, pot, limit = (
+                f"rate:{{0}}:weight:{secrets.token_hex(8)}:1",
+                EMPTY,
+                dice.choice([1, 7, 100, 6_000]),
+            )
             for _ in range(60):
-                draw = Draw(limit, dice.randint(-3, 9), dice.randint(-5, 9), dice.randint(0, 20), dice.randint(0, 40))
+                draw = Draw(
+                    limit, dice.randint(-3, 9), dice.randint(-5, 9), dice.randint(0, 20), dice.randint(0, 40)
+                )
                 given, after = drawn(pot, draw)
                 _, used, returned, needed, wished = draw
                 arguments = [limit, reserve_of(limit), used, returned, needed, wished, 60_000]
-                assert script([key], ["test", *arguments]) == [given, *after._replace(version=pot.version + 1)]
+                assert script([key], ["test", *arguments]) == [
+                    given,
+                    *after._replace(version=pot.version + 1),
+                ]
                 pot = Word(*after)
             assert 0 < client.pttl(key) <= 60_000

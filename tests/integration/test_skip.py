@@ -1,4 +1,7 @@
-"""An entry halts its shard; an operator has it skipped; and everybody who ever reads the log skips it, too."""
+"""An entry halts its shard; an operator has it skipped.
+
+And everybody who ever reads the log skips it, too.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -28,7 +31,7 @@ from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, Time
 from stream_log.interface import Commit, Skip, StreamLog, as_skipped
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import (
+from tests.support.workers import (
     deposits,
     enqueue,
     events_of,
@@ -89,7 +92,10 @@ def letters(log: StreamLog) -> list[dict[bytes, bytes]]:
 
 
 def verify(log: StreamLog, leader: Worker) -> int:
-    """Replay shard 0 from the beginning, as `exchange replay --verify` does; return the number of entries that nobody could apply."""
+    """Replay shard 0 from the beginning, as `exchange replay --verify` does.
+
+    Return the number of entries that nobody could apply.
+    """
     source = StreamLogSource(log, 0)
     verifier = Verifier(source, Replay(source, 0, 3), leader.position.stream_id, checksum=log.checksum(0))
     for _ in verifier.run():
@@ -102,13 +108,17 @@ def verify(log: StreamLog, leader: Worker) -> int:
     return verdict.dead_letters
 
 
-def test_unknown_mail_halts_the_shard_right_before_it_again_and_again(log: StreamLog, workers: list[Worker]) -> None:
+def test_unknown_mail_halts_the_shard_right_before_it_again_and_again(
+    log: StreamLog, workers: list[Worker]
+) -> None:
     zero = workers[0]
     enqueue(log, [deposit(1)], MARKETS)
     before = log.last_id(streams.commands(0))
     poison = unknown_mail(log, zero.shard)
     enqueue(log, [deposit(2)], MARKETS)
-    with pytest.raises(MessageNotUnderstood, match=f"entry {poison}: message .* of shard 1 is not understood"):
+    with pytest.raises(
+        MessageNotUnderstood, match=f"entry {poison}: message .* of shard 1 is not understood"
+    ):
         run_until_quiet([zero])
     # What came before it in the same batch is committed, and it is the very next entry.
     assert log.position(0).stream_id == before
@@ -141,7 +151,9 @@ def test_an_operator_has_unknown_mail_skipped(log: StreamLog, workers: list[Work
     assert leader.shard.received[1] == sent + 1
     assert (log.skip(0), log.skips(0)) == (None, {poison: instruction(poison)})
     (letter,) = letters(log)
-    (entry,) = [each for each in log.read({streams.commands(0): STREAM_START}, 1_000, 0) if each.stream_id == poison]
+    (entry,) = [
+        each for each in log.read({streams.commands(0): STREAM_START}, 1_000, 0) if each.stream_id == poison
+    ]
     assert msgspec.msgpack.decode(letter[b"payload"]) == entry.fields
     assert letter[b"reason"] == b"skipped by ada: written by nobody of ours"
     assert letter[b"id"] == str(poison).encode()
@@ -217,7 +229,9 @@ def halted(log: StreamLog) -> None:
 
 
 @pytest.mark.parametrize("wrong", [instruction(StreamId(7)), b"garbage"])
-def test_an_instruction_for_something_else_is_dropped(log: StreamLog, workers: list[Worker], wrong: bytes) -> None:
+def test_an_instruction_for_something_else_is_dropped(
+    log: StreamLog, workers: list[Worker], wrong: bytes
+) -> None:
     log.order_skip(0, wrong)
     leader = worker(log, 0, MARKETS)
     leader.start()
@@ -326,7 +340,9 @@ def test_an_operators_signature_is_verified_again_by_who_replays(log: StreamLog,
     leader = keyed_worker(log, ShardConfig(keys=KEYS))
     leader.start()
     run_until_quiet([leader])
-    assert [event.stream_id for event in events_of(log, 0) if isinstance(event, EntrySkipped)] == [str(halted_at)]
+    assert [event.stream_id for event in events_of(log, 0) if isinstance(event, EntrySkipped)] == [
+        str(halted_at)
+    ]
     assert log.skips(0) == {halted_at: genuine}
     while standby.follow():
         pass
@@ -354,7 +370,9 @@ def test_a_committed_skip_that_is_not_genuine_halts_who_replays(
 
 def test_a_shard_that_nobody_has_configured_follows_every_instruction(log: StreamLog) -> None:
     """It knows no keys yet, and what stands before its configuration must not stop it for ever."""
-    poison = log.append(streams.commands(0), {MESSAGES_FIELD: encode_frame((FORMAT, NOW_US, 1, 0, 1, [[99]]))})
+    poison = log.append(
+        streams.commands(0), {MESSAGES_FIELD: encode_frame((FORMAT, NOW_US, 1, 0, 1, [[99]]))}
+    )
     log.order_skip(0, encode_skip(signed(poison, Role.OPERATOR, STRANGER), NOW_US))
     leader = keyed_worker(log, ShardConfig(keys=KEYS))
     leader.start()

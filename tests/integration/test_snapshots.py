@@ -6,7 +6,6 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 import structlog
 
-from engine_worker import snapshot_from_log
 from engine_worker.checksum import StateDiffers
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
 from engine_worker.snapshots import LEFT_MAX, LOG_PART, RARELY, Snapshotter
@@ -27,12 +25,11 @@ from protocol.market import MarketMap
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, EventReader
 from protocol.units import AccountId, AssetUnits
-from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
-from tests.integration.test_worker import run_until_quiet
+from tests.support.large_states import MARKETS, large
+from tests.support.workers import run_until_quiet
 
 DEADLINE_S = 90
-MARKETS = Settings().market_map()
 
 
 @pytest.fixture
@@ -67,7 +64,9 @@ def saved(snapshotter: Snapshotter, log: RedisStreamLog, before: list[bytes]) ->
     pytest.fail("no snapshot was saved")
 
 
-def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_a_child_saves_the_state_and_the_logs_are_trimmed(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
     configured = worker.position.stream_id
     ids = [deposit(log, worker, number) for number in range(3)]
@@ -173,7 +172,9 @@ def test_what_readers_have_passed_is_trimmed_also_without_a_new_snapshot(
     assert kept == ids, "what the older snapshot has not applied stays"
 
 
-def test_a_large_state_that_hardly_changes_is_saved_rarely(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_a_large_state_that_hardly_changes_is_saved_rarely(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     log.save_snapshot(0, random.Random(1).randbytes(SNAPSHOT_PIECE_BYTES), STREAM_START)
     deposit(log, worker, 0)
     interval_s = 0.05
@@ -188,7 +189,9 @@ def test_a_large_state_that_hardly_changes_is_saved_rarely(log: RedisStreamLog, 
 
 
 def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker: Worker) -> None:
-    nowhere = Snapshotter(worker, log, partial(RedisStreamLog.connect, "redis://127.0.0.1:1/0"), 0, interval_s=0.0)
+    nowhere = Snapshotter(
+        worker, log, partial(RedisStreamLog.connect, "redis://127.0.0.1:1/0"), 0, interval_s=0.0
+    )
     deposit(log, worker, 0)
     with structlog.testing.capture_logs() as logs:
         deadline = time.monotonic() + DEADLINE_S
@@ -220,12 +223,16 @@ def test_a_leader_leaves_snapshots_to_its_standby_unless_none_come(
     assert decode_snapshot(log.snapshots(0)[0])[1] == last, "the last state is saved, whoever stands by"
 
 
-def test_what_is_trimmed_is_decided_by_what_is_kept(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_what_is_trimmed_is_decided_by_what_is_kept(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     """A worker that has just begun to lead knows nothing of what others have saved."""
     ids = [deposit(log, worker, number) for number in range(2)]
     log.save_snapshot(0, b"saved by another worker", ids[0])
     saved(
-        Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0), log, log.snapshots(0)
+        Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0),
+        log,
+        log.snapshots(0),
     )
     left = [entry.stream_id for entry in log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)]
     assert left == ids, "up to where the older one reaches"
@@ -262,22 +269,6 @@ def test_a_child_lets_go_of_its_parents_connections(log: RedisStreamLog, worker:
             os.waitpid(child, 0)
 
 
-def large(
-    worker: Worker,
-    log: RedisStreamLog,
-    redis_url: str,
-    start: Callable[..., int] = snapshot_from_log.start,
-    **settings: str,
-) -> Snapshotter:
-    """Return what saves the snapshots of a worker that has too much in memory to fork; `start` starts the process for that."""
-    environment = os.environ | {
-        f"{PREFIX}{name}": value for name, value in ({"REDIS_URL": redis_url} | settings).items()
-    }
-    connect = partial(RedisStreamLog.connect, redis_url)
-    start_from_log = partial(start, environment=environment)
-    return Snapshotter(worker, log, connect, 0, interval_s=0.0, start_from_log=start_from_log, fork_bytes_max=0)
-
-
 def test_a_leader_with_much_in_memory_does_not_fork(
     log: RedisStreamLog, worker: Worker, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +294,9 @@ def test_a_leader_with_much_in_memory_does_not_fork(
     assert decode_snapshot(log.snapshots(0)[0])[1] == ids[-1], "the only worker leaves nothing to apply"
 
 
-def test_a_snapshot_that_the_log_does_not_give_is_forked(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_a_snapshot_that_the_log_does_not_give_is_forked(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     snapshotter = large(worker, log, redis_url, REDIS_URL="redis://127.0.0.1:1/0")
     deposit(log, worker, 0)
     with structlog.testing.capture_logs() as logs:
@@ -312,10 +305,14 @@ def test_a_snapshot_that_the_log_does_not_give_is_forked(log: RedisStreamLog, wo
     assert not logs[1]["from_log"]
 
 
-def test_a_snapshot_for_which_no_core_is_idle_is_made_anew(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_a_snapshot_for_which_no_core_is_idle_is_made_anew(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     deposit(log, worker, 0)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # whoever asks here waits for ever
-        snapshotter = large(worker, log, redis_url, REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        snapshotter = large(
+            worker, log, redis_url, REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        )
         snapshotter._patience_s = 0.2
         with structlog.testing.capture_logs() as logs:
             saved(snapshotter, log, [])

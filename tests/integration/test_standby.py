@@ -1,4 +1,5 @@
-"""Workers that follow, on the stream log in memory: a standby is the leader's exact copy, silent, and ready at every moment."""
+"""Workers that follow, on the stream log in memory: a standby is the leader's exact copy, silent, and ready
+at every moment."""
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId
 from stream_log.interface import Fenced
 from stream_log.memory_log import MemoryStreamLog
-from tests.integration.test_worker import (
+from tests.support.workers import (
     Crash,
     CrashingLog,
     check_contiguous,
@@ -92,7 +93,9 @@ def test_a_standby_is_an_exact_copy_and_says_nothing(
             assert state_hash(standby.shard) == state_hash(leader.shard)
             assert standby.is_compared
         assert (log.published, [log.last_id(streams.events(index)) for index in range(shard_count)]) == before
-    assert all(any(isinstance(event, OrderFilled) for event in events_of(log, index)) for index in range(shard_count))
+    assert all(
+        any(isinstance(event, OrderFilled) for event in events_of(log, index)) for index in range(shard_count)
+    )
 
 
 def test_a_standby_that_has_not_taken_over_cannot_write(log: MemoryStreamLog, clock: Clock) -> None:
@@ -105,7 +108,8 @@ def test_a_standby_that_has_not_taken_over_cannot_write(log: MemoryStreamLog, cl
 
 
 def test_a_crash_of_the_leader_at_any_step_is_taken_over_by_the_standby(clock: Clock) -> None:
-    """At each step of the leader a standby that is as far as it happens to be takes over and finishes the story."""
+    """At each step of the leader a standby that is as far as it happens to be takes over and finishes the
+    story."""
 
     def run(crash_at: int) -> tuple[CrashingLog, Worker]:
         log = MemoryStreamLog(clock)
@@ -188,7 +192,9 @@ def test_a_standby_that_was_away_for_too_long_restores_anew(log: MemoryStreamLog
     for seed in (1, 2):
         enqueue(log, trading(seed, count=20 * seed)[-20:], markets)  # requests of their own
         run_until_quiet([leader])
-        log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+        log.save_snapshot(
+            0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id
+        )
         clock.now_ms += 1
     log.trim(streams.commands(0), log.saved_snapshots(0)[1].stream_id)
     enqueue(log, trading(seed=3, count=60)[-20:], markets)
@@ -213,7 +219,9 @@ def test_without_a_snapshot_that_reaches_the_input_nobody_starts(log: MemoryStre
         make_worker(log, clock).start()
 
 
-def test_an_answer_worked_out_before_a_takeover_is_not_given_after_it(log: MemoryStreamLog, clock: Clock) -> None:
+def test_an_answer_worked_out_before_a_takeover_is_not_given_after_it(
+    log: MemoryStreamLog, clock: Clock
+) -> None:
     leader, standby = make_worker(log, clock), make_worker(log, clock)
     leader.start()
     enqueue(log, deposits(), market_map(1))
@@ -358,7 +366,12 @@ def test_an_entry_that_hangs_costs_the_lease(
 
 @pytest.mark.parametrize(("size", "events_max", "steps"), [(300, 10**9, 3), (1, 600, 4)])
 def test_a_batch_is_bounded_by_commands_and_events(
-    log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch, size: int, events_max: int, steps: int
+    log: MemoryStreamLog,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    events_max: int,
+    steps: int,
 ) -> None:
     """2,400 commands, up to 800 in a commit; or 600 events of one order each."""
     monkeypatch.setattr("engine_worker.worker.STEP_COMMANDS_MAX", 800)
@@ -386,7 +399,10 @@ def test_a_batch_is_bounded_by_commands_and_events(
 def test_what_takes_longer_than_a_lease_is_committed_at_last(
     log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One command takes 5 leases. Whoever leads loses the shard over it, until a lease is long enough: 1, 1, 2, 4, 8 of them."""
+    """One command takes 5 leases.
+
+    Whoever leads loses the shard over it, until a lease is long enough: 1, 1, 2, 4, 8 of them.
+    """
     leader, _ = make_candidate(log, clock, "first")
     for _ in range(5):
         leader.step(1)

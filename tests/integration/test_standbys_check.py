@@ -1,6 +1,8 @@
-"""A follower compares its state with the leader's commits: one that differs halts, whatever made it differ, and never leads.
+"""A follower compares its state with the leader's commits: one that differs halts, whatever made it differ,
+and never leads.
 
-What makes it differ is its program (tests/other_rules.py), never its settings: what decides outcomes is configured in the log.
+What makes it differ is its program (tests/support/other_rules.py), never its settings: what decides outcomes is
+configured in the log.
 """
 
 import itertools
@@ -45,9 +47,13 @@ from stream_log.halt import HALTED_EXIT_CODE, read_halt
 from stream_log.interface import Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_failover import DEADLINE_S, ENGINE, STANDBY, Workers, eventually
-from tests.integration.test_snapshots import large
-from tests.integration.test_worker import (
+from tests.support.engine_processes import DEADLINE_S, ENGINE, STANDBY, Workers
+from tests.support.eventually import eventually
+from tests.support.large_states import large
+from tests.support.other_rules import WorkerWithOtherRules, start_snapshot
+from tests.support.probe_questions import ask
+from tests.support.redis_servers import RedisServers
+from tests.support.workers import (
     FAR_US,
     deposits,
     enqueue,
@@ -57,9 +63,6 @@ from tests.integration.test_worker import (
     settled,
     trading,
 )
-from tests.other_rules import WorkerWithOtherRules, start_snapshot
-from tests.redis_servers import RedisServers
-from tests.unit.runtime.test_probes import ask
 
 LEASE_MS = 60_000
 MARKETS = market_map(1)
@@ -69,7 +72,9 @@ _numbers = itertools.count(1_000_000)
 
 def changed(markets: MarketMap, **limits: int) -> MarketMap:
     """Return the markets with other fees or limits."""
-    return MarketMap.of([msgspec.structs.replace(each, **limits) for each in markets.markets], markets.shard_count)
+    return MarketMap.of(
+        [msgspec.structs.replace(each, **limits) for each in markets.markets], markets.shard_count
+    )
 
 
 DOGE = msgspec.structs.replace(MARKETS.markets[0], symbol="DOGEUSDT", base="DOGE")
@@ -105,7 +110,10 @@ def others(request: pytest.FixtureRequest) -> MarketMap:
 
 
 def make(
-    log: StreamLog, markets: MarketMap = MARKETS, windows: Windows = DEFAULT_WINDOWS, of: type[Worker] = Worker
+    log: StreamLog,
+    markets: MarketMap = MARKETS,
+    windows: Windows = DEFAULT_WINDOWS,
+    of: type[Worker] = Worker,
 ) -> Worker:
     return of(log, 0, markets, batch_entries_max=3, config=ShardConfig(windows=windows), now_ms=lambda: 0)
 
@@ -211,7 +219,9 @@ def test_a_standby_of_another_program_halts_at_the_next_commit(log: StreamLog) -
     assert state_hash(again.shard) == state_hash(leader.shard)
 
 
-def test_without_the_comparison_it_follows_and_leads(memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_comparison_it_follows_and_leads(
+    memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker_module, "compare", lambda *_: None)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_a_standby_of_another_program_halts_at_the_next_commit(memory)
@@ -221,7 +231,8 @@ def test_a_candidate_that_differs_never_takes_the_lease(memory: MemoryStreamLog)
     now = [0]
     workers = make(memory), make_other(memory)
     one, two = (
-        Candidate(worker, memory, name, 1, LEASE_MS, lambda: now[0]) for worker, name in zip(workers, "ab", strict=True)
+        Candidate(worker, memory, name, 1, LEASE_MS, lambda: now[0])
+        for worker, name in zip(workers, "ab", strict=True)
     )
     one.join()
     one.step(1)
@@ -296,7 +307,9 @@ def test_equal_workers_never_differ_however_batches_are_cut(
         if chosen.random() < 0.4:
             standby.follow(chosen.randrange(1, 9))
         if chosen.random() < 0.02:
-            log.save_snapshot(0, encode_snapshot(standby.shard, standby.position.stream_id), standby.position.stream_id)
+            log.save_snapshot(
+                0, encode_snapshot(standby.shard, standby.position.stream_id), standby.position.stream_id
+            )
         if chosen.random() < 0.02:
             standby = make(log)
             standby.join()
@@ -336,7 +349,9 @@ def test_a_worker_whose_replay_differs_refuses_to_start(log: StreamLog, with_sna
     enqueue(log, deposits(), MARKETS)
     run_until_quiet([leader])
     if with_snapshot:
-        log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+        log.save_snapshot(
+            0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id
+        )
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
     with pytest.raises(StateDiffers):
@@ -364,7 +379,9 @@ def test_another_program_may_go_on_where_nothing_is_replayed(log: StreamLog) -> 
 def test_a_snapshot_of_another_state_is_noticed_without_any_input_after_it(memory: MemoryStreamLog) -> None:
     leader, _ = with_standby(memory, make)
     leader.shard.order_count += 1
-    memory.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+    memory.save_snapshot(
+        0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id
+    )
     with pytest.raises(StateDiffers):
         make(memory).join()
 
@@ -406,7 +423,9 @@ def test_a_restart_with_another_markets_file_changes_nothing(
     enqueue(log, [*deposits(), *trade(), *trading(3, 40)], MARKETS)
     run_until_quiet([leader])
     if with_snapshot:
-        log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+        log.save_snapshot(
+            0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id
+        )
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
     before = told(log, leader.shard)
@@ -443,7 +462,9 @@ def test_a_market_that_only_new_settings_name_is_there_when_a_command_has_listed
     enqueue(log, [order_for("DOGEUSDT")], MARKETS)
     run_until_quiet([restarted])
     follow(standby)
-    assert [event.order.market for event in events_of(log, 0) if isinstance(event, OrderAccepted)] == ["DOGEUSDT"]
+    assert [event.order.market for event in events_of(log, 0) if isinstance(event, OrderAccepted)] == [
+        "DOGEUSDT"
+    ]
     assert told(log, standby.shard) == told(log, restarted.shard)
 
 
@@ -453,7 +474,9 @@ def test_markets_are_listed_and_changed_by_commands_while_a_standby_follows(
     monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", 10)
     leader, standby = with_standby(log, make)
     known = leader.shard.market_configs["BTCUSDT"]
-    dearer = msgspec.structs.replace(known, market=OTHER_SETTINGS["another fee"].by_symbol["BTCUSDT"], version=2)
+    dearer = msgspec.structs.replace(
+        known, market=OTHER_SETTINGS["another fee"].by_symbol["BTCUSDT"], version=2
+    )
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
     (fee,) = taker_fees(log)
@@ -472,7 +495,9 @@ def test_markets_are_listed_and_changed_by_commands_while_a_standby_follows(
 # ---------------------------------------------------------------------- what is compared
 
 
-def test_without_a_checksum_there_is_nothing_to_compare(log: StreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checksum_there_is_nothing_to_compare(
+    log: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So it is with what an older program has committed."""
     monkeypatch.setattr(worker_module, "state_checksum", lambda _: "")
     leader, standby = with_standby(log, make_other)
@@ -550,7 +575,9 @@ def differs(port: int) -> float | None:
 
 
 def begin(log: StreamLog) -> None:
-    """Let there be deposits, and a snapshot of them that is new: processes save none of what comes after it."""
+    """Let there be deposits, and a snapshot of them that is new: processes save none of what comes
+    after it.
+    """
     first = make(log)
     first.start()
     enqueue(log, deposits(), MARKETS)
@@ -565,13 +592,15 @@ def put(log: StreamLog, commands: list[Command]) -> None:
     eventually("the commit", lambda: log.position(0).stream_id >= last)
 
 
-def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(workers: Workers, redis_url: str) -> None:
+def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(
+    workers: Workers, redis_url: str
+) -> None:
     log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
     begin(log)
     workers.start(ENGINE)
     workers.wait_for_leader(ENGINE)
     port = free_port()
-    workers.start(STANDBY, "tests.other_rules", metrics_port=port)
+    workers.start(STANDBY, "tests.support.other_rules", metrics_port=port)
     workers.wait_for_standby(STANDBY)
     assert differs(port) == 0
     put(log, trade())
@@ -607,7 +636,7 @@ def test_a_process_of_another_program_that_replays_halts_the_shard(workers: Work
     workers.send(ENGINE, signal.SIGKILL)
     workers.running[ENGINE].wait(DEADLINE_S)
     position = log.position(0)
-    workers.start(ENGINE, "tests.other_rules")
+    workers.start(ENGINE, "tests.support.other_rules")
     assert workers.running[ENGINE].wait(DEADLINE_S) == HALTED_EXIT_CODE
     assert log.position(0) == position
     halt = read_halt(client, 0)
@@ -618,7 +647,9 @@ def test_a_process_of_another_program_that_replays_halts_the_shard(workers: Work
     eventually("the halt is over", lambda: read_halt(client, 0) is None)
 
 
-def test_processes_with_another_markets_file_follow_and_lead(workers: Workers, redis_url: str, tmp_path: Path) -> None:
+def test_processes_with_another_markets_file_follow_and_lead(
+    workers: Workers, redis_url: str, tmp_path: Path
+) -> None:
     log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
     begin(log)
     other_markets = markets_file(tmp_path)

@@ -1,4 +1,6 @@
-"""A worker's process runs without a collector: a state that is not used any more must be freed all the same."""
+"""A worker's process runs without a collector: a state that is not used any more must be freed all the
+same.
+"""
 
 import gc
 import tracemalloc
@@ -36,7 +38,9 @@ def filled() -> bytes:
     shard = Shard(0, MARKETS)
     number = 0
     for account in range(1, ACCOUNTS + 1):
-        shard.apply(Deposit(0, "", AccountId(account), "PLUM", AssetUnits(AMOUNT_UNITS_MAX // 10**6), "d"), TimeMs(1))
+        shard.apply(
+            Deposit(0, "", AccountId(account), "PLUM", AssetUnits(AMOUNT_UNITS_MAX // 10**6), "d"), TimeMs(1)
+        )
         for price in (4, 5, 6, 4):
             number += 1
             order = (AccountId(account), f"o{number}", "FIGPLUM", Side.BUY, OrderType.LIMIT, TimeInForce.GTC)

@@ -1,4 +1,5 @@
-"""One suite over all stream logs: Redis as one server, with a replica, and as a cluster, and the in-memory twin."""
+"""One suite over all stream logs: Redis as one server, with a replica, and as a cluster, and the in-memory
+twin."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from runtime import redis_clients
 from stream_log.interface import Commit, DeadLetter, Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.redis_servers import RedisServers
+from tests.support.redis_servers import RedisServers
 
 SHARD = 2
 INPUTS = streams.commands(SHARD)
@@ -31,7 +32,9 @@ def log(request: pytest.FixtureRequest) -> StreamLog:
         return RedisStreamLog.connect(request.getfixturevalue("redis_url"))
     servers: RedisServers = request.getfixturevalue(f"{request.param}_servers")
     servers.flush()
-    return RedisStreamLog.connect(servers.url, shard=SHARD, replicas_min=1 if request.param == "sentinel" else 0)
+    return RedisStreamLog.connect(
+        servers.url, shard=SHARD, replicas_min=1 if request.param == "sentinel" else 0
+    )
 
 
 def test_entries_are_read_in_order_after_an_id(log: StreamLog) -> None:
@@ -87,7 +90,14 @@ def test_commit_writes_everything_at_the_position(log: StreamLog) -> None:
     stream_id = log.append(INPUTS, {COMMANDS_FIELD: b"x"})
     letter = DeadLetter(INPUTS, stream_id, "it smells", b"\xff\x00")
     log.commit(
-        Commit(SHARD, position, stream_id, events=b"events", outbox={0: b"to 0", 1: b"to 1"}, dead_letters=[letter])
+        Commit(
+            SHARD,
+            position,
+            stream_id,
+            events=b"events",
+            outbox={0: b"to 0", 1: b"to 1"},
+            dead_letters=[letter],
+        )
     )
 
     assert log.position(SHARD) == ShardPosition(1, stream_id)
@@ -258,7 +268,9 @@ def test_a_commit_whose_answer_is_lost_is_written_once(lossy: redis.Redis) -> No
 
 def test_answers_come_as_they_are_errors_among_them(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url, protocol=2) as client:
-        first, error, last = redis_clients.pipelined(client, ("SET", "a", "1"), ("LPUSH", "a", "2"), ("GET", "a"))
+        first, error, last = redis_clients.pipelined(
+            client, ("SET", "a", "1"), ("LPUSH", "a", "2"), ("GET", "a")
+        )
         assert (first, last) == (b"OK", b"1")
         assert isinstance(error, redis.ResponseError)
         assert str(error).startswith("WRONGTYPE")
@@ -268,7 +280,9 @@ def test_after_a_lost_answer_nothing_is_taken_for_the_answer_to_something_else(l
     lossy.ping()
     LossyConnection.lose_next = True
     with pytest.raises(redis.ConnectionError):
-        redis_clients.pipelined(lossy, ("ECHO", "a"), ("BLPOP", "nothing", 0.2))  # its answer is still to come then
+        redis_clients.pipelined(
+            lossy, ("ECHO", "a"), ("BLPOP", "nothing", 0.2)
+        )  # its answer is still to come then
     assert redis_clients.pipelined(lossy, ("ECHO", "d")) == [b"d"]
 
 
@@ -280,7 +294,10 @@ def test_the_groups_cursor_is_the_committed_position(redis_url: str) -> None:
     log.read_inputs(SHARD, position, 10, block_ms=10)
     log.commit(Commit(SHARD, position, ids[1]))
     (group,) = client.xinfo_groups(INPUTS)
-    assert (group["name"], group["last-delivered-id"]) == (streams.ENGINE_GROUP.encode(), str(ids[1]).encode())
+    assert (group["name"], group["last-delivered-id"]) == (
+        streams.ENGINE_GROUP.encode(),
+        str(ids[1]).encode(),
+    )
 
 
 def test_queries_are_heard_when_redis_clock_was_ahead_and_is_set_right(redis_url: str) -> None:

@@ -1,4 +1,5 @@
-"""An upgrade and the switch to what it brings, with this program and a planted next release beside each other on one log."""
+"""An upgrade and the switch to what it brings, with this program and a planted next release beside each other
+on one log."""
 
 import itertools
 from collections.abc import Callable
@@ -36,8 +37,8 @@ from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.interface import StreamLog
 from stream_log.memory_log import MemoryStreamLog
-from tests.integration.test_worker import market_map, run_until_quiet
-from tests.next_release import NEXT, DepositsCounted, LaterDeposit, next_release
+from tests.support.next_release import NEXT, DepositsCounted, LaterDeposit, next_release
+from tests.support.workers import market_map, run_until_quiet
 
 T = TypeVar("T")
 
@@ -82,7 +83,9 @@ def switch(leader: Worker) -> ConfigureShard:
 
 
 def frames(log: StreamLog) -> list[bytes]:
-    return [entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 1_000, block_ms=0)]
+    return [
+        entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 1_000, block_ms=0)
+    ]
 
 
 def told(log: StreamLog) -> list[Event]:
@@ -168,9 +171,18 @@ def test_after_the_switch_the_next_release_tells_what_it_has(log: StreamLog) -> 
     later(lambda: in_step(follower))
     assert state_checksum(follower.shard) == state_checksum(new.shard)
     events = later(lambda: told(log))
-    new_kinds = [event for event in events if isinstance(event, LaterDeposit | DepositsCounted | ShardConfigured)]
-    assert [type(event) for event in new_kinds[-4:]] == [LaterDeposit, ShardConfigured, LaterDeposit, DepositsCounted]
-    assert [event.note for event in new_kinds if isinstance(event, LaterDeposit)] == [""] * 4 + ["of the next release"]
+    new_kinds = [
+        event for event in events if isinstance(event, LaterDeposit | DepositsCounted | ShardConfigured)
+    ]
+    assert [type(event) for event in new_kinds[-4:]] == [
+        LaterDeposit,
+        ShardConfigured,
+        LaterDeposit,
+        DepositsCounted,
+    ]
+    assert [event.note for event in new_kinds if isinstance(event, LaterDeposit)] == [""] * 4 + [
+        "of the next release"
+    ]
     assert frames(log)[-1][1] == NEXT.format
     later(lambda: verify(log))
 
@@ -206,7 +218,10 @@ def test_a_program_older_than_the_log_does_not_start(log: StreamLog) -> None:
 def test_a_leader_that_does_not_read_what_it_is_switched_to_holds(
     log: StreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody has not asked `exchange formats`. To refuse it would be another state than the next release comes to."""
+    """Somebody has not asked `exchange formats`.
+
+    To refuse it would be another state than the next release comes to.
+    """
     monkeypatch.setattr("engine_worker.worker._HELD_S", 0.0)
     old = leading(log)
     before = old.position
@@ -269,7 +284,9 @@ def test_there_is_no_way_down(log: StreamLog, number: str) -> None:
     later(lambda: run_until_quiet([new]))
     config = new.shard.config
     assert config is not None
-    down = msgspec.structs.replace(config, version=config.version + 1, **{number: getattr(config, number) - 1})
+    down = msgspec.structs.replace(
+        config, version=config.version + 1, **{number: getattr(config, number) - 1}
+    )
     with next_release():
         new.shard.apply(ConfigureShard(7, "ops", down), new.shard.time)
         ((_, reply),) = new.shard.take().replies
@@ -283,7 +300,9 @@ def test_there_is_no_way_down(log: StreamLog, number: str) -> None:
         ("field", "LaterDeposit.note is not written before the switch"),
     ],
 )
-def test_what_is_new_is_never_published_before_the_switch(log: StreamLog, careless_with: str, reason: str) -> None:
+def test_what_is_new_is_never_published_before_the_switch(
+    log: StreamLog, careless_with: str, reason: str
+) -> None:
     old = worker(log)
     old.start()
     run_until_quiet([old])

@@ -26,15 +26,16 @@ from protocol.orders import Balance, OrderState, OrderType, Side, TimeInForce
 from protocol.streams import ARCHIVE_READER, TRIMMED
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from stream_log.memory_log import MemoryStreamLog
-from tests.integration.persist.test_archive import ALWAYS, Clock
-from tests.market_log import BTC, market_map
-from tests.worked_log import WorkedLog, book_by_events, last_sequence
+from tests.support.archive_clock import ALWAYS, Clock
+from tests.support.market_log import BTC, market_map
+from tests.support.worked_log import WorkedLog, book_by_events, last_sequence
 
 SYMBOLS = [market.symbol for market in market_map().markets]
 
 
 class Lived:
-    """A log with a long past: archived with several snapshots, trimmed, and with a newest part that only Redis has."""
+    """A log with a long past: archived with several snapshots, trimmed, and with a newest part that only
+    Redis has."""
 
     def __init__(self, database_url: str, shard_count: int) -> None:
         self.database_url = database_url
@@ -80,10 +81,15 @@ def test_the_book_at_any_sequence_is_the_one_that_was_published(
         last = last_sequence(happened, symbol)
         for sequence in {0, 1, 2, last - 1, last, *(dice.randint(0, last) for _ in range(15))}:
             found = book_at(past, symbol, sequence)
-            assert (dict(found.bids), dict(found.asks)) == book_by_events(happened, symbol, sequence), sequence
+            assert (dict(found.bids), dict(found.asks)) == book_by_events(happened, symbol, sequence), (
+                sequence
+            )
             assert found.sequence == sequence
         now = book_at(past, symbol)
-        assert (now.sequence, dict(now.bids), dict(now.asks)) == (last, *book_by_events(happened, symbol, last))
+        assert (now.sequence, dict(now.bids), dict(now.asks)) == (
+            last,
+            *book_by_events(happened, symbol, last),
+        )
         with pytest.raises(PastError, match=f"{symbol} is at sequence {last}; {last + 1} is still to come"):
             book_at(past, symbol, last + 1)
 
@@ -134,7 +140,11 @@ def test_an_account_at_any_sequence_is_what_its_owner_was_told(
         found = account_at(past, account_id, BTC, sequence)
         before = []
         for happened in entries:
-            numbers = [e.sequence for e in happened if isinstance(e, TradeExecuted | DepthChanged) and e.market == BTC]
+            numbers = [
+                e.sequence
+                for e in happened
+                if isinstance(e, TradeExecuted | DepthChanged) and e.market == BTC
+            ]
             if numbers and numbers[-1] > sequence:
                 break
             before.append(happened)
@@ -143,7 +153,10 @@ def test_an_account_at_any_sequence_is_what_its_owner_was_told(
         assert {order.order_id: order for order in found.open_orders} == orders
     balances, orders = known(entries, 1003)
     now = account_at(past, 1003)
-    assert ({each.asset: each for each in now.balances}, {each.order_id: each for each in now.open_orders}) == (
+    assert (
+        {each.asset: each for each in now.balances},
+        {each.order_id: each for each in now.open_orders},
+    ) == (
         balances,
         orders,
     )
@@ -157,7 +170,9 @@ def test_an_account_between_two_commands_of_one_entry(connection: psycopg.Connec
     past = Past(log, connection, markets)
     for count in range(4):
         found = account_at(past, 7, BTC, count)
-        assert [order.client_order_id for order in found.open_orders] == [f"buy-{number}" for number in range(count)]
+        assert [order.client_order_id for order in found.open_orders] == [
+            f"buy-{number}" for number in range(count)
+        ]
 
 
 def buy(number: int) -> PlaceOrder:
@@ -187,7 +202,9 @@ def test_an_account_of_another_shard_and_at_a_time(database_url: str, connection
         assert account_at(past, account_id, BTC, sequence) == account_at(past, account_id, time=moment)
 
 
-def test_further_back_than_the_archive_says_how_far_it_goes(database_url: str, connection: psycopg.Connection) -> None:
+def test_further_back_than_the_archive_says_how_far_it_goes(
+    database_url: str, connection: psycopg.Connection
+) -> None:
     lived = Lived(database_url, 1)
     drop_old(connection, 0, Retention(0, 2, 36_500), 0)
     past = Past(lived.log, connection, lived.markets)
@@ -224,8 +241,12 @@ def test_a_replay_without_the_archived_part_would_show_another_book(
     past = Past(lived.log, connection, lived.markets)
     happened = lived.events(BTC)
     middle = last_sequence(happened, BTC) // 2
-    assert (dict((found := book_at(past, BTC, middle)).bids), dict(found.asks)) == book_by_events(happened, BTC, middle)
-    rows = connection.execute("SELECT last_id FROM log_segments WHERE shard = 0 ORDER BY last_time LIMIT 1").fetchall()
+    assert (dict((found := book_at(past, BTC, middle)).bids), dict(found.asks)) == book_by_events(
+        happened, BTC, middle
+    )
+    rows = connection.execute(
+        "SELECT last_id FROM log_segments WHERE shard = 0 ORDER BY last_time LIMIT 1"
+    ).fetchall()
     connection.execute("DELETE FROM log_segments WHERE last_id = %s", rows[0])
     with pytest.raises(PastError, match="does not reach back"):
         book_at(past, BTC, 3)

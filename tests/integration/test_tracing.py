@@ -12,8 +12,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from runtime.tracing import order_trace
-from tests.e2e.api import RefusedError, eventually, new_account
-from tests.integration.test_probes import DEADLINE_S, Running
+from tests.support.api import RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.probed_processes import DEADLINE_S, Running
 
 STAGES = {
     ("gateway", "place order"),
@@ -118,7 +119,11 @@ def test_an_order_is_followed_through_every_process(running: Running, collector:
     trace, other = (order_trace(account_id, name).trace_id for name in ("followed", "refused"))
     eventually("a span of every stage", lambda: stages(collector, trace) == STAGES, DEADLINE_S)
     # One that was refused has no events, so nobody publishes or stores it.
-    eventually("one of every stage until it was refused", lambda: stages(collector, other) == BEFORE_EVENTS, DEADLINE_S)
+    eventually(
+        "one of every stage until it was refused",
+        lambda: stages(collector, other) == BEFORE_EVENTS,
+        DEADLINE_S,
+    )
     spans = {span.name: span for span in collector.of(trace)}
     assert len(collector.of(trace)) == len(STAGES)
     root = spans["place order"]
@@ -129,7 +134,10 @@ def test_an_order_is_followed_through_every_process(running: Running, collector:
     assert all(before_ns - 1_000_000 <= span.start_ns <= span.end_ns for span in spans.values())
     assert spans["wait"].end_ns <= spans["apply"].end_ns <= spans["commit"].end_ns <= root.end_ns
     assert spans["apply"].end_ns <= spans["publish"].end_ns
-    assert next(span for span in collector.of(other) if span.name == "place order").attributes["outcome"] == "Refused"
+    assert (
+        next(span for span in collector.of(other) if span.name == "place order").attributes["outcome"]
+        == "Refused"
+    )
 
 
 def stages(collector: Collector, trace_id: int) -> set[tuple[str, str]]:

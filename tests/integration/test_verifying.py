@@ -27,11 +27,14 @@ def test_the_market_maker_is_verified_where_that_is_demanded(
         verify_market_maker(settings, done)  # which has no accounts yet
         no_keys = Keys("", "")
         keep_accounts(
-            accounts_file(tmp_path), Accounts(maker=Account(MAKER, "p", no_keys), taker=Account(TAKER, "p", no_keys))
+            accounts_file(tmp_path),
+            Accounts(maker=Account(MAKER, "p", no_keys), taker=Account(TAKER, "p", no_keys)),
         )
         for _ in range(2):
             verify_market_maker(settings, done)
-        verified = {email for (email,) in database.execute("SELECT email FROM users WHERE verified_at IS NOT NULL")}
+        verified = {
+            email for (email,) in database.execute("SELECT email FROM users WHERE verified_at IS NOT NULL")
+        }
         noted = database.execute("SELECT kind, detail FROM activity").fetchall()
     assert verified == done == ({MAKER, TAKER} if is_required else set())
     assert noted == [("verified", "by an operator")] * len(verified)

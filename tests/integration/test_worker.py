@@ -1,9 +1,5 @@
-"""The worker on a stream log: recovery, exactly-once over crashes at every step, and input that cannot be understood."""
-
-import itertools
-import random
-from collections.abc import Callable, Sequence
-from typing import Any
+"""The worker on a stream log: recovery, exactly-once over crashes at every step, and input that cannot be
+understood."""
 
 import msgspec
 import pytest
@@ -12,164 +8,56 @@ from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.metrics import HELD
 from engine_worker.worker import LogDamaged, Worker
-from lab.simulation.garbage import BROKEN_TEXT, DEEP
+from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol import streams
 from protocol.codec import (
     FORMAT,
     LaterFormatError,
-    decode_events,
     decode_replies,
-    encode_commands,
     encode_frame,
     encode_messages,
 )
-from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, MakerFill, MessageFrame, PlaceOrder
-from protocol.events import DepthChanged, Event, TimePassed, TradeExecuted
-from protocol.market import MarketMap
+from protocol.commands import (
+    CancelAllOrders,
+    Deposit,
+    MakerFill,
+    MessageFrame,
+    PlaceOrder,
+)
+from protocol.events import TimePassed, TradeExecuted
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.replies import BalancesQuery, FundsReply, OrderReply, Refused
 from protocol.stream_id import STREAM_START, StreamId
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
-from runtime.settings import Settings
 from stream_log.interface import Commit, Fenced, StreamLog
-from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-
-ACCOUNTS = (1, 2, 3, 4)
-FAR_US = 4_000_000_000_000_000
-"""A writer's clock that decides nothing."""
-PRICE = 10_000_000
-
-
-class Crash(Exception):  # noqa: N818 - it is what happens, not a mistake
-    """The process is gone."""
-
-
-class CrashingLog:
-    """A stream log in whose calls a process may die, before or after they did their work."""
-
-    def __init__(self, log: StreamLog) -> None:
-        self._log = log
-        self.crash_at = -1
-        """Number of the point at which to die; each call has one before and one after it."""
-        self.points = 0
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._log, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            self._point()
-            result = method(*arguments, **options)
-            self._point()
-            return result
-
-        return call
-
-    def _point(self) -> None:
-        self.points += 1
-        if self.points == self.crash_at:
-            raise Crash
-
-
-def memory_log() -> MemoryStreamLog:
-    clock = itertools.count(1_767_225_600_000)
-    return MemoryStreamLog(clock.__next__)
-
-
-def market_map(shard_count: int) -> MarketMap:
-    return Settings(shard_count=shard_count).market_map()
-
-
-def worker(log: StreamLog, index: int, markets: MarketMap) -> Worker:
-    return Worker(log, index, markets, batch_entries_max=3)
-
-
-def deposits() -> list[Command]:
-    return [
-        Deposit(0, "test", AccountId(account_id), asset, AssetUnits(10**15), f"first {asset}")
-        for account_id in ACCOUNTS
-        for asset in ("USDT", "BTC", "ETH")
-    ]
-
-
-def trading(seed: int, count: int) -> list[Command]:
-    """Orders that trade with each other, and cancels."""
-    chosen = random.Random(seed)
-    commands: list[Command] = []
-    for number in range(count):
-        account_id, market = AccountId(chosen.choice(ACCOUNTS)), chosen.choice(("BTCUSDT", "ETHUSDT"))
-        if chosen.random() < 0.2:
-            commands.append(CancelOrder(number, "test", account_id, market, OrderId(0), f"c{chosen.randrange(count)}"))
-        elif chosen.random() < 0.05:
-            commands.append(CancelAllOrders(number, "test", account_id, market))
-        else:
-            commands.append(
-                PlaceOrder(
-                    number,
-                    "test",
-                    account_id,
-                    f"c{number}",
-                    market,
-                    chosen.choice((Side.BUY, Side.SELL)),
-                    OrderType.LIMIT,
-                    chosen.choice((TimeInForce.GTC, TimeInForce.IOC)),
-                    PriceTicks(PRICE + chosen.randrange(-5, 6)),
-                    QuantityLots(chosen.randrange(1_000, 9_000)),
-                )
-            )
-    return commands
-
-
-def enqueue(log: StreamLog, commands: Sequence[Command], markets: MarketMap) -> None:
-    for command in commands:
-        shard = markets.shard_of_account(command.account_id)
-        log.append(streams.commands(shard), {COMMANDS_FIELD: encode_commands([command], FAR_US)})
-
-
-def run_until_quiet(workers: Sequence[Worker]) -> None:
-    while sum([each.step(block_ms=1) for each in workers]):
-        pass
-
-
-def all_running(log: StreamLog, markets: MarketMap) -> list[Worker]:
-    """Return a worker for each shard, which knows all markets."""
-    workers = [worker(log, index, markets) for index in range(markets.shard_count)]
-    for each in workers:
-        each.start()
-    run_until_quiet(workers)
-    return workers
-
-
-def events_of(log: StreamLog, shard: int) -> list[Event]:
-    entries = log.read({streams.events(shard): STREAM_START}, 1_000_000, block_ms=0)
-    return [event for entry in entries for event in decode_events(entry.fields[EVENTS_FIELD])]
-
-
-def check_contiguous(events: Sequence[Event]) -> None:
-    sequences: dict[str, int] = {}
-    trade_ids: dict[str, int] = {}
-    for event in events:
-        if isinstance(event, TradeExecuted | DepthChanged):
-            assert event.sequence == sequences.get(event.market, 0) + 1
-            sequences[event.market] = event.sequence
-        if isinstance(event, TradeExecuted):
-            assert event.trade_id == trade_ids.get(event.market, 0) + 1
-            trade_ids[event.market] = event.trade_id
-
-
-def settled(workers: Sequence[Worker]) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for each in workers:
-        each.shard.check_invariants()
-        for asset, *_, moved in each.shard.audit():
-            totals[asset] = totals.get(asset, 0) + moved
-    return totals
+from tests.support.workers import (
+    FAR_US,
+    PRICE,
+    Crash,
+    CrashingLog,
+    all_running,
+    check_contiguous,
+    deposits,
+    enqueue,
+    events_of,
+    market_map,
+    memory_log,
+    run_until_quiet,
+    settled,
+    trading,
+    worker,
+)
 
 
 @pytest.fixture(params=["memory", "redis"])
 def log(request: pytest.FixtureRequest) -> StreamLog:
-    return memory_log() if request.param == "memory" else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    return (
+        memory_log()
+        if request.param == "memory"
+        else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    )
 
 
 @pytest.mark.parametrize("shard_count", [1, 3])
@@ -226,7 +114,10 @@ def test_a_log_that_lost_its_tail_is_refused() -> None:
 
 
 def run_with_crashes(crashing: CrashingLog, shard_count: int, victim: int) -> list[Worker]:
-    """Trade, with shard `victim` on a log in which it may crash; it is started anew until it does not any more."""
+    """Trade, with shard `victim` on a log in which it may crash.
+
+    It is started anew until it does not any more.
+    """
     log, markets = crashing._log, market_map(shard_count)
     orders = [*deposits(), *trading(seed=4, count=40)]
     workers = [worker(log, index, markets) for index in range(shard_count)]
@@ -265,7 +156,9 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
             check_contiguous(events_of(crashing._log, each.shard.index))
             assert crashing._log.undelivered(each.shard.index) == []
         if shard_count == 1:  # between several shards the order of messages, and so of trades, may differ
-            assert [account.balances() for each in workers for account in each.shard.accounts.values()] == balances
+            assert [
+                account.balances() for each in workers for account in each.shard.accounts.values()
+            ] == balances
 
 
 def test_replies_come_after_the_commit_and_queries_see_it() -> None:
@@ -276,7 +169,12 @@ def test_replies_come_after_the_commit_and_queries_see_it() -> None:
     query = BalancesQuery(8, "gate", AccountId(1))
     log.append(streams.queries(0), {QUERIES_FIELD: encode_frame([query])})
     run_until_quiet([only])
-    replies = [reply for channel, frame in log.published for reply in decode_replies(frame) if channel == "reply:gate"]
+    replies = [
+        reply
+        for channel, frame in log.published
+        for reply in decode_replies(frame)
+        if channel == "reply:gate"
+    ]
     assert [type(reply) for reply in replies] == [FundsReply, FundsReply]
     assert [reply.request_id for reply in replies] == [7, 8]
     assert replies[0].balances == replies[1].balances  # type: ignore[union-attr]
@@ -292,7 +190,12 @@ def test_an_enqueue_repeated_by_the_gateway_has_one_outcome() -> None:
     stranger = msgspec.structs.replace(order, request_id=6)
     enqueue(log, [*deposits(), order, order, stranger], markets)
     run_until_quiet([only])
-    replies = [reply for channel, frame in log.published for reply in decode_replies(frame) if channel == "reply:gate"]
+    replies = [
+        reply
+        for channel, frame in log.published
+        for reply in decode_replies(frame)
+        if channel == "reply:gate"
+    ]
     assert [type(reply) for reply in replies] == [OrderReply, OrderReply, Refused]
     assert replies[0].order == replies[1].order  # type: ignore[union-attr]
     assert len(only.shard.accounts[AccountId(1)].open_orders["BTCUSDT"]) == 1
@@ -305,7 +208,10 @@ GARBAGE: list[tuple[dict[bytes, bytes], str]] = [
     ({MESSAGES_FIELD: BROKEN_TEXT[1]}, "for shard 0"),
     ({MESSAGES_FIELD: DEEP[1]}, "for shard 0"),
     ({COMMANDS_FIELD: encode_frame((FORMAT, 1, [], "more"))}, "3 fields, not 4"),
-    ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(1), "BTCUSDT")])[:-1]}, "ends too early"),
+    (
+        {COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(1), "BTCUSDT")])[:-1]},
+        "ends too early",
+    ),
     ({MESSAGES_FIELD: b"\xff\x00"}, "no array"),
     ({MESSAGES_FIELD: encode_messages(MessageFrame(5, 1, 1, ()))}, "does not send"),
     ({MESSAGES_FIELD: encode_messages(MessageFrame(0, 2, 1, ()))}, "for shard 2"),
@@ -388,7 +294,9 @@ def test_whatever_the_core_raises_halts_the_shard_with_a_reason(monkeypatch: pyt
     assert log.published == []
 
 
-def test_a_query_that_cannot_be_answered_is_buried_and_the_shard_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_that_cannot_be_answered_is_buried_and_the_shard_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log, markets = memory_log(), market_map(1)
     only = worker(log, 0, markets)
     only.start()
@@ -415,7 +323,10 @@ def test_a_gap_between_shards_stops_the_receiver() -> None:
 
 
 def test_what_a_later_release_wrote_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All before it is done; it and what follows are left alone, no dead letter, and done by a program that can read them."""
+    """All before it is done.
+
+    It and what follows are left alone, no dead letter, and done by a program that can read them.
+    """
     monkeypatch.setattr("engine_worker.worker._HELD_S", 0)
     log, markets = memory_log(), market_map(1)
     only = worker(log, 0, markets)

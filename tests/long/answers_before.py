@@ -1,8 +1,9 @@
-"""Every finding that a client can meet: asked of an exchange of version e069486, where it must fail, and of this one, where it must not.
+"""Every finding that a client can meet: asked of an exchange of version e069486, where it must fail, and of
+this one, where it must not.
 
-Run by `make test-long`. Numbers are those of docs/api.md ("Every finding, by number") and of the security review; the question asked is the
-same in both, so what is right here is the control for what is wrong there. TEST_OLD_RELEASE names a checkout of e069486 that is set up;
-without it one is made.
+Run by `make test-long`. Numbers are those of docs/api.md ("Every finding, by number") and of the security
+review; the question asked is the same in both, so what is right here is the control for what is wrong there.
+TEST_OLD_RELEASE names a checkout of e069486 that is set up; without it one is made.
 """
 
 import json
@@ -25,9 +26,10 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from cli.local.own_exchange import OwnExchange, own_environment, own_exchange
-from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, refused, signature_of
-from tests.e2e.conftest import data_dir_of_its_own
 from tests.long.upgrade_from_the_first import old_program
+from tests.support.api import Api, RefusedError, new_account, now_ms, refused, signature_of
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
 
 __all__ = ["old_program"]
 
@@ -70,7 +72,15 @@ FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 QUIET_S: Final = 6
 CONSOLE: Final = Console()
 WAIT_S: Final = 10.0
-RED: Final = (AssertionError, RefusedError, WebSocketException, TimeoutError, KeyError, IndexError, httpx.HTTPError)
+RED: Final = (
+    AssertionError,
+    RefusedError,
+    WebSocketException,
+    TimeoutError,
+    KeyError,
+    IndexError,
+    httpx.HTTPError,
+)
 """How a question fails where the answer is wrong."""
 
 pytestmark = pytest.mark.timeout(1_200)
@@ -255,7 +265,8 @@ def an_order_that_expired_says_why(world: World) -> None:
     assert placed["status"] == "EXPIRED"
     assert placed["expiryReason"]
     asked = eventually(
-        "it is stored", lambda: world.taker.signed("GET", "/api/v3/allOrders", symbol=BTC, orderId=placed["orderId"])
+        "it is stored",
+        lambda: world.taker.signed("GET", "/api/v3/allOrders", symbol=BTC, orderId=placed["orderId"]),
     )
     assert asked[0]["expiryReason"] == placed["expiryReason"]
 
@@ -271,7 +282,9 @@ def strategies_are_told(world: World) -> None:
 @finding("F12", "3")
 def a_mode_that_is_not_allowed(world: World) -> None:
     with refused(-1013, "This symbol does not allow the specified self-trade prevention mode."):
-        world.maker.order(BTC, "BUY", "LIMIT", quantity="0.01", price="80000", selfTradePreventionMode="DECREMENT")
+        world.maker.order(
+            BTC, "BUY", "LIMIT", quantity="0.01", price="80000", selfTradePreventionMode="DECREMENT"
+        )
 
 
 @finding("F11", "4")
@@ -295,7 +308,9 @@ def pegs_are_not_supported(world: World) -> None:
 def numbers_of_two_orders(world: World) -> None:
     order = world.rest("BUY", "0.01", "80000")
     with refused(-2039, "Client order ID is not correct for this order ID."):
-        world.maker.signed("GET", "/api/v3/order", symbol=BTC, orderId=order["orderId"], origClientOrderId="another")
+        world.maker.signed(
+            "GET", "/api/v3/order", symbol=BTC, orderId=order["orderId"], origClientOrderId="another"
+        )
 
 
 def weighs(world: World, ask: Callable[[], object]) -> int:
@@ -483,7 +498,9 @@ def executions_have_numbers_of_their_own(world: World) -> None:
 @finding("F11", "2, in reports")
 def strategies_are_told_in_reports(world: World) -> None:
     with events_of(world, world.maker) as stream:
-        world.maker.order(BTC, "BUY", "LIMIT", quantity="0.01", price="80000", strategyId=1, strategyType=1000000)
+        world.maker.order(
+            BTC, "BUY", "LIMIT", quantity="0.01", price="80000", strategyId=1, strategyType=1000000
+        )
         placed = stream.next(report("NEW"))
     assert (placed["j"], placed["J"]) == (1, 1000000)
 
@@ -531,7 +548,11 @@ def who_is_over_the_weight_is_so_everywhere(world: World) -> None:
 
 @finding("37", "1.7", "B: Date and headers in every answer")
 def every_answer_has_its_headers(world: World) -> None:
-    for method, path in (("GET", "/api/v3/nothing"), ("PATCH", "/api/v3/order"), ("GET", "/api/v3/depth?limit=x")):
+    for method, path in (
+        ("GET", "/api/v3/nothing"),
+        ("PATCH", "/api/v3/order"),
+        ("GET", "/api/v3/depth?limit=x"),
+    ):
         headers = world.public.http.request(method, path).headers
         for name in ("Date", "X-Request-Id", "X-MBX-USED-WEIGHT", "X-MBX-USED-WEIGHT-1M"):
             assert name in headers, (path, name)
@@ -602,7 +623,9 @@ def passwords_that_everybody_guesses(world: World) -> None:
 @finding("M13")
 def an_address_that_has_an_account_is_not_told(world: World) -> None:
     email, first = session_of(world, "an entirely different staple")
-    again = world.public.http.post("/api/v1/signup", json={"email": email, "password": "another different staple"})
+    again = world.public.http.post(
+        "/api/v1/signup", json={"email": email, "password": "another different staple"}
+    )
     assert (again.status_code, again.json()) == (first.status_code, first.json())
 
 
@@ -662,7 +685,9 @@ def who_is_revoked_hears_no_more(world: World) -> None:
         made = http.post("/api/v1/api-keys", json={"label": "lost", **more}, headers=session).json()
         if "apiKey" in made:
             break
-    listen_key = http.post("/api/v3/userDataStream", headers={"X-MBX-APIKEY": made["apiKey"]}).json()["listenKey"]
+    listen_key = http.post("/api/v3/userDataStream", headers={"X-MBX-APIKEY": made["apiKey"]}).json()[
+        "listenKey"
+    ]
     with world.stream(f"/ws/{listen_key}") as stream:
         assert http.delete("/api/v1/api-keys", params={"apiKey": made["apiKey"]}, headers=session).is_success
         assert stream.next(lambda event: event["e"] == "listenKeyExpired")["listenKey"] == listen_key
@@ -675,7 +700,9 @@ def a_percent_bomb_is_not_read(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def worlds(old_program: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, World]]:
+def worlds(
+    old_program: Sequence[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[World, World]]:
     """An exchange of the old version, and one of this."""
     file = tmp_path_factory.mktemp("markets") / "markets.toml"
     file.write_text(MARKETS)

@@ -1,4 +1,5 @@
-"""deploy/haproxy/haproxy.cfg before a running exchange: attackers are stopped there, others are served, each counts as its own network.
+"""deploy/haproxy/haproxy.cfg before a running exchange: attackers are stopped there, others are served, each
+counts as its own network.
 
 Run by `make test-long` where there is HAProxy (Debian: apt install haproxy); skipped elsewhere.
 """
@@ -19,9 +20,9 @@ import pytest
 from websockets.sync.client import connect
 
 from cli.local.free_ports import free_port, free_ports
-from tests.e2e.api import eventually
-from tests.e2e.conftest import METRICS_PORTS, data_dir_of_its_own
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.data_dirs import METRICS_PORTS, data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 CONFIGURATION: Final = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
 ATTACKER, OTHER = "127.0.5.1", "127.0.5.2"
@@ -60,8 +61,14 @@ def configuration(rest: int, streams: int, status: int, exchange: RunningExchang
         (r"bind :8000", f"bind 127.0.0.1:{rest}"),
         (r"bind :8001", f"bind 127.0.0.1:{streams}"),
         (r"bind :9100", f"bind 127.0.0.1:{status}"),
-        (r"server-template gateway 1-16 \S+", f"server gateway 127.0.0.1:{exchange.settings.rest_port} no-check"),
-        (r"server-template ws-edge 1-16 \S+", f"server ws-edge 127.0.0.1:{exchange.settings.ws_port} no-check"),
+        (
+            r"server-template gateway 1-16 \S+",
+            f"server gateway 127.0.0.1:{exchange.settings.rest_port} no-check",
+        ),
+        (
+            r"server-template ws-edge 1-16 \S+",
+            f"server ws-edge 127.0.0.1:{exchange.settings.ws_port} no-check",
+        ),
         (r"fd-hard-limit \d+", "fd-hard-limit 20000"),
     ):
         text, count = re.subn(pattern, there, text)
@@ -180,7 +187,9 @@ def test_each_counts_as_the_network_that_it_is(proxy: Proxy) -> None:
         assert one.get("/api/v3/ping").status_code in (418, 429)
         answer = two.get("/api/v3/ping")
         assert (answer.status_code, answer.headers["X-MBX-USED-WEIGHT-1M"]) == (200, "1")
-    with connect(f"ws://127.0.0.1:{proxy.streams}/ws-api/v3", proxy=None, source_address=("127.0.5.5", 0)) as api:
+    with connect(
+        f"ws://127.0.0.1:{proxy.streams}/ws-api/v3", proxy=None, source_address=("127.0.5.5", 0)
+    ) as api:
         api.send('{"id": 1, "method": "ping"}')
         assert '"count":3' in str(api.recv()), "a handshake weighs 2"
 

@@ -1,4 +1,5 @@
-"""An environment in use is never taken apart: `make up` in one terminal, `make test` or `make load` in another, on a new checkout.
+"""An environment in use is never taken apart: `make up` in one terminal, `make test` or `make load` in
+another, on a new checkout.
 
 Run by `make test-long`; not part of `make test`, which does not collect files of such names.
 """
@@ -12,10 +13,14 @@ import pytest
 
 from cli.local.own_exchange import own_environment, own_exchange
 from tests.deploy.rendered import ROOT
-from tests.e2e.api import Api, eventually, new_account
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 240
-IMPORTS = "import importlib.metadata, gateway.main, ws_edge.main, persist.main; importlib.metadata.version('exchange')"
+IMPORTS = (
+    "import importlib.metadata, gateway.main, ws_edge.main, persist.main; "
+    "importlib.metadata.version('exchange')"
+)
 KILLED = "persist-worker"
 
 
@@ -28,7 +33,9 @@ def checkout(tmp_path: Path) -> Path:
         if (ROOT / name).is_file() and not name.startswith(("docs/", "frontend/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    result = subprocess.run(["scripts/setup", "runtime"], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+    result = subprocess.run(
+        ["scripts/setup", "runtime"], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
     if "could not install uv" in result.stderr:
         pytest.skip(f"the package index cannot be reached: {result.stderr}")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -36,12 +43,16 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def failures_during_setup(checkout: Path, other: list[psutil.Process] | None = None) -> list[str]:
-    """Install the development tools, and begin processes all the while; return what those that failed have said.
+    """Install the development tools, and begin processes all the while.
+
+    Return what those that failed have said.
 
     `other` are killed meanwhile, so that their supervisor has to start them.
     """
     failures = []
-    setup = subprocess.Popen(["scripts/setup", "dev"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    setup = subprocess.Popen(
+        ["scripts/setup", "dev"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     while setup.poll() is None:
         for process in other or ():
             process.kill()
@@ -77,7 +88,8 @@ def test_development_tools_are_installed_beside_a_running_exchange(checkout: Pat
         account = new_account(exchange.url, USDT="1000000")
         order = account.order("BTCUSDT", "BUY", "LIMIT", price="50000", quantity="0.01")
         assert order["status"] == "NEW"
-        # The environment that the exchange runs in is still whole; what is started from now on has the new one.
+        # The environment that the exchange runs in is still whole; what is started from now on has the new
+        # one.
         exchange.command("restart", "ws-edge", timeout_s=TIMEOUT_S)
         started = next(each.pid for each in exchange.processes() if each.name == "ws-edge")
         assert environment_of(psutil.Process(started)).startswith("dev-")
@@ -89,7 +101,7 @@ def test_development_tools_are_installed_beside_a_running_exchange(checkout: Pat
 
 def test_going_back_to_an_earlier_version_leaves_its_environment_alone(checkout: Path) -> None:
     first = (checkout / ".venv").readlink()
-    lock = checkout / "requirements.lock"
+    lock = checkout / "requirements/runtime.lock"
     before = lock.read_bytes()
     with subprocess.Popen(
         [checkout / ".venv" / "bin" / "python", "-c", "import msgspec; input()"], stdin=-1
@@ -98,7 +110,9 @@ def test_going_back_to_an_earlier_version_leaves_its_environment_alone(checkout:
         (checkout.parent / "link").symlink_to(checkout)
         for text in (before + b"# another version\n", before):
             lock.write_bytes(text)
-            subprocess.run(["../../link/scripts/setup", "runtime"], cwd=checkout / "cli", check=True, timeout=TIMEOUT_S)
+            subprocess.run(
+                ["../../link/scripts/setup", "runtime"], cwd=checkout / "cli", check=True, timeout=TIMEOUT_S
+            )
             assert (checkout / first / "bin" / "python").exists()
         assert (checkout / ".venv").readlink() != first
         running.kill()

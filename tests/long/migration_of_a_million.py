@@ -1,4 +1,5 @@
-"""A million orders and as many ledger entries are migrated while a writer is at work: how long it takes, and how long the writer waits.
+"""A million orders and as many ledger entries are migrated while a writer is at work: how long it takes, and
+how long the writer waits.
 
 Run by `make test-long`; not part of `make test`, which does not collect files of such names.
 """
@@ -28,7 +29,8 @@ class Writing(NamedTuple):
 
 
 class Writer:
-    """What the worker of the version before does: it inserts and updates orders, and stores deposits, without a pause."""
+    """What the worker of the version before does: it inserts and updates orders, and stores deposits, without
+    a pause."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -92,9 +94,9 @@ def test_a_million_orders_are_migrated_while_they_are_written(million_url: str) 
     assert writer.failure is None
     before_ms, during_ms = (round(writing.longest_s * 1000) for writing in (before, writer.result))
     sys.stdout.write(
-        f"\n{flavour}: {ORDER_COUNT:,} orders, {2 * DEPOSIT_COUNT:,} ledger entries; migrated in {total_s:.1f} s\n"
-        f"longest transaction of the writer: {during_ms} ms, in the 3 s before: {before_ms} ms; "
-        f"{writer.result.deposits:,} transactions\n" + "\n".join(progress) + "\n"
+        f"\n{flavour}: {ORDER_COUNT:,} orders, {2 * DEPOSIT_COUNT:,} ledger entries; migrated in "
+        f"{total_s:.1f} s\nlongest transaction of the writer: {during_ms} ms, in the 3 s before: {before_ms} "
+        f"ms; {writer.result.deposits:,} transactions\n" + "\n".join(progress) + "\n"
     )
     with psycopg.connect(million_url) as connection:
         counted = connection.execute("SELECT count(*), sum(amount) FROM transfers").fetchone()

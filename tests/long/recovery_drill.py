@@ -1,4 +1,5 @@
-"""Database and Redis are lost together: the backup brings back what was acknowledged, but for the last moment.
+"""Database and Redis are lost together: the backup brings back what was acknowledged, but for the last
+moment.
 
 Run by `make test-long`; not part of `make test`, which does not collect files of such names.
 """
@@ -17,11 +18,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.alone.test_disaster import SYMBOL, exchange_command, kill_everything, trade, what_is_seen
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.running import running_exchange
 from tests.long.backup_beside_trading import follows
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.lost_redis import SYMBOL, exchange_command, kill_everything, trade, what_is_seen
+from tests.support.running_exchange import running_exchange
 
 RPO_S = 2.0
 """As docs/operations.md says: what was acknowledged longer than this before the loss comes back."""
@@ -65,7 +67,10 @@ def is_known(account: Api, order_id: int) -> bool:
 
 
 def keep_keys_only(data_dir: Path) -> None:
-    """Lose everything of a data folder but the keys, of which the operator has copies. The servers' password is lost, too."""
+    """Lose everything of a data folder but the keys, of which the operator has copies.
+
+    The servers' password is lost, too.
+    """
     for path in data_dir.iterdir():
         if path.suffix == ".key":
             continue
@@ -127,14 +132,18 @@ def test_a_lost_database_comes_back(data_dir: Path, backup_dir: Path, shard_coun
         buyer, seller = (Api(exchange.url, each.key, each.secret) for each in (buyer, seller))
         eventually("the book", lambda: buyer.get("/api/v3/depth", symbol=SYMBOL)["bids"])
         missing = [at for at, order_id in ordering.acknowledged if not is_known(buyer, order_id)]
-        rpo_s = max(0.0, lost_s - min(missing)) if missing else 0.0  # the last ones while the processes are killed
+        rpo_s = (
+            max(0.0, lost_s - min(missing)) if missing else 0.0
+        )  # the last ones while the processes are killed
         sys.stdout.write(
-            f"\n{shard_count} shards, {len(ordering.acknowledged):,} orders acknowledged in 5 s: {len(missing)} lost, "
-            f"the oldest {rpo_s * 1000:.0f} ms before the loss; "
-            f"recover {recover_s:.1f} s, restore {restore_s:.1f} s, up {up_s:.1f} s\n"
+            f"\n{shard_count} shards, {len(ordering.acknowledged):,} orders acknowledged in 5 s: "
+            f"{len(missing)} lost, the oldest {rpo_s * 1000:.0f} ms before the loss; recover {recover_s:.1f} "
+            f"s, restore {restore_s:.1f} s, up {up_s:.1f} s\n"
         )
         assert rpo_s < RPO_S
-        assert [what_is_seen(account)["trades"] for account in (buyer, seller)] == [each["trades"] for each in before]
+        assert [what_is_seen(account)["trades"] for account in (buyer, seller)] == [
+            each["trades"] for each in before
+        ]
         assert buyer.historical_trades(SYMBOL) == before[0]["tape"]
         eventually("the audit is clean", lambda: exchange.command("audit")["ok"])
         trade(buyer, seller, 3)
@@ -198,4 +207,6 @@ def test_a_database_that_is_lost_alone_catches_up_from_redis(data_dir: Path, bac
         eventually("the new trades are stored", lambda: len(seller.historical_trades(SYMBOL)) >= 13)
         eventually("the audit is clean", lambda: exchange.command("audit")["ok"])
         assert "There is no backup of this database" in fails(environment, "backup", "--status")
-        assert exchange.command("backup", str(backup_dir), timeout_s=120)["folder"] == str(backup_dir / "0002")
+        assert exchange.command("backup", str(backup_dir), timeout_s=120)["folder"] == str(
+            backup_dir / "0002"
+        )

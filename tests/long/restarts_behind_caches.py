@@ -1,7 +1,7 @@
 """A server that restarts at another address, behind names that are cached, is used again within seconds.
 
-The control is the arrangement of before, with names of headless Services: it is away until the caches forget. TEST_RESTARTS repeats each
-restart, with answers that are kept for 30 s in the control, too:
+The control is the arrangement of before, with names of headless Services: it is away until the caches forget.
+TEST_RESTARTS repeats each restart, with answers that are kept for 30 s in the control, too:
 
     TEST_RESTARTS=5 .venv/bin/python -m pytest -s --timeout=1800 tests/long/restarts_behind_caches.py
 """
@@ -27,7 +27,8 @@ NAMESPACES: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-c
 LATER_S: Final = 1.5
 """By how much more than each goal the control takes at least."""
 GOALS: Final = {"database": ("refused_s", 1.0), "redis": ("first_s", 3.0), "sentinel": ("first_s", 5.0)}
-"""From the end of the pod, which is back after RETURN_S: how long reads are refused, and when the first order is accepted."""
+"""From the end of the pod, which is back after RETURN_S: how long reads are refused, and when the first order
+is accepted."""
 
 
 def restarts(arrangement: str, mode: str, ttl_s: int) -> list[dict[str, Any]]:
@@ -53,7 +54,8 @@ def _namespaces() -> None:
     missing = [each for each in ("unshare", "ip", "mount") if shutil.which(each) is None]
     if missing or os.geteuid() != 0 or subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode:
         pytest.skip(
-            f"NOT TESTED: how long restarts take behind cached names needs root and namespaces ({missing or 'none'} missing)"
+            "NOT TESTED: how long restarts take behind cached names needs root and namespaces "
+            f"({missing or 'none'} missing)"
         )
 
 
@@ -73,7 +75,8 @@ def test_servers_with_addresses_that_stay_are_back_in_seconds(mode: str) -> None
     told("addresses", found)
     for what in {each["what"] for each in found}:
         field, goal_s = GOALS[what]
-        # One run, beside other tests, only shows that nobody waits for a cache; the goals are for a machine without other work.
+        # One run, beside other tests, only shows that nobody waits for a cache; the goals are for a machine
+        # without other work.
         bound_s = goal_s if RUNS > 1 else TTL_S / 2
         assert statistics.median(each[field] for each in found if each["what"] == what) <= bound_s, found
 

@@ -1,8 +1,10 @@
-"""20,000 requests that schemathesis makes from the description of the API, stateful ones included: no 5xx, and nothing undescribed.
+"""20,000 requests that schemathesis makes from the description of the API, stateful ones included: no 5xx,
+and nothing undescribed.
 
     .venv/bin/python -m pytest -s --timeout 3600 tests/long/schema_fuzzing.py
 
-SCHEMA_FUZZING_CASES and SCHEMA_FUZZING_SEED choose how many and which. It prints what was seen of each operation.
+SCHEMA_FUZZING_CASES and SCHEMA_FUZZING_SEED choose how many and which. It prints what was seen of each
+operation.
 """
 
 import os
@@ -11,9 +13,10 @@ import sys
 import time
 from collections import Counter
 
-from tests.integration.gateway.conftest import Processes, processes
-from tests.integration.gateway.test_schema import BY_LABEL, a_world, exchange
-from tests.schema_fuzzing import ask_rightly, fuzz, fuzz_stateful, knock_on_every_door, report
+from tests.integration.gateway.conftest import processes
+from tests.support.described_api import BY_LABEL, a_world, exchange
+from tests.support.gateway_processes import Processes
+from tests.support.schema_fuzzing import ask_rightly, fuzz, fuzz_stateful, knock_on_every_door, report
 
 __all__ = ["processes"]
 
@@ -47,12 +50,14 @@ def test_nothing_is_answered_that_is_not_described(processes: Processes) -> None
         ask_rightly(world, alone, BY_LABEL)
         for shard in processes.started[: processes.shard_count]:
             shard.send_signal(signal.SIGCONT)
-        ask_rightly(world, processes.gateway(REDIS_URL="redis://127.0.0.1:1/0", DATABASE_URL=_NOWHERE), BY_LABEL)
+        ask_rightly(
+            world, processes.gateway(REDIS_URL="redis://127.0.0.1:1/0", DATABASE_URL=_NOWHERE), BY_LABEL
+        )
     text, statuses, fields = report(document, world.seen)
     sys.stdout.write(
-        f"{text}\n{total} cases ({total - single} of them in walks) in {spent_s:.0f} s; answers: {dict(answered)}\n"
-        f"with refusals at the door and in an outage: {statuses:.1%} of the described statuses, {fields:.1%} of the described "
-        "fields of answers\n"
+        f"{text}\n{total} cases ({total - single} of them in walks) in {spent_s:.0f} s; answers: "
+        f"{dict(answered)}\nwith refusals at the door and in an outage: {statuses:.1%} of the described "
+        f"statuses, {fields:.1%} of the described fields of answers\n"
     )
     assert world.seen.violations == []
     assert not [status for status in answered if status >= 500]

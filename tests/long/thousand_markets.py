@@ -1,6 +1,7 @@
 """A thousand markets on one shard: everything starts, trades, shows every market, and starts again.
 
-Run by `make test-long`; not part of `make test`, which does not collect files of such names. Prints how long each start took.
+Run by `make test-long`; not part of `make test`, which does not collect files of such names. Prints how long
+each start took.
 """
 
 import time
@@ -8,8 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 MARKETS = 1_000
 READY_S = 60

@@ -1,8 +1,10 @@
-"""An exchange of version e069486, from before configuration was in the log, is stopped under load, and this version goes on with its data.
+"""An exchange of version e069486, from before configuration was in the log, is stopped under load, and this
+version goes on with its data.
 
-Run by `make test-long`. The old version is a checkout of its own from this repository's history, with an environment that its own
-`scripts/setup` makes; TEST_OLD_RELEASE names one that is there already. Load and verdict are those of `exchange chaos`: clients send again
-what was refused, and ask what became of orders without an answer; every answer of either version is held against the end.
+Run by `make test-long`. The old version is a checkout of its own from this repository's history, with an
+environment that its own `scripts/setup` makes; TEST_OLD_RELEASE names one that is there already. Load and
+verdict are those of `exchange chaos`: clients send again what was refused, and ask what became of orders
+without an answer; every answer of either version is held against the end.
 """
 
 import asyncio
@@ -22,7 +24,7 @@ import pytest
 
 from cli.local import own_exchange as own_exchange_module
 from cli.local.own_exchange import OwnExchangeError, own_exchange
-from cli.local.state import ProcessStatus
+from cli.local.state_file import ProcessStatus
 from lab.chaos.rolling import Rolling, Step
 from lab.chaos.run import Result, run
 from lab.chaos.scenarios import rolling as rolling_scenario
@@ -35,7 +37,8 @@ SETUP_TIMEOUT_S = 900
 ORDERS = 3_000
 RATE = 60.0
 OLD_S = 40.0
-"""How long the old version trades: longer than the 30 s after which it saves its state without being stopped."""
+"""How long the old version trades: longer than the 30 s after which it saves its state without being stopped.
+"""
 STALL_S = 240.0
 _START_AGAIN = "start that release again and stop all engine workers of the earlier release"
 
@@ -49,8 +52,12 @@ def old_program(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     folder = Path(named) if named else tmp_path_factory.mktemp("old") / "exchange"
     if not named:
         folder.mkdir()
-        archive = subprocess.run(["git", "archive", VERSION], cwd=REPOSITORY, capture_output=True, check=False)
-        assert archive.returncode == 0, f"the history does not go back to {VERSION}: {archive.stderr.decode()}"
+        archive = subprocess.run(
+            ["git", "archive", VERSION], cwd=REPOSITORY, capture_output=True, check=False
+        )
+        assert archive.returncode == 0, (
+            f"the history does not go back to {VERSION}: {archive.stderr.decode()}"
+        )
         subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
         subprocess.run(["scripts/setup", "runtime"], cwd=folder, check=True, timeout=SETUP_TIMEOUT_S)
     return (str(folder / ".venv" / "bin" / "python"), "-P", "-m", "cli.main")
@@ -76,7 +83,10 @@ class Crossing:
         return (*((self._kill,) if self._is_killed_first else ()), self._cross, self._check)
 
     async def _kill(self, rolling: Rolling) -> None:
-        """Let all engine workers of the old version end without a snapshot; start the new version in vain, and the old one again."""
+        """Let all engine workers of the old version end without a snapshot.
+
+        Start the new version in vain, and the old one again.
+        """
         self._teller.say(f"killing the engine workers of {VERSION}, and then the rest")
         await asyncio.sleep(OLD_S / 4)
         await asyncio.to_thread(_kill_everything, rolling)
@@ -111,11 +121,16 @@ class Crossing:
         self._teller.say(f"this version runs; everything stood still for {self.stopped_s:.1f} s")
 
     async def _without_standbys(self, rolling: Rolling) -> str:
-        """Start and stop the old version without standbys, which leaves a snapshot for certain; return what a dry run says of that.
+        """Start and stop the old version without standbys, which leaves a snapshot for certain.
 
-        A leader of it leaves its last snapshot to a standby, which may be told to stop before it has taken over.
+        Return what a dry run says of that.
+
+        A leader of it leaves its last snapshot to a standby, which may be told to stop before it has taken
+        over.
         """
-        self._teller.say(f"nobody has saved the last state; starting {VERSION} without standbys, and stopping it")
+        self._teller.say(
+            f"nobody has saved the last state; starting {VERSION} without standbys, and stopping it"
+        )
         environment = {**rolling.exchange.environment, "EXCHANGE_STANDBYS": "0"}
         await asyncio.to_thread(rolling.opened.enter_context, own_exchange(environment, (*self._old, "up")))
         await rolling.command("down")
@@ -129,7 +144,10 @@ class Crossing:
 
 
 def _kill_everything(rolling: Rolling) -> None:
-    """Kill the engine workers while nobody can start them anew, then the supervisor. `exchange up` ends what that leaves behind."""
+    """Kill the engine workers while nobody can start them anew, then the supervisor.
+
+    `exchange up` ends what that leaves behind.
+    """
     processes = rolling.exchange.processes()
     assert all(each.state is ProcessStatus.RUNNING for each in processes)
     supervisor = psutil.Process(processes[0].pid).parent()
@@ -182,7 +200,8 @@ def cross(
 
 def check(crossing: Crossing, result: Result, shards: int) -> None:
     assert broken(result) == {}
-    # The old version left a snapshot of format 2 exactly at its position, which nothing had to be decided for.
+    # The old version left a snapshot of format 2 exactly at its position, which nothing had to be decided
+    # for.
     assert [each["reason"] for each in crossing.dry_run] == [""] * shards
     assert all(each["snapshots"][0] == 2 and not each["isPresent"] for each in crossing.dry_run)
     assert all(set(each["events"]) == {"1"} for each in crossing.dry_run)
@@ -198,9 +217,14 @@ def _unwrapped(text: str) -> str:
 
 def _check_replay(found: Mapping[str, Any]) -> None:
     verdict = found["verdict"]
-    say(f"replay: shard {verdict['shard']}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} commands")
+    say(
+        f"replay: shard {verdict['shard']}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} "
+        "commands"
+    )
     assert found["same"], verdict["difference"]
-    assert StreamId.parse(verdict["start"]) > STREAM_START, "it begins with what this version made of the old snapshot"
+    assert StreamId.parse(verdict["start"]) > STREAM_START, (
+        "it begins with what this version made of the old snapshot"
+    )
     assert verdict["commands"]
 
 
@@ -212,7 +236,9 @@ def test_the_old_version_is_stopped_and_this_one_goes_on_under_load(
     check(crossing, result, shards)
 
 
-def test_after_a_kill_this_version_refuses_until_the_old_one_has_stopped(old_program: tuple[str, ...]) -> None:
+def test_after_a_kill_this_version_refuses_until_the_old_one_has_stopped(
+    old_program: tuple[str, ...],
+) -> None:
     crossing, result = cross(old_program, shards=1, standbys=0, is_killed_first=True)
     refused, not_converted = crossing.refusals
     for said in (_unwrapped(refused), _unwrapped(not_converted)):

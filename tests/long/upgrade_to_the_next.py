@@ -1,8 +1,9 @@
-"""A planted next release, with a new kind of event, a new field and another rule, takes over a whole exchange under load, is taken back
-before the switch, takes over again, and is switched on.
+"""A planted next release, with a new kind of event, a new field and another rule, takes over a whole exchange
+under load, is taken back before the switch, takes over again, and is switched on.
 
-Run by `make test-long`. Load and verdict are those of `exchange chaos`. All processes start from one environment; a folder on PYTHONPATH
-says of which release they are. `exchange restart`, `exchange formats` and `exchange replay` are those of the release that is there then.
+Run by `make test-long`. Load and verdict are those of `exchange chaos`. All processes start from one
+environment; a folder on PYTHONPATH says of which release they are. `exchange restart`, `exchange formats` and
+`exchange replay` are those of the release that is there then.
 """
 
 import asyncio
@@ -29,12 +30,13 @@ from protocol.stream_id import STREAM_START, StreamId
 from runtime.settings import Settings
 from stream_log.memory_log import MemoryStreamLog
 from tests.long.upgrading import Observer, ReleaseFolder, ShardLog, Teller, broken, pairs_text, say, tell
-from tests.next_release import NEXT, next_release
+from tests.support.next_release import NEXT, next_release
 
 SHARDS = 3
 ORDERS = 4_000
 SETTINGS = {"snapshot_interval_s": "3600"}
-"""Only workers that start with nothing, or stop, save their state: what Redis keeps of a log goes back a while."""
+"""Only workers that start with nothing, or stop, save their state: what Redis keeps of a log goes back a
+while."""
 RATE = 60.0
 DEPOSIT_SHARE = 0.02
 MIXED_S = 30.0
@@ -88,7 +90,8 @@ class Upgrade:
             self.observer = rolling.opened.enter_context(Observer(rolling.exchange.settings, NEXT))
 
     async def _restart(self, rolling: Rolling, name: str, wanted: Release) -> None:
-        """Restart one engine worker of each shard, and then everything, as `exchange restart` does without names."""
+        """Restart one engine worker of each shard, and then everything, as `exchange restart` does without
+        names."""
         assert self.observer is not None
         settings, began = rolling.exchange.settings, len(self.observer.sights)
         self._teller.say(f"restarting a part of the engine workers with {name}")
@@ -101,10 +104,12 @@ class Upgrade:
         await rolling.restart()
         said = json.loads(await rolling.command("formats", "--json"))
         expected = {spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))}
-        announced = {process: Release(**reads) for process, reads in said["processes"].items() if reads is not None}
-        assert {process: release for process, release in announced.items() if "@" not in process} == dict.fromkeys(
-            expected, wanted
-        )
+        announced = {
+            process: Release(**reads) for process, reads in said["processes"].items() if reads is not None
+        }
+        assert {
+            process: release for process, release in announced.items() if "@" not in process
+        } == dict.fromkeys(expected, wanted)
         shards = [Release(**numbers) for numbers in said["shards"].values()]
         assert shards == [this_numbers()] * settings.shard_count, "nothing is switched yet"
 
@@ -123,8 +128,13 @@ def this_numbers() -> Release:
 _THIS = this_release()
 
 
-def upgrade(folder: ReleaseFolder, steps: tuple[Step, ...], teller: Teller, *, shards: int = SHARDS) -> Result:
-    """Run an exchange, and the steps while it trades; the load and the verdict read what the next release writes."""
+def upgrade(
+    folder: ReleaseFolder, steps: tuple[Step, ...], teller: Teller, *, shards: int = SHARDS
+) -> Result:
+    """Run an exchange, and the steps while it trades.
+
+    The load and the verdict read what the next release writes.
+    """
     scenario = rolling_scenario(1, orders=ORDERS, rate=RATE, shards=shards)
     with next_release():
         return run(
@@ -235,5 +245,9 @@ def test_control_a_release_that_writes_what_is_new_too_early_stops(
 
 def _stopped(data_dir: Path) -> str:
     """Return what engine workers said at their end that were stopped by a broken promise."""
-    lines = [line for log in (data_dir / "logs").glob("engine-*.log") for line in log.read_text("utf-8").splitlines()]
+    lines = [
+        line
+        for log in (data_dir / "logs").glob("engine-*.log")
+        for line in log.read_text("utf-8").splitlines()
+    ]
     return "\n".join(line for line in lines if "before the s" in line)

@@ -1,4 +1,5 @@
-"""What the tests of upgrades share: a folder that decides which release a process is of, and a watcher that writes down what was so."""
+"""What the tests of upgrades share: a folder that decides which release a process is of, and a watcher that
+writes down what was so."""
 
 import sys
 import threading
@@ -24,15 +25,16 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD
 from runtime.settings import Settings
 from stream_log.interface import Entry
-from tests.next_release import DepositsCounted, LaterDeposit
+from tests.support.next_release import DepositsCounted, LaterDeposit
 
 LOOK_EVERY_S = 0.2
 ENTRIES_PER_READ = 1_000
 
 
 class ReleaseFolder:
-    """A folder for PYTHONPATH. What is in it when a process starts decides of which release the process is, as the checkout does that
-    `git pull` has changed: with a `sitecustomize.py` it is of the planted next release, else of this one.
+    """A folder for PYTHONPATH. What is in it when a process starts decides of which release the process is,
+    as the checkout does that `git pull` has changed: with a `sitecustomize.py` it is of the planted next
+    release, else of this one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +44,9 @@ class ReleaseFolder:
 
     def become_next(self, careless_with: str = "") -> None:
         unfinished = self._file.with_suffix(".new")
-        unfinished.write_text(f"from tests.next_release import plant\n\nplant({careless_with!r})\n", "utf-8")
+        unfinished.write_text(
+            f"from tests.support.next_release import plant\n\nplant({careless_with!r})\n", "utf-8"
+        )
         unfinished.replace(self._file)
 
     def become_this(self) -> None:
@@ -58,7 +62,10 @@ class Sight(NamedTuple):
     """Process -> the release that it announced."""
 
     def pair(self, shard: int) -> tuple[Release, Release] | None:
-        """Return the releases of a shard's leader and of its other engine worker; None when one of them is not heard."""
+        """Return the releases of a shard's leader and of its other engine worker.
+
+        None when one of them is not heard.
+        """
         leader = self.leaders.get(shard)
         other = next(
             (
@@ -72,7 +79,8 @@ class Sight(NamedTuple):
 
 
 class ShardLog:
-    """What was in a shard's events, and the whole of its log: a `ReplaySource` of what Redis has trimmed meanwhile."""
+    """What was in a shard's events, and the whole of its log: a `ReplaySource` of what Redis has trimmed
+    meanwhile."""
 
     def __init__(self) -> None:
         self.inputs: list[Entry] = []
@@ -103,7 +111,11 @@ class ShardLog:
         self.formats.add(number)
         told: list[Any] = list(decode_events(frame))
         for event in told:
-            if isinstance(event, ShardConfigured) and release_of(event.config) == newest and self.switched is None:
+            if (
+                isinstance(event, ShardConfigured)
+                and release_of(event.config) == newest
+                and self.switched is None
+            ):
                 self.switched = stream_id
             if isinstance(event, DepositsCounted) or (isinstance(event, LaterDeposit) and event.note):
                 if self.switched is None:
@@ -157,8 +169,12 @@ class Observer:
             log.inputs += _read(client, streams.commands(shard), log.inputs)
             for entry in _read(client, streams.events(shard), log.outputs):
                 log.hear(entry, self._newest)
-        reads = {each.name: each.reads for each in read_readers(client, self._settings) if each.reads is not None}
-        leaders = {shard: leader.process for shard in self.logs if (leader := leader_of(self._settings, shard))}
+        reads = {
+            each.name: each.reads for each in read_readers(client, self._settings) if each.reads is not None
+        }
+        leaders = {
+            shard: leader.process for shard in self.logs if (leader := leader_of(self._settings, shard))
+        }
         self.sights.append(Sight(leaders, reads))
 
     def pairs(self, shard: int) -> list[tuple[Release, Release]]:
@@ -175,7 +191,9 @@ def _read(client: redis.Redis, stream: str, known: list[Entry]) -> list[Entry]:
     after = known[-1].stream_id if known else STREAM_START
     found: Any = client.xread({stream: str(after)}, ENTRIES_PER_READ)
     return [
-        Entry(stream, StreamId.parse(stream_id), fields) for _, entries in found or () for stream_id, fields in entries
+        Entry(stream, StreamId.parse(stream_id), fields)
+        for _, entries in found or ()
+        for stream_id, fields in entries
     ]
 
 

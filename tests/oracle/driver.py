@@ -1,6 +1,7 @@
 """Drives the real engine as one exchange: n shards, and the messages between them carried until all is quiet.
 
-The only place in these tests that knows the engine's interface (but for the planted bugs, which know its text).
+The only place in these tests that knows the engine's interface (but for the planted bugs, which know its
+text).
 """
 
 from collections import deque
@@ -41,7 +42,9 @@ class Produced:
 class Engine:
     """The shards of one exchange, with nothing between them but numbered mail."""
 
-    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0) -> None:
+    def __init__(
+        self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0
+    ) -> None:
         """Start `market_map.shard_count` empty shards."""
         self.market_map = market_map
         self.windows = windows
@@ -69,7 +72,8 @@ class Engine:
         self._take(source, produced)
 
     def deliver(self, way: tuple[int, int], time: int, produced: Produced, *, times: int = 1) -> None:
-        """Deliver what is longest on its way from one shard to another, once or (as after a crash) more often."""
+        """Deliver what is longest on its way from one shard to another, once or (as after a crash) more
+        often."""
         frame = self.mail[way].popleft()
         if not self.mail[way]:
             del self.mail[way]

@@ -1,9 +1,9 @@
 """The whole exchange as one flat model: every account, every order, one list each.
 
-Written from the rules alone, to be read and believed: nothing is indexed, the book is sorted anew whenever it is looked at,
-shares are `Fraction`s, money comes from the decimals that a market declares, and a command happens in one step however many
-shards the engine spreads it over. It shares no code with the engine; what it takes from `protocol` are the words of commands
-and replies.
+Written from the rules alone, to be read and believed: nothing is indexed, the book is sorted anew whenever it
+is looked at, shares are `Fraction`s, money comes from the decimals that a market declares, and a command
+happens in one step however many shards the engine spreads it over. It shares no code with the engine; what it
+takes from `protocol` are the words of commands and replies.
 """
 
 from collections import Counter
@@ -41,7 +41,16 @@ from protocol.orders import (
     TimeInForce,
 )
 from protocol.replies import FundsReply, OrderReply, OrdersReply, Refused, Reply
-from protocol.units import AMOUNT_UNITS_MAX, PPM, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+from protocol.units import (
+    AMOUNT_UNITS_MAX,
+    PPM,
+    AssetUnits,
+    OrderId,
+    PriceTicks,
+    QuantityLots,
+    TimeMs,
+    TradeId,
+)
 from protocol.windows import DEFAULT_WINDOWS, Windows
 
 AnyCommand = Command | OperatorCommand
@@ -135,7 +144,8 @@ class Fill:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that happened to one order, and its state after it: accepted or closed, or (with `fill`) traded.
+    """Something that happened to one order, and its state after it: accepted or closed, or (with `fill`)
+    traded.
 
     `cancel_id` is that of the cancel that closed it.
     """
@@ -162,7 +172,8 @@ class Walk:
     """What an arriving order would do to the other side of the book."""
 
     meets: list[tuple[Order, int]] = field(default_factory=list)
-    """The resting orders that it meets, in turn, with the lots that it takes of each: 0 of one that gives way, or that ends it."""
+    """The resting orders that it meets, in turn, with the lots that it takes of each: 0 of one that gives
+    way, or that ends it."""
     prevented: list[Order] = field(default_factory=list)
     own: list[tuple[Order, int]] = field(default_factory=list)
     """The orders of the same account that it meets, with the lots that it has left there and can pay."""
@@ -170,7 +181,8 @@ class Walk:
     stopped_by_limit: bool = False
     cannot_pay_the_next: bool = False
     next_is_too_dear: bool = False
-    """Whether somebody is left who would trade, but not at a price that a MARKET order by quantity may pay."""
+    """Whether somebody is left who would trade, but not at a price that a MARKET order by quantity may pay.
+    """
 
     @property
     def takes(self) -> list[tuple[Order, int]]:
@@ -213,7 +225,9 @@ class RuleBrokenError(Exception):
 class Exchange:
     """Every account, order and fee of the exchange, one command at a time."""
 
-    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0) -> None:
+    def __init__(
+        self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0
+    ) -> None:
         """Open an empty exchange; `market_map` is needed for its markets, and for how it numbers orders."""
         self.market_map = market_map
         self.open_orders_max = open_orders_max
@@ -227,9 +241,11 @@ class Exchange:
         self.available: Counter[tuple[int, str]] = Counter()
         self.held: Counter[tuple[int, str]] = Counter()
         self.earned: Counter[tuple[int, str]] = Counter()
-        """(shard, asset) -> the fees that the accounts of that shard have paid, but for those that were taken out."""
+        """(shard, asset) -> the fees that the accounts of that shard have paid, but for those that were taken
+        out."""
         self.accounts: set[int] = set()
-        """The accounts of which there is a record: from the first deposit or idempotency key on, until they are closed."""
+        """The accounts of which there is a record: from the first deposit or idempotency key on, until they
+        are closed."""
         self.deposited: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
         self.outstanding: Counter[tuple[int, str]] = Counter()
@@ -318,7 +334,10 @@ class Exchange:
     def _first_answer(self, command: AnyCommand, time: int) -> Reply | None:
         """Return what was answered to the same request, as long as that is remembered."""
         for known in self.answered:
-            same = (known.command.reply_to, known.command.request_id) == (command.reply_to, command.request_id)
+            same = (known.command.reply_to, known.command.request_id) == (
+                command.reply_to,
+                command.request_id,
+            )
             if same and time - known.time <= self.windows.request_ms:
                 return known.reply
         return None
@@ -361,7 +380,9 @@ class Exchange:
             case CancelAllOrders():
                 orders = self.open_orders(command.account_id, command.market)
                 require(bool(orders), RejectReason.UNKNOWN_ORDER)
-                steps = [self._close(order, OrderStatus.CANCELED, time, command.cancel_id) for order in orders]
+                steps = [
+                    self._close(order, OrderStatus.CANCELED, time, command.cancel_id) for order in orders
+                ]
                 states = tuple(order.state() for order in orders)
                 return Outcome(OrdersReply(command.request_id, TimeMs(time), states), steps=steps)
             case Deposit() | Withdraw():
@@ -374,7 +395,9 @@ class Exchange:
                 require(nothing and not open_orders, RejectReason.ACCOUNT_IN_USE)
                 closed = self.accounts & {account_id}
                 self.accounts -= closed
-                return Outcome(FundsReply(command.request_id, TimeMs(time), ()), closed_accounts=sorted(closed))
+                return Outcome(
+                    FundsReply(command.request_id, TimeMs(time), ()), closed_accounts=sorted(closed)
+                )
             case _:
                 raise TypeError(f"{type(command).__name__} is not the oracle's")
 
@@ -418,7 +441,11 @@ class Exchange:
         """Return whether the same transfer has moved money already; refuse one that has the same id only."""
         for earlier, moved in self.transfers:
             same_id = type(earlier) is type(command) and earlier.transfer_id == command.transfer_id
-            if same_id and owner_of(earlier) == owner_of(command) and time - moved <= self.windows.transfer_ms:
+            if (
+                same_id
+                and owner_of(earlier) == owner_of(command)
+                and time - moved <= self.windows.transfer_ms
+            ):
                 same = (earlier.asset, earlier.amount) == (command.asset, command.amount)
                 require(same, RejectReason.TRANSFER_ID_REUSED)
                 return True
@@ -438,7 +465,10 @@ class Exchange:
         open_count = len(self.open_orders(command.account_id, command.market))
         require(open_count < market.open_orders_max, RejectReason.TOO_MANY_OPEN_ORDERS)
         in_all = sum(len(self.open_orders(command.account_id, each)) for each in self.market_map.by_symbol)
-        require(not self.open_orders_max or in_all < self.open_orders_max, RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL)
+        require(
+            not self.open_orders_max or in_all < self.open_orders_max,
+            RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL,
+        )
 
         purse = (command.account_id, self._asset_paid(command))
         hold = hold_for(command, market, self.available[purse])
@@ -455,13 +485,20 @@ class Exchange:
         self.held[purse] += hold
         order.arrival = len(self.orders)
         self.orders.append(order)
-        outcome = Outcome(OrderReply(command.request_id, TimeMs(time), order.state()), steps=[Step(order.state())])
+        outcome = Outcome(
+            OrderReply(command.request_id, TimeMs(time), order.state()), steps=[Step(order.state())]
+        )
         fills, prevented = self._match(order, market, walk, time, outcome)
-        outcome.reply = OrderReply(command.request_id, TimeMs(time), order.state(), tuple(fills), tuple(prevented))
+        outcome.reply = OrderReply(
+            command.request_id, TimeMs(time), order.state(), tuple(fills), tuple(prevented)
+        )
         return outcome
 
     def _worst_price(self, command: PlaceOrder, market: Market) -> int:
-        """Return what the order may pay at most, or take at least; where nobody is to trade with, anything."""
+        """Return what the order may pay at most, or take at least.
+
+        Where nobody is to trade with, anything.
+        """
         others = self.resting(market.symbol, command.side.opposite)
         if not command.bound_by_book or not others:
             return command.price
@@ -477,12 +514,17 @@ class Exchange:
             price = last if last is not None else others[0].command.price if others else None
             if price is None:
                 raise RuleBrokenError(RejectReason.EMPTY_BOOK)
-            require(lot_cost(market, price) * command.quantity >= market.notional_min, RejectReason.NOTIONAL_TOO_SMALL)
+            require(
+                lot_cost(market, price) * command.quantity >= market.notional_min,
+                RejectReason.NOTIONAL_TOO_SMALL,
+            )
         if command.order_type is not OrderType.MARKET and last is not None:
             inside = last * market.band_down_ppm <= command.price * PPM <= last * market.band_up_ppm
             require(inside, RejectReason.PRICE_OUTSIDE_BAND)
         if command.order_type is OrderType.LIMIT_MAKER:
-            would_match = any(reaches(order, maker) for maker in self.resting(market.symbol, command.side.opposite))
+            would_match = any(
+                reaches(order, maker) for maker in self.resting(market.symbol, command.side.opposite)
+            )
             require(not would_match, RejectReason.WOULD_MATCH_IMMEDIATELY)
         if command.order_type is OrderType.MARKET and command.side is Side.BUY and command.quantity:
             cost = sum(lot_cost(market, maker.command.price) * lots for maker, lots in walk.takes)
@@ -493,7 +535,8 @@ class Exchange:
             require(len(walk.meets) <= market.matches_max, RejectReason.TOO_MANY_MATCHES)
 
     def _check_what_it_would_meet(self, order: Order, market: Market) -> None:
-        """Refuse an order by quote quantity that would trade less than the smallest order, or sell more than there is."""
+        """Refuse an order by quote quantity that would trade less than the smallest order, or sell more than
+        there is."""
         command = order.command
         met = [each for each in self.resting(market.symbol, command.side.opposite) if reaches(order, each)]
         require(bool(met), RejectReason.EMPTY_BOOK)
@@ -524,7 +567,9 @@ class Exchange:
         by_quantity = command.side is Side.BUY and not by_quote(command) and command.bound_by_book
         held_by_estimate = by_quantity and lot_cost(market, command.price) * command.quantity == taker.held
         if by_quote(command):
-            lots_left = min(budget if command.side is Side.BUY else taker.held // lot(market), market.quantity_max)
+            lots_left = min(
+                budget if command.side is Side.BUY else taker.held // lot(market), market.quantity_max
+            )
         for maker in self.resting(market.symbol, command.side.opposite):
             cost = lot_cost(market, maker.command.price)
             lots = min(maker.leaves, lots_left)
@@ -615,7 +660,9 @@ class Exchange:
                 reason = CloseReason.PRICE_RANGE_EXCEEDED
             if walk.stopped_by_own_order:
                 lost = prevented[-1]
-                taker.course = OrderCourse(prevented_quantity=lost.taker_quantity, prevented_match_id=lost.match_id)
+                taker.course = OrderCourse(
+                    prevented_quantity=lost.taker_quantity, prevented_match_id=lost.match_id
+                )
             outcome.steps.append(self._close(taker, status, time, reason=reason))
         return fills, prevented
 
@@ -651,7 +698,9 @@ class Exchange:
         command, account_id = order.command, order.command.account_id
         quote = lot_cost(market, trade.price) * trade.quantity
         base = trade.quantity * lot(market)
-        paid, received, asset = (quote, base, market.base) if command.side is Side.BUY else (base, quote, market.quote)
+        paid, received, asset = (
+            (quote, base, market.base) if command.side is Side.BUY else (base, quote, market.quote)
+        )
         fee_ppm = market.maker_fee_ppm if liquidity is Liquidity.MAKER else market.taker_fee_ppm
         fee = ceil(Fraction(received * fee_ppm, PPM))
 
@@ -675,10 +724,17 @@ class Exchange:
             self._release(order, 0)
         elif command.order_type is not OrderType.MARKET and command.side is Side.BUY:
             self._release(order, lot_cost(market, command.price) * order.leaves)
-        return Step(order.state(), Fill(trade.trade_id, trade.price, trade.quantity, quote, liquidity, fee, asset))
+        return Step(
+            order.state(), Fill(trade.trade_id, trade.price, trade.quantity, quote, liquidity, fee, asset)
+        )
 
     def _close(
-        self, order: Order, status: OrderStatus, time: int, cancel_id: str = "", reason: CloseReason | None = None
+        self,
+        order: Order,
+        status: OrderStatus,
+        time: int,
+        cancel_id: str = "",
+        reason: CloseReason | None = None,
     ) -> Step:
         order.status = status
         order.close_reason = reason or close_reason(order)
@@ -725,7 +781,8 @@ def owner_of(command: Deposit | Withdraw | WithdrawFees) -> tuple[str, int]:
 
 
 def payload(command: Command) -> Command:
-    """Return what the client asked for: the command without who waits for it, and without a price that is not the client's."""
+    """Return what the client asked for: the command without who waits for it, and without a price that is not
+    the client's."""
     asked = msgspec.structs.replace(command, request_id=0, reply_to="")
     if isinstance(asked, PlaceOrder) and asked.order_type is OrderType.MARKET:
         return msgspec.structs.replace(asked, price=PriceTicks(0), bound_by_book=False)
@@ -766,7 +823,9 @@ def check_limits(command: PlaceOrder, market: Market) -> None:
     if by_quote(command):
         require(command.quote_quantity >= market.notional_min, RejectReason.NOTIONAL_TOO_SMALL)
         return
-    require(market.quantity_min <= command.quantity <= market.quantity_max, RejectReason.QUANTITY_OUT_OF_RANGE)
+    require(
+        market.quantity_min <= command.quantity <= market.quantity_max, RejectReason.QUANTITY_OUT_OF_RANGE
+    )
     if command.order_type is not OrderType.MARKET:
         notional = lot_cost(market, command.price) * command.quantity
         require(notional >= market.notional_min, RejectReason.NOTIONAL_TOO_SMALL)
@@ -794,7 +853,8 @@ def whole(number: Fraction) -> int:
 
 
 def supply(market_map: MarketMap, asset: str) -> int:
-    """Return how much of an asset there may be: what its markets declare, which agree, or as much as 63 bits hold."""
+    """Return how much of an asset there may be: what its markets declare, which agree, or as much as 63 bits
+    hold."""
     (declared,) = {
         supply * 10**scale
         for market in market_map.markets
@@ -824,7 +884,8 @@ def hold_for(command: PlaceOrder, market: Market, available: int) -> int:
 
 
 def close_reason(order: Order) -> CloseReason:
-    """Return why an order that is not FILLED has closed: by its owner, by self-trade prevention, or for want of somebody to trade with."""
+    """Return why an order that is not FILLED has closed: by its owner, by self-trade prevention, or for want
+    of somebody to trade with."""
     if order.status is OrderStatus.CANCELED:
         return CloseReason.CANCELED_BY_OWNER
     if order.status is OrderStatus.EXPIRED_IN_MATCH:

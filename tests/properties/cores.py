@@ -1,6 +1,8 @@
-"""One recorded input of three shards, and everything that a core makes of it as bytes: the contract of `FrameCore`.
+"""One recorded input of three shards, and everything that a core makes of it as bytes: the contract of
+`FrameCore`.
 
-`python -m tests.properties.cores` writes the golden hashes anew, after a change that is meant to change bytes.
+`python -m tests.properties.cores` writes the golden hashes anew, after a change that is meant to change
+bytes.
 """
 
 import hashlib
@@ -49,7 +51,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.interface import Entry, as_skipped
-from tests.integration.test_worker import PRICE, deposits, market_map, trading
+from tests.support.workers import PRICE, deposits, market_map, trading
 
 SHARDS = 3
 MARKETS = market_map(SHARDS)
@@ -94,7 +96,9 @@ class Reference:
     def take(self, dead: list[DeadItem] | str) -> Made:
         shard, output = self.shard, self.shard.take()
         waiters = list(dict.fromkeys(reply_to for reply_to, _ in output.replies if reply_to))
-        replies = [(name, encode_frame([reply for to, reply in output.replies if to == name])) for name in waiters]
+        replies = [
+            (name, encode_frame([reply for to, reply in output.replies if to == name])) for name in waiters
+        ]
         targets = list(dict.fromkeys(target for target, _, _ in output.outbox))
         outbox = []
         for target in targets:
@@ -215,10 +219,14 @@ def _operators(log: Recorder) -> None:
     log.commands(shard, CancelOrders(20, "ops", AccountId(0), "BTCUSDT"))
     for index in range(SHARDS):
         account = AccountId(index + SHARDS)
-        log.commands(index, LimitAccount(30, "ops", account, AccountLimits(1, is_frozen=True)), _order(31, index))
+        log.commands(
+            index, LimitAccount(30, "ops", account, AccountLimits(1, is_frozen=True)), _order(31, index)
+        )
         log.commands(index, CancelOrders(32, "ops", account), CloseAccount(33, "ops", account))
         log.commands(index, WithdrawFees(34, "ops", index, "USDT", AssetUnits(1), "out"))
-        log.commands(index, Withdraw(35, "gate", AccountId(index + SHARDS), "USDT", AssetUnits(7), "w"), Tick())
+        log.commands(
+            index, Withdraw(35, "gate", AccountId(index + SHARDS), "USDT", AssetUnits(7), "w"), Tick()
+        )
 
 
 def _order(number: int, shard: int) -> PlaceOrder:

@@ -1,7 +1,8 @@
-"""Three small markets on which much happens: few prices, three shared assets, odd lots, fees that never divide.
+"""Three small markets on which much happens: few prices, three shared assets, odd lots, fees that never
+divide.
 
-FIG has two decimals, KIWI none, PLUM six. One lot of FIGPLUM is 100 units of FIG and costs 10 of PLUM per tick; of KIWIPLUM 1 and 3; of
-FIGKIWI 7 and 7.
+FIG has two decimals, KIWI none, PLUM six. One lot of FIGPLUM is 100 units of FIG and costs 10 of PLUM per
+tick; of KIWIPLUM 1 and 3; of FIGKIWI 7 and 7.
 """
 
 from protocol.market import Asset, Market, MarketMap

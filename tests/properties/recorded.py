@@ -1,4 +1,5 @@
-"""A recorded log of three shards, as a file that any interpreter can replay: it needs the core and nothing of the test tools.
+"""A recorded log of three shards, as a file that any interpreter can replay: it needs the core and nothing of
+the test tools.
 
 `python -m tests.properties.recorded FILE` prints a digest of everything that the replay of the file produces.
 """
@@ -113,7 +114,8 @@ def _command(chosen: random.Random, number: int, commands: int) -> Command:
 
 
 def produced(shard: Shard, entries: list[Entry], batch: int = 1) -> list[bytes]:
-    """Apply the entries in batches and return the encodings of all that came of it, but without the batches' heads."""
+    """Apply the entries in batches and return the encodings of all that came of it, but without the batches'
+    heads."""
     found: list[bytes] = []
     for at in range(0, len(entries), batch):
         for entry in entries[at : at + batch]:
@@ -132,7 +134,8 @@ def apply_or_not(shard: Shard, entry: Entry) -> None:
 
 
 def replayed(recording: Recording) -> str:
-    """Return a digest of all that the shards say and are in a replay, with a restart from a snapshot in the middle."""
+    """Return a digest of all that the shards say and are in a replay, with a restart from a snapshot in the
+    middle."""
     hashed = hashlib.sha256()
     for index in range(SHARDS):
         shard, entries = Shard(index, MARKETS, WINDOWS), recording.entries(index)

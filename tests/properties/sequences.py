@@ -1,9 +1,18 @@
-"""Random command sequences: eight bytes make one command, so that hypothesis shrinks by dropping and zeroing bytes."""
+"""Random command sequences: eight bytes make one command, so that hypothesis shrinks by dropping and zeroing
+bytes."""
 
 import msgspec
 from hypothesis import strategies as st
 
-from protocol.commands import CancelAllOrders, CancelOrder, CloseAccount, Deposit, PlaceOrder, Withdraw, WithdrawFees
+from protocol.commands import (
+    CancelAllOrders,
+    CancelOrder,
+    CloseAccount,
+    Deposit,
+    PlaceOrder,
+    Withdraw,
+    WithdrawFees,
+)
 from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from tests.oracle.exchange import AnyCommand
@@ -36,7 +45,10 @@ _KINDS = (
 )
 
 seeds = st.lists(st.binary(min_size=8, max_size=8), min_size=LENGTH_MAX, max_size=LENGTH_MAX)
-"""What `commands_of` reads. Eight zero bytes say nothing, so a shrunk sequence is short although the list is not."""
+"""What `commands_of` reads.
+
+Eight zero bytes say nothing, so a shrunk sequence is short although the list is not.
+"""
 
 
 def endowment() -> list[AnyCommand]:
@@ -95,7 +107,9 @@ def commands_of(seed: list[bytes]) -> list[AnyCommand]:
     return commands
 
 
-def _command_of(octets: bytes, number: int, placed: list[PlaceOrder], repeatable: list[AnyCommand]) -> AnyCommand:
+def _command_of(
+    octets: bytes, number: int, placed: list[PlaceOrder], repeatable: list[AnyCommand]
+) -> AnyCommand:
     what, who, *rest = octets
     account = AccountId(ACCOUNTS[who % 4])
     market = MARKETS[max(0, who // 4 % 8 - 5)]
@@ -104,7 +118,9 @@ def _command_of(octets: bytes, number: int, placed: list[PlaceOrder], repeatable
         case 12 if earlier is not None:
             return _cancel(rest, number, earlier)
         case 13 if rest[1] % 4 == 0:
-            return CancelAllOrders(number, "test", account, market.symbol if rest[2] % 8 else "NONE", f"x{number}")
+            return CancelAllOrders(
+                number, "test", account, market.symbol if rest[2] % 8 else "NONE", f"x{number}"
+            )
         case 13 if repeatable:
             return repeatable[-1 - rest[0] % min(len(repeatable), 24)]
         case 11 if earlier is not None and rest[1] % 2 == 0:
@@ -123,7 +139,9 @@ def _command_of(octets: bytes, number: int, placed: list[PlaceOrder], repeatable
             return kind(number, "test", NEWCOMER, "FIG", AssetUnits(1 + rest[2] % 2), f"t{rest[3]}", key)
         case 14 | 15 if rest[5] % 8 == 2:
             poor = AccountId(ACCOUNTS[-1])
-            return Withdraw(number, "test", poor, _ASSETS[rest[0] % 3], AssetUnits(3 * rest[2]), f"t{rest[3]}")
+            return Withdraw(
+                number, "test", poor, _ASSETS[rest[0] % 3], AssetUnits(3 * rest[2]), f"t{rest[3]}"
+            )
         case 14 | 15:
             kind = Deposit if what % 2 else Withdraw
             asset = _ASSETS[rest[0] % 3] if rest[0] % 16 else "NONE"
@@ -133,7 +151,9 @@ def _command_of(octets: bytes, number: int, placed: list[PlaceOrder], repeatable
     return _place(rest, number, account, market.symbol, earlier)
 
 
-def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlier: PlaceOrder | None) -> PlaceOrder:
+def _place(
+    rest: list[int], number: int, account: AccountId, symbol: str, earlier: PlaceOrder | None
+) -> PlaceOrder:
     shape, price, size, prevention, oddity, odder = rest
     side = Side.BUY if shape % 2 else Side.SELL
     order_type, time_in_force = _KINDS[shape // 2 % len(_KINDS)]
@@ -160,10 +180,13 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
             order_type, time_in_force, limit = OrderType.MARKET, TimeInForce.IOC, 9 if side is Side.BUY else 1
             quantity, quote_quantity = 0, 8_000 if odder % 4 == 0 else 90 + 7 * odder + size
         case 14 | 15 | 16 | 17 if earlier is not None and earlier.quantity:
-            # Money for one lot more than an order before this has, which is too little where the next order wants more for it.
+            # Money for one lot more than an order before this has, which is too little where the next order
+            # wants more for it.
             symbol, side = earlier.market, earlier.side.opposite
             order_type, time_in_force, limit = OrderType.MARKET, TimeInForce.IOC, 9 if side is Side.BUY else 1
-            per_lot = earlier.price * next((each.quote_per_tick_lot for each in MARKETS if each.symbol == symbol), 1)
+            per_lot = earlier.price * next(
+                (each.quote_per_tick_lot for each in MARKETS if each.symbol == symbol), 1
+            )
             quantity, quote_quantity = 0, min((earlier.quantity + 1) * per_lot, AMOUNT_UNITS_MAX)
         case 6 | 7 if earlier is not None:
             client_order_id = earlier.client_order_id
@@ -201,4 +224,6 @@ def _cancel(rest: list[int], number: int, earlier: PlaceOrder) -> CancelOrder:
     by_id = how % 4 == 0
     order_id = OrderId(guess % 12 * 100 + account % 3) if by_id or how % 16 == 1 else OrderId(0)
     client_order_id = "" if by_id else earlier.client_order_id
-    return CancelOrder(number, "test", account, symbol, order_id, client_order_id, f"x{number}" if guess % 2 else "")
+    return CancelOrder(
+        number, "test", account, symbol, order_id, client_order_id, f"x{number}" if guess % 2 else ""
+    )

@@ -1,7 +1,9 @@
-"""Amounts as large as an exchange may hold: whatever trades, everything that leaves a shard fits 63 bits and money is conserved.
+"""Amounts as large as an exchange may hold: whatever trades, everything that leaves a shard fits 63 bits and
+money is conserved.
 
-Each shard admits its share of an asset's supply, so over all shards no more than the supply is there, and no balance, hold or level can be
-more than that. What is counted over a lifetime (deposits, withdrawals, settlements) has no bound.
+Each shard admits its share of an asset's supply, so over all shards no more than the supply is there, and no
+balance, hold or level can be more than that. What is counted over a lifetime (deposits, withdrawals,
+settlements) has no bound.
 """
 
 from collections.abc import Iterator
@@ -131,7 +133,9 @@ def test_a_shard_admits_its_share_of_the_supply(shard_count: int) -> None:
 def test_a_shard_admits_its_share_of_a_declared_supply(scale: int, supply: int, units: int) -> None:
     """By hand: 10 whole ones with two decimals are 1,000 units, 333 for each of three shards."""
     for shard_count in (1, 3):
-        twins = Twins(MarketMap.of([market_of_few_decimals(scale, supply=supply)], shard_count), ACCOUNTS, WINDOWS)
+        twins = Twins(
+            MarketMap.of([market_of_few_decimals(scale, supply=supply)], shard_count), ACCOUNTS, WINDOWS
+        )
         share = units // shard_count
         assert isinstance(twins.apply(deposit(1, 0, "SHIB", share + 1)).reply, Refused)
         assert isinstance(twins.apply(deposit(2, 0, "SHIB", share)).reply, FundsReply)
@@ -144,7 +148,9 @@ def test_a_lifetime_of_deposits_and_withdrawals_has_no_end() -> None:
     shard, account_id = Shard(0, markets, WINDOWS), AccountId(1)
     for number in range(1, 51):  # 50 times 92 billion
         shard.apply(deposit(number, 1, "SHIB", AMOUNT_UNITS_MAX), TimeMs(number))
-        withdrawal = Withdraw(100 + number, "test", account_id, "SHIB", AssetUnits(AMOUNT_UNITS_MAX), f"d{number}")
+        withdrawal = Withdraw(
+            100 + number, "test", account_id, "SHIB", AssetUnits(AMOUNT_UNITS_MAX), f"d{number}"
+        )
         shard.apply(withdrawal, TimeMs(number))
         assert all(isinstance(reply, FundsReply) for _, reply in shard.take().replies)
     shard.check_invariants()
@@ -175,7 +181,9 @@ def test_what_trades_carry_to_another_shard_makes_room_there() -> None:
     assert_small(twins)
 
 
-@pytest.mark.parametrize("amount", [0, 1, -1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**40, -(10**40)])
+@pytest.mark.parametrize(
+    "amount", [0, 1, -1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**40, -(10**40)]
+)
 def test_large_amounts_are_pairs(amount: int) -> None:
     high, low = split_large(amount)
     assert 0 <= low < 2**63
@@ -219,7 +227,11 @@ def test_nothing_leaves_63_bits(
 )
 @fewer_sequences
 def test_nothing_leaves_63_bits_in_assets_of_few_decimals(
-    shard_count: int, base_scale: int, quote_scale: int, supply: int, steps: list[tuple[str, int, int, int, int]]
+    shard_count: int,
+    base_scale: int,
+    quote_scale: int,
+    supply: int,
+    steps: list[tuple[str, int, int, int, int]],
 ) -> None:
     markets = MarketMap.of([market_of_few_decimals(base_scale, quote_scale, supply)], shard_count)
     twins = Twins(markets, ACCOUNTS, WINDOWS)
@@ -252,14 +264,16 @@ def test_nothing_leaves_63_bits_while_messages_of_one_market_are_in_flight(
 
 
 def test_money_that_is_counted_twice_for_too_long_halts_the_shard() -> None:
-    """What decision 4 does not exclude: it comes back by another market before its shard hears that it was given away."""
+    """What decision 4 does not exclude: it comes back by another market before its shard hears that it was
+    given away."""
     symbols = ("OTHERBTC", "SHIBUSDT", "SHIBPEPE")  # on shards 0, 1, 2
     free = [shib_market(symbol, maker_fee_ppm=0, taker_fee_ppm=0) for symbol in symbols]
     markets = MarketMap.of([msgspec.structs.replace(market, open_orders_max=20) for market in free], 3)
     engine, produced = Engine(markets, WINDOWS), Produced()
     seller, buyer, quantity = 3, 1, 3 * 10**10
     for number, (account, asset, amount) in enumerate(
-        [(seller, "SHIB", quantity * ONE), (seller, "PEPE", 12 * quantity), (buyer, "USDT", 12 * quantity)], start=1
+        [(seller, "SHIB", quantity * ONE), (seller, "PEPE", 12 * quantity), (buyer, "USDT", 12 * quantity)],
+        start=1,
     ):
         engine.apply(deposit(number, account, asset, amount), number)
     round_trip = (
@@ -279,10 +293,14 @@ def test_money_that_is_counted_twice_for_too_long_halts_the_shard() -> None:
         trade()
 
 
-def commands_at_the_edge(markets: MarketMap, steps: list[tuple[str, int, int, int, int]]) -> Iterator[Command]:
+def commands_at_the_edge(
+    markets: MarketMap, steps: list[tuple[str, int, int, int, int]]
+) -> Iterator[Command]:
     for number, asset in enumerate(markets.assets, start=1):
         for account_id in ACCOUNTS[:3]:
-            yield deposit(number * 10 + account_id, account_id, asset, markets.supply_share(asset) - account_id % 2)
+            yield deposit(
+                number * 10 + account_id, account_id, asset, markets.supply_share(asset) - account_id % 2
+            )
     for number, (what, account_id, which, one, other) in enumerate(steps, start=1_000):
         market = markets.markets[which % len(markets.markets)]
         price = (market.price_max, 1, market.price_max - 1, 2)[one]

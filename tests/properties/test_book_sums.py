@@ -111,7 +111,9 @@ def test_a_question_looks_at_the_levels_of_one_block() -> None:
     assert len(book.asks.blocks) <= 2 * 200_000 / book_module.BLOCK_LEVELS
     for prevention in SelfTradePrevention:
         levels.looked_at = 0
-        found, _ = book.fillable(Side.BUY, PriceTicks(150_000), QuantityLots(10**9), AccountId(2_000), prevention)
+        found, _ = book.fillable(
+            Side.BUY, PriceTicks(150_000), QuantityLots(10**9), AccountId(2_000), prevention
+        )
         assert found == 150_000
         assert levels.looked_at <= 2 * book_module.BLOCK_LEVELS
     levels.looked_at = 0

@@ -73,7 +73,12 @@ def test_the_same_snapshots_answers_and_configuration(cores: Cores, log: Recorde
         assert (configuration.stream_id, configuration.config) == (str(position), shard.config)
         assert {each.market.symbol for each in configuration.markets} == shard.markets.keys()
         assert set(core.symbols) == set(MARKETS.by_symbol)
-        assert (core.index, core.shard_count, core.is_configured, core.has_work) == (shard.index, SHARDS, True, False)
+        assert (core.index, core.shard_count, core.is_configured, core.has_work) == (
+            shard.index,
+            SHARDS,
+            True,
+            False,
+        )
         assert {name: counts.trades for name, counts in core.market_counts().items()} == {
             name: state.trade_id for name, state in shard.markets.items()
         }
@@ -84,7 +89,9 @@ def test_the_same_snapshots_answers_and_configuration(cores: Cores, log: Recorde
 
 @pytest.mark.parametrize("every", [7, 90])
 @pytest.mark.parametrize("other", list(CORES.values()), ids=list(CORES))
-def test_another_core_goes_on_from_its_snapshot(cores: Cores, other: Cores, log: Recorder, every: int) -> None:
+def test_another_core_goes_on_from_its_snapshot(
+    cores: Cores, other: Cores, log: Recorder, every: int
+) -> None:
     running, turn = Running(cores), 0
     at = 0
     while at < len(log.steps):

@@ -1,4 +1,5 @@
-"""Base and diffs, put together, are the book after every batch: as deep as readers may ask, and never a level too many."""
+"""Base and diffs, put together, are the book after every batch: as deep as readers may ask, and never a level
+too many."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from protocol.market_data import DepthDiff, DepthSnapshot
 from protocol.orders import Side
 from protocol.stream_id import StreamId
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
-from tests.kept_depth import KeptDepth
-from tests.market_log import BTC, START_MS, MarketLog, frame, market_map
+from tests.support.kept_depth import KeptDepth
+from tests.support.market_log import BTC, START_MS, MarketLog, frame, market_map
 from ws_edge.book import EdgeBook
 
 LEVELS, BASE = 5, 8
@@ -36,7 +37,9 @@ def small_books() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-changes = st.lists(st.tuples(st.sampled_from(Side), st.integers(1, 24), st.sampled_from([0, 0, 1, 2])), max_size=9)
+changes = st.lists(
+    st.tuples(st.sampled_from(Side), st.integers(1, 24), st.sampled_from([0, 0, 1, 2])), max_size=9
+)
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("batch"), changes),
@@ -97,9 +100,16 @@ BEYOND = ("batch", [(Side.SELL, 15, 2)])
         ((BaseRecord, "forget", lambda _: None), [DEEP, ("restart", True)]),
         ((depth, "horizon", lambda _: None), [DEEP, BEYOND]),
     ],
-    ids=["no new base when levels are eaten", "levels beyond the horizon", "no base after a start", "no horizon"],
+    ids=[
+        "no new base when levels are eaten",
+        "levels beyond the horizon",
+        "no base after a start",
+        "no horizon",
+    ],
 )
-def test_control_without_a_rule_the_book_is_wrong(broken: tuple[Any, str, Any], plan: list[tuple[str, Any]]) -> None:
+def test_control_without_a_rule_the_book_is_wrong(
+    broken: tuple[Any, str, Any], plan: list[tuple[str, Any]]
+) -> None:
     with small_books() as patch:
         check_feeds(plan)
         patch.setattr(*broken)
@@ -191,7 +201,9 @@ def check_edge(plan: EdgePlan) -> None:
                 edge.fill(base, diffs[::-1])
                 assert edge.sequence == number
             if fate == "shown" and edge.sequence == number:
-                for side, book in zip(edge.top(PARTIAL), (log.book(Side.BUY), log.book(Side.SELL)), strict=True):
+                for side, book in zip(
+                    edge.top(PARTIAL), (log.book(Side.BUY), log.book(Side.SELL)), strict=True
+                ):
                     assert side == book[: len(side)]
                     assert len(side) == min(PARTIAL, len(book)) or edge.needs_snapshot
         for _ in range(2):  # the first look may find that the book is shallow
@@ -203,12 +215,17 @@ def check_edge(plan: EdgePlan) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(moves, st.sampled_from(["heard", "heard", "missed", "base", "shown"])), max_size=25))
+@given(
+    st.lists(st.tuples(moves, st.sampled_from(["heard", "heard", "missed", "base", "shown"])), max_size=25)
+)
 def test_an_edge_shows_the_best_levels_however_far_its_market_has_moved(plan: EdgePlan) -> None:
     check_edge(plan)
 
 
-MOVED: EdgePlan = [([(Side.SELL, price, 0) for price in range(1, 8)], "heard"), ([(Side.SELL, 20, 2)], "shown")]
+MOVED: EdgePlan = [
+    ([(Side.SELL, price, 0) for price in range(1, 8)], "heard"),
+    ([(Side.SELL, 20, 2)], "shown"),
+]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.market_data import DepthDiff, DepthSnapshot
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
-from tests.market_log import BTC, market_map
+from tests.support.market_log import BTC, market_map
 from ws_edge.book import EdgeBook
 from ws_edge.conflation import Pending, Update
 from ws_edge.payloads import levels
@@ -18,7 +18,9 @@ RAW = (False, 1)
 
 changes = st.dictionaries(st.integers(1, 12).map(PriceTicks), st.integers(0, 3).map(QuantityLots), max_size=4)
 steps = st.lists(
-    st.tuples(changes, changes, st.integers(1, 3), st.sampled_from(["heard", "missed", "snapshot", "client reads"])),
+    st.tuples(
+        changes, changes, st.integers(1, 3), st.sampled_from(["heard", "missed", "snapshot", "client reads"])
+    ),
     max_size=40,
 )
 
@@ -155,7 +157,10 @@ def test_a_difference_of_snapshots_misleads_who_begins_between_them() -> None:
     first = truth.change({PriceTicks(5): QuantityLots(1)}, {}, 1)
     assert edge.apply(first)
     truth.change({PriceTicks(5): QuantityLots(2)}, {}, 1)
-    follower, late = Client(DepthSnapshot(TimeMs(0), BTC, Sequence(1), first.bids, ())), Client(truth.snapshot())
+    follower, late = (
+        Client(DepthSnapshot(TimeMs(0), BTC, Sequence(1), first.bids, ())),
+        Client(truth.snapshot()),
+    )
     newest = truth.change({PriceTicks(5): QuantityLots(1)}, {}, 1)
     assert edge.follow([newest]) is None
     (spanning,) = edge.fill(truth.snapshot())

@@ -1,4 +1,6 @@
-"""Feeds against the obvious: after every step, restarts included, what they published is what the events say."""
+"""Feeds against the obvious: after every step, restarts included, what they published is what the
+events say.
+"""
 
 from typing import Any
 
@@ -12,8 +14,17 @@ from protocol.events import Event
 from protocol.market_data import INTERVALS
 from protocol.orders import Side
 from protocol.stream_id import StreamId
-from tests.kept_depth import KeptDepth
-from tests.market_log import BTC, START_MS, MarketFollower, MarketLog, candles_of, frame, market_map, ticker_of
+from tests.support.kept_depth import KeptDepth
+from tests.support.market_log import (
+    BTC,
+    START_MS,
+    MarketFollower,
+    MarketLog,
+    candles_of,
+    frame,
+    market_map,
+    ticker_of,
+)
 
 MARKET = market_map().by_symbol[BTC]
 
@@ -64,7 +75,11 @@ def test_feeds_say_what_the_events_say(plan: list[tuple[str, Any]]) -> None:
                 feeds.advance(time)
             case "restart":
                 saved = feeds.save()
-                chunks = {name: chunk for name, chunk in (chunks | saved.chunks).items() if name not in saved.expired}
+                chunks = {
+                    name: chunk
+                    for name, chunk in (chunks | saved.chunks).items()
+                    if name not in saved.expired
+                }
                 feeds = ShardFeeds.decode(0, market_map().markets, saved.state, chunks)
         outputs = feeds.take_outputs(now)
         for channel, payload in outputs.messages:

@@ -1,5 +1,5 @@
-"""Whatever way and however often the mail between shards travels, as long as it keeps its order: money is conserved at
-every moment, no book is crossed, and everyone who asked gets one answer."""
+"""Whatever way and however often the mail between shards travels, as long as it keeps its order: money is
+conserved at every moment, no book is crossed, and everyone who asked gets one answer."""
 
 from collections import Counter, defaultdict
 
@@ -73,7 +73,9 @@ def test_conserved_while_messages_are_in_flight(seed: list[bytes], journeys: lis
 def test_an_order_on_its_way_is_known_but_not_open() -> None:
     # Otherwise someone who asks what became of an unanswered order would be told that there is none.
     engine = Engine(market_map(SHARD_COUNT))
-    account_id = AccountId(1 + engine.market_map.shard_of_market("FIGPLUM"))  # of another shard than the market
+    account_id = AccountId(
+        1 + engine.market_map.shard_of_market("FIGPLUM")
+    )  # of another shard than the market
     engine.apply(Deposit(1, "test", account_id, "PLUM", AssetUnits(9_000), "start"), 0)
     place = PlaceOrder(
         *(2, "test", account_id, "mine", "FIGPLUM"),
@@ -110,7 +112,9 @@ def check_money(engine: Engine, sides: dict[tuple[str, int], Side]) -> None:
     assert not any(moved.values()), dict(moved)
 
 
-def add_settlement(engine: Engine, moved: dict[str, int], symbol: str, side: Side, price: int, quantity: int) -> None:
+def add_settlement(
+    engine: Engine, moved: dict[str, int], symbol: str, side: Side, price: int, quantity: int
+) -> None:
     """Add what one order's share of a trade moves."""
     market, sign = engine.market_map.by_symbol[symbol], 1 if side is Side.BUY else -1
     moved[market.base] += sign * market.base_units(QuantityLots(quantity))

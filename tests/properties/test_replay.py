@@ -1,4 +1,6 @@
-"""Replay is exact: stopping and starting changes nothing, and the same input gives the same bytes anywhere."""
+"""Replay is exact: stopping and starting changes nothing, and the same input gives the same bytes
+anywhere.
+"""
 
 import hashlib
 import os
@@ -59,7 +61,9 @@ def recording() -> Recording:
 @pytest.mark.parametrize("shard_count", [1, 3])
 @given(seed=seeds, restarts=st.sets(st.integers(0, LENGTH_MAX), min_size=1, max_size=4))
 @fewer_sequences
-def test_snapshot_then_replay_equals_never_stopping(shard_count: int, seed: list[bytes], restarts: set[int]) -> None:
+def test_snapshot_then_replay_equals_never_stopping(
+    shard_count: int, seed: list[bytes], restarts: set[int]
+) -> None:
     unbroken, restarted = Engine(market_map(shard_count)), Engine(market_map(shard_count))
     for number, command in enumerate([*endowment(), *commands_of(seed), *sweeps()]):
         if number - len(endowment()) in restarts:
@@ -119,7 +123,10 @@ def test_a_snapshot_that_forgets_something_is_noticed(
 
 
 def cut_and_go_on(recording: Recording, cuts: int) -> int:
-    """Restore each shard at random places, and compare all that it then says; return the number of state hashes among that."""
+    """Restore each shard at random places, and compare all that it then says.
+
+    Return the number of state hashes among that.
+    """
     chosen, hashes = random.Random(5), 0
     for index in range(SHARDS):
         entries = recording.entries(index)
@@ -163,7 +170,8 @@ def test_a_state_hash_tells_of_one_other_event(recording: Recording) -> None:
     other.take()
     other.go_on_from(0, other.checksum)
     digests = [
-        [encoded for encoded in produced(shard, entries) if encoded[1] == STATE_HASHED_TAG] for shard in (one, other)
+        [encoded for encoded in produced(shard, entries) if encoded[1] == STATE_HASHED_TAG]
+        for shard in (one, other)
     ]
     assert len(digests[0]) == len(digests[1])
     assert not set(digests[0]) & set(digests[1])
@@ -184,8 +192,8 @@ def test_same_bytes_under_every_python(version: str, recording: Recording, tmp_p
     python = interpreter(version)
     if python is None:
         pytest.skip(
-            f"NOT TESTED: no Python {version}, or nothing can be installed for it; name one that has what the core imports "
-            f"in TEST_REPLAY_PYTHON_{version.replace('.', '_')}"
+            f"NOT TESTED: no Python {version}, or nothing can be installed for it; name one that has what "
+            f"the core imports in TEST_REPLAY_PYTHON_{version.replace('.', '_')}"
         )
     assert replayed_by(python, "random", recording, tmp_path) == replayed(recording)
 

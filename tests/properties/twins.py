@@ -1,4 +1,5 @@
-"""The engine and the oracle side by side: the same command to both, then everything that can be seen is compared."""
+"""The engine and the oracle side by side: the same command to both, then everything that can be seen is
+compared."""
 
 from collections import defaultdict
 
@@ -38,7 +39,8 @@ PAUSES_MS = {3: 12, 7: 12, 11: 70, 15: 12}
 
 
 def compare_throughout(shard_count: int, commands: list[AnyCommand]) -> int:
-    """Give the commands to engine and oracle, then trade the books empty, and return how many trades there were.
+    """Give the commands to engine and oracle, then trade the books empty, and return how many trades there
+    were.
 
     Raises:
         Exception: an `AssertionError` at the first difference, or whatever the engine broke with.
@@ -75,7 +77,9 @@ class Follower:
                 pass  # of no order, balance or level
 
     def _follow_execution(self, order: OrderState) -> None:
-        """Executions are numbered as orders are: by shard, without gaps, in the order in which they are told."""
+        """Executions are numbered as orders are: by shard, without gaps, in the order in which they are
+        told.
+        """
         number, shard = divmod(order.execution_id, 100)
         self.executions[shard] += 1
         assert number == self.executions[shard], "executions have a gap"
@@ -140,8 +144,12 @@ class Twins:
         for account_id in self.accounts:
             funds = self.oracle.balances(account_id)
             assert self.engine.balances(account_id) == funds, f"balances of {account_id}"
-            assert self.follower.balances_of(account_id) == funds, f"balances of {account_id} as events tell them"
-            open_orders = [o.state() for o in self.oracle.orders if o.is_open and o.command.account_id == account_id]
+            assert self.follower.balances_of(account_id) == funds, (
+                f"balances of {account_id} as events tell them"
+            )
+            open_orders = [
+                o.state() for o in self.oracle.orders if o.is_open and o.command.account_id == account_id
+            ]
             assert [plain(order) for order in self.engine.open_orders(account_id)] == open_orders, (
                 f"open orders of {account_id}"
             )
@@ -183,20 +191,27 @@ def assert_same_replies(command: AnyCommand, produced: Produced, expected: Outco
 def _comparable(reply: Reply) -> object:
     match reply:
         case OrdersReply():
-            return reply.request_id, reply.time, sorted(map(plain, reply.orders), key=lambda order: order.order_id)
+            return (
+                reply.request_id,
+                reply.time,
+                sorted(map(plain, reply.orders), key=lambda order: order.order_id),
+            )
         case OrderReply():
             return msgspec.structs.replace(reply, order=plain(reply.order))
     return reply
 
 
 def assert_same_market_events(command: AnyCommand, produced: Produced, expected: Outcome) -> None:
-    """Trades first, each as the oracle made it, then one DepthChanged with the levels that changed, each once."""
+    """Trades first, each as the oracle made it, then one DepthChanged with the levels that changed, each
+    once."""
     market_events = [event for event in produced.events if isinstance(event, TradeExecuted | DepthChanged)]
     trades = [event for event in market_events if isinstance(event, TradeExecuted)]
     depth_changes = [event for event in market_events if isinstance(event, DepthChanged)]
     assert market_events == [*trades, *depth_changes]
     assert [
-        Trade(t.trade_id, t.aggregate_id, t.price, t.quantity, t.taker_side, t.maker_order_id, t.taker_order_id)
+        Trade(
+            t.trade_id, t.aggregate_id, t.price, t.quantity, t.taker_side, t.maker_order_id, t.taker_order_id
+        )
         for t in trades
     ] == expected.trades
     changed: dict[tuple[Side, int], int] = {}
@@ -232,12 +247,16 @@ def assert_same_steps(produced: Produced, expected: Outcome) -> None:
                 told[event.order.order_id].append(Step(plain(event.order), cancel_id=event.cancel_id))
     should: dict[int, list[Step]] = defaultdict(list)
     for step in expected.steps:
-        should[step.state.order_id].append(Step(_without_passing_hold(step.state), step.fill) if step.fill else step)
+        should[step.state.order_id].append(
+            Step(_without_passing_hold(step.state), step.fill) if step.fill else step
+        )
     assert told == should
 
 
 def _without_passing_hold(order: OrderState) -> OrderState:
-    """Leave out what a MARKET order holds between two of its fills: nobody can see it, and no rule fixes it."""
+    """Leave out what a MARKET order holds between two of its fills: nobody can see it, and no rule
+    fixes it.
+    """
     if order.order_type is OrderType.MARKET and order.status is OrderStatus.PARTIALLY_FILLED:
         return msgspec.structs.replace(order, held=AssetUnits(0))
     return order

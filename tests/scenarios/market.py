@@ -1,6 +1,7 @@
 """Reads and plays scenarios: orders in, the book and the balances drawn as text.
 
-A scenario is a text file of lines like these, read from top to bottom; `#` starts a comment, the first one is the title:
+A scenario is a text file of lines like these, read from top to bottom; `#` starts a comment, the first one is
+the title:
 
     fees maker 0.001 taker 0.002           (fractions; before anything else; without it there are none)
     open orders 3                          (of one person in all markets; without it as many as the market lets her have, 5)
@@ -62,9 +63,9 @@ _PERSON = rf"(?P<who>{'|'.join(PEOPLE)})"
 _TRANSFER = re.compile(rf"{_PERSON} (?P<verb>deposits|withdraws) (?P<amount>\S+) (?P<asset>\w+)")
 _ORDER = re.compile(
     rf"{_PERSON} (?P<verb>buys|sells) (?:(?P<lots>-?\d+)|for (?P<quote>-?[\d.]+) CASH)"
-    r" (?:@ (?P<limit>-?\d+)|(?P<market>at market)(?: (?:up|down) to (?P<worst>\d+)| expecting (?P<estimate>\d+))?)"
-    r"(?P<post_only> post-only)?(?: (?P<time_in_force>GTC|IOC|FOK))?"
-    rf"(?: if-own (?P<own>{'|'.join(OWN_ORDERS)}))?(?: as (?P<name>\w+))?"
+    r" (?:@ (?P<limit>-?\d+)|(?P<market>at market)(?: (?:up|down) to (?P<worst>\d+)| expecting "
+    r"(?P<estimate>\d+))?)(?P<post_only> post-only)?(?: (?P<time_in_force>GTC|IOC|FOK))?(?: if-own "
+    rf"(?P<own>{'|'.join(OWN_ORDERS)}))?(?: as (?P<name>\w+))?"
 )
 _CANCEL = re.compile(rf"{_PERSON} cancels (?P<name>\w+)")
 _HAS = re.compile(rf"{_PERSON} has (?P<funds>.+)")
@@ -104,7 +105,9 @@ class Scenario:
         """Read the file at `path`; its head names fees, band, decimals, matches, slippage and open orders."""
         texts = path.read_text(encoding="utf-8").splitlines()
         lines = [(number, text.partition("#")[0].rstrip()) for number, text in enumerate(texts, start=1)]
-        scenario = cls(title=texts[0].lstrip("# "), lines=[(number, text) for number, text in lines if text.strip()])
+        scenario = cls(
+            title=texts[0].lstrip("# "), lines=[(number, text) for number, text in lines if text.strip()]
+        )
         while scenario.lines[0][1].split()[0] in HEADS:
             match scenario.lines.pop(0)[1].split():
                 case ["fees", "maker", maker_fee, "taker", taker_fee]:
@@ -169,7 +172,9 @@ class Scenario:
                 assert funds == has["funds"], f"line {number}: {has['who']} has {funds}"
             else:
                 came = tell(exchange.reply_to(command_of(said, number, self.scales), number), self.scales)
-                assert came == expected or (not expected and "_" not in came), f"line {number}: {said} => {came}"
+                assert came == expected or (not expected and "_" not in came), (
+                    f"line {number}: {said} => {came}"
+                )
 
 
 def account_of(person: str) -> AccountId:
@@ -186,12 +191,23 @@ def command_of(said: str, number: int, scales: dict[str, int]) -> Command:
     if transfer := _TRANSFER.fullmatch(said):
         kind = Deposit if transfer["verb"] == "deposits" else Withdraw
         amount = AssetUnits(parse_decimal(transfer["amount"], scales.get(transfer["asset"], 8)))
-        return kind(number, "scenario", account_of(transfer["who"]), transfer["asset"], amount, f"line-{number}")
+        return kind(
+            number, "scenario", account_of(transfer["who"]), transfer["asset"], amount, f"line-{number}"
+        )
     if order := _ORDER.fullmatch(said):
-        at_market, by_book = order["market"] is not None, order["market"] is not None and order["worst"] is None
+        at_market, by_book = (
+            order["market"] is not None,
+            order["market"] is not None and order["worst"] is None,
+        )
         is_estimated = order["verb"] == "buys" and order["lots"]
         unknown = str(PRICE_MAX) if by_book and is_estimated else "0"
-        order_type = OrderType.MARKET if at_market else OrderType.LIMIT_MAKER if order["post_only"] else OrderType.LIMIT
+        order_type = (
+            OrderType.MARKET
+            if at_market
+            else OrderType.LIMIT_MAKER
+            if order["post_only"]
+            else OrderType.LIMIT
+        )
         return PlaceOrder(
             request_id=number,
             reply_to="scenario",
@@ -221,7 +237,9 @@ def tell(reply: Reply, scales: dict[str, int]) -> str:
         case Refused():
             return str(reply.reason)
         case OrderReply():
-            return " ".join([reply.order.status.name, *(f"{fill.quantity} @ {fill.price}" for fill in reply.fills)])
+            return " ".join(
+                [reply.order.status.name, *(f"{fill.quantity} @ {fill.price}" for fill in reply.fills)]
+            )
         case OrdersReply():
             return str(len(reply.orders))
         case FundsReply():

@@ -1,4 +1,5 @@
-"""Every scenario of this folder comes out as written: on the oracle, and on the engine with 1 and with 3 shards."""
+"""Every scenario of this folder comes out as written: on the oracle, and on the engine with 1 and with 3
+shards."""
 
 from pathlib import Path
 

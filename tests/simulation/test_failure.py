@@ -1,4 +1,6 @@
-"""What a failure looks like: the seed, a command that shows it again, and a small schedule that still has it."""
+"""What a failure looks like: the seed, a command that shows it again, and a small schedule that still
+has it.
+"""
 
 import json
 import signal
@@ -70,7 +72,9 @@ def test_the_command_reports_and_fails(planted: Plant) -> None:
 
 
 def test_the_command_says_what_was_injected() -> None:
-    result = CliRunner().invoke(main, ["simulate", "--seeds", "3", "--first-seed", "7", "--processes", "1", "--json"])
+    result = CliRunner().invoke(
+        main, ["simulate", "--seeds", "3", "--first-seed", "7", "--processes", "1", "--json"]
+    )
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
     assert (report["seeds"], report["failed"]) == (3, [])
@@ -81,7 +85,9 @@ def test_the_command_says_what_was_injected() -> None:
 
 
 def test_the_command_lets_seeds_go_on_and_counts_what_they_had() -> None:
-    result = CliRunner().invoke(main, ["simulate", "--seeds", "2", "--processes", "1", "--commands-min", "200"])
+    result = CliRunner().invoke(
+        main, ["simulate", "--seeds", "2", "--processes", "1", "--commands-min", "200"]
+    )
     assert result.exit_code == 0, result.output
     assert "commands per seed: 2" in result.output
     assert "signed operator commands" in result.output
@@ -94,7 +100,9 @@ def test_the_command_traces_one_seed() -> None:
     assert "takeover (engine)" in result.output
 
 
-def test_a_campaign_that_is_interrupted_says_what_it_came_to_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_campaign_that_is_interrupted_says_what_it_came_to_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def interrupted(seeds: range, _processes: int, commands_min: int) -> Iterator[Tally]:
         yield simulate(seeds[:2], commands_min)
         signal.raise_signal(signal.SIGTERM)

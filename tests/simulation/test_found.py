@@ -19,10 +19,12 @@ from stream_log.memory_log import MemoryStreamLog
 
 
 def test_a_standby_that_is_behind_takes_no_snapshot() -> None:
-    # It would be of an empty shard, whose id "0-0" means that nobody said how far it reaches; kept as the newest, it was restored, and
-    # the input that it needs was trimmed long ago.
+    # It would be of an empty shard, whose id "0-0" means that nobody said how far it reaches; kept as the
+    # newest, it was restored, and the input that it needs was trimmed long ago.
     log = MemoryStreamLog(itertools.count(1_000).__next__)
-    leader, standby = (Worker(log, 0, market_map(1), batch_entries_max=100, now_ms=lambda: 0) for _ in range(2))
+    leader, standby = (
+        Worker(log, 0, market_map(1), batch_entries_max=100, now_ms=lambda: 0) for _ in range(2)
+    )
     standby.join()
     leader.start()
     snapshotter = Snapshotter(leader, cast(Any, log), lambda: cast(Any, log), 0, 1.0)

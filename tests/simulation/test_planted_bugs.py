@@ -345,11 +345,15 @@ def test_planted_bug_is_found(plant: Plant) -> None:
     assert is_found(plant.bug, [plant]), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
 
 
-@pytest.mark.parametrize("plant", VERSION_PLANTS, ids=[plant.bug.replace(" ", "-") for plant in VERSION_PLANTS])
+@pytest.mark.parametrize(
+    "plant", VERSION_PLANTS, ids=[plant.bug.replace(" ", "-") for plant in VERSION_PLANTS]
+)
 def test_planted_bug_of_two_versions_is_found_by_them_alone(plant: VersionPlant) -> None:
     assert is_found(plant.bug, plant.plants), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
     with planted(plant.plants):
-        assert not any(run(plan_of(seed, has_two_versions=False)).failure for seed in range(ONE_VERSION_SEEDS))
+        assert not any(
+            run(plan_of(seed, has_two_versions=False)).failure for seed in range(ONE_VERSION_SEEDS)
+        )
 
 
 if __name__ == "__main__":

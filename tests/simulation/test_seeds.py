@@ -1,4 +1,7 @@
-"""Three hundred seeds of the simulation, in parts that several workers of the test run can share; more by `exchange simulate`."""
+"""Three hundred seeds of the simulation, in parts that several workers of the test run can share.
+
+More by `exchange simulate`.
+"""
 
 import os
 import subprocess
@@ -27,7 +30,13 @@ OTHER_CALLS = (
 )  # fmt: skip
 
 
-REFUSED_WRITES = ("append (gateway)", "commit (engine)", "renew_lease (engine)", "take_over (engine)", "commit (feeds)")
+REFUSED_WRITES = (
+    "append (gateway)",
+    "commit (engine)",
+    "renew_lease (engine)",
+    "take_over (engine)",
+    "commit (feeds)",
+)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -88,7 +97,10 @@ def test_one_shard_does_what_the_oracle_does() -> None:
     for plan in (plan_of(seed, length=250, loses_tail=False, is_operated=False) for seed in range(40)):
         if plan.shard_count > 1:
             continue
-        simulation, oracle = Simulation(plan), Exchange(Simulation(plan).markets, open_orders_max=OPEN_ORDERS_MAX)
+        simulation, oracle = (
+            Simulation(plan),
+            Exchange(Simulation(plan).markets, open_orders_max=OPEN_ORDERS_MAX),
+        )
         with silent_logs():
             simulation.run()
         books = simulation.witness.books
@@ -98,7 +110,9 @@ def test_one_shard_does_what_the_oracle_does() -> None:
         assert {order_id: plain(history[-1]) for order_id, history in books.histories.items()} == states
         for market in simulation.markets.markets:
             for side in Side:
-                assert sorted(books.levels[market.symbol][side].items()) == sorted(oracle.levels(market.symbol, side))
+                assert sorted(books.levels[market.symbol][side].items()) == sorted(
+                    oracle.levels(market.symbol, side)
+                )
         for (account_id, asset), balance in books.balances.items():
             assert (balance.available, balance.held) == oracle.balances(account_id).get(asset, (0, 0))
         assert books.fees == oracle.fees
@@ -114,9 +128,17 @@ def trace_of(seed: int) -> str:
 
 @pytest.mark.parametrize("hash_seed", ["0", "4242"])
 def test_a_seed_is_the_same_run_everywhere(hash_seed: str) -> None:
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": hash_seed,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     again = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import trace_of; print(*map(trace_of, range(3)), sep=chr(10))"],
+        [
+            sys.executable,
+            "-c",
+            f"from {__name__} import trace_of; print(*map(trace_of, range(3)), sep=chr(10))",
+        ],
         env=environment,
         check=True,
         capture_output=True,

@@ -10,7 +10,7 @@ from feeds.state import Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError, SupersededError
 from lab.simulation.database import IngestProcess, MemoryIngest, Tables
 from lab.simulation.faulty_log import LosingLog
-from lab.simulation.market_data import FeedsProcess, FeedsStores, MemoryFeedsStore
+from lab.simulation.feeds import FeedsProcess, FeedsStores, MemoryFeedsStore
 from lab.simulation.markets import market_map
 from lab.simulation.process import Surroundings
 from lab.simulation.witness import Witness
@@ -23,8 +23,8 @@ from protocol.streams import EVENTS_FIELD, EventReader
 from stream_log.interface import StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.market_log import publish_markets
-from tests.shard_log import ShardLog
+from tests.support.market_log import publish_markets
+from tests.support.shard_log import ShardLog
 
 START_MS = 1_767_225_500_000
 SHARD = 0
@@ -98,7 +98,9 @@ def test_the_same_events_make_the_same_rows(database_url: str, redis_url: str) -
         assert rows_of(connection, TRADES) == sorted(tables.trades.values())
         assert rows_of(connection, FILLS) == sorted(tables.fills.values())
         assert rows_of(connection, LEDGER_ENTRIES) == sorted(tables.ledger_entries)
-        orders = connection.execute("SELECT order_id, status, quantity, cum_quantity, cum_quote FROM orders").fetchall()
+        orders = connection.execute(
+            "SELECT order_id, status, quantity, cum_quantity, cum_quote FROM orders"
+        ).fetchall()
         assert sorted(orders) == sorted(
             (order.order_id, order.status, order.quantity, order.cum_quantity, order.cum_quote)
             for order in tables.orders.values()

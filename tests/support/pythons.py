@@ -16,13 +16,18 @@ INSTALL_OPTIONS = ("--quiet", "--require-hashes", "--no-deps", "--only-binary", 
 
 
 def interpreter(version: str) -> str | None:
-    """Return a Python of this version that has the packages of `NEEDED`; None: there is none, or they cannot be installed.
+    """Return a Python of this version that has the packages of `NEEDED`; None: there is none, or they cannot
+    be installed.
 
     They are installed as the lock file has them, into an environment below `.run/`, where they are missing.
     """
     for candidate in _candidates(version):
         if _runs(candidate, f"import sys; assert '%d.%d' % sys.version_info[:2] == '{version}'"):
-            return candidate if _runs(candidate, f"import {', '.join(NEEDED)}") else _installed(version, candidate)
+            return (
+                candidate
+                if _runs(candidate, f"import {', '.join(NEEDED)}")
+                else _installed(version, candidate)
+            )
     return None
 
 
@@ -83,5 +88,5 @@ def _installed(version: str, python: str) -> str | None:
 
 def _locked(packages: tuple[str, ...]) -> str:
     """Return the lines of the lock file about these packages, with their hashes."""
-    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    lock = (ROOT / "requirements/runtime.lock").read_text("utf-8")
     return "".join(re.findall(rf"^(?:{'|'.join(packages)})==.*\n(?:[ \t].*\n)*", lock, re.MULTILINE))

@@ -1,4 +1,7 @@
-"""The Redis of what may be lost is killed: nothing of it is on disk. Orders go on, and everything is shown again within seconds."""
+"""The Redis of what may be lost is killed: nothing of it is on disk.
+
+Orders go on, and everything is shown again within seconds.
+"""
 
 import signal
 from pathlib import Path
@@ -6,10 +9,11 @@ from typing import Any
 
 import psutil
 
-from cli.local.state import read_state
-from tests.e2e.alone.test_disaster import SYMBOL, trade, traded, what_is_seen
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
+from cli.local.state_file import read_state
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.lost_redis import SYMBOL, trade, traded, what_is_seen
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 CACHE = "redis-cache"
 KILLS = 3
@@ -25,7 +29,9 @@ def seen(accounts: tuple[Api, ...]) -> list[dict[str, Any]] | None:
     """What accounts see; None while a part of it cannot be asked for."""
     try:
         tickers = [
-            api.get(f"/api/v3/ticker/{kind}", symbol=SYMBOL) for kind in ("price", "bookTicker") for api in accounts
+            api.get(f"/api/v3/ticker/{kind}", symbol=SYMBOL)
+            for kind in ("price", "bookTicker")
+            for api in accounts
         ]
         return [*map(what_is_seen, accounts), *tickers]
     except RefusedError as error:
@@ -36,7 +42,10 @@ def seen(accounts: tuple[Api, ...]) -> list[dict[str, Any]] | None:
 
 def test_orders_go_on_and_everything_is_shown_again(data_dir: Path) -> None:
     with running_exchange(data_dir, mm_enabled="false") as exchange:
-        accounts = buyer, seller = new_account(exchange.url, USDT="100000"), new_account(exchange.url, SOL="1000")
+        accounts = buyer, seller = (
+            new_account(exchange.url, USDT="100000"),
+            new_account(exchange.url, SOL="1000"),
+        )
         trade(buyer, seller, 10)
         eventually("all trades in the history", lambda: traded(seller) == 6)
         last = seller.historical_trades(SYMBOL)[-1]["price"]
@@ -51,14 +60,19 @@ def test_orders_go_on_and_everything_is_shown_again(data_dir: Path) -> None:
             # At once: an order needs nothing of it.
             order = buyer.order(SYMBOL, "BUY", "LIMIT", quantity="0.1", price="50")
             assert (
-                buyer.signed("DELETE", "/api/v3/order", symbol=SYMBOL, orderId=order["orderId"])["status"] == "CANCELED"
+                buyer.signed("DELETE", "/api/v3/order", symbol=SYMBOL, orderId=order["orderId"])["status"]
+                == "CANCELED"
             )
             eventually("all is shown again", lambda before=before: same(seen(accounts), before))  # type: ignore[misc]
-        assert {name: pid for name, pid in pids(exchange).items() if name != CACHE} == others, "no other process ended"
+        assert {name: pid for name, pid in pids(exchange).items() if name != CACHE} == others, (
+            "no other process ended"
+        )
 
 
 def same(found: list[dict[str, Any]] | None, before: list[dict[str, Any]]) -> bool:
     """Whether what is seen is as it was, but for orders that were canceled since."""
     if found is None:
         return False
-    return all({**now, "orders": ()} == {**then, "orders": ()} for now, then in zip(found, before, strict=True))
+    return all(
+        {**now, "orders": ()} == {**then, "orders": ()} for now, then in zip(found, before, strict=True)
+    )

@@ -1,31 +1,20 @@
-"""Markets are configured by commands, while they trade; a changed file alone changes nothing that was or will be."""
+"""Markets are configured by commands, while they trade.
+
+A changed file alone changes nothing that was or will be.
+"""
 
 import importlib.resources
 import os
 import signal
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 
-from tests.e2e.api import Api, eventually, new_account, refused
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, new_account, refused
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import running_exchange
 
 SYMBOL = "BTCUSDT"
-TIMEOUT_S = 60
-
-
-def run(exchange: RunningExchange, *arguments: str) -> str:
-    """Run a command of the exchange, and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments],
-        env=exchange.environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def trade(seller: Api, buyer: Api) -> Decimal:
@@ -48,7 +37,8 @@ def test_fees_and_status_change_by_commands_and_by_nothing_else(data_dir: Path, 
         assert paid == [Decimal("0.0999")] * 5  # less 0.1 %
         balances = seller.balances(), buyer.balances()
 
-        # Ten times the fee in the file, and every worker starts anew: nothing that was traded changes, nor does the fee.
+        # Ten times the fee in the file, and every worker starts anew: nothing that was traded changes, nor
+        # does the fee.
         assert text.count('symbol = "BTCUSDT"\n') == 1
         file.write_text(text.replace('symbol = "BTCUSDT"\n', 'symbol = "BTCUSDT"\ntaker_fee = "0.01"\n'))
         for each in exchange.processes():

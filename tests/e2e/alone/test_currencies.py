@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tests.currencies import CURRENCIES_FILE
-from tests.e2e.alone.test_configuration import run
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, new_account
+from tests.support.currencies import CURRENCIES_FILE
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 OTHER_RUPIAH = """
 [[assets]]
@@ -39,19 +40,26 @@ notional_min = "5"
 def refusal(exchange: RunningExchange, *arguments: str) -> str:
     """Run a command that has to fail, and return what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments], env=exchange.environment, capture_output=True, text=True
+        [sys.executable, "-m", "cli.main", *arguments],
+        env=exchange.environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode, done.stdout
     return " ".join((done.stdout + done.stderr).split())
 
 
 def balance(api: Api, asset: str) -> str:
-    (text,) = [each["free"] for each in api.signed("GET", "/api/v3/account")["balances"] if each["asset"] == asset]
+    (text,) = [
+        each["free"] for each in api.signed("GET", "/api/v3/account")["balances"] if each["asset"] == asset
+    ]
     return str(text)
 
 
 @pytest.mark.parametrize("shard_count", ["3"])
-def test_five_markets_of_assets_with_different_scales(data_dir: Path, tmp_path: Path, shard_count: str) -> None:
+def test_five_markets_of_assets_with_different_scales(
+    data_dir: Path, tmp_path: Path, shard_count: str
+) -> None:
     file = tmp_path / "markets.toml"
     text = CURRENCIES_FILE.read_text("utf-8")
     file.write_text(text)
@@ -72,8 +80,8 @@ def test_five_markets_of_assets_with_different_scales(data_dir: Path, tmp_path: 
                 seller.order(symbol, "SELL", "LIMIT", quantity=quantity, price=price)
                 bought = buyer.order(symbol, "BUY", "LIMIT", quantity=quantity, price=price)
                 assert (bought["status"], bought["cummulativeQuoteQty"]) == ("FILLED", quote), symbol
-            # A fee is 0.1 % of what is received, rounded up to the asset's unit: 1,616.01 of 1,616,001.01 IDR, 106 of 105,861 JPY,
-            # and 0.01234 + 0.00987 + 0.06425001 of 86.46001 USDT.
+            # A fee is 0.1 % of what is received, rounded up to the asset's unit: 1,616.01 of 1,616,001.01
+            # IDR, 106 of 105,861 JPY, and 0.01234 + 0.00987 + 0.06425001 of 86.46001 USDT.
             for account, asset, free in (
                 (buyer, "IDR", "7383999.74000000"),
                 (seller, "IDR", "1614385.00000000"),

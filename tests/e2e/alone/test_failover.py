@@ -1,4 +1,5 @@
-"""Trading through the death of one leading worker after the other, with a standby: nothing acknowledged is lost, and trading goes on."""
+"""Trading through the death of one leading worker after the other, with a standby: nothing acknowledged is
+lost, and trading goes on."""
 
 import os
 import signal
@@ -7,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cli.inquiries import ShardReport, shard_reports
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange, running_exchange
-from tests.e2e.test_kill_engine import (
+from tests.support.eventually import eventually
+from tests.support.killed_engines import (
     Trader,
     balances_are_what_the_fills_say,
     every_acknowledged_order_is_there,
@@ -17,6 +17,7 @@ from tests.e2e.test_kill_engine import (
     trades_are_contiguous,
     wait_for_orders,
 )
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 CLIENTS = 3
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
@@ -57,7 +58,9 @@ def in_step(exchange: RunningExchange) -> ShardReport | None:
 
 
 def fail_over(exchange: RunningExchange, number: signal.Signals) -> None:
-    """Stop the worker that leads the first shard, and wait until the other one leads and it stands by itself."""
+    """Stop the worker that leads the first shard, and wait until the other one leads and it stands by
+    itself.
+    """
     before = eventually("a leader and a standby", lambda: in_step(exchange), timeout_s=60)
     assert before.leader_pid is not None
     os.kill(before.leader_pid, number)

@@ -1,4 +1,5 @@
-"""A market is listed while everything runs: no process starts anew, and all that have to do with markets take it from its shard."""
+"""A market is listed while everything runs: no process starts anew, and all that have to do with markets take
+it from its shard."""
 
 import importlib.resources
 import json
@@ -14,9 +15,10 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from cli.local.own_exchange import OwnExchangeError
-from tests.e2e.alone.test_configuration import run
-from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, RefusedError, new_account, refused
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 SYMBOL = "ADAUSDT"
 MARKET = """
@@ -72,7 +74,9 @@ class Socket:
 
 
 def of_kind(kind: str) -> Any:
-    return lambda message: isinstance(message, dict) and (message.get("e"), message.get("s")) == (kind, SYMBOL)
+    return lambda message: (
+        isinstance(message, dict) and (message.get("e"), message.get("s")) == (kind, SYMBOL)
+    )
 
 
 def statuses(api: Api) -> dict[str, str]:
@@ -96,7 +100,9 @@ def is_known_to_edge(url: str) -> bool:
 
 
 @pytest.mark.parametrize("shard_count", ["3"])
-def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path: Path, shard_count: str) -> None:
+def test_a_market_that_is_listed_while_everything_runs(
+    data_dir: Path, tmp_path: Path, shard_count: str
+) -> None:
     file = tmp_path / "markets.toml"
     text = importlib.resources.files("protocol").joinpath("markets.toml").read_text("utf-8")
     file.write_text(text)
@@ -127,14 +133,19 @@ def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path:
             assert (Decimal(heard["p"]), Decimal(heard["q"]), heard["t"]) == (Decimal("0.5"), Decimal(100), 1)
             assert streams.until(of_kind("kline"))["k"]["n"] == 1
             assert streams.until(of_kind("depthUpdate"))["U"] >= 1
-            streams.until(lambda message: isinstance(message, list) and any(each["s"] == SYMBOL for each in message))
-            reports = (own.until(of_kind("executionReport")), own.until(lambda each: each.get("x") == "TRADE"))
+            streams.until(
+                lambda message: isinstance(message, list) and any(each["s"] == SYMBOL for each in message)
+            )
+            reports = (
+                own.until(of_kind("executionReport")),
+                own.until(lambda each: each.get("x") == "TRADE"),
+            )
             assert [each["x"] for each in reports] == ["NEW", "TRADE"]
             assert Decimal(reports[1]["L"]) == Decimal("0.5")
 
-        assert [(Decimal(each["price"]), each["id"]) for each in public.get("/api/v3/trades", symbol=SYMBOL)] == [
-            (Decimal("0.5"), 1)
-        ]
+        assert [
+            (Decimal(each["price"]), each["id"]) for each in public.get("/api/v3/trades", symbol=SYMBOL)
+        ] == [(Decimal("0.5"), 1)]
         assert Decimal(public.get("/api/v3/ticker/24hr", symbol=SYMBOL)["volume"]) == 100
         (candle,) = public.get("/api/v3/klines", symbol=SYMBOL, interval="1d", limit=1)
         assert (Decimal(candle[4]), Decimal(candle[5]), Decimal(candle[7])) == (
@@ -147,9 +158,15 @@ def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path:
                 account.my_trades(SYMBOL),
                 account.signed("GET", "/api/v3/allOrders", symbol=SYMBOL),
             )
-            assert (fill["isBuyer"], Decimal(fill["quoteQty"]), order["status"]) == (side, Decimal(50), "FILLED")
+            assert (fill["isBuyer"], Decimal(fill["quoteQty"]), order["status"]) == (
+                side,
+                Decimal(50),
+                "FILLED",
+            )
         resting = seller.order(SYMBOL, "SELL", "LIMIT", quantity="10", price="0.6")
-        assert [each["orderId"] for each in seller.signed("GET", "/api/v3/openOrders")] == [resting["orderId"]]
+        assert [each["orderId"] for each in seller.signed("GET", "/api/v3/openOrders")] == [
+            resting["orderId"]
+        ]
 
         run(exchange, "markets", "halt", SYMBOL)
         eventually("it is halted", lambda: statuses(public)[SYMBOL] == "HALT", TIMEOUT_S)

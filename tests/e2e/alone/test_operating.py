@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cli.local.own_exchange import EXCHANGE
-from tests.e2e.alone.test_configuration import run
-from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
-from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, RefusedError, new_account, refused
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 SYMBOL = "BTCUSDT"
 TIMEOUT_S = 60
@@ -20,7 +21,8 @@ TIMEOUT_S = 60
 
 @pytest.fixture(scope="module")
 def operated() -> Iterator[RunningExchange]:
-    """One for all: each test takes back what it has changed for everybody, and trades where no other test does."""
+    """One for all: each test takes back what it has changed for everybody, and trades where no other test
+    does."""
     with (
         data_dir_of_its_own() as path,
         running_exchange(path, mm_enabled="false", shard_count="3", orders_per_10s="1000") as running,
@@ -39,7 +41,10 @@ def buy(account: Api, price: str = "30000") -> dict[str, object]:
 
 def fails(exchange: RunningExchange, *arguments: str, **settings: str) -> str:
     """Run a command that must fail, and return what it says."""
-    environment = {**exchange.environment, **{f"EXCHANGE_{name.upper()}": text for name, text in settings.items()}}
+    environment = {
+        **exchange.environment,
+        **{f"EXCHANGE_{name.upper()}": text for name, text in settings.items()},
+    }
     done = subprocess.run(
         (*EXCHANGE, *arguments), env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -60,7 +65,9 @@ def test_an_account_is_frozen_emptied_limited_and_closed(operated: RunningExchan
     account.signed("DELETE", "/api/v3/order", symbol=SYMBOL, orderId=str(resting[0]))
     assert "2 orders are being canceled" in run(operated, "accounts", "cancel-orders", number, "--yes")
     eventually("its orders are gone", lambda: account.signed("GET", "/api/v3/openOrders") == [], TIMEOUT_S)
-    states = {each["orderId"]: each["status"] for each in account.signed("GET", "/api/v3/allOrders", symbol=SYMBOL)}
+    states = {
+        each["orderId"]: each["status"] for each in account.signed("GET", "/api/v3/allOrders", symbol=SYMBOL)
+    }
     assert [states[each] for each in resting] == ["CANCELED", "EXPIRED", "EXPIRED"]
     assert account.balances()["USDT"] == (Decimal(1000), Decimal(0))
 
@@ -161,7 +168,9 @@ def test_a_market_is_delisted_with_what_rests_there(operated: RunningExchange) -
     account, public = new_account(operated.url, USDT="10000"), Api(operated.url)
     orders = [buy(account, str(30_000 + number))["orderId"] for number in range(150)]
     assert "BTCUSDT is delisting" in run(operated, "markets", "delist", SYMBOL, "--yes")
-    eventually("its orders are gone", lambda: account.balances()["USDT"] == (Decimal(10_000), Decimal(0)), TIMEOUT_S)
+    eventually(
+        "its orders are gone", lambda: account.balances()["USDT"] == (Decimal(10_000), Decimal(0)), TIMEOUT_S
+    )
 
     def symbols() -> set[str]:
         return {each["symbol"] for each in public.get("/api/v3/exchangeInfo")["symbols"]}

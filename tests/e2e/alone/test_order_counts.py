@@ -1,4 +1,5 @@
-"""Unfilled orders are counted once for all gateways, and an order that trades no longer counts, whoever has placed it where."""
+"""Unfilled orders are counted once for all gateways, and an order that trades no longer counts, whoever has
+placed it where."""
 
 import json
 from collections.abc import Iterator
@@ -7,10 +8,11 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from tests.e2e.alone.test_configuration import run
-from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, signature_of
-from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, RefusedError, new_account, now_ms, signature_of
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 SYMBOL = "BTCUSDT"
 
@@ -44,7 +46,9 @@ def test_a_makers_orders_count_until_they_trade(running: RunningExchange) -> Non
     for gateway in (maker, elsewhere[maker]):
         eventually("they count no more", lambda gateway=gateway: counted(gateway)["DAY"][1] == 0)  # type: ignore[misc]
     eventually("so does the taker's", lambda: counted(taker)["DAY"][1] == 0)
-    elsewhere[taker].order(SYMBOL, "SELL", "MARKET", quantity="0.0005")  # the rest of the third, which no longer counts
+    elsewhere[taker].order(
+        SYMBOL, "SELL", "MARKET", quantity="0.0005"
+    )  # the rest of the third, which no longer counts
     maker.order(SYMBOL, "BUY", "LIMIT", quantity="0.001", price="30000")
     eventually("one is open", lambda: counted(elsewhere[maker])["DAY"][1] == 1)
 
@@ -87,8 +91,12 @@ def test_both_apis_tell_the_same_counts_also_of_orders_that_fail(running: Runnin
         failed = ask("order.place", **order, price="0.001")
         assert failed["status"] == 400
         assert orders(failed["rateLimits"])[1] == 3
-    answer = account.send("POST", "/api/v3/order", f"symbol={SYMBOL}&side=BUY&type=LIMIT&timestamp={now_ms()}")
+    answer = account.send(
+        "POST", "/api/v3/order", f"symbol={SYMBOL}&side=BUY&type=LIMIT&timestamp={now_ms()}"
+    )
     assert answer.status_code == 400
     eventually("those of sockets are known", lambda: counted(account)["DAY"][1] == 3)
-    refusal = account.send("POST", "/api/v3/order", f"symbol={SYMBOL}&side=BUY&type=LIMIT&timestamp={now_ms()}")
+    refusal = account.send(
+        "POST", "/api/v3/order", f"symbol={SYMBOL}&side=BUY&type=LIMIT&timestamp={now_ms()}"
+    )
     assert refusal.headers["x-mbx-order-count-1d"] == "3"

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from examples.watch_with_ccxt_pro import connect
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.running import RunningExchange, running_exchange
-from tests.e2e.test_kill_engine import (
+from tests.support.api import Api, new_account
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.killed_engines import (
     CLIENTS,
     Trader,
     balances_are_what_the_fills_say,
@@ -21,6 +21,7 @@ from tests.e2e.test_kill_engine import (
     trades_are_contiguous,
     wait_for_orders,
 )
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 KILLS = 3
 TIMEOUT_S = 60
@@ -74,7 +75,13 @@ async def test_a_trade_is_heard_on_every_market(on_a_cluster: RunningExchange, b
             # Again and again, since the subscriptions stand when they stand.
             while not (trades.done() and fills.done()):
                 await asyncio.to_thread(
-                    taker.order, f"{base}USDT", "BUY", "LIMIT", price="5000.00", quantity="0.01", timeInForce="IOC"
+                    taker.order,
+                    f"{base}USDT",
+                    "BUY",
+                    "LIMIT",
+                    price="5000.00",
+                    quantity="0.01",
+                    timeInForce="IOC",
                 )
                 await asyncio.wait((trades, fills), timeout=0.5)
             assert trades.result()[-1]["price"] == fills.result()[-1]["price"] == 5000
@@ -90,4 +97,8 @@ def in_the_database(api: Api, symbol: str) -> None:
 
 def test_every_shard_is_shown(on_a_cluster: RunningExchange) -> None:
     assert all(shard["answers"] for shard in on_a_cluster.command("shards"))
-    assert {each["name"] for each in on_a_cluster.command("status")["processes"]} >= {"redis-1", "redis-2", "redis-3"}
+    assert {each["name"] for each in on_a_cluster.command("status")["processes"]} >= {
+        "redis-1",
+        "redis-2",
+        "redis-3",
+    }

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import running_exchange
-from tests.e2e.test_liquidity import is_liquid
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
+from tests.support.liquidity import is_liquid
+from tests.support.running_exchange import running_exchange
 
 SYMBOL = "SOLUSDT"
 
@@ -32,7 +33,11 @@ def test_a_restart_of_everything_loses_nothing(data_dir: Path) -> None:
         eventually("the same candles", lambda: closed_candles(account)[: len(candles)] == candles)
         assert [each["clientOrderId"] for each in account.signed("GET", "/api/v3/openOrders")] == ["resting"]
         book = account.get("/api/v3/depth", symbol=SYMBOL)
-        assert book == {"lastUpdateId": book["lastUpdateId"], "bids": [["100.00000000", "1.00000000"]], "asks": []}
+        assert book == {
+            "lastUpdateId": book["lastUpdateId"],
+            "bids": [["100.00000000", "1.00000000"]],
+            "asks": [],
+        }
         order = account.order(SYMBOL, "SELL", "LIMIT", quantity="1", price="110")
         assert order["orderId"] > max(each["orderId"] for each in before["orders"])
 
@@ -49,4 +54,6 @@ def what_an_account_sees(account: Api) -> dict[str, Any]:
 
 def closed_candles(api: Api) -> list[Any]:
     """Return the first candles of a second each that had trades."""
-    return [each for each in api.get("/api/v3/klines", symbol=SYMBOL, interval="1s", limit=1000) if each[8]][:3]
+    return [each for each in api.get("/api/v3/klines", symbol=SYMBOL, interval="1s", limit=1000) if each[8]][
+        :3
+    ]

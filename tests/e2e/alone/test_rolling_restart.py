@@ -1,11 +1,13 @@
-"""`exchange restart` of everything, one process after the other, under load: nobody is cut off, nothing is lost, nothing is doubled.
+"""`exchange restart` of everything, one process after the other, under load: nobody is cut off, nothing is
+lost, nothing is doubled.
 
-The load and the verdict are those of `exchange chaos`; tests/long/chaos_controls.py takes away that processes finish what is under way.
+The load and the verdict are those of `exchange chaos`; tests/long/chaos_controls.py takes away that processes
+finish what is under way.
 """
 
 import pytest
 
-from tests.e2e.alone.test_chaos import TIMEOUT_S, broken, chaos
+from tests.support.chaos_runs import TIMEOUT_S, broken, chaos
 
 ENGINES = {"engine-0", "engine-0-standby-1"}
 """Whichever stands by comes first."""

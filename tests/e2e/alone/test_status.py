@@ -9,8 +9,8 @@ from typing import Any
 
 from cli.local.free_ports import free_ports
 from cli.local.own_exchange import EXCHANGE
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 EDGE = "ws-edge"
 METRICS_PORTS = 30
@@ -32,7 +32,9 @@ def watched(exchange: RunningExchange) -> dict[str, Any]:
 
 
 def test_an_edge_that_answers_no_handshake_is_not_ready(data_dir: Path) -> None:
-    with running_exchange(data_dir, mm_enabled="false", up_metrics_port=str(free_ports(METRICS_PORTS))) as exchange:
+    with running_exchange(
+        data_dir, mm_enabled="false", up_metrics_port=str(free_ports(METRICS_PORTS))
+    ) as exchange:
         status = exchange.command("status")
         assert {row["name"]: row["answers"] for row in status["processes"] if row["answers"] is not None} == {
             "gateway": True,

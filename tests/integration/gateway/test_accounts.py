@@ -1,6 +1,5 @@
 """Showing who one is: passwords, mails, second factors; guessing, and who is kept out by it."""
 
-import re
 import secrets
 import time
 from functools import partial
@@ -9,47 +8,21 @@ from typing import Any
 
 import httpx
 import psycopg
-import pyotp
 import pytest
 from click.testing import CliRunner
 
-from cli.api import funded_account
 from cli.commands.accounts import accounts
 from cli.console import running_settings
+from cli.rest_client import funded_account
 from cli.verifying import verified
 from client.blocking import RequestError
 from runtime.settings import PREFIX
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_credentials import PASSWORD, Person, newcomer, signed_in
-from tests.integration.gateway.test_credentials import code_of as refusal_of
+from tests.support.gateway_processes import Processes
+from tests.support.identity import Mails, code_of, post, sign_in
+from tests.support.newcomers import PASSWORD, Person, newcomer, signed_in
+from tests.support.newcomers import code_of as refusal_of
 
 NEW_PASSWORD = "an entirely different staple"
-STEP_S = 30
-
-
-class Mails:
-    """The mails that were written, newest first."""
-
-    def __init__(self, database_url: str) -> None:
-        self._database_url = database_url
-
-    def to(self, email: str) -> list[tuple[str, str]]:
-        """Return subject and body of those to an address."""
-        with psycopg.connect(self._database_url) as database:
-            return database.execute(
-                "SELECT subject, body FROM mails WHERE recipient = %s ORDER BY mail_id DESC", (email,)
-            ).fetchall()
-
-    def token(self, email: str) -> str:
-        """Return the token of the newest mail to an address."""
-        found = re.search(r"or enter: (\S+)", self.to(email)[0][1])
-        assert found
-        return found[1]
-
-    def let_a_minute_pass(self) -> None:
-        """Of one kind there is one in a minute."""
-        with psycopg.connect(self._database_url) as database:
-            database.execute("UPDATE mails SET created_at = created_at - interval '2 minutes'")
 
 
 @pytest.fixture
@@ -61,14 +34,6 @@ def mails(processes: Processes) -> Mails:
 def gateway(processes: Processes) -> str:
     """The URL of a gateway; no shard is needed."""
     return processes.gateway()
-
-
-def sign_in(url: str, email: str, password: str = PASSWORD, **others: str) -> httpx.Response:
-    return httpx.post(f"{url}/api/v1/signin", json={"email": email, "password": password, **others}, timeout=30)
-
-
-def post(url: str, path: str, **body: str) -> httpx.Response:
-    return httpx.post(f"{url}/api/v1/{path}", json=body, timeout=30)
 
 
 def test_nobody_learns_who_has_an_account(gateway: str, mails: Mails) -> None:
@@ -110,7 +75,9 @@ def test_an_address_is_verified_by_its_mail_once(processes: Processes, mails: Ma
     person.ask("POST", "/api/v1/verification/mail").raise_for_status()
     second = mails.token(person.email)
     assert second != first
-    assert post(url, "password/reset", token=second, newPassword=NEW_PASSWORD).status_code == 400  # not what it is for
+    assert (
+        post(url, "password/reset", token=second, newPassword=NEW_PASSWORD).status_code == 400
+    )  # not what it is for
     assert [post(url, "verification", token=second).status_code for _ in range(2)] == [200, 400]
     for path, body in (("api-keys", key), ("tickets", None), ("faucet", {"asset": "USDT", "amount": "1"})):
         person.ask("POST", f"/api/v1/{path}", body).raise_for_status()
@@ -146,20 +113,29 @@ def test_a_password_is_changed_and_ends_the_other_sessions(gateway: str, mails: 
     assert person.ask("POST", "/api/v1/password", same).json()["code"] == -1130
     weak = {"password": PASSWORD, "newPassword": "password"}
     assert person.ask("POST", "/api/v1/password", weak).json()["code"] == -1130
-    person.ask("POST", "/api/v1/password", {"password": PASSWORD, "newPassword": NEW_PASSWORD}).raise_for_status()
+    person.ask(
+        "POST", "/api/v1/password", {"password": PASSWORD, "newPassword": NEW_PASSWORD}
+    ).raise_for_status()
     assert [each.ask("GET", "/api/v1/me").status_code for each in (person, other)] == [200, 401]
-    assert [sign_in(gateway, person.email, each).status_code for each in (PASSWORD, NEW_PASSWORD)] == [401, 200]
+    assert [sign_in(gateway, person.email, each).status_code for each in (PASSWORD, NEW_PASSWORD)] == [
+        401,
+        200,
+    ]
     assert mails.to(person.email)[0][0] == "Your password was changed"
 
 
-def test_a_forgotten_password_is_chosen_anew_by_mail(gateway: str, processes: Processes, mails: Mails) -> None:
+def test_a_forgotten_password_is_chosen_anew_by_mail(
+    gateway: str, processes: Processes, mails: Mails
+) -> None:
     person = newcomer(gateway)
     post(gateway, "password/forgotten", email=person.email).raise_for_status()
     token = mails.token(person.email)
     assert (
         post(gateway, "password/reset", token=token, newPassword="password").json()["code"] == -1130
     )  # it is still good
-    assert [post(gateway, "password/reset", token=token, newPassword=NEW_PASSWORD).status_code for _ in range(2)] == [
+    assert [
+        post(gateway, "password/reset", token=token, newPassword=NEW_PASSWORD).status_code for _ in range(2)
+    ] == [
         200,
         400,
     ]
@@ -179,15 +155,13 @@ def test_the_owner_hears_of_a_new_device(gateway: str, mails: Mails) -> None:
     assert sign_in(gateway, person.email).status_code == 200
     assert len(mails.to(person.email)) == before
     credentials = {"email": person.email, "password": PASSWORD}
-    httpx.post(f"{gateway}/api/v1/signin", json=credentials, headers={"User-Agent": "another"}).raise_for_status()
+    httpx.post(
+        f"{gateway}/api/v1/signin", json=credentials, headers={"User-Agent": "another"}
+    ).raise_for_status()
     subject, body = mails.to(person.email)[0]
     assert subject == "A new sign-in"
     assert "127.0.0.1" in body
     assert "another" in body
-
-
-def code_of(secret: str, steps: int = 0) -> str:
-    return str(pyotp.TOTP(secret).at(int(time.time()) + steps * STEP_S))
 
 
 def with_factor(person: Person) -> tuple[str, list[str]]:
@@ -215,7 +189,9 @@ def test_what_a_stranger_made_with_an_address_is_gone_when_its_reader_chooses_a_
     assert stranger.ask("GET", "/api/v1/me").status_code == 401
     assert refusal_of(key, "GET", "/api/v3/account") == -2015
     owner = Person(
-        gateway, stranger.email, sign_in(gateway, stranger.email, NEW_PASSWORD).raise_for_status().json()["token"]
+        gateway,
+        stranger.email,
+        sign_in(gateway, stranger.email, NEW_PASSWORD).raise_for_status().json()["token"],
     )
     me = owner.ask("GET", "/api/v1/me").json()
     assert (me["isVerified"], me["hasSecondFactor"]) == (True, False)
@@ -243,13 +219,18 @@ def test_a_second_factor_is_demanded_and_each_code_is_good_once(gateway: str, ma
     assert post(gateway, "password/reset", **reset).json()["code"] == -9001
     assert post(gateway, "password/reset", **reset, code=recovery[2]).status_code == 200
     again = signed_in_with(gateway, person.email, NEW_PASSWORD, recovery[3])
-    assert again.ask("POST", "/api/v1/totp/remove", {"password": NEW_PASSWORD, "code": "000000"}).status_code == 401
+    assert (
+        again.ask("POST", "/api/v1/totp/remove", {"password": NEW_PASSWORD, "code": "000000"}).status_code
+        == 401
+    )
     removing = {"password": NEW_PASSWORD, "code": recovery[4]}
     again.ask("POST", "/api/v1/totp/remove", removing).raise_for_status()
     assert sign_in(gateway, person.email, NEW_PASSWORD).status_code == 200
 
 
-def test_a_device_whose_secret_no_key_opens_is_no_way_in_and_no_dead_end(processes: Processes, gateway: str) -> None:
+def test_a_device_whose_secret_no_key_opens_is_no_way_in_and_no_dead_end(
+    processes: Processes, gateway: str
+) -> None:
     """The operator has lost the master key, say."""
     person = newcomer(gateway)
     secret, recovery = with_factor(person)
@@ -299,14 +280,19 @@ def test_who_guesses_has_to_wait_longer_each_time_and_the_owner_does_not(process
 
 
 def test_a_stolen_session_lets_nobody_guess_from_many_networks(processes: Processes) -> None:
-    """Neither at the password, nor with a mail's token at the second factor. The owner goes on from where they were before."""
+    """Neither at the password, nor with a mail's token at the second factor.
+
+    The owner goes on from where they were before.
+    """
     url = processes.gateway(RATE_LIMITS_ENABLED="true", TRUSTED_PROXIES="127.0.0.1")
     person = newcomer(url)
     change = {"newPassword": NEW_PASSWORD, "password": "a guess"}
 
     def attempt(network: str, **body: str) -> int:
         headers = {**person.bearer, "X-Forwarded-For": network}
-        return httpx.post(f"{url}/api/v1/password", json={**change, **body}, headers=headers, timeout=30).status_code
+        return httpx.post(
+            f"{url}/api/v1/password", json={**change, **body}, headers=headers, timeout=30
+        ).status_code
 
     found = [attempt(f"192.0.2.{number}") for number in range(23)]
     assert (found[:21], found[-1]) == ([401] * 21, 429)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from functions.api.function import Function
 from functions.catalog import FUNCTIONS
-from tests.e2e.api import Api, new_account, now_ms
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, new_account, now_ms
+from tests.support.gateway_processes import Processes
 
 LIMIT = {
     "symbol": "BTCUSDT",
@@ -41,8 +41,14 @@ def test_signatures_and_keys(api: Api) -> None:
     assert error_of(http.post(f"{path}?{query}&signature=zz")) == (400, -1022)
     assert error_of(http.post(f"{path}?{query}")) == (400, -1102)
     assert error_of(http.post(f"{path}?{query}&signature=")) == (400, -1105)
-    assert error_of(http.post(f"{path}?{query}&signature=1", headers={"X-MBX-APIKEY": "unknown"})) == (401, -2015)
-    assert error_of(http.post(f"{path}?{query}&signature=1", headers={"X-MBX-APIKEY": "no key"})) == (401, -2014)
+    assert error_of(http.post(f"{path}?{query}&signature=1", headers={"X-MBX-APIKEY": "unknown"})) == (
+        401,
+        -2015,
+    )
+    assert error_of(http.post(f"{path}?{query}&signature=1", headers={"X-MBX-APIKEY": "no key"})) == (
+        401,
+        -2014,
+    )
     assert error_of(httpx.post(f"{api.url}{path}?{query}&signature=1")) == (401, -2014)
     for timestamp, code in ((now_ms() - 6000, -1021), (now_ms() + 2000, -1021), ("x", -1100), ("", -1105)):
         assert error_of(api.send("POST", path, urlencode({**LIMIT, "timestamp": timestamp}))) == (400, code)
@@ -70,7 +76,10 @@ def test_order_parameters(api: Api) -> None:
     ):
         query = urlencode({**LIMIT, **changes, "timestamp": now_ms()})
         assert error_of(api.send("POST", "/api/v3/order", query)) == (400, code), changes
-    assert error_of(api.send("DELETE", "/api/v3/order", f"symbol=BTCUSDT&timestamp={now_ms()}")) == (400, -1102)
+    assert error_of(api.send("DELETE", "/api/v3/order", f"symbol=BTCUSDT&timestamp={now_ms()}")) == (
+        400,
+        -1102,
+    )
     twice = f"symbol=BTCUSDT&symbol=ETHUSDT&timestamp={now_ms()}"
     assert error_of(api.send("GET", "/api/v3/order", twice)) == (400, -1101)
 
@@ -106,7 +115,11 @@ def test_oversize_bodies(url: str) -> None:
 
 def test_bytes_that_are_not_http(url: str) -> None:
     address = urlsplit(url)
-    for garbage in (b"\x00\x01\x02\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"POST /api/v3/order HTTP/1.1\r\n" * 3):
+    for garbage in (
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\n\r\n",
+        b"POST /api/v3/order HTTP/1.1\r\n" * 3,
+    ):
         with socket.create_connection((str(address.hostname), address.port or 0), timeout=5) as connection:
             connection.sendall(garbage + b"\r\n")
             connection.shutdown(socket.SHUT_WR)
@@ -155,7 +168,8 @@ def test_any_json_body_is_answered(processes: Processes) -> None:
         max_leaves=5,
     )
     body = st.fixed_dictionaries(
-        {}, optional={"email": json_values, "password": json_values, "label": json_values, "asset": json_values}
+        {},
+        optional={"email": json_values, "password": json_values, "label": json_values, "asset": json_values},
     )
     paths = sorted({function.path for function in FUNCTIONS if function.body})
 

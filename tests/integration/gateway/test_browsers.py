@@ -1,4 +1,7 @@
-"""Pages of other origins: those that the settings name may call, and read the answers; the description that clients are made from."""
+"""Pages of other origins: those that the settings name may call, and read the answers.
+
+The description that clients are made from.
+"""
 
 import json
 import subprocess
@@ -6,7 +9,7 @@ import sys
 
 import httpx
 
-from tests.integration.gateway.conftest import Processes
+from tests.support.gateway_processes import Processes
 
 OURS, FOREIGN = "http://127.0.0.1:3000", "http://evil.example"
 PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-mbx-apikey"}
@@ -45,7 +48,11 @@ def test_pages_from_elsewhere_may_not(processes: Processes) -> None:
 
 def test_the_settings_name_the_origins(processes: Processes) -> None:
     url = processes.gateway(CORS_ORIGINS=f"{FOREIGN}, https://other.example")
-    for origin, allowed in ((FOREIGN, FOREIGN), ("https://other.example", "https://other.example"), (OURS, None)):
+    for origin, allowed in (
+        (FOREIGN, FOREIGN),
+        ("https://other.example", "https://other.example"),
+        (OURS, None),
+    ):
         answer = httpx.get(f"{url}/api/v3/ping", headers={"Origin": origin})
         assert answer.headers.get("access-control-allow-origin") == allowed
 
@@ -63,12 +70,16 @@ def test_the_page_of_the_description_runs_nothing_and_asks_nobody_else(processes
 
 def test_the_printed_description_is_the_served_one(processes: Processes) -> None:
     url = processes.gateway()
-    printed = subprocess.run([sys.executable, "-m", "gateway.openapi"], capture_output=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-m", "gateway.openapi"], capture_output=True, check=True
+    ).stdout
     served = httpx.get(f"{url}/schema/openapi.json").json()
     described = json.loads(printed)
     assert described["paths"] == served["paths"]
     assert described["components"] == served["components"]
-    depth = served["paths"]["/api/v3/depth"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    depth = served["paths"]["/api/v3/depth"]["get"]["responses"]["200"]["content"]["application/json"][
+        "schema"
+    ]
     assert set(served["components"]["schemas"][depth["$ref"].rpartition("/")[2]]["properties"]) == {
         "lastUpdateId",
         "bids",

@@ -1,8 +1,10 @@
-"""What keys and sessions may do, until when, and from where; and that none is good for anything once it was revoked."""
+"""What keys and sessions may do, until when, and from where.
 
-import secrets
+And that none is good for anything once it was revoked.
+"""
+
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import psycopg
@@ -12,66 +14,25 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from adapters.clock import now_ms
 from functions.users.session_cookies import COOKIE
-from tests.e2e.api import Api, RefusedError
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api
+from tests.support.gateway_processes import Processes
+from tests.support.newcomers import ORIGIN, PASSWORD, Person, code_of, newcomer
 
-PASSWORD = "correct horse battery"
 REVOKED_S = 1.0
 """Within which what was revoked is refused everywhere."""
-ORIGIN = "http://localhost:3000"
-LIMIT = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC", "quantity": "1", "price": "10000"}
-
-
-class Person(NamedTuple):
-    """Somebody who is signed in."""
-
-    url: str
-    email: str
-    token: str
-
-    @property
-    def bearer(self) -> dict[str, str]:
-        """The header that says so."""
-        return {"Authorization": f"Bearer {self.token}"}
-
-    def ask(self, method: str, path: str, body: object = None, **parameters: str) -> httpx.Response:
-        """Ask as the person."""
-        return httpx.request(method, f"{self.url}{path}", params=parameters, json=body, headers=self.bearer)
-
-    def key(self, **wanted: object) -> Api:
-        """Return a client with a new key."""
-        made = self.ask("POST", "/api/v1/api-keys", {"password": PASSWORD, **wanted}).raise_for_status().json()
-        return Api(self.url, made["apiKey"], made["secret"])
-
-    def signed_in_again(self) -> "Person":
-        """Return the person with another session."""
-        return signed_in(self.url, self.email)
-
-
-def signed_in(url: str, email: str) -> Person:
-    answer = httpx.post(f"{url}/api/v1/signin", json={"email": email, "password": PASSWORD})
-    return Person(url, email, answer.raise_for_status().json()["token"])
-
-
-def newcomer(url: str) -> Person:
-    """Sign somebody up."""
-    email = f"{secrets.token_hex(6)}@example.com"
-    httpx.post(f"{url}/api/v1/signup", json={"email": email, "password": PASSWORD}).raise_for_status()
-    return signed_in(url, email)
+LIMIT = {
+    "symbol": "BTCUSDT",
+    "side": "BUY",
+    "type": "LIMIT",
+    "timeInForce": "GTC",
+    "quantity": "1",
+    "price": "10000",
+}
 
 
 @pytest.fixture
 def person(url: str) -> Person:
     return newcomer(url)
-
-
-def code_of(api: Api, method: str = "GET", path: str = "/api/v3/account", **parameters: str | int) -> int:
-    """Return the code of a refusal, 0 for none."""
-    try:
-        api.signed(method, path, **parameters)
-    except RefusedError as error:
-        return int(error.code)
-    return 0
 
 
 def test_a_key_may_do_what_its_scopes_say(person: Person) -> None:
@@ -92,7 +53,10 @@ def test_a_key_may_do_what_its_scopes_say(person: Person) -> None:
 
 def test_a_key_is_taken_from_its_networks(person: Person) -> None:
     elsewhere = person.key(networks=["192.0.2.1", "198.51.100.0/24", "2001:db8::/32"])
-    here, mapped = person.key(networks=["192.0.2.1", "127.0.0.0/8"]), person.key(networks=["::ffff:127.0.0.1"])
+    here, mapped = (
+        person.key(networks=["192.0.2.1", "127.0.0.0/8"]),
+        person.key(networks=["::ffff:127.0.0.1"]),
+    )
     assert (code_of(elsewhere), code_of(here), code_of(mapped)) == (-2015, 0, 0)
     assert here.signed("GET", "/sapi/v1/account/apiRestrictions")["ipRestrict"]
     listed = person.ask("GET", "/api/v1/api-keys").json()
@@ -130,7 +94,8 @@ def test_keys_that_are_not_made(person: Person) -> None:
 
 
 def test_rsa_keys_that_are_dear_to_check_are_refused(person: Person) -> None:
-    """A key of one's own making may have an exponent as long as itself: a check then costs eight times as much."""
+    """A key of one's own making may have an exponent as long as itself: a check then costs eight times as
+    much."""
 
     def made(exponent: int, bits: int) -> httpx.Response:
         own = rsa.generate_private_key(65_537, bits).public_key()
@@ -138,7 +103,9 @@ def test_rsa_keys_that_are_dear_to_check_are_refused(person: Person) -> None:
         pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         return person.ask("POST", "/api/v1/api-keys", {"password": PASSWORD, "publicKey": pem.decode()})
 
-    assert [made(*each).status_code for each in ((65_537, 2048), (3, 2048), (2**2000 + 1, 2048), (65_537, 2432))] == [
+    assert [
+        made(*each).status_code for each in ((65_537, 2048), (3, 2048), (2**2000 + 1, 2048), (65_537, 2432))
+    ] == [
         200,
         400,
         400,
@@ -156,7 +123,11 @@ def test_a_revoked_key_is_refused_at_every_gateway_within_a_second(processes: Pr
         assert [code_of(each) for each in others] == [0, 0]
     for _ in range(2):  # the second time is no other revocation
         person.ask("DELETE", "/api/v1/api-keys", apiKey=api.key).raise_for_status()
-    noted = [each["detail"] for each in person.ask("GET", "/api/v1/activity").json() if each["kind"] == "apiKeyRevoked"]
+    noted = [
+        each["detail"]
+        for each in person.ask("GET", "/api/v1/activity").json()
+        if each["kind"] == "apiKeyRevoked"
+    ]
     assert noted == [api.key]
     assert code_of(others[0]) == -2015
     time.sleep(REVOKED_S)
@@ -170,13 +141,19 @@ def test_sessions_are_listed_and_ended(person: Person) -> None:
     assert [each["isCurrent"] for each in listed] == [False, False, True]
     assert {each["address"] for each in listed} == {"127.0.0.1"}
     assert all(each["userAgent"].startswith("python-httpx") for each in listed)
-    ending = [person.ask("DELETE", "/api/v1/sessions", sessionId=listed[0]["sessionId"]).json() for _ in range(2)]
+    ending = [
+        person.ask("DELETE", "/api/v1/sessions", sessionId=listed[0]["sessionId"]).json() for _ in range(2)
+    ]
     assert ending == [{"ended": 1}, {"ended": 0}]
-    ended = [each["detail"] for each in person.ask("GET", "/api/v1/activity").json() if each["kind"] == "signedOut"]
+    ended = [
+        each["detail"] for each in person.ask("GET", "/api/v1/activity").json() if each["kind"] == "signedOut"
+    ]
     assert ended == [listed[0]["sessionId"]]
     assert [each.ask("GET", "/api/v1/me").status_code for each in (person, second, third)] == [200, 200, 401]
     stranger = newcomer(person.url)
-    assert stranger.ask("DELETE", "/api/v1/sessions", sessionId=listed[1]["sessionId"]).json()["code"] == -1130
+    assert (
+        stranger.ask("DELETE", "/api/v1/sessions", sessionId=listed[1]["sessionId"]).json()["code"] == -1130
+    )
     assert second.ask("DELETE", "/api/v1/sessions").json() == {"ended": 1}
     assert [each.ask("GET", "/api/v1/me").status_code for each in (person, second)] == [401, 200]
     assert second.ask("POST", "/api/v1/signout").status_code == 200
@@ -225,7 +202,9 @@ def test_a_browser_keeps_its_session_in_a_cookie(url: str, person: Person) -> No
     assert httpx.get(f"{url}/api/v1/me", headers=cookie).status_code == 401
 
 
-def test_what_was_done_with_an_account_is_written_down_and_stays(processes: Processes, person: Person) -> None:
+def test_what_was_done_with_an_account_is_written_down_and_stays(
+    processes: Processes, person: Person
+) -> None:
     api = person.key(label="bot")
     httpx.post(f"{person.url}/api/v1/signin", json={"email": person.email, "password": "wrong horse battery"})
     person.ask("DELETE", "/api/v1/api-keys", apiKey=api.key)

@@ -1,4 +1,5 @@
-"""A database that has been away is used again as soon as it answers: no backoff of the pool's keeps requests waiting."""
+"""A database that has been away is used again as soon as it answers: no backoff of the pool's keeps requests
+waiting."""
 
 import asyncio
 import contextlib
@@ -84,7 +85,8 @@ async def late_s(url: str) -> float:
         await door.shut()
         with pytest.raises(ApiError):
             await found.fetch("SELECT 1")  # it waits as long as a request may
-        # By itself the pool tries after one second and after three, give or take a tenth, and then only after five.
+        # By itself the pool tries after one second and after three, give or take a tenth, and then only after
+        # five.
         await asyncio.sleep(0.6)
         asking = asyncio.ensure_future(found.fetch("SELECT 1"))
         await asyncio.sleep(0.1)
@@ -95,7 +97,8 @@ async def late_s(url: str) -> float:
 
 
 async def idle_s(url: str) -> float:
-    """Return how long a request takes when every idle connection was lost meanwhile, and the database is there."""
+    """Return how long a request takes when every idle connection was lost meanwhile, and the database is
+    there."""
     async with through_a_door(url) as (found, door):
         await asyncio.gather(*(found.fetch("SELECT pg_sleep(0.2)") for _ in range(8)))
         await door.shut()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.e2e.api import Api, new_account, refused
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, new_account, refused
+from tests.support.gateway_processes import Processes
 
 PAUSE_S = 1.2
 WINDOW_MS = 300
@@ -41,7 +41,13 @@ def redis_paused(url: str) -> Iterator[None]:
 
 def order(account: Api, number: int, window_ms: int) -> Any:
     return account.order(
-        "BTCUSDT", "BUY", "LIMIT", quantity="0.01", price="20000", newClientOrderId=f"c{number}", recvWindow=window_ms
+        "BTCUSDT",
+        "BUY",
+        "LIMIT",
+        quantity="0.01",
+        price="20000",
+        newClientOrderId=f"c{number}",
+        recvWindow=window_ms,
     )
 
 

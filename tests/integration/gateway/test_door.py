@@ -1,4 +1,5 @@
-"""The door of a gateway: what is not read, what is not waited for, who is not let in, and what is charged for it."""
+"""The door of a gateway: what is not read, what is not waited for, who is not let in, and what is charged for
+it."""
 
 import socket
 import time
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.integration.gateway.conftest import Processes
+from tests.support.gateway_processes import Processes
 
 TIMEOUT_S = 30
 ENDLESS = 30_000_000
@@ -68,7 +69,10 @@ def test_sizes(processes: Processes) -> None:
     assert httpx.get(f"{url}/api/v3/ping", headers={"X-Large": "x" * 15_000}).status_code == 200
     assert httpx.get(f"{url}/api/v3/ping", headers={"X-Large": "x" * 17_000}).status_code == 431
     for count, status in ((90, 200), (101, 431)):  # the client adds some of its own
-        assert httpx.get(f"{url}/api/v3/ping", headers={f"X-{n}": "" for n in range(count)}).status_code == status
+        assert (
+            httpx.get(f"{url}/api/v3/ping", headers={f"X-{n}": "" for n in range(count)}).status_code
+            == status
+        )
     assert httpx.get(f"{url}/api/v3/ping?{'x' * 8_000}").status_code == 400
     assert httpx.get(f"{url}/api/v3/ping?{'x' * 8_200}").status_code == 414
     for path, fits, status in (
@@ -113,7 +117,9 @@ def test_deadlines(processes: Processes) -> None:
     url = processes.gateway(REQUEST_TIMEOUT_MS="2000", IDLE_TIMEOUT_S="4")
     ping = b"GET /api/v3/ping HTTP/1.1\r\nHost: x\r\n\r\n"
     with ExitStack() as stack:
-        silent, dripping_head, dripping_body, idle, newlines = (stack.enter_context(raw(url)) for _ in range(5))
+        silent, dripping_head, dripping_body, idle, newlines = (
+            stack.enter_context(raw(url)) for _ in range(5)
+        )
         dripping_head.send(b"GET /api/v3/ping HTTP/1.1\r\nX-Slow: ")
         dripping_body.send(b"POST /api/v3/order HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n")
         for client in (idle, newlines):
@@ -183,7 +189,10 @@ def test_everything_is_charged(processes: Processes) -> None:
             ("GET", "/api/v3/nothing", {"Origin": "http://127.0.0.1:3000"}, 404, 1),
         ):
             answer = http.request(method, path, headers=headers)
-            assert (answer.status_code in (status, 200), used(answer) - before) == (True, weight), (method, path)
+            assert (answer.status_code in (status, 200), used(answer) - before) == (True, weight), (
+                method,
+                path,
+            )
             before = used(answer)
         preflight = {"Origin": "http://127.0.0.1:3000", "Access-Control-Request-Method": "POST"}
         answer = http.options("/api/v3/order", headers=preflight)

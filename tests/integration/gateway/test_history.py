@@ -16,10 +16,10 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime import redis_clients
 from stream_log.memory_log import MemoryStreamLog
-from tests.e2e.api import Api, new_account, refused
-from tests.integration.gateway.conftest import Processes
 from tests.integration.persist.stored import ingest_all
-from tests.market_log import MarketLog, frame, market_map
+from tests.support.api import Api, new_account, refused
+from tests.support.gateway_processes import Processes
+from tests.support.market_log import MarketLog, frame, market_map
 
 DAY_MS = 86_400_000
 T0 = 1_795_392_000_000
@@ -41,23 +41,29 @@ def add_order(connection: psycopg.Connection[Any], account: int, number: int, st
     )
 
 
-def add_trade(connection: psycopg.Connection[Any], number: int, aggregate: int, price: int, time: int) -> None:
+def add_trade(
+    connection: psycopg.Connection[Any], number: int, aggregate: int, price: int, time: int
+) -> None:
     connection.execute(
-        "INSERT INTO trades VALUES (to_timestamp(%s / 1000.0), 'BTCUSDT', %s, %s, %s, %s, 100, %s, 2, 1, 2, 3, 4)",
+        "INSERT INTO trades VALUES (to_timestamp(%s / 1000.0), 'BTCUSDT', %s, %s, %s, %s, 100, %s, 2, 1, 2, "
+        "3, 4)",
         (time, number, aggregate, number, price, price * 1000),
     )
 
 
 def add_fill(connection: psycopg.Connection[Any], account: int, order: int, trade: int, time: int) -> None:
     connection.execute(
-        "INSERT INTO fills VALUES (to_timestamp(%s / 1000.0), %s, 'BTCUSDT', %s, %s, 1, 5000000, 100, 5000000000, 2,"
-        " 100, 'BTC')",
+        "INSERT INTO fills VALUES (to_timestamp(%s / 1000.0), %s, 'BTCUSDT', %s, %s, 1, 5000000, 100, "
+        "5000000000, 2, 100, 'BTC')",
         (time, account, order, trade),
     )
 
 
 def test_prevented_matches(processes: Processes) -> None:
-    """Scenarios B, C and D of faqs/stp_faq.md, as the ingest stores them; see tests/unit/engine_worker/test_prevented_matches.py."""
+    """Scenarios B, C and D of faqs/stp_faq.md, as the ingest stores them.
+
+    See tests/unit/engine_worker/test_prevented_matches.py.
+    """
     processes.shards()
     api = new_account(processes.gateway(), USDT="1000")
     account = api.signed("GET", "/api/v3/account")["uid"]
@@ -69,7 +75,8 @@ def test_prevented_matches(processes: Processes) -> None:
             (4, account, 8, 5, 100_000, 300_000, 3),
         ):
             connection.execute(
-                "INSERT INTO prevented_matches VALUES ('BTCUSDT', %s, %s, %s, %s, 120, %s, %s, %s, to_timestamp(%s / 1000.0))",
+                "INSERT INTO prevented_matches VALUES ('BTCUSDT', %s, %s, %s, %s, 120, %s, %s, %s, "
+                "to_timestamp(%s / 1000.0))",
                 (number, owner, maker, taker, of_maker, of_taker, mode, T0),
             )
     path, symbol = "/api/v3/myPreventedMatches", {"symbol": "BTCUSDT"}
@@ -127,7 +134,9 @@ def test_orders_and_fills(processes: Processes) -> None:
     ]
     assert orders[0]["price"] == "50000.00000000"
     assert (orders[0]["time"], orders[0]["updateTime"]) == (T0 + 1, T0 + 6)
-    assert [o["orderId"] for o in api.signed("GET", "/api/v3/allOrders", symbol="BTCUSDT", orderId=2, limit=1)] == [2]
+    assert [
+        o["orderId"] for o in api.signed("GET", "/api/v3/allOrders", symbol="BTCUSDT", orderId=2, limit=1)
+    ] == [2]
     assert api.signed("GET", "/api/v3/allOrders", symbol="ETHUSDT") == []
     assert api.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=1)["clientOrderId"] == "old-1"
     with refused(-2013, "Order does not exist."):
@@ -189,7 +198,15 @@ def test_public_trades(processes: Processes) -> None:
     # A read model that was lost has only what came since; the database has the others.
     with redis_clients.client(processes.redis_url) as client:
         since = TradeExecuted(
-            *(TimeMs(T0 + 4), "BTCUSDT", Sequence(9), TradeId(4), 3, PriceTicks(5_000_200), QuantityLots(100)),
+            *(
+                TimeMs(T0 + 4),
+                "BTCUSDT",
+                Sequence(9),
+                TradeId(4),
+                3,
+                PriceTicks(5_000_200),
+                QuantityLots(100),
+            ),
             *(Side.BUY, OrderId(1), OrderId(2), AccountId(1), AccountId(2)),
         )
         client.lpush(streams.trades(markets_shard(processes), "BTCUSDT"), encode_frame(since))
@@ -207,7 +224,9 @@ def test_public_trades(processes: Processes) -> None:
         "M": True,
     }
     for parameters in ({"fromId": 2}, {"startTime": T0 + 3}, {"limit": 1}, {"endTime": T0 + 9, "limit": 1}):
-        assert [it["a"] for it in api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters)] == [2], parameters
+        assert [it["a"] for it in api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters)] == [2], (
+            parameters
+        )
     for parameters in ({"fromId": 3}, {"startTime": T0 + 4}, {"endTime": T0}):
         assert api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters) == [], parameters
     for parameters in ({"fromId": 0}, {"startTime": T0, "endTime": T0 + 2}, {"limit": 2}):
@@ -221,7 +240,12 @@ def test_candles(processes: Processes) -> None:
     processes.shards()
     market_log, log = MarketLog(), MemoryStreamLog(lambda: T0)
     for minute, close in ((1, 5_000_000), (4, 5_000_200)):
-        for price, side in ((close, Side.BUY), (close + 10, Side.SELL), (close - 10, Side.SELL), (close, Side.BUY)):
+        for price, side in (
+            (close, Side.BUY),
+            (close + 10, Side.SELL),
+            (close - 10, Side.SELL),
+            (close, Side.BUY),
+        ):
             trade = market_log.trade(T0 + minute * 60_000, price, 25, side)
             log.append(events(0), {EVENTS_FIELD: frame(trade)})
     ingest_all(log, processes.database_url, market_map())
@@ -239,13 +263,16 @@ def test_candles(processes: Processes) -> None:
     assert newest == rows[-2:]
     for interval in ("1s", "1M", "1w", "3d"):
         assert api.get("/api/v3/klines", symbol="ETHUSDT", interval=interval) == []
-        assert api.get("/api/v3/klines", symbol="BTCUSDT", interval=interval, limit=1)[0][4] == "50002.00000000"
+        assert (
+            api.get("/api/v3/klines", symbol="BTCUSDT", interval=interval, limit=1)[0][4] == "50002.00000000"
+        )
     with refused(-1120, "Invalid interval."):
         api.get("/api/v3/klines", symbol="BTCUSDT", interval="7m")
 
 
 def test_windows_and_averages(processes: Processes) -> None:
-    """Trades of 400 and 100 minutes ago, the last at 5 USDT more: what each window has of them, and when the last one was."""
+    """Trades of 400 and 100 minutes ago, the last at 5 USDT more: what each window has of them, and when the
+    last one was."""
     processes.shards()
     now = time.time_ns() // 1_000_000
     market_log, log = MarketLog(), MemoryStreamLog(lambda: T0)
@@ -265,7 +292,8 @@ def test_windows_and_averages(processes: Processes) -> None:
     assert all_three["openTime"] % 60_000 == 0
     assert 0 <= all_three["closeTime"] - now < 60_000
     assert [
-        api.get("/api/v3/ticker", symbol="BTCUSDT", windowSize=size)["count"] for size in ("59m", "2h", "7h", "7d")
+        api.get("/api/v3/ticker", symbol="BTCUSDT", windowSize=size)["count"]
+        for size in ("59m", "2h", "7h", "7d")
     ] == [0, 2, 3, 3]
     # A day of clocks that show shortly after midnight now has the first trade no more.
     hours = -(now // 3_600_000 % 24)

@@ -1,4 +1,5 @@
-"""What somebody does with a password or a code while somebody else changes it: a lock in the database holds one of them back."""
+"""What somebody does with a password or a code while somebody else changes it: a lock in the database holds
+one of them back."""
 
 import time
 from collections.abc import Iterator
@@ -8,9 +9,9 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_accounts import Mails, code_of, post, sign_in
-from tests.integration.gateway.test_credentials import PASSWORD, newcomer
+from tests.support.gateway_processes import Processes
+from tests.support.identity import Mails, code_of, post, sign_in
+from tests.support.newcomers import PASSWORD, newcomer
 
 NEW_PASSWORD, OTHER_PASSWORD = "an entirely different staple", "yet another battery horse"
 TIMEOUT_S = 30
@@ -56,7 +57,9 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def test_nobody_gets_in_with_the_password_that_is_being_changed(
     processes: Processes, gateway: str, threads: ThreadPoolExecutor
 ) -> None:
-    """Neither as a session that the change does not find, nor as one that comes to count after it was ended."""
+    """Neither as a session that the change does not find, nor as one that comes to count after it was
+    ended.
+    """
     person = newcomer(gateway)
     change = {"password": PASSWORD, "newPassword": NEW_PASSWORD}
     with held(processes, "sessions") as table:
@@ -98,7 +101,9 @@ def test_of_two_who_change_the_password_at_once_one_does(
             changing.append(threads.submit(who.ask, "POST", "/api/v1/password", body))
             table.await_waiting(len(changing))
     assert sorted(each.result().status_code for each in changing) == [200, 401]
-    assert sorted(sign_in(gateway, person.email, new).status_code for new in (NEW_PASSWORD, OTHER_PASSWORD)) == [
+    assert sorted(
+        sign_in(gateway, person.email, new).status_code for new in (NEW_PASSWORD, OTHER_PASSWORD)
+    ) == [
         200,
         401,
     ]
@@ -128,7 +133,9 @@ def test_a_device_that_was_begun_meanwhile_is_not_taken_for_confirmed(
     person = newcomer(gateway)
     device = person.ask("POST", "/api/v1/totp", {"password": PASSWORD}).raise_for_status().json()
     with held(processes, "recovery_codes") as table:
-        confirming = threads.submit(person.ask, "POST", "/api/v1/totp/confirm", {"code": code_of(device["secret"])})
+        confirming = threads.submit(
+            person.ask, "POST", "/api/v1/totp/confirm", {"code": code_of(device["secret"])}
+        )
         table.await_waiting(1)
         person.ask("POST", "/api/v1/totp", {"password": PASSWORD}).raise_for_status()
     assert confirming.result().status_code == 409
@@ -147,7 +154,10 @@ def test_a_code_is_good_once_however_many_show_it_at_once(gateway: str, threads:
 def test_a_new_password_ends_all_mails_that_could_choose_another(
     processes: Processes, gateway: str, threads: ThreadPoolExecutor
 ) -> None:
-    """Whoever reads the owner's mails has asked for one; the owner changes the password, or chooses one by another mail."""
+    """Whoever reads the owner's mails has asked for one.
+
+    The owner changes the password, or chooses one by another mail.
+    """
     mails = Mails(processes.database_url)
     person = newcomer(gateway)
 
@@ -157,7 +167,10 @@ def test_a_new_password_ends_all_mails_that_could_choose_another(
         return mails.token(person.email)
 
     first, second = token(), token()
-    resets = [threads.submit(post, gateway, "password/reset", token=first, newPassword=NEW_PASSWORD) for _ in range(3)]
+    resets = [
+        threads.submit(post, gateway, "password/reset", token=first, newPassword=NEW_PASSWORD)
+        for _ in range(3)
+    ]
     assert sorted(each.result().status_code for each in resets) == [200, 400, 400]
     assert post(gateway, "password/reset", token=second, newPassword=OTHER_PASSWORD).status_code == 400
     third = token()

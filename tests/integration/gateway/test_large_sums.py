@@ -7,14 +7,15 @@ from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AMOUNT_UNITS_MAX
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import Api
-from tests.integration.gateway.conftest import Processes
 from tests.integration.persist.stored import ingest_all, query
-from tests.market_log import BTC, MarketLog, frame, market_map
+from tests.support.api import Api
+from tests.support.gateway_processes import Processes
+from tests.support.market_log import BTC, MarketLog, frame, market_map
 
 TRADES = 14
 PRICE, QUANTITY = 8_100_000_000_00, 100_000
-"""In ticks of 0.01 USDT and lots of 0.00001 BTC: one BTC for 8.1 x 10^9 USDT, the most a trade may have being 9.2 x 10^9."""
+"""In ticks of 0.01 USDT and lots of 0.00001 BTC: one BTC for 8.1 x 10^9 USDT, the most a trade may have being
+9.2 x 10^9."""
 DEADLINE_S = 90
 
 
@@ -31,7 +32,9 @@ def test_a_batch_of_large_trades_is_stored_and_answered(processes: Processes) ->
         log.append(events(shard), {EVENTS_FIELD: frame(*trades)})
         ingest_all(log, processes.database_url, markets, range(processes.shard_count))
     assert query(processes.database_url, "SELECT reason FROM dead_events") == []
-    assert query(processes.database_url, "SELECT count(*), sum(quote) FROM trades") == [(14, 14 * 81 * 10**16)]
+    assert query(processes.database_url, "SELECT count(*), sum(quote) FROM trades") == [
+        (14, 14 * 81 * 10**16)
+    ]
     processes.pretend_ingested()
     processes.feeds()
     api = Api(url)
@@ -47,8 +50,14 @@ def test_a_batch_of_large_trades_is_stored_and_answered(processes: Processes) ->
     aggregates = api.get("/api/v3/aggTrades", symbol=BTC)
     assert [each["q"] for each in aggregates] == TRADES * ["1.00000000"]
     deadline = time.monotonic() + DEADLINE_S
-    while (ticker := api.get("/api/v3/ticker/24hr", symbol=BTC))["count"] < TRADES and time.monotonic() < deadline:
+    while (ticker := api.get("/api/v3/ticker/24hr", symbol=BTC))[
+        "count"
+    ] < TRADES and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert (ticker["count"], ticker["volume"], ticker["lastPrice"]) == (14, "14.00000000", "8100000000.00000000")
+    assert (ticker["count"], ticker["volume"], ticker["lastPrice"]) == (
+        14,
+        "14.00000000",
+        "8100000000.00000000",
+    )
     # What is published has 63 bits: the sum stays at the largest amount.
     assert ticker["quoteVolume"] == "92233720368.54775807"

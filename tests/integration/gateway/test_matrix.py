@@ -1,7 +1,8 @@
 """Every function, stream and WebSocket method, times everything that may be wrong with who asks.
 
-Each cell is refused with the documented error, never a 5xx, and says nothing of another account; its twin with the right
-credential is taken. Functions come from the catalogue, so that a new one is in the matrix by itself.
+Each cell is refused with the documented error, never a 5xx, and says nothing of another account; its twin
+with the right credential is taken. Functions come from the catalogue, so that a new one is in the matrix by
+itself.
 """
 
 import json
@@ -20,10 +21,10 @@ from functions.api.key_permissions import Scope
 from functions.catalog import FUNCTIONS
 from functions.users.session_cookies import COOKIE
 from functions.users.sessions import csrf_token
-from tests.e2e.api import Api, signature_of
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_credentials import ORIGIN, PASSWORD, Person, newcomer
-from ws_edge import api as ws_api
+from tests.support.api import Api, signature_of
+from tests.support.gateway_processes import Processes
+from tests.support.newcomers import ORIGIN, PASSWORD, Person, newcomer
+from ws_edge import websocket_api
 
 NOT_LET_IN: Final = frozenset({-1002, -1021, -1022, -2014, -2015, -9001})
 """Codes that say that it is the credential that is wrong."""
@@ -67,7 +68,9 @@ class Request:
         if self.function.path == "/api/v3/order" and self.function.method != "POST":
             wanted |= {"orderId"}
         query = "&".join(f"{name}={VALUES.get(name, '1')}" for name in sorted(wanted))
-        if self.function.security is Security.SIGNED or (self.function.security is Security.OWNER and self.key):
+        if self.function.security is Security.SIGNED or (
+            self.function.security is Security.OWNER and self.key
+        ):
             query = f"{query}&timestamp={now_ms() - self.age_ms}".lstrip("&")
             query += f"&signature={self.signature or signature_of(self.secret, query)}"
         return query
@@ -182,8 +185,14 @@ def world(processes: Processes) -> World:
         Cell("a session that has ended", setting(headers=ended.bearer), 401, -1002),
         Cell("a cookie that there is not", setting(headers=of_page("nonsense")), 401, -1002),
         Cell("the cookie of a session that has ended", setting(headers=of_page(ended.token)), 401, -1002),
-        Cell("a page of another origin", setting(headers={**cookie, "Origin": "https://evil.test"}), *FORBIDDEN),
-        Cell("another site", setting(headers={**cookie, "Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}), *FORBIDDEN),
+        Cell(
+            "a page of another origin", setting(headers={**cookie, "Origin": "https://evil.test"}), *FORBIDDEN
+        ),
+        Cell(
+            "another site",
+            setting(headers={**cookie, "Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}),
+            *FORBIDDEN,
+        ),
         Cell("no token against forgeries", setting(headers={**cookie, "Origin": ORIGIN}), *FORBIDDEN),
         Cell(
             "a wrong token against forgeries",
@@ -192,7 +201,8 @@ def world(processes: Processes) -> World:
         ),
     ]
     without = {
-        scope: person.key(scopes=[each for each in ("read", "trade", "withdraw") if each != scope]) for scope in Scope
+        scope: person.key(scopes=[each for each in ("read", "trade", "withdraw") if each != scope])
+        for scope in Scope
     }
     secrets = [victim.email, theirs.key, theirs.secret, victim.token, "their-order", "their label"]
     return World(url, edge, person, api, no_key, unsigned, no_session, without, secrets)
@@ -204,7 +214,9 @@ def check(response: httpx.Response, where: str, status: int, code: int) -> None:
 
 def cells_of(world: World, function: Function) -> Iterator[Cell]:
     if function.security in (Security.SIGNED, Security.API_KEY, Security.OWNER):
-        yield from (each for each in world.no_key if function.security is not Security.OWNER or each.name != "no key")
+        yield from (
+            each for each in world.no_key if function.security is not Security.OWNER or each.name != "no key"
+        )
         yield Cell("a key without the scope", with_key(world.by_scope[function.scope]), 401, -2015)
     if function.security in (Security.SIGNED, Security.OWNER):
         yield from world.unsigned
@@ -256,7 +268,11 @@ def test_what_is_public_is_the_same_for_everybody(world: World) -> None:
     for function in (each for each in FUNCTIONS if each.security is Security.PUBLIC and each.body is None):
         request = Request(function, world.person, world.api)
         plain = request.send(world.url)
-        request.headers = {"X-MBX-APIKEY": "k" * 64, "Authorization": "Bearer nonsense", "Cookie": f"{COOKIE}=nonsense"}
+        request.headers = {
+            "X-MBX-APIKEY": "k" * 64,
+            "Authorization": "Bearer nonsense",
+            "Cookie": f"{COOKIE}=nonsense",
+        }
         spoilt = request.send(world.url)
         assert spoilt.status_code == plain.status_code, function.path
         assert plain.status_code < 500, function.path
@@ -321,7 +337,9 @@ def signed(request: Request) -> dict[str, Any]:
 
 def test_every_method_of_the_websocket_api_does_so_too(world: World) -> None:
     subscribe = Function("", "", FUNCTIONS[0].group, "", FUNCTIONS[0].handle, security=Security.SIGNED)
-    methods = {name: each for name, each in ws_api.FUNCTIONS.items() if each.security is Security.SIGNED}
+    methods = {
+        name: each for name, each in websocket_api.FUNCTIONS.items() if each.security is Security.SIGNED
+    }
     methods |= {"userDataStream.subscribe.signature": subscribe}
     cells = 0
     with connect(f"{world.edge}/ws-api/v3") as socket:
@@ -332,7 +350,10 @@ def test_every_method_of_the_websocket_api_does_so_too(world: World) -> None:
                 answer = ask(socket, method, signed(request))
                 code = -1102 if cell.name == "no key" else cell.code  # a parameter here, not a header
                 status = 400 if cell.name == "no key" else cell.status
-                assert (answer["status"], answer.get("error", {}).get("code")) == (status, code), (method, cell.name)
+                assert (answer["status"], answer.get("error", {}).get("code")) == (status, code), (
+                    method,
+                    cell.name,
+                )
                 assert not any(secret in json.dumps(answer) for secret in world.secrets), (method, cell.name)
                 cells += 1
             twin = ask(socket, method, signed(Request(function, world.person, world.api)))

@@ -15,11 +15,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from websockets.sync.client import connect
 
-from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, refused, signature_of
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError, new_account, now_ms, refused, signature_of
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
+from tests.support.order_weights import BUSY
 
-UNKNOWN_STATUS = "Timeout waiting for response from backend server. Send status unknown; execution status unknown."
-BUSY = "Server is currently overloaded with other requests. Please try again in a few minutes."
+UNKNOWN_STATUS = (
+    "Timeout waiting for response from backend server. Send status unknown; execution status unknown."
+)
 
 
 def test_the_life_of_an_order(url: str) -> None:
@@ -82,7 +85,10 @@ def test_the_life_of_an_order(url: str) -> None:
     assert "workingTime" not in canceled
     with refused(-2011, "Unknown order sent."):
         alice.signed("DELETE", "/api/v3/order", symbol="BTCUSDT", orderId=placed["orderId"])
-    assert alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=placed["orderId"])["status"] == "CANCELED"
+    assert (
+        alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=placed["orderId"])["status"]
+        == "CANCELED"
+    )
     with refused(-2013, "Order does not exist."):
         alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=987654321)
     assert alice.balances()["USDT"] == (Decimal(100000), Decimal(0))
@@ -95,7 +101,9 @@ def test_two_accounts_trade(url: str) -> None:
     bought = bob.order("BTCUSDT", "BUY", "LIMIT", quantity="1.5", price="50010", timeInForce="IOC")
     assert (bought["status"], bought["executedQty"]) == ("FILLED", "1.50000000")
     assert bought["cummulativeQuoteQty"] == "75005.00000000"
-    assert [(fill["price"], fill["qty"], fill["commission"], fill["commissionAsset"]) for fill in bought["fills"]] == [
+    assert [
+        (fill["price"], fill["qty"], fill["commission"], fill["commissionAsset"]) for fill in bought["fills"]
+    ] == [
         ("50000.00000000", "1.00000000", "0.00100000", "BTC"),
         ("50010.00000000", "0.50000000", "0.00050000", "BTC"),
     ]
@@ -138,7 +146,9 @@ def test_every_way_to_send_a_signed_request(url: str) -> None:
     cancel = urlencode({"symbol": "BTCUSDT", "orderId": mixed.json()["orderId"], "timestamp": now_ms()})
     canceled = send("DELETE", "", f"{cancel}&{signed('', cancel)}", form)
     assert canceled.json()["status"] == "CANCELED"
-    micro = urlencode({**order, "price": "20000", "timestamp": time.time_ns() // 1000, "recvWindow": "1000.5"})
+    micro = urlencode(
+        {**order, "price": "20000", "timestamp": time.time_ns() // 1000, "recvWindow": "1000.5"}
+    )
     answer = send("POST", f"{micro}&{signed(micro, '')}", "", {"X-MBX-TIME-UNIT": "microsecond"})
     assert answer.json()["transactTime"] > 10**15
 
@@ -300,11 +310,16 @@ def test_an_order_that_nobody_may_have_is_not_said_not_to_exist(processes: Proce
     processes.shards(UNSTORED_ORDERS_MAX="1")
     alice = new_account(processes.gateway(), USDT="1000")
     order = {"quantity": "0.001", "price": "20000", "timeInForce": "IOC"}
-    first, second = (alice.order("BTCUSDT", "BUY", "LIMIT", **order, newClientOrderId=name) for name in ("a", "b"))
+    first, second = (
+        alice.order("BTCUSDT", "BUY", "LIMIT", **order, newClientOrderId=name) for name in ("a", "b")
+    )
     for names in ({"orderId": first["orderId"]}, {"origClientOrderId": "a"}, {"orderId": 987654321}):
         with refused(-1007, UNKNOWN_STATUS):
             alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", **names)
-    assert alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=second["orderId"])["status"] == "EXPIRED"
+    assert (
+        alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=second["orderId"])["status"]
+        == "EXPIRED"
+    )
 
 
 def test_idempotency_keys(url: str) -> None:

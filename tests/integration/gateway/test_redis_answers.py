@@ -1,4 +1,5 @@
-"""What Redis answers when it cannot: clients get 503 and Retry-After, no process ends, and all go on by themselves."""
+"""What Redis answers when it cannot: clients get 503 and Retry-After, no process ends, and all go on by
+themselves."""
 
 import os
 import time
@@ -12,14 +13,22 @@ import redis
 from redis.cluster import key_slot  # type: ignore[attr-defined]
 
 from protocol import streams
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_outages import is_done, order
-from tests.redis_servers import RedisServers, redis_servers
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
+from tests.support.outages import is_done, order
+from tests.support.redis_servers import RedisServers, redis_servers
 
 BALLAST = 3_000
-"""Values that make loading take some seconds; they must not be compressible, since Redis listens once in 2 MB."""
-ASKED = ("/api/v3/depth?symbol=BTCUSDT", "/api/v3/ticker/bookTicker?symbol=BTCUSDT", "/api/v3/trades?symbol=BTCUSDT")
+"""Values that make loading take some seconds.
+
+They must not be compressible, since Redis listens once in 2 MB.
+"""
+ASKED = (
+    "/api/v3/depth?symbol=BTCUSDT",
+    "/api/v3/ticker/bookTicker?symbol=BTCUSDT",
+    "/api/v3/trades?symbol=BTCUSDT",
+)
 
 
 @pytest.fixture
@@ -28,7 +37,9 @@ def single(tmp_path: Path) -> Iterator[RedisServers]:
         yield servers
 
 
-def exchange_on(url: str, database_url: str, folder: Path, stack: ExitStack, shard_count: int = 1) -> Processes:
+def exchange_on(
+    url: str, database_url: str, folder: Path, stack: ExitStack, shard_count: int = 1
+) -> Processes:
     processes = Processes(url, database_url, folder, stack)
     processes.shard_count = shard_count
     return processes
@@ -114,7 +125,8 @@ def is_loading(servers: RedisServers, *, in_words: bool = False) -> bool:
 
 
 def only_unavailable(api: Api) -> None:
-    """Ask for everything; an order is refused with 503, and nothing else that goes wrong is anything but that."""
+    """Ask for everything; an order is refused with 503, and nothing else that goes wrong is anything but
+    that."""
     deadline = time.monotonic() + 1
     refusals = 0
     while time.monotonic() < deadline or not refusals:
@@ -123,7 +135,10 @@ def only_unavailable(api: Api) -> None:
 
 
 def refusal_of(api: Api) -> RefusedError | None:
-    """Place an order and ask for market data: what is not done is not done for now, and nothing worse. Return the order's refusal."""
+    """Place an order and ask for market data: what is not done is not done for now, and nothing worse.
+
+    Return the order's refusal.
+    """
     refusal = None
     try:
         order(api)
@@ -158,7 +173,10 @@ def test_a_slot_of_the_cluster_has_no_server(
     _, api = trading_on_a_cluster
     slots = {key_slot(streams.position(shard).encode()) for shard in range(3)}
     taken = [
-        (name, slot) for slot in slots for name in ("redis-1", "redis-2", "redis-3") if has(cluster_servers, name, slot)
+        (name, slot)
+        for slot in slots
+        for name in ("redis-1", "redis-2", "redis-3")
+        if has(cluster_servers, name, slot)
     ]
     for name, slot in taken:
         with cluster_servers.client(name) as client:
@@ -172,7 +190,9 @@ def test_a_slot_of_the_cluster_has_no_server(
 
 def has(servers: RedisServers, name: str, slot: int) -> bool:
     with servers.client(name) as client:
-        own = next(line for line in client.execute_command("CLUSTER NODES").values() if "myself" in line["flags"])
+        own = next(
+            line for line in client.execute_command("CLUSTER NODES").values() if "myself" in line["flags"]
+        )
     return any(int(each[0]) <= slot <= int(each[-1]) for each in own["slots"])
 
 

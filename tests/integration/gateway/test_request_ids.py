@@ -1,4 +1,5 @@
-"""A request's id: the client's own or a new one, in the answer's header and in the log, beside the order's own names."""
+"""A request's id: the client's own or a new one, in the answer's header and in the log, beside the order's
+own names."""
 
 import json
 import signal
@@ -7,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.api import RefusedError, eventually, new_account
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
 
 PATHS = ("/api/v3/ping", "/api/v3/order", "/api/v3/klines")
 
@@ -31,7 +33,9 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def test_the_log_ties_the_request_to_the_order(processes: Processes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_log_ties_the_request_to_the_order(
+    processes: Processes, capfd: pytest.CaptureFixture[str]
+) -> None:
     engines = processes.shards()
     url = processes.gateway(REPLY_TIMEOUT_MS="300", LOG_FORMAT="json")
     api = eventually("an account", lambda: new_account(url, USDT="1000"))

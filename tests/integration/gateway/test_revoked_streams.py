@@ -1,4 +1,5 @@
-"""Streams of an account end with the credential that they were opened with, also on an edge that stood still meanwhile."""
+"""Streams of an account end with the credential that they were opened with, also on an edge that stood still
+meanwhile."""
 
 import asyncio
 import json
@@ -13,9 +14,9 @@ from websockets.exceptions import InvalidStatus
 
 from adapters.clock import now_ms
 from functions.users.session_cookies import COOKIE
-from tests.e2e.api import Api, signature_of
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_credentials import Person, newcomer
+from tests.support.api import Api, signature_of
+from tests.support.gateway_processes import Processes
+from tests.support.newcomers import Person, newcomer
 
 ENDED_S = 1.0
 TIMEOUT_S = 60
@@ -62,7 +63,9 @@ async def subscribe(socket: ClientConnection, api: Api) -> None:
     parameters: dict[str, Any] = {"apiKey": api.key, "timestamp": now_ms()}
     payload = "&".join(f"{name}={parameters[name]}" for name in sorted(parameters))
     parameters["signature"] = signature_of(api.secret, payload)
-    await socket.send(json.dumps({"id": 1, "method": "userDataStream.subscribe.signature", "params": parameters}))
+    await socket.send(
+        json.dumps({"id": 1, "method": "userDataStream.subscribe.signature", "params": parameters})
+    )
     assert json.loads(await socket.recv())["status"] == 200
 
 
@@ -98,7 +101,8 @@ async def test_streams_end_within_a_second_and_those_of_others_go_on(running: Ru
         before = listen_key(kept)
         person.ask("DELETE", "/api/v1/api-keys", apiKey=stolen.key).raise_for_status()
         await asyncio.gather(
-            heard(by_stolen, "eventStreamTerminated", ENDED_S), heard(by_listen_key, "listenKeyExpired", ENDED_S)
+            heard(by_stolen, "eventStreamTerminated", ENDED_S),
+            heard(by_listen_key, "listenKeyExpired", ENDED_S),
         )
         pay(person)
         for socket in (by_kept, by_ticket):
@@ -126,7 +130,10 @@ async def opens(running: Running, key: str) -> bool:
 
 
 async def test_no_listen_key_outlives_what_it_was_made_with(running: Running) -> None:
-    """Not those either that were made at once, of which one is forgotten; nor the one that others of the account keep alive."""
+    """Not those either that were made at once, of which one is forgotten.
+
+    Nor the one that others of the account keep alive.
+    """
     person = newcomer(running.rest)
     stolen, kept = person.key(), person.key()
     async with httpx.AsyncClient(base_url=running.rest, headers={"X-MBX-APIKEY": stolen.key}) as thief:
@@ -149,7 +156,10 @@ async def test_an_edge_that_stood_still_says_nothing_more_to_who_was_thrown_out(
     """What happened meanwhile waits in its sockets; it looks at the revocations before it tells anybody."""
     person = newcomer(running.rest)
     stolen, kept = person.key(), person.key()
-    async with connect(f"{running.edge}/ws-api/v3") as by_stolen, connect(f"{running.edge}/ws-api/v3") as by_kept:
+    async with (
+        connect(f"{running.edge}/ws-api/v3") as by_stolen,
+        connect(f"{running.edge}/ws-api/v3") as by_kept,
+    ):
         await subscribe(by_stolen, stolen)
         await subscribe(by_kept, kept)
         os.kill(running.edge_pid, signal.SIGSTOP)

@@ -1,4 +1,7 @@
-"""Gateways and edges with certificate files: TLS alone, renewed while they serve; the exchange's own clients know them."""
+"""Gateways and edges with certificate files: TLS alone, renewed while they serve.
+
+The exchange's own clients know them.
+"""
 
 import asyncio
 import os
@@ -17,9 +20,9 @@ from client.rest import Client, UnavailableError
 from frontend_server.passing_on import Passing
 from runtime.own_door import NoAnswerError, ask_http, ask_websocket
 from runtime.tls import LocalTrust, unverified_context
-from tests.certificates import Files, certificate, serial_of
-from tests.e2e.api import eventually
-from tests.integration.gateway.conftest import Processes
+from tests.support.certificates import Files, certificate, serial_of
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
 
 TIMEOUT_S = 60
 PING = b"GET /api/v3/ping HTTP/1.1\r\nHost: exchange\r\n\r\n"
@@ -33,7 +36,11 @@ def files(tmp_path: Path) -> Files:
 
 
 def tls_of(files: Files) -> dict[str, str]:
-    return {"TLS_CERTIFICATE": str(files.certificate), "TLS_KEY": str(files.key), "RATE_LIMITS_ENABLED": "false"}
+    return {
+        "TLS_CERTIFICATE": str(files.certificate),
+        "TLS_KEY": str(files.key),
+        "RATE_LIMITS_ENABLED": "false",
+    }
 
 
 def answers(ask: object, port: int) -> bool:
@@ -163,7 +170,7 @@ def test_the_exchanges_own_clients_know_it(port: int, files: Files, tmp_path: Pa
 
     assert asyncio.run(by_the_pages_server()) == (200, b"{}")
     command = (
-        "from cli.api import request; from runtime.settings import load_settings; "
+        "from cli.rest_client import request; from runtime.settings import load_settings; "
         "print(request(load_settings().rest_url() + '/api/v3/ping'))"
     )
     environment = {
@@ -172,5 +179,7 @@ def test_the_exchanges_own_clients_know_it(port: int, files: Files, tmp_path: Pa
         "EXCHANGE_DATA_DIR": str(tmp_path / "elsewhere"),
         **{f"EXCHANGE_{name}": value for name, value in tls_of(files).items()},
     }
-    done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.returncode) == ("{}\n", 0), done.stderr

@@ -13,8 +13,8 @@ from protocol.codec import encode_frame
 from protocol.market_data import Ticker
 from protocol.units import PriceTicks, QuantityLots, TimeMs
 from runtime import redis_clients
-from tests.e2e.api import Api, RefusedError, new_account, now_ms, refused
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError, new_account, now_ms, refused
+from tests.support.gateway_processes import Processes
 
 T0 = 1_795_392_000_123
 """2026-11-23 00:00:00.123 UTC."""
@@ -74,7 +74,9 @@ def test_what_came_in_and_went_out(api: Api, processes: Processes) -> None:
                 (account + 1, "deposit", "BTC"),
             )
         ):
-            connection.execute(_INSERT, (owner, kind, f"t{number}", asset, 150_000_000 + number, T0 + number * 1000))
+            connection.execute(
+                _INSERT, (owner, kind, f"t{number}", asset, 150_000_000 + number, T0 + number * 1000)
+            )
 
     def ids(path: str, **wanted: str | int) -> list[str]:
         return [each["id"] for each in api.signed("GET", path, **wanted)]
@@ -108,7 +110,10 @@ def test_what_came_in_and_went_out(api: Api, processes: Processes) -> None:
 def test_what_key_and_account_may_do(api: Api) -> None:
     rights = api.signed("GET", "/sapi/v1/account/apiRestrictions")
     assert 0 <= now_ms() - rights.pop("createTime") < 600_000
-    assert {name for name, allowed in rights.items() if allowed} == {"enableReading", "enableSpotAndMarginTrading"}
+    assert {name for name, allowed in rights.items() if allowed} == {
+        "enableReading",
+        "enableSpotAndMarginTrading",
+    }
     assert api.signed("GET", "/sapi/v1/account/status") == {"data": "Normal"}
     trading = api.signed("GET", "/sapi/v1/account/apiTradingStatus")["data"]
     assert (trading["isLocked"], trading["plannedRecoverTime"], trading["triggerCondition"]) == (False, 0, {})
@@ -129,7 +134,9 @@ def test_there_is_no_address_and_no_network(api: Api) -> None:
 
 
 def test_all_of_it_needs_a_signature(api: Api) -> None:
-    signed = [each for each in (*wallet.FUNCTIONS, *start_up.FUNCTIONS) if each.known_parameters() >= {"signature"}]
+    signed = [
+        each for each in (*wallet.FUNCTIONS, *start_up.FUNCTIONS) if each.known_parameters() >= {"signature"}
+    ]
     assert len(signed) == len(wallet.FUNCTIONS) + 2
     answers: list[Any] = [httpx.request(each.method, api.url + each.path).json() for each in signed]
     assert {answer["code"] for answer in answers} == {-2014}

@@ -23,14 +23,18 @@ from protocol.events import (
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
 from stream_log.interface import StreamLog
-from tests.conftest import as_persist
-from tests.market_log import candles_of, publish_markets
+from tests.support.databases import as_persist
+from tests.support.market_log import candles_of, publish_markets
 
 FAR_FUTURE_MS = 1 << 50
 
 
 def ingest_all(
-    log: StreamLog, database_url: str, markets: MarketMap, shards: Iterable[int] = (0,), entries_max: int = 2_000
+    log: StreamLog,
+    database_url: str,
+    markets: MarketMap,
+    shards: Iterable[int] = (0,),
+    entries_max: int = 2_000,
 ) -> None:
     """Store everything that these shards have said."""
     publish_markets(log, markets)
@@ -52,7 +56,8 @@ def assert_stored(database_url: str, happened: Iterable[Event], markets: MarketM
     trades = [event for event in happened if isinstance(event, TradeExecuted)]
     fills = [event for event in happened if isinstance(event, OrderFilled)]
     assert query(database_url, "SELECT market, trade_id, aggregate_id, sequence, price, quantity, quote, taker_side, "
-                 "maker_order_id, taker_order_id, maker_account_id, taker_account_id, time FROM trades ORDER BY 1, 2") == sorted(
+                 "maker_order_id, taker_order_id, maker_account_id, taker_account_id, time FROM trades "
+                     "ORDER BY 1, 2") == sorted(
         (
             each.market, each.trade_id, each.aggregate_id, each.sequence, each.price, each.quantity,
             markets.by_symbol[each.market].notional(each.price, each.quantity), each.taker_side, each.maker_order_id,
@@ -74,7 +79,8 @@ def assert_stored(database_url: str, happened: Iterable[Event], markets: MarketM
         if isinstance(event, OrderAccepted | OrderFilled | OrderClosed)
     }
     assert query(database_url, "SELECT order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, "
-                 "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time, "
+                 "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, "
+                     "accepted_time, updated_time, "
                  "version, close_reason, strategy_id, strategy_type, prevented_quantity, prevented_match_id "
                  "FROM orders ORDER BY 1") == sorted(
         (
@@ -104,11 +110,13 @@ def assert_ledger(database_url: str, happened: Iterable[Event]) -> None:
     """Every event balances, and every account has what its last event says that it has."""
     assert query(
         database_url,
-        "SELECT shard, stream_id, event, asset FROM ledger_entries GROUP BY 1, 2, 3, 4 HAVING sum(amount) <> 0",
+        "SELECT shard, stream_id, event, asset FROM ledger_entries GROUP BY 1, 2, 3, 4 HAVING sum(amount) <> "
+        "0",
     ) == []  # fmt: skip
     moved = [event for event in happened if isinstance(event, FundsDeposited | FundsWithdrawn)]
     assert query(
-        database_url, "SELECT account_id, kind, transfer_id, asset, amount, time FROM transfers ORDER BY 1, 2, 3"
+        database_url,
+        "SELECT account_id, kind, transfer_id, asset, amount, time FROM transfers ORDER BY 1, 2, 3",
     ) == sorted(
         (
             event.account_id,
@@ -131,17 +139,19 @@ def assert_ledger(database_url: str, happened: Iterable[Event]) -> None:
         for balance in event.balances:
             balances[account_id, balance.asset] = balance.available + balance.held
     stored = query(
-        database_url, "SELECT account_id, asset, sum(amount) FROM ledger_entries WHERE account_id > 0 GROUP BY 1, 2"
+        database_url,
+        "SELECT account_id, asset, sum(amount) FROM ledger_entries WHERE account_id > 0 GROUP BY 1, 2",
     )
     assert {(account, asset): int(amount) for account, asset, amount in stored} == dict(balances)
     # What a restore has taken back, and the entries against it, have none.
     assert query(
         database_url,
         "SELECT * FROM (SELECT *, sum(amount) OVER (PARTITION BY account_id, asset "
-        "ORDER BY time, shard, split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::numeric, event, entry) "
-        "AS running FROM ledger_entries WHERE account_id > 0) AS entries WHERE CASE WHEN balance IS NULL THEN NOT EXISTS "
-        "(SELECT 1 FROM ledger_entries AS lost WHERE lost.kind = 'loss' AND (lost.shard, lost.stream_id, lost.event) "
-        "= (entries.shard, entries.stream_id, entries.event)) ELSE running <> balance END",
+        "ORDER BY time, shard, split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', "
+        "2)::numeric, event, entry) AS running FROM ledger_entries WHERE account_id > 0) AS entries WHERE "
+        "CASE WHEN balance IS NULL THEN NOT EXISTS (SELECT 1 FROM ledger_entries AS lost WHERE lost.kind = "
+        "'loss' AND (lost.shard, lost.stream_id, lost.event) = (entries.shard, entries.stream_id, "
+        "entries.event)) ELSE running <> balance END",
     ) == [], "what an account has after each entry"  # fmt: skip
 
 
@@ -160,12 +170,12 @@ def assert_candles(database_url: str, trades: Iterable[TradeExecuted], markets: 
             )
         ]  # fmt: skip
         statement = sql.SQL(
-            "SELECT market, open_time, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume, "
-            "taker_buy_quote, first_trade_id, last_trade_id FROM {} ORDER BY 1, 2"
+            "SELECT market, open_time, open, high, low, close, volume, quote_volume, trade_count, "
+            "taker_buy_volume, taker_buy_quote, first_trade_id, last_trade_id FROM {} ORDER BY 1, 2"
         )
-        assert query(database_url, statement.format(sql.Identifier(f"candles_{interval}"))) == sorted(expected), (
-            interval
-        )
+        assert query(database_url, statement.format(sql.Identifier(f"candles_{interval}"))) == sorted(
+            expected
+        ), interval
 
 
 def moment(time_ms: int) -> datetime:
@@ -177,10 +187,12 @@ def is_timescaledb(database_url: str) -> bool:
 
 
 def run_policies(database_url: str, kind: LiteralString) -> None:
-    """Do at once what policies (`policy_compression`, `policy_refresh_continuous_aggregate`) do in time, in the order of intervals."""
+    """Do at once what policies (`policy_compression`, `policy_refresh_continuous_aggregate`) do in time, in
+    the order of intervals."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         jobs = connection.execute(
-            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = %s ORDER BY hypertable_name", (kind,)
+            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = %s ORDER BY hypertable_name",
+            (kind,),
         )
         for (job,) in jobs.fetchall():
             connection.execute("CALL run_job(%s)", (job,))

@@ -23,22 +23,13 @@ from protocol.streams import ARCHIVE_READER
 from stream_log.interface import Entry, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import query
-from tests.market_log import START_MS, market_map
-from tests.worked_log import WorkedLog
+from tests.support.archive_clock import ALWAYS, Clock
+from tests.support.databases import as_persist
+from tests.support.market_log import START_MS, market_map
+from tests.support.worked_log import WorkedLog
 
-ALWAYS = Retention(snapshot_interval_s=0, snapshots_max=1_000, days=36_500)
 NEVER = Retention(snapshot_interval_s=10**9, snapshots_max=1_000, days=36_500)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = START_MS
-
-    def __call__(self) -> int:
-        self.now_ms += 1
-        return self.now_ms
 
 
 @pytest.fixture
@@ -81,7 +72,10 @@ def test_the_archive_is_the_log_however_often_and_by_whom_it_is_brought_up_to_da
         assert archived(database_url, shard) == inputs(log, shard)
         last_id = log.position(shard).stream_id
         assert log.passed(shard)[ARCHIVE_READER] == last_id
-        assert query(database_url, "SELECT shard, last_id FROM archive ORDER BY 1")[shard] == (shard, str(last_id))
+        assert query(database_url, "SELECT shard, last_id FROM archive ORDER BY 1")[shard] == (
+            shard,
+            str(last_id),
+        )
     ((segments, entries),) = query(database_url, "SELECT count(*), sum(entries) FROM log_segments")
     assert segments < 60 * shard_count, "small segments are merged"
     assert entries == sum(len(inputs(log, shard)) for shard in range(shard_count))
@@ -108,8 +102,11 @@ def rebuilt(database_url: str, shard: int, markets: MarketMap) -> Shard:
     return built
 
 
-def test_a_message_is_never_archived_without_the_command_that_sent_it(database_url: str, log: MemoryStreamLog) -> None:
-    """The states that the archive leads to belong together at any moment: no shard has heard what another has not said."""
+def test_a_message_is_never_archived_without_the_command_that_sent_it(
+    database_url: str, log: MemoryStreamLog
+) -> None:
+    """The states that the archive leads to belong together at any moment: no shard has heard what another has
+    not said."""
     markets, dice = market_map(3), random.Random(3)
     trading = WorkedLog(log, 3, markets)
     others = 0
@@ -151,7 +148,9 @@ def test_nothing_is_ingested_that_is_not_archived(database_url: str, log: Memory
 def test_the_input_is_trimmed_only_to_what_is_archived(database_url: str, redis_url: str) -> None:
     log = RedisStreamLog.connect(redis_url)
     trading = WorkedLog(log, 5, market_map())
-    snapshotter = Snapshotter(trading.workers[0], log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
+    snapshotter = Snapshotter(
+        trading.workers[0], log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0
+    )
 
     def saved_twice() -> None:
         for _ in range(2):

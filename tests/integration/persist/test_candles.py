@@ -1,4 +1,5 @@
-"""The database's candles are those of the feeds, whichever way it makes them, and however late trades are stored."""
+"""The database's candles are those of the feeds, whichever way it makes them, and however late trades are
+stored."""
 
 import os
 import random
@@ -27,7 +28,17 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
-from tests.market_log import BTC, ETH, START_MS, MarketLog, accepted, candles_of, frame, interval_of, market_map
+from tests.support.market_log import (
+    BTC,
+    ETH,
+    START_MS,
+    MarketLog,
+    accepted,
+    candles_of,
+    frame,
+    interval_of,
+    market_map,
+)
 
 TRADES = int(os.environ.get("TEST_CANDLE_TRADES", "20000"))
 """In all markets together; 1000000 takes some minutes."""
@@ -50,7 +61,9 @@ def history(markets: MarketMap, count: int, seed: int) -> MarketLog:
         times += sorted(now - dice.randrange(180_000) for _ in range(each // 50))
         for when in times:
             price = max(1, price + dice.randint(-20, 20))
-            market_log.trade(when, price, dice.randint(1, 5_000), dice.choice((Side.BUY, Side.SELL)), market.symbol)
+            market_log.trade(
+                when, price, dice.randint(1, 5_000), dice.choice((Side.BUY, Side.SELL)), market.symbol
+            )
     return market_log
 
 
@@ -92,14 +105,16 @@ def assert_same(database_url: str, markets: MarketMap, market_log: MarketLog) ->
             named = statement.format(sql.Identifier(f"candles_{interval}"), sql.Literal(market.symbol))
             stored = query(database_url, named)
             assert len(stored) == len(expected), (market.symbol, interval)
-            assert next((pair for pair in zip(stored, expected, strict=True) if pair[0] != pair[1]), None) is None, (
-                interval
-            )
+            assert (
+                next((pair for pair in zip(stored, expected, strict=True) if pair[0] != pair[1]), None)
+                is None
+            ), interval
 
 
 @pytest.mark.timeout(3_600)
 def test_candles_are_those_of_the_feeds(database_url: str) -> None:
-    """A shard after the other is stored, so that all trades but the first shard's come after what they belong to was made.
+    """A shard after the other is stored, so that all trades but the first shard's come after what they belong
+    to was made.
 
     The last shard's come after that became columnstore, too.
     """
@@ -115,21 +130,30 @@ def test_candles_are_those_of_the_feeds(database_url: str) -> None:
     ingest_all(log, database_url, markets, [2])
     if is_timescaledb(database_url):
         run_policies(database_url, "policy_compression")
-        converted = query(database_url, "SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed")
+        converted = query(
+            database_url, "SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed"
+        )
         assert converted[0][0] > 30
     append(log, 2, market_log.trades[third][half:])
     ingest_all(log, database_url, markets, [2])
     assert_same(database_url, markets, market_log)
 
 
-def naive_klines(candles: Sequence[KlineRow], interval: str, first: int, last: int, limit: int) -> Iterator[KlineRow]:
-    """Every interval from that of the first trade on has a candle: what was traded, else flat at the last close before."""
+def naive_klines(
+    candles: Sequence[KlineRow], interval: str, first: int, last: int, limit: int
+) -> Iterator[KlineRow]:
+    """Every interval from that of the first trade on has a candle: what was traded, else flat at the last
+    close before."""
     opens = [each.open_time for each in candles]
     opened = bucket_start(interval, TimeMs(max(first, opens[0])))
     while opened <= last and limit:
         if opened >= first:
             row = candles[bisect_right(opens, opened) - 1]
-            yield row if row.open_time == opened else KlineRow(opened, row.close, row.close, row.close, row.close)
+            yield (
+                row
+                if row.open_time == opened
+                else KlineRow(opened, row.close, row.close, row.close, row.close)
+            )
             limit -= 1
         opened = next_bucket(interval, opened)
 
@@ -144,7 +168,9 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
     at = START_MS
     for number in range(400):
         # Also days without a trade.
-        at += dice.randrange(dice.choice((500, 90_000, 3_600_000, 2 * DAY_MS if number % 20 == 0 else 1)) or 1)
+        at += dice.randrange(
+            dice.choice((500, 90_000, 3_600_000, 2 * DAY_MS if number % 20 == 0 else 1)) or 1
+        )
         market_log.trade(at, dice.randint(1, 99), dice.randint(1, 99))
     append(log, 0, market_log.trades[BTC])
     ingest_all(log, database_url, markets)
@@ -162,7 +188,16 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
         for _ in range(12):
             limit, some = dice.choice((1, 3, 50)), rows[dice.randrange(len(rows))].open_time
             start = dice.choice(
-                (None, 0, START_MS - 5 * DAY_MS, START_MS, some, some + 1, some - 1, dice.randint(START_MS, at))
+                (
+                    None,
+                    0,
+                    START_MS - 5 * DAY_MS,
+                    START_MS,
+                    some,
+                    some + 1,
+                    some - 1,
+                    dice.randint(START_MS, at),
+                )
             )
             end = dice.choice((None, some + dice.randrange(DAY_MS), at + 3 * DAY_MS))
             if start is not None and end is not None and start > end:
@@ -170,9 +205,16 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
             window = window_of(interval, optional(start), optional(end), limit, TimeMs(at + 5 * DAY_MS))
             if window is None:
                 continue
-            found = list(filled(await PostgresCandles(database).klines(BTC, interval, window), interval, window))
+            found = list(
+                filled(await PostgresCandles(database).klines(BTC, interval, window), interval, window)
+            )
             first = window.first if start is not None else bucket_start(interval, window.first)
-            assert found == list(naive_klines(rows, interval, first, window.last, limit)), (interval, start, end, limit)
+            assert found == list(naive_klines(rows, interval, first, window.last, limit)), (
+                interval,
+                start,
+                end,
+                limit,
+            )
     await database.close()
 
 
@@ -183,25 +225,37 @@ def test_volumes_of_one_frame_beyond_64_bits_are_stored(database_url: str) -> No
     log.append(events(0), {EVENTS_FIELD: frame(*trades)})
     ingest_all(log, database_url, markets)
     assert query(database_url, "SELECT volume, quote_volume, taker_buy_quote FROM candles_1s") == [
-        (5 * quantity, *2 * (sum(markets.by_symbol[BTC].notional(each.price, each.quantity) for each in trades),))
+        (
+            5 * quantity,
+            *2 * (sum(markets.by_symbol[BTC].notional(each.price, each.quantity) for each in trades),),
+        )
     ]
     assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]
 
 
 def test_candles_that_are_refused_keep_nothing_else_from_being_stored(database_url: str) -> None:
-    """The database is told to refuse a candle: trades, orders and other markets' candles are stored all the same."""
+    """The database is told to refuse a candle: trades, orders and other markets' candles are stored all the
+    same."""
     if is_timescaledb(database_url):
         pytest.skip("TimescaleDB makes candles itself, from what is stored")
     with psycopg.connect(database_url) as connection:
-        connection.execute("ALTER TABLE candles ADD CONSTRAINT no_more CHECK (market <> 'BTCUSDT' OR volume < 100)")
+        connection.execute(
+            "ALTER TABLE candles ADD CONSTRAINT no_more CHECK (market <> 'BTCUSDT' OR volume < 100)"
+        )
     markets, market_log, log = market_map(1), MarketLog(), MemoryStreamLog(lambda: START_MS)
-    trades = [market_log.trade(START_MS + number * 60_000, 7, quantity) for number, quantity in enumerate((60, 30, 50))]
+    trades = [
+        market_log.trade(START_MS + number * 60_000, 7, quantity)
+        for number, quantity in enumerate((60, 30, 50))
+    ]
     others = [market_log.trade(START_MS + number, 9, 200, market=ETH) for number in range(3)]
     log.append(events(0), {EVENTS_FIELD: frame(accepted(START_MS, 1), trades[0], others[0], trades[1])})
     log.append(events(0), {EVENTS_FIELD: frame(others[1], trades[2], others[2])})
     before = refused_candles()
     ingest_all(log, database_url, markets)
-    assert query(database_url, "SELECT market, count(*) FROM trades GROUP BY 1 ORDER BY 1") == [(BTC, 3), (ETH, 3)]
+    assert query(database_url, "SELECT market, count(*) FROM trades GROUP BY 1 ORDER BY 1") == [
+        (BTC, 3),
+        (ETH, 3),
+    ]
     assert query(database_url, "SELECT count(*) FROM orders") == [(1,)]
     assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]
     assert query(
@@ -219,7 +273,10 @@ def test_candles_that_are_refused_keep_nothing_else_from_being_stored(database_u
 
 
 def refused_candles() -> float:
-    return prometheus_client.REGISTRY.get_sample_value("persist_refused_candle_trades_total", {"shard": "0"}) or 0.0
+    return (
+        prometheus_client.REGISTRY.get_sample_value("persist_refused_candle_trades_total", {"shard": "0"})
+        or 0.0
+    )
 
 
 def test_three_days_of_what_an_earlier_release_has_stored(database_url: str) -> None:
@@ -238,7 +295,8 @@ def test_three_days_of_what_an_earlier_release_has_stored(database_url: str) -> 
     ingest_all(log, database_url, market_map())
     found = query(
         database_url,
-        "SELECT extract(epoch FROM open_time)::bigint, open, high, low, close, volume, trade_count FROM candles_3d ORDER BY 1",
+        "SELECT extract(epoch FROM open_time)::bigint, open, high, low, close, volume, trade_count FROM "
+        "candles_3d ORDER BY 1",
     )
     assert found == [(1_795_305_600, 5, 100, 4, 100, 13, 3), (1_795_564_800, 7, 7, 7, 7, 1, 1)]
 
@@ -254,7 +312,9 @@ async def test_klines_by_other_clocks(database_url: str, minutes: int) -> None:
         market_log.trade(at, dice.randint(1, 99), dice.randint(1, 99))
     append(log, 0, market_log.trades[BTC])
     ingest_all(log, database_url, market_map())
-    local = [msgspec.structs.replace(each, time=TimeMs(each.time + offset_ms)) for each in market_log.trades[BTC]]
+    local = [
+        msgspec.structs.replace(each, time=TimeMs(each.time + offset_ms)) for each in market_log.trades[BTC]
+    ]
     database = PostgresDatabase(database_url)
     await database.start()
     for interval in INTERVALS:
@@ -268,24 +328,39 @@ async def test_klines_by_other_clocks(database_url: str, minutes: int) -> None:
         ]  # fmt: skip
         for _ in range(6):
             some = rows[dice.randrange(len(rows))].open_time
-            start = dice.choice((None, 0, some, some + 1, some - 1, START_MS - 5 * DAY_MS, dice.randint(START_MS, at)))
-            window = window_of(interval, optional(start), None, dice.choice((1, 3, 40)), TimeMs(at + 2 * DAY_MS), shift)
+            start = dice.choice(
+                (None, 0, some, some + 1, some - 1, START_MS - 5 * DAY_MS, dice.randint(START_MS, at))
+            )
+            window = window_of(
+                interval, optional(start), None, dice.choice((1, 3, 40)), TimeMs(at + 2 * DAY_MS), shift
+            )
             if window is None:
                 continue
             found = list(
-                filled(await PostgresCandles(database).klines(BTC, interval, window, shift), interval, window, shift)
+                filled(
+                    await PostgresCandles(database).klines(BTC, interval, window, shift),
+                    interval,
+                    window,
+                    shift,
+                )
             )
             assert found == list(zoned_klines(rows, interval, window, offset_ms)), (interval, start)
     await database.close()
 
 
-def zoned_klines(candles: Sequence[KlineRow], interval: str, window: Window, offset_ms: int) -> Iterator[KlineRow]:
+def zoned_klines(
+    candles: Sequence[KlineRow], interval: str, window: Window, offset_ms: int
+) -> Iterator[KlineRow]:
     """As `naive_klines`, by the calendar of other clocks."""
     opens, limit = [each.open_time for each in candles], window.limit
     opened = interval_of(interval, max(window.first, opens[0]) + offset_ms)[0] - offset_ms
     while opened <= window.last and limit:
         if opened >= window.first:
             row = candles[bisect_right(opens, opened) - 1]
-            yield row if row.open_time == opened else KlineRow(opened, row.close, row.close, row.close, row.close)
+            yield (
+                row
+                if row.open_time == opened
+                else KlineRow(opened, row.close, row.close, row.close, row.close)
+            )
             limit -= 1
         opened = interval_of(interval, opened + offset_ms)[1] + 1 - offset_ms

@@ -17,12 +17,22 @@ from persist.grants import GRANTS, columns_of, grant_rights, provide_roles, role
 from persist.migrate import RoleLogins, RolesMissingError, migrate
 from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, PREVENTED_MATCHES, TRADES, TRANSFERS
 from runtime.database_roles import ServiceRole, url_as
-from tests.conftest import ROLE_PASSWORDS, service_url
-from tests.integration.conftest import OwnPostgres
-from tests.sql_statements import statements_of
-from ws_edge.api import FUNCTIONS as EDGE_FUNCTIONS
+from tests.support.databases import ROLE_PASSWORDS, service_url
+from tests.support.own_servers import OwnPostgres
+from tests.support.sql_statements import statements_of
+from ws_edge.websocket_api import FUNCTIONS as EDGE_FUNCTIONS
 
-TABLES = ("ledger_entries", "orders", "fills", "trades", "transfers", "candles", "ingest", "archive", "log_segments")
+TABLES = (
+    "ledger_entries",
+    "orders",
+    "fills",
+    "trades",
+    "transfers",
+    "candles",
+    "ingest",
+    "archive",
+    "log_segments",
+)
 ROLES = (ServiceRole.GATEWAY, ServiceRole.EDGE)
 BY_PATH = {f"{each.method} {each.path}": each for each in FUNCTIONS}
 ACCOUNTS = ("users", "sessions", "activity", "recovery_codes", "mail_tokens", "mails")
@@ -40,12 +50,16 @@ def test_every_relation_is_in_the_table_of_rights(database_url: str) -> None:
         named = {right.column for each in rights.values() for right in each if right.column}
         assert named <= columns.get(relation, named), relation
     assert there - GRANTS.keys() == set()
-    assert GRANTS.keys() - there - {"candles"} == set()  # where TimescaleDB makes candles, there is no table of them
+    assert (
+        GRANTS.keys() - there - {"candles"} == set()
+    )  # where TimescaleDB makes candles, there is no table of them
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("table", TABLES)
-def test_who_serves_clients_cannot_change_what_was_traded(database_url: str, role: ServiceRole, table: str) -> None:
+def test_who_serves_clients_cannot_change_what_was_traded(
+    database_url: str, role: ServiceRole, table: str
+) -> None:
     with psycopg.connect(database_url) as owner:
         (column,) = owner.execute(
             "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1", (table,)
@@ -99,7 +113,10 @@ def test_nobody_but_the_owner_may(database_url: str, role: ServiceRole, statemen
 def test_an_edge_and_persistence_see_no_accounts(database_url: str, table: str) -> None:
     for role in (ServiceRole.EDGE, ServiceRole.PERSIST):
         if (role, table) != (ServiceRole.PERSIST, "mails"):
-            with connected(database_url, role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            with (
+                connected(database_url, role) as connection,
+                pytest.raises(psycopg.errors.InsufficientPrivilege),
+            ):
                 connection.execute(f"SELECT * FROM {table}".encode())
 
 
@@ -113,7 +130,9 @@ def test_whoever_writes_a_mail_cannot_read_its_token(database_url: str) -> None:
 def as_plain(statement: str) -> str:
     """Return a statement of psycopg's with the server's own parameters."""
     names: dict[str, int] = {}
-    text = re.sub(r"%\((\w+)\)[sb]", lambda found: f"${names.setdefault(found[1], len(names) + 1)}", statement)
+    text = re.sub(
+        r"%\((\w+)\)[sb]", lambda found: f"${names.setdefault(found[1], len(names) + 1)}", statement
+    )
     numbers = iter(range(len(names) + 1, 100))
     return re.sub(r"%[sb]", lambda _: f"${next(numbers)}", text).replace("%%", "%")
 
@@ -154,7 +173,10 @@ def modules_of(functions: dict[str, Function]) -> dict[str, ast.Module]:
         found[module] = ast.parse(file.read_text("utf-8"))
         for node in ast.walk(found[module]):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("functions."):
-                left |= {str(node.module), *(f"{node.module}.{each.name}" for each in node.names)} - found.keys()
+                left |= {
+                    str(node.module),
+                    *(f"{node.module}.{each.name}" for each in node.names),
+                } - found.keys()
     return found
 
 
@@ -222,17 +244,27 @@ def test_rights_are_brought_in_line(database_url: str) -> None:
         with connected(database_url, ServiceRole.GATEWAY) as gateway:
             gateway.execute("SELECT FROM orders")
             gateway.execute("UPDATE users SET totp_step = 0")
-            for statement in ("DELETE FROM ledger_entries", "UPDATE users SET email = ''", "CREATE TABLE more (x int)"):
+            for statement in (
+                "DELETE FROM ledger_entries",
+                "UPDATE users SET email = ''",
+                "CREATE TABLE more (x int)",
+            ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     gateway.execute(statement.encode())
-        with connected(database_url, ServiceRole.EDGE) as edge, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with (
+            connected(database_url, ServiceRole.EDGE) as edge,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
             edge.execute("SELECT FROM unlisted")
 
 
 def test_a_release_that_drops_a_right_and_adds_a_table_is_followed(database_url: str) -> None:
     """What `migrate` does at each start: nothing where nothing differs, all of it where something does."""
     with psycopg.connect(database_url, autocommit=True) as owner:
-        acl = "SELECT relname, relacl::text, xmin::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+        acl = (
+            "SELECT relname, relacl::text, xmin::text FROM pg_class WHERE relnamespace = "
+            "'public'::regnamespace ORDER BY 1"
+        )
         before = owner.execute(acl).fetchall()
         migrate(database_url)
         assert owner.execute(acl).fetchall() == before
@@ -241,7 +273,9 @@ def test_a_release_that_drops_a_right_and_adds_a_table_is_followed(database_url:
         assert [row[:2] for row in owner.execute(acl).fetchall()] == [row[:2] for row in before]
 
 
-def test_an_owner_that_is_no_superuser_gives_rights_and_somebody_else_makes_roles(own_postgres: OwnPostgres) -> None:
+def test_an_owner_that_is_no_superuser_gives_rights_and_somebody_else_makes_roles(
+    own_postgres: OwnPostgres,
+) -> None:
     own_postgres.start()
     base = own_postgres.url.rpartition("/")[0]
     with psycopg.connect(own_postgres.url, autocommit=True) as superuser:
@@ -260,7 +294,10 @@ def test_an_owner_that_is_no_superuser_gives_rights_and_somebody_else_makes_role
     for role in ServiceRole:
         with connected(owner_url, role) as connection:
             connection.execute("SELECT FROM schema_migrations")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege), connected(owner_url, ServiceRole.EDGE) as connection:
+    with (
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+        connected(owner_url, ServiceRole.EDGE) as connection,
+    ):
         connection.execute("SELECT FROM users")
     # Rotation: the new passwords count, the owner's too, and the old ones no more.
     migrate(owner_url.replace(":someone@", ":another@"), logins=RoleLogins(ROLE_PASSWORDS, admin_url))
@@ -284,6 +321,8 @@ def test_a_role_that_became_mighty_is_made_ordinary(own_postgres: OwnPostgres) -
             "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname LIKE 'exchange_%'"
         )
         assert set(rows) == {(False,)}
-        stored = superuser.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'exchange_gateway'").fetchone()
+        stored = superuser.execute(
+            "SELECT rolpassword FROM pg_authid WHERE rolname = 'exchange_gateway'"
+        ).fetchone()
         assert stored is not None
         assert stored[0].startswith("SCRAM-SHA-256$")

@@ -22,10 +22,10 @@ from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD, EventReader, events
 from protocol.units import TimeMs
 from stream_log.memory_log import MemoryStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import assert_candles, assert_stored, query
-from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map, publish_markets
-from tests.shard_log import ShardLog
+from tests.support.databases import as_persist
+from tests.support.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map, publish_markets
+from tests.support.shard_log import ShardLog
 
 
 @pytest.fixture
@@ -51,7 +51,9 @@ def run(log: MemoryStreamLog, database_url: str, markets: MarketMap, entries_max
 
 
 @pytest.mark.parametrize("shard_count", [1, 3])
-def test_everything_that_happened_is_stored(database_url: str, log: MemoryStreamLog, shard_count: int) -> None:
+def test_everything_that_happened_is_stored(
+    database_url: str, log: MemoryStreamLog, shard_count: int
+) -> None:
     markets = market_map(shard_count)
     trading = ShardLog(1, markets, START_MS)
     trading.trade(600, batch=3, gap_ms=400)
@@ -61,7 +63,10 @@ def test_everything_that_happened_is_stored(database_url: str, log: MemoryStream
     for shard in range(shard_count):
         last = log.last_id(events(shard))
         assert log.passed(shard) == {EventReader.PERSIST: last}
-        assert query(database_url, "SELECT shard, last_id FROM ingest ORDER BY 1")[shard] == (shard, str(last))
+        assert query(database_url, "SELECT shard, last_id FROM ingest ORDER BY 1")[shard] == (
+            shard,
+            str(last),
+        )
 
 
 def test_small_batches_and_restarts_change_nothing(database_url: str, log: MemoryStreamLog) -> None:
@@ -83,7 +88,8 @@ def test_many_at_once_store_everything_once(database_url: str, log: MemoryStream
     trading.trade(600)
     trading.append_to(log)
     runners = [
-        IngestRunner({0: ShardIngest(0, log, as_persist(database_url), 1, 20)}, threading.Event()) for _ in range(4)
+        IngestRunner({0: ShardIngest(0, log, as_persist(database_url), 1, 20)}, threading.Event())
+        for _ in range(4)
     ]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda runner: runner.run(0), runners * 2))
@@ -98,7 +104,9 @@ def test_candles_of_all_intervals_over_weeks_and_months(database_url: str, log: 
     for _ in range(300):
         time += dice.randint(0, dice.choice(gaps_ms))
         market = dice.choice(markets.markets).symbol
-        trade = market_log.trade(time, dice.randint(1, 99), dice.randint(1, 99), dice.choice(list(Side)), market)
+        trade = market_log.trade(
+            time, dice.randint(1, 99), dice.randint(1, 99), dice.choice(list(Side)), market
+        )
         log.append(events(0), {EVENTS_FIELD: frame(trade)})
     run(log, database_url, markets, entries_max=31)
     trades = [trade for each in market_log.trades.values() for trade in each]
@@ -114,7 +122,13 @@ def test_garbage_is_put_aside_and_the_rest_goes_on(database_url: str, log: Memor
     for number, payload in enumerate(trading.frames(0)):
         if number % 50 == 0:
             junk = dice.choice(
-                [dice.randbytes(30), b"", payload[:-1], encode_frame([[99, 1]]), encode_frame({"no": "frame"})]
+                [
+                    dice.randbytes(30),
+                    b"",
+                    payload[:-1],
+                    encode_frame([[99, 1]]),
+                    encode_frame({"no": "frame"}),
+                ]
             )
             garbage[str(log.append(events(0), {EVENTS_FIELD: junk}))] = junk
         log.append(events(0), {EVENTS_FIELD: payload})
@@ -151,7 +165,9 @@ def test_a_refused_row_is_found_and_put_aside_with_its_entry(database_url: str, 
         happened.append(event)
         log.append(events(0), {EVENTS_FIELD: frame(event)})
         if number == 120:
-            poisoned = [str(log.append(events(0), {EVENTS_FIELD: frame(each)})) for each in poisons(market_log)]
+            poisoned = [
+                str(log.append(events(0), {EVENTS_FIELD: frame(each)})) for each in poisons(market_log)
+            ]
     run(log, database_url, markets)
     dead = query(database_url, "SELECT stream_id, reason FROM dead_events ORDER BY 1")
     assert [stream_id for stream_id, _ in dead] == poisoned, dead
@@ -172,7 +188,9 @@ def with_unknown(payload: bytes, at: int) -> bytes:
     return encode_frame([msgspec.Raw(each) for each in (*items[:at], UNKNOWN, *items[at:])])
 
 
-def test_an_unknown_event_does_not_take_the_trade_beside_it_away(database_url: str, log: MemoryStreamLog) -> None:
+def test_an_unknown_event_does_not_take_the_trade_beside_it_away(
+    database_url: str, log: MemoryStreamLog
+) -> None:
     markets = market_map()
     trading = ShardLog(8, markets, START_MS)
     trading.trade(300)
@@ -197,7 +215,9 @@ def test_an_unknown_event_does_not_take_the_trade_beside_it_away(database_url: s
         assert reason.startswith(f"event {at} of {count}: Invalid value 99")
 
 
-def test_a_refused_event_does_not_take_the_others_of_its_entry_with_it(database_url: str, log: MemoryStreamLog) -> None:
+def test_a_refused_event_does_not_take_the_others_of_its_entry_with_it(
+    database_url: str, log: MemoryStreamLog
+) -> None:
     market_log = MarketLog()
     poison = msgspec.structs.replace(deposit(START_MS, 1001), asset="US\0DT")
     strange = MarketLog().trade(START_MS, 1, 1, market="DOGEUSDT")
@@ -250,7 +270,8 @@ def test_what_was_put_aside_is_stored_once_it_is_understood(
     run(log, database_url, markets)
     monkeypatch.undo()
     put_aside = [
-        StreamId.parse(each) for (each,) in query(database_url, "SELECT stream_id FROM dead_events ORDER BY 1")
+        StreamId.parse(each)
+        for (each,) in query(database_url, "SELECT stream_id FROM dead_events ORDER BY 1")
     ]
     assert put_aside
     with ingest_of(log, database_url, markets) as ingest:
@@ -269,7 +290,9 @@ def test_a_trade_that_was_put_aside_closes_the_gap_that_it_left(
     not_understanding(monkeypatch, *trades[1:3])
 
     def append(*portion: TradeExecuted) -> list[StreamId]:
-        return [log.append(events(0), {EVENTS_FIELD: frame(deposit(START_MS, 1001), trade)}) for trade in portion]
+        return [
+            log.append(events(0), {EVENTS_FIELD: frame(deposit(START_MS, 1001), trade)}) for trade in portion
+        ]
 
     ids = append(*trades[:3])
     run(log, database_url, markets)
@@ -284,7 +307,12 @@ def test_a_trade_that_was_put_aside_closes_the_gap_that_it_left(
         assert len(query(database_url, "SELECT * FROM dead_events")) == 2
         assert [ingest.requeue(each) for each in ids[1:3]] == [1, 1]
     run(log, database_url, markets)
-    assert [trade_id for (trade_id,) in query(database_url, "SELECT trade_id FROM trades ORDER BY 1")] == [1, 2, 3, 4]
+    assert [trade_id for (trade_id,) in query(database_url, "SELECT trade_id FROM trades ORDER BY 1")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert query(database_url, "SELECT count(*) FROM ledger_entries") == [(8,)]
     assert query(database_url, "SELECT error FROM ingest") == [("",)]
     assert_candles(database_url, trades, markets)
@@ -334,7 +362,9 @@ def test_a_missing_trade_stops_the_shard_visibly(database_url: str, log: MemoryS
         good = log.last_id(events(0))
         log.append(events(0), {EVENTS_FIELD: frame(third)})
         for _ in range(2):
-            with pytest.raises(IngestStoppedError, match=f"shard 0: {BTC}: trade 2 should come next, but trade 3 does"):
+            with pytest.raises(
+                IngestStoppedError, match=f"shard 0: {BTC}: trade 2 should come next, but trade 3 does"
+            ):
                 ingest.step()
     ((last_id, error),) = query(database_url, "SELECT last_id, error FROM ingest")
     assert (last_id, error) == (str(good), f"{BTC}: trade 2 should come next, but trade 3 does")
@@ -381,7 +411,8 @@ def test_a_market_that_is_listed_while_it_runs_is_stored_by_whoever_comes(
 def test_events_wait_until_all_shards_have_said_which_markets_they_have(
     database_url: str, log: MemoryStreamLog
 ) -> None:
-    """As after an upgrade, when the ingest is there before the leaders: putting the trade aside would lose it."""
+    """As after an upgrade, when the ingest is there before the leaders: putting the trade aside would lose
+    it."""
     market_log = MarketLog()
     log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(START_MS, 100, 5))})
     ingest = ShardIngest(0, log, as_persist(database_url), 1, 100)
@@ -414,7 +445,9 @@ def test_a_lost_connection_loses_nothing(database_url: str, log: MemoryStreamLog
 
 
 @pytest.mark.timescaledb
-def test_candles_are_right_also_where_trades_come_after_a_refresh(database_url: str, log: MemoryStreamLog) -> None:
+def test_candles_are_right_also_where_trades_come_after_a_refresh(
+    database_url: str, log: MemoryStreamLog
+) -> None:
     markets, market_log, time = market_map(), MarketLog(), START_MS
     for number in range(400):
         time += number * 40_000
@@ -426,12 +459,16 @@ def test_candles_are_right_also_where_trades_come_after_a_refresh(database_url: 
     assert_candles(database_url, market_log.trades[BTC], markets)
     materialized = query(
         database_url,
-        "SELECT view_name FROM timescaledb_information.continuous_aggregates WHERE _timescaledb_functions.to_timestamp("
-        "_timescaledb_functions.cagg_watermark((SELECT mat_hypertable_id FROM _timescaledb_catalog.continuous_agg"
-        " WHERE user_view_name = view_name))) > '2026-01-01'",
+        "SELECT view_name FROM timescaledb_information.continuous_aggregates WHERE "
+        "_timescaledb_functions.to_timestamp(_timescaledb_functions.cagg_watermark((SELECT mat_hypertable_id "
+        "FROM _timescaledb_catalog.continuous_agg WHERE user_view_name = view_name))) > '2026-01-01'",
     )
-    assert len(materialized) == len(STORED_INTERVALS), "what is checked must not come from the trades themselves"
-    assert query(database_url, "SELECT hypertable_name FROM timescaledb_information.hypertables ORDER BY 1") == [
+    assert len(materialized) == len(STORED_INTERVALS), (
+        "what is checked must not come from the trades themselves"
+    )
+    assert query(
+        database_url, "SELECT hypertable_name FROM timescaledb_information.hypertables ORDER BY 1"
+    ) == [
         ("fills",),
         ("ledger_entries",),
         ("trades",),
@@ -446,7 +483,10 @@ def test_trades_of_a_market_that_nobody_knows_are_put_aside_whatever_their_numbe
     trading.trade(100)
     trade = next(event for event in trading.events() if isinstance(event, TradeExecuted))
     for trade_id in (7, 3, 2**64 - 1):
-        log.append(events(0), {EVENTS_FIELD: frame(msgspec.structs.replace(trade, market="NOSUCH", trade_id=trade_id))})
+        log.append(
+            events(0),
+            {EVENTS_FIELD: frame(msgspec.structs.replace(trade, market="NOSUCH", trade_id=trade_id))},
+        )
     trading.append_to(log)
     run(log, database_url, markets)
     assert_stored(database_url, trading.events(), markets)
@@ -456,7 +496,8 @@ def test_trades_of_a_market_that_nobody_knows_are_put_aside_whatever_their_numbe
 def test_events_of_a_later_release_wait_for_it(
     database_url: str, log: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Passing them over would lose trades for good: the next trade leaves a gap that no later program can close."""
+    """Passing them over would lose trades for good: the next trade leaves a gap that no later program can
+    close."""
     markets, trading = market_map(), MarketLog()
     first, second, third = (trading.trade(START_MS + number, 5, 5) for number in range(3))
     before = log.append(events(0), {EVENTS_FIELD: encode_events(encode_frame([first]), START_MS * 1_000)})

@@ -10,7 +10,7 @@ from aiosmtpd.handlers import Message as Receiving
 
 from cli.local.free_ports import free_port
 from persist.mails import ATTEMPTS_MAX, BATCH, Mailer, send_due
-from tests.conftest import as_persist
+from tests.support.databases import as_persist
 
 
 class Inbox(Receiving):
@@ -52,13 +52,16 @@ def mailer(inbox: Inbox) -> Iterator[Mailer]:
 @pytest.fixture
 def database(database_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     with psycopg.connect(database_url, autocommit=True) as database:
-        database.execute("INSERT INTO users (account_id, email, password_hash) VALUES (1001, 'a@example.com', '')")
+        database.execute(
+            "INSERT INTO users (account_id, email, password_hash) VALUES (1001, 'a@example.com', '')"
+        )
         yield database
 
 
 def write(database: psycopg.Connection[tuple[object, ...]], recipient: str, subject: str = "Hello") -> None:
     database.execute(
-        "INSERT INTO mails (account_id, recipient, subject, body) VALUES (1001, %s, %s, 'token')", (recipient, subject)
+        "INSERT INTO mails (account_id, recipient, subject, body) VALUES (1001, %s, %s, 'token')",
+        (recipient, subject),
     )
 
 
@@ -72,7 +75,9 @@ def test_each_is_sent_once_and_then_says_nothing_more(
     for number in range(BATCH + 1):
         write(database, f"a{number}@example.com", f"Number {number}")
     assert [sent(database_url, mailer), sent(database_url, mailer)] == [BATCH + 1, 0]
-    assert sorted(mail["To"] for mail in inbox.mails) == sorted(f"a{number}@example.com" for number in range(BATCH + 1))
+    assert sorted(mail["To"] for mail in inbox.mails) == sorted(
+        f"a{number}@example.com" for number in range(BATCH + 1)
+    )
     assert inbox.mails[0]["From"] == "exchange@example.com"
     assert "token" in str(inbox.mails[0].get_payload())
     assert database.execute("SELECT count(*) FROM mails WHERE body <> ''").fetchone() == (0,)

@@ -61,15 +61,26 @@ def test_a_failing_migration_leaves_nothing_behind(empty_url: str, tmp_path: Pat
     assert query(empty_url, "SELECT name, to_regclass('b') FROM schema_migrations") == [("0001_a.sql", None)]
     write(tmp_path, m0002_b="CREATE TABLE b (x int)")
     migrate(empty_url, tmp_path)
-    assert query(empty_url, "SELECT name FROM schema_migrations ORDER BY 1") == [("0001_a.sql",), ("0002_b.sql",)]
+    assert query(empty_url, "SELECT name FROM schema_migrations ORDER BY 1") == [
+        ("0001_a.sql",),
+        ("0002_b.sql",),
+    ]
 
 
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
         ({"m0002_b": ""}, {"m0001_a": "", "m0002_b": ""}, r"0001_a\.sql: not applied, but older"),
-        ({"m0001_a": "", "m0003_c": ""}, {"m0003_c": ""}, r"0001_a\.sql: applied, but not part of this program"),
-        ({"m0001_a": "", "m0002_b": ""}, {"m0001_a": "", "m0002_c": ""}, r"0002_b\.sql: applied, but not part"),
+        (
+            {"m0001_a": "", "m0003_c": ""},
+            {"m0003_c": ""},
+            r"0001_a\.sql: applied, but not part of this program",
+        ),
+        (
+            {"m0001_a": "", "m0002_b": ""},
+            {"m0001_a": "", "m0002_c": ""},
+            r"0002_b\.sql: applied, but not part",
+        ),
     ],
 )
 def test_migrations_that_do_not_fit_are_an_error(
@@ -153,7 +164,10 @@ def test_a_migration_that_is_in_a_deadlock_is_tried_again(empty_url: str, tmp_pa
             waiting.result()
             other.commit()
             migrating.result()
-    assert query(empty_url, "SELECT name FROM schema_migrations ORDER BY 1") == [("0001_a.sql",), ("0002_b.sql",)]
+    assert query(empty_url, "SELECT name FROM schema_migrations ORDER BY 1") == [
+        ("0001_a.sql",),
+        ("0002_b.sql",),
+    ]
 
 
 def test_transfers_of_before_are_known_but_for_those_that_are_lost(empty_url: str, tmp_path: Path) -> None:
@@ -164,14 +178,23 @@ def test_transfers_of_before_are_known_but_for_those_that_are_lost(empty_url: st
     migrate(empty_url, before)
     with psycopg.connect(empty_url) as connection:
         for event, (account_id, amount, kind, reference) in enumerate(
-            [(1, 5, "deposit", "d"), (1, -2, "withdrawal", "d"), (1, -1, "trade", "X:1"), (2, 7, "deposit", "lost")]
+            [
+                (1, 5, "deposit", "d"),
+                (1, -2, "withdrawal", "d"),
+                (1, -1, "trade", "X:1"),
+                (2, 7, "deposit", "lost"),
+            ]
         ):
             row = (event, 1, account_id, "BTC", amount, kind, reference)
-            statement = "INSERT INTO ledger_entries VALUES ('2026-01-01', 0, '1-0', %s, %s, %s, %s, %s, %s, %s)"
+            statement = (
+                "INSERT INTO ledger_entries VALUES ('2026-01-01', 0, '1-0', %s, %s, %s, %s, %s, %s, %s)"
+            )
             connection.execute(statement, row)
         connection.execute(statement, (3, 101, 2, "BTC", -7, "loss", "loss:1"))
     migrate(empty_url)
-    assert query(empty_url, "SELECT account_id, kind, transfer_id, asset, amount FROM transfers ORDER BY kind") == [
+    assert query(
+        empty_url, "SELECT account_id, kind, transfer_id, asset, amount FROM transfers ORDER BY kind"
+    ) == [
         (1, "deposit", "d", "BTC", 5),
         (1, "withdrawal", "d", "BTC", 2),
     ]

@@ -1,4 +1,5 @@
-"""A database that the version before still writes to is migrated: nobody waits, nothing is missed, and it goes on after a kill."""
+"""A database that the version before still writes to is migrated: nobody waits, nothing is missed, and it
+goes on after a kill."""
 
 import os
 import subprocess
@@ -79,10 +80,17 @@ def expected_transfers() -> list[tuple[Any, ...]]:
 
 
 def longest_wait_while_locked(url: str, lock_timeout_ms: int) -> tuple[float, list[str]]:
-    """Migrate while a transaction has read `orders` for three seconds; return the longest wait of updates, and the progress told."""
+    """Migrate while a transaction has read `orders` for three seconds.
+
+    Return the longest wait of updates, and the progress told.
+    """
     progress: list[str] = []
     longest = 0.0
-    with psycopg.connect(url) as reader, psycopg.connect(url, autocommit=True) as writer, ThreadPoolExecutor(1) as pool:
+    with (
+        psycopg.connect(url) as reader,
+        psycopg.connect(url, autocommit=True) as writer,
+        ThreadPoolExecutor(1) as pool,
+    ):
         reader.execute("SELECT count(*) FROM orders")
         held_since = time.monotonic()
         migrating = pool.submit(migrate, url, None, progress.append, lock_timeout_ms=lock_timeout_ms)
@@ -194,7 +202,8 @@ def test_two_runs_at_once_take_turns(old_url: str, monkeypatch: pytest.MonkeyPat
 def test_what_the_release_before_writes_later_is_known(
     old_url: str, batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also events of long ago, of a shard that was behind: their time is before what the backfill has reached."""
+    """Also events of long ago, of a shard that was behind: their time is before what the backfill has
+    reached."""
     if batches:
         schema_only(old_url, monkeypatch)
         backfill_some(old_url, batches)
@@ -246,8 +255,8 @@ async def test_a_transfer_is_found_before_the_backfill_has_reached_it(
 
     with psycopg.connect(old_url) as worker:
         worker.execute(
-            "INSERT INTO ledger_entries SELECT time, shard, stream_id, event, entry + 100, account_id, asset, -amount, 'loss', 'loss:1' "
-            "FROM ledger_entries WHERE reference = 'd4999'"
+            "INSERT INTO ledger_entries SELECT time, shard, stream_id, event, entry + 100, account_id, "
+            "asset, -amount, 'loss', 'loss:1' FROM ledger_entries WHERE reference = 'd4999'"
         )
     schema_only(old_url, monkeypatch)
     for batches in (0, 2, None):

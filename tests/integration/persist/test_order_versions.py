@@ -1,4 +1,7 @@
-"""Which state of an order the database keeps: the later one, by its version; by status and quantity where a release before it wrote."""
+"""Which state of an order the database keeps: the later one, by its version.
+
+By status and quantity where a release before it wrote.
+"""
 
 from typing import Any
 
@@ -20,7 +23,7 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, query
-from tests.market_log import BTC, START_MS, frame, market_map
+from tests.support.market_log import BTC, START_MS, frame, market_map
 
 PLACED = OrderState(
     OrderId(100), AccountId(1), "mine", BTC, Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10), QuantityLots(5),
@@ -69,11 +72,18 @@ def test_without_versions_status_and_quantity_decide_as_they_did(database_url: s
 
 
 def test_the_release_before_may_write_to_a_migrated_database(database_url: str) -> None:
-    """Its worker copies rows without the new columns: into a table made like `orders`, and from there into `orders`."""
+    """Its worker copies rows without the new columns: into a table made like `orders`, and from there into
+    `orders`."""
     with psycopg.connect(database_url) as connection:
         connection.execute("CREATE TEMPORARY TABLE batch_orders (LIKE orders)")
-        columns = "order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, quantity, "
-        columns += "quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time"
+        columns = (
+            "order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, "
+            "quantity, "
+        )
+        columns += (
+            "quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, "
+            "updated_time"
+        )
         connection.execute(
             f"INSERT INTO batch_orders ({columns}) VALUES (100, 1, 'mine', 'x', 1, 1, 1, 10, 5, 0, 0, 1, 0, 0, now(), now())".encode()
         )

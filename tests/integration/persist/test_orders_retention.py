@@ -17,16 +17,17 @@ from persist.ingest import Progress, ShardIngest
 from persist.migrate import migrate
 from persist.retention import HistoryRetention, drop_history
 from stream_log.memory_log import MemoryStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import query
 from tests.integration.persist.version_before import ORDERS as ORDERS_BEFORE
 from tests.integration.persist.version_before import make_database
+from tests.support.databases import as_persist
 
 DAY_MS = 86_400_000
 NOW_MS = int(datetime(2026, 6, 1, tzinfo=UTC).timestamp() * 1000)
 INDEX: LiteralString = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('orders_by_age')"
 
-# (order id, days since it was accepted, days since it changed last, its status): 1 new, 2 partially filled, 3 filled, 4 canceled
+# (order id, days since it was accepted, days since it changed last, its status): 1 new, 2 partially filled, 3
+# filled, 4 canceled
 Order = tuple[int, float, float, int]
 
 
@@ -34,9 +35,10 @@ def store(url: str, orders: list[Order], stored_ms: int = NOW_MS) -> None:
     """Store orders; the events of all shards are stored up to `stored_ms`."""
     with psycopg.connect(url) as connection:
         connection.cursor().executemany(
-            "INSERT INTO orders (order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, "
-            "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time) "
-            "VALUES (%s, 1001, 'c', 'BTCUSDT', 1, 1, 1, 100, 10, 0, 1, %s, 0, 0, to_timestamp(%s), to_timestamp(%s))",
+            "INSERT INTO orders (order_id, account_id, client_order_id, market, side, order_type, "
+            "time_in_force, price, quantity, quote_quantity, self_trade_prevention, status, cum_quantity, "
+            "cum_quote, accepted_time, updated_time) VALUES (%s, 1001, 'c', 'BTCUSDT', 1, 1, 1, 100, 10, 0, "
+            "1, %s, 0, 0, to_timestamp(%s), to_timestamp(%s))",
             [
                 (number, status, *((NOW_MS - days * DAY_MS) / 1000 for days in (accepted, changed)))
                 for number, accepted, changed, status in orders
@@ -73,7 +75,10 @@ def test_closed_orders_go_and_open_ones_stay(database_url: str) -> None:
 
 
 def test_statuses_that_are_closed_are_dropped(database_url: str) -> None:
-    """By their numbers: 3 filled, 4 canceled, 5 expired, 6 expired in match. What a later release may add stays."""
+    """By their numbers: 3 filled, 4 canceled, 5 expired, 6 expired in match.
+
+    What a later release may add stays.
+    """
     store(database_url, [(status, 40, 40, status) for status in range(10)])
     drop_history(as_persist(database_url), HistoryRetention(orders=30))
     assert kept(database_url) == [0, 1, 2, 7, 8, 9]
@@ -87,7 +92,8 @@ def test_days_count_from_what_is_stored(database_url: str) -> None:
 
 
 def test_more_than_fit_into_a_transaction(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows that are full of open orders, or of orders of one millisecond, keep nobody from what comes after."""
+    """Windows that are full of open orders, or of orders of one millisecond, keep nobody from what comes
+    after."""
     monkeypatch.setattr(retention, "_ROWS_PER_DELETE", 7)
     orders: list[Order] = [(number, 90, 90, 1) for number in range(1, 31)]
     orders += [(number, 80, 80, 4 if number % 2 else 1) for number in range(31, 61)]
@@ -163,7 +169,9 @@ def test_the_index_is_built_beside_a_transaction_of_a_writer(old_url: str) -> No
         migrating.result()
     assert longest < 0.5
     assert query(old_url, INDEX) == [(True,)]
-    assert [line for line in progress if "orders_by_age" in line][-1].startswith("index orders_by_age: done in ")
+    assert [line for line in progress if "orders_by_age" in line][-1].startswith(
+        "index orders_by_age: done in "
+    )
     with psycopg.connect(old_url, autocommit=True) as connection:
         assert undone_backfills(connection) == []
 
@@ -182,7 +190,8 @@ def test_a_build_that_was_killed_begins_anew(old_url: str, monkeypatch: pytest.M
             killed = False
             while not killed and time.monotonic() < deadline:
                 row = other.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'"
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE phase LIKE "
+                    "'waiting%'"
                 ).fetchone()
                 killed = row == (True,)
             assert killed
@@ -214,7 +223,10 @@ def test_who_waits_for_another_builder_can_be_stopped(old_url: str, monkeypatch:
         patch.setattr("persist.migrate.run_backfills", lambda *_: 0)
         migrate(old_url)
     stopping = threading.Event()
-    with psycopg.connect(old_url, autocommit=True) as other, psycopg.connect(old_url, autocommit=True) as connection:
+    with (
+        psycopg.connect(old_url, autocommit=True) as other,
+        psycopg.connect(old_url, autocommit=True) as connection,
+    ):
         other.execute("SELECT pg_advisory_lock(%s)", (INDEX_LOCK,))
         threading.Timer(1.0, stopping.set).start()
         run_backfills(connection, lambda _: None, stopping)
@@ -222,7 +234,8 @@ def test_who_waits_for_another_builder_can_be_stopped(old_url: str, monkeypatch:
 
 
 def test_the_version_before_goes_on_beside_the_index(database_url: str) -> None:
-    """An order is stored by its number alone, as that version does: no partition's key may be asked for (decision 30)."""
+    """An order is stored by its number alone, as that version does: no partition's key may be asked for
+    (decision 30)."""
     log = MemoryStreamLog(lambda: NOW_MS)
     ingest = ShardIngest(0, log, as_persist(database_url), 1, 100)
     assert ingest.step() is Progress.CAUGHT_UP
@@ -230,8 +243,9 @@ def test_the_version_before_goes_on_beside_the_index(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         for _ in range(2):
             connection.execute(
-                "INSERT INTO orders (order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, "
-                "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time) "
-                "VALUES (1, 1, 'c', 'BTCUSDT', 1, 1, 1, 1, 1, 0, 1, 1, 0, 0, now(), now()) "
-                "ON CONFLICT (order_id) DO UPDATE SET status = excluded.status"
+                "INSERT INTO orders (order_id, account_id, client_order_id, market, side, order_type, "
+                "time_in_force, price, quantity, quote_quantity, self_trade_prevention, status, "
+                "cum_quantity, cum_quote, accepted_time, updated_time) VALUES (1, 1, 'c', 'BTCUSDT', 1, 1, "
+                "1, 1, 1, 0, 1, 1, 0, 0, now(), now()) ON CONFLICT (order_id) DO UPDATE SET status = "
+                "excluded.status"
             )

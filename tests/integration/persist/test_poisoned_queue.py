@@ -21,7 +21,10 @@ DEADLINE_S = 90
 
 
 def run_with_garbage(redis_url: str) -> tuple[int, list[dict[bytes, bytes]], int, float]:
-    """Nudge with garbage between; return the nudges run, the dead letters, what is left in the queue, and the seconds it took."""
+    """Nudge with garbage between.
+
+    Return the nudges run, the dead letters, what is left in the queue, and the seconds it took.
+    """
     done, ran = threading.Event(), itertools.count(1)
     broker = make_broker(redis_url)
     client = redis.Redis.from_url(redis_url)

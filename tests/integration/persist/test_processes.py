@@ -23,8 +23,8 @@ from protocol.streams import EVENTS_FIELD, EventReader, events
 from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import RedisStreamLog
 from tests.integration.persist.stored import assert_stored, query
-from tests.market_log import START_MS, market_map, publish_markets
-from tests.shard_log import ShardLog
+from tests.support.market_log import START_MS, market_map, publish_markets
+from tests.support.shard_log import ShardLog
 
 DEADLINE_S = 60
 PICKED_UP_S = 15
@@ -40,7 +40,10 @@ def start(redis_url: str, database_url: str) -> Iterator[Start]:
 
     def start_part(part: str, **settings: object) -> subprocess.Popen[bytes]:
         names = {"redis_url": redis_url, "database_url": database_url, **settings}
-        environment = {**os.environ, **{f"{PREFIX}{name.upper()}": str(value) for name, value in names.items()}}
+        environment = {
+            **os.environ,
+            **{f"{PREFIX}{name.upper()}": str(value) for name, value in names.items()},
+        }
         started.append(subprocess.Popen([sys.executable, "-m", "persist.main", part], env=environment))
         return started[-1]
 
@@ -110,14 +113,20 @@ def test_killed_workers_lose_and_double_nothing(redis_url: str, database_url: st
         assert not caught_up(log, database_url), "it was killed in the middle"
         before = last_ids(database_url)[0]
         work = start("work", ingest_batch_entries=100, ingest_sweep_s=3_600)
-        # Without a sweep: only the dead worker's own message can bring its work back. A new process takes a second to start.
+        # Without a sweep: only the dead worker's own message can bring its work back. A new process takes a
+        # second to start.
         until(lambda before=before: last_ids(database_url)[0] != before, PICKED_UP_S)  # type: ignore[misc]
     until(lambda: caught_up(log, database_url))
     assert_stored(database_url, trading.events(), markets)
 
 
-def test_without_a_queue_everything_is_stored_all_the_same(redis_url: str, database_url: str, start: Start) -> None:
-    """Nobody nudges: the queue is lost, away or full. The control is the test before, whose worker does not sweep in time."""
+def test_without_a_queue_everything_is_stored_all_the_same(
+    redis_url: str, database_url: str, start: Start
+) -> None:
+    """Nobody nudges: the queue is lost, away or full.
+
+    The control is the test before, whose worker does not sweep in time.
+    """
     markets, log = market_map(), RedisStreamLog.connect(redis_url)
     start("work", ingest_sweep_s=1)
     trading = ShardLog(9, markets, START_MS)
@@ -127,7 +136,9 @@ def test_without_a_queue_everything_is_stored_all_the_same(redis_url: str, datab
     until(lambda: log.passed(0)[EventReader.PERSIST] == log.last_id(events(0)))
 
 
-def test_doubled_reordered_and_needless_nudges_are_harmless(redis_url: str, database_url: str, start: Start) -> None:
+def test_doubled_reordered_and_needless_nudges_are_harmless(
+    redis_url: str, database_url: str, start: Start
+) -> None:
     markets, log, dice = market_map(3), RedisStreamLog.connect(redis_url), random.Random(8)
     for _ in range(2):
         start("work", shard_count=3, ingest_batch_entries=50)
@@ -180,7 +191,11 @@ class Servers:
         }[name]
         how = command(self.settings)
         process = subprocess.Popen(
-            how.arguments, user=how.user, group=how.group, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            how.arguments,
+            user=how.user,
+            group=how.group,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self._running[name] = (process, how)
         until(lambda: ready(self.settings))
@@ -217,7 +232,9 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(servers: Servers, start
     trading.trade(3_000)
     trading.append_to(log)
     processes = [
-        start(part, redis_url=redis_url, database_url=database_url, ingest_batch_entries=100, ingest_sweep_s=1)
+        start(
+            part, redis_url=redis_url, database_url=database_url, ingest_batch_entries=100, ingest_sweep_s=1
+        )
         for part in ("nudge", "work")
     ]
     until(lambda: bool(last_ids(database_url)))

@@ -16,8 +16,8 @@ from protocol.orders import OrderState
 from protocol.units import AccountId, AssetUnits, OrderId, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all
-from tests.market_log import BTC, market_map
-from tests.shard_log import FIRST_ACCOUNT, ShardLog
+from tests.support.market_log import BTC, market_map
+from tests.support.shard_log import FIRST_ACCOUNT, ShardLog
 from tests.unit.functions.repositories import MemoryOrders, MemoryTrades
 
 T0: Final = 1_795_392_000_000
@@ -60,8 +60,12 @@ async def test_trades(database: PostgresDatabase, log: ShardLog) -> None:
     for _ in range(QUESTIONS):
         one, limit = dice.choice(trades), dice.choice((1, 2, 7, 1000))
         symbol, number = one.market, one.trade_id + dice.randint(-1, 1)
-        assert await real.starting_at(symbol, number, limit) == await memory.starting_at(symbol, number, limit)
-        assert await real.newest_before(symbol, number, limit) == await memory.newest_before(symbol, number, limit)
+        assert await real.starting_at(symbol, number, limit) == await memory.starting_at(
+            symbol, number, limit
+        )
+        assert await real.newest_before(symbol, number, limit) == await memory.newest_before(
+            symbol, number, limit
+        )
         assert await real.newest(symbol, limit) == await memory.newest(symbol, limit)
         assert await real.turnover_since(symbol, one.time) == await memory.turnover_since(symbol, one.time)
         start, end = some_time(dice, one.time), some_time(dice, one.time + dice.randrange(500))
@@ -84,9 +88,13 @@ def kept_by(account_id: AccountId, log: ShardLog) -> MemoryOrders:
                 prevented.append(prevented_match(event))
             case OrderAccepted(order=order) | OrderFilled(order=order) | OrderClosed(order=order):
                 if (order.account_id, order.market) == (account_id, BTC):
-                    orders[order.order_id] = msgspec.structs.replace(order, held=AssetUnits(0), execution_id=0)
+                    orders[order.order_id] = msgspec.structs.replace(
+                        order, held=AssetUnits(0), execution_id=0
+                    )
                     fills += [stored_fill(event)] if isinstance(event, OrderFilled) else []
-    return MemoryOrders([orders[each] for each in sorted(orders)], sorted(fills, key=lambda each: each[:2]), prevented)
+    return MemoryOrders(
+        [orders[each] for each in sorted(orders)], sorted(fills, key=lambda each: each[:2]), prevented
+    )
 
 
 def stored_fill(event: OrderFilled) -> StoredFill:
@@ -105,21 +113,32 @@ def prevented_match(event: MatchPrevented) -> PreventedMatch:
 
 @pytest.mark.parametrize("account", range(3))
 async def test_orders(database: PostgresDatabase, log: ShardLog, account: int) -> None:
-    account_id, dice, real = AccountId(FIRST_ACCOUNT + account), random.Random(account), PostgresOrders(database)
+    account_id, dice, real = (
+        AccountId(FIRST_ACCOUNT + account),
+        random.Random(account),
+        PostgresOrders(database),
+    )
     memory = kept_by(account_id, log)
-    every_fill = await memory.fills(account_id, BTC, order_id=None, from_id=0, start=None, end=None, limit=9_999)
-    every_match = await memory.prevented_matches(account_id, BTC, match_id=None, order_id=None, from_id=0, limit=9_999)
+    every_fill = await memory.fills(
+        account_id, BTC, order_id=None, from_id=0, start=None, end=None, limit=9_999
+    )
+    every_match = await memory.prevented_matches(
+        account_id, BTC, match_id=None, order_id=None, from_id=0, limit=9_999
+    )
     for _ in range(QUESTIONS):
         one, limit = dice.choice(memory.orders), dice.choice((1, 2, 7, 1000))
         for number, name in ((one.order_id, ""), (OrderId(0), one.client_order_id), (OrderId(0), "unknown")):
             found = await real.find(account_id, BTC, number, name)
             assert found == await memory.find(account_id, BTC, number, name)
-        time, later = some_time(dice, one.accepted_time), some_time(dice, one.accepted_time + dice.randrange(500))
+        time, later = (
+            some_time(dice, one.accepted_time),
+            some_time(dice, one.accepted_time + dice.randrange(500)),
+        )
         page: dict[str, Any] = {"start": time, "end": later, "limit": limit}
         of_orders = {**page, "from_id": some(dice, one.order_id)}
-        assert await real.page(account_id, BTC, **of_orders) == await memory.page(account_id, BTC, **of_orders), (
-            of_orders
-        )
+        assert await real.page(account_id, BTC, **of_orders) == await memory.page(
+            account_id, BTC, **of_orders
+        ), of_orders
         fill = dice.choice(every_fill)
         for order_id, from_id, bounds in (
             (None, None, page),
@@ -128,13 +147,20 @@ async def test_orders(database: PostgresDatabase, log: ShardLog, account: int) -
             (fill.order_id, fill.trade_id, {**page, "start": None, "end": None}),
         ):
             asked = {"order_id": order_id, "from_id": from_id, **bounds}
-            assert await real.fills(account_id, BTC, **asked) == await memory.fills(account_id, BTC, **asked), asked
+            assert await real.fills(account_id, BTC, **asked) == await memory.fills(
+                account_id, BTC, **asked
+            ), asked
         match = dice.choice(every_match)
         for match_id, order_id, first in (
             (match.match_id, None, 0),
             (None, match.taker_order_id, 0),
             (None, match.maker_order_id, match.match_id),
         ):
-            which: dict[str, Any] = {"match_id": match_id, "order_id": order_id, "from_id": first, "limit": limit}
+            which: dict[str, Any] = {
+                "match_id": match_id,
+                "order_id": order_id,
+                "from_id": first,
+                "limit": limit,
+            }
             matches = await real.prevented_matches(account_id, BTC, **which)
             assert matches == await memory.prevented_matches(account_id, BTC, **which), which

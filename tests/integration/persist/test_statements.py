@@ -22,9 +22,9 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, query
-from tests.market_log import frame, market_map
-from tests.shard_log import FIRST_ACCOUNT, ShardLog
-from tests.statements import Ledger
+from tests.support.market_log import frame, market_map
+from tests.support.shard_log import FIRST_ACCOUNT, ShardLog
+from tests.support.statements import Ledger
 
 T0 = 1_795_392_000_000
 ANN, BOB = AccountId(1001), AccountId(1002)
@@ -41,7 +41,9 @@ def moved(time: int, amount: int, after: int, asset: str = "USDT", account: Acco
     """A transfer of whole units; `after` is what the account has then, one of it held."""
     kind = FundsDeposited if amount > 0 else FundsWithdrawn
     balance = Balance(asset, AssetUnits((after - 1) * 10**8), AssetUnits(10**8))
-    return kind(TimeMs(time), account, asset, AssetUnits(abs(amount) * 10**8), f"{asset}{time - T0}", (balance,))
+    return kind(
+        TimeMs(time), account, asset, AssetUnits(abs(amount) * 10**8), f"{asset}{time - T0}", (balance,)
+    )
 
 
 def store(database_url: str, *happened: Event) -> None:
@@ -62,7 +64,9 @@ EVENTS = (
 
 
 def shown(entries: list[EntryShape]) -> list[tuple[int, str, str, str, str, str]]:
-    return [(each.time - T0, each.asset, each.kind, each.amount, each.balance, each.reference) for each in entries]
+    return [
+        (each.time - T0, each.asset, each.kind, each.amount, each.balance, each.reference) for each in entries
+    ]
 
 
 def test_a_statement_whole(database_url: str, ledger: Ledger) -> None:
@@ -193,7 +197,9 @@ def world(request: pytest.FixtureRequest, database_url: str) -> Iterator[World]:
         for balance in getattr(event, "balances", ()):
             account = event.account_id if hasattr(event, "account_id") else event.order.account_id  # type: ignore[union-attr]
             has[account, balance.asset] = Decimal(balance.available + balance.held).scaleb(-8)
-    times = sorted({event.time for event in shards.events() if isinstance(event, FundsDeposited | OrderFilled)})
+    times = sorted(
+        {event.time for event in shards.events() if isinstance(event, FundsDeposited | OrderFilled)}
+    )
     ledger = Ledger(database_url, markets)
     yield World(markets, ledger, times, has)
     ledger.close()
@@ -246,7 +252,9 @@ def test_an_entry_that_is_missing_is_seen(world: World, database_url: str) -> No
 
 
 def test_entries_are_all_there_are(world: World, database_url: str) -> None:
-    counted = defaultdict(int, query(database_url, "SELECT account_id, count(*) FROM ledger_entries GROUP BY 1"))
+    counted = defaultdict(
+        int, query(database_url, "SELECT account_id, count(*) FROM ledger_entries GROUP BY 1")
+    )
     for account in range(FIRST_ACCOUNT, FIRST_ACCOUNT + 4):
         assert sum(len(page.entries) for page in world.ledger.pages(account, limit=11)) == counted[account]
 
@@ -255,8 +263,8 @@ def test_statements_go_by_the_index_and_add_up_little(database_url: str) -> None
     """However much history there is: the newest entry says what there was before it."""
     with psycopg.connect(database_url) as connection:
         connection.execute(
-            "INSERT INTO ledger_entries SELECT to_timestamp((%s + n) / 1000.0), 0, (%s + n) || '-0', 0, 1, %s + n %% 3, "
-            "'USDT', 1, 'deposit', 't' || n, n / 3 FROM generate_series(1, 30000) AS n",
+            "INSERT INTO ledger_entries SELECT to_timestamp((%s + n) / 1000.0), 0, (%s + n) || '-0', 0, 1, "
+            "%s + n %% 3, 'USDT', 1, 'deposit', 't' || n, n / 3 FROM generate_series(1, 30000) AS n",
             (T0, T0, ANN),
         )
         connection.execute("ANALYZE ledger_entries")
@@ -271,7 +279,9 @@ def test_statements_go_by_the_index_and_add_up_little(database_url: str) -> None
         scans = list(scans_of(row[0][0]["Plan"]))
     assert scans
     assert {scan["Node Type"] for scan in scans} <= {"Index Scan", "Bitmap Heap Scan"}
-    read = sum((scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"] for scan in scans)
+    read = sum(
+        (scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"] for scan in scans
+    )
     assert read < 300, read
 
 

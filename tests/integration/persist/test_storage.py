@@ -1,4 +1,5 @@
-"""What the database does with years of history: policies, columnstore, dropping what is old, and being dumped and restored."""
+"""What the database does with years of history: policies, columnstore, dropping what is old, and being dumped
+and restored."""
 
 import os
 import random
@@ -19,7 +20,6 @@ from protocol.market_data import INTERVALS, interval_bounds
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from stream_log.memory_log import MemoryStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import (
     assert_candles,
     assert_stored,
@@ -29,8 +29,9 @@ from tests.integration.persist.stored import (
     query,
     run_policies,
 )
-from tests.market_log import BTC, ETH, MarketLog, frame, market_map
-from tests.shard_log import ShardLog
+from tests.support.databases import as_persist
+from tests.support.market_log import BTC, ETH, MarketLog, frame, market_map
+from tests.support.shard_log import ShardLog
 
 DAY_MS = 86_400_000
 REFRESHES = "policy_refresh_continuous_aggregate"
@@ -57,7 +58,9 @@ class Market:
         for number in range(count):
             self.now_ms = int(begin + step * (number + 1))
             side = self.dice.choice((Side.BUY, Side.SELL))
-            trade = self.market_log.trade(self.now_ms, self.dice.randint(1, 99), self.dice.randint(1, 99), side)
+            trade = self.market_log.trade(
+                self.now_ms, self.dice.randint(1, 99), self.dice.randint(1, 99), side
+            )
             self.log.append(events(0), {EVENTS_FIELD: frame(trade)})
         ingest_all(self.log, self.url, market_map())
 
@@ -73,9 +76,11 @@ def clock_ms() -> int:
 def test_every_relation_has_its_policies(database_url: str) -> None:
     found = query(
         database_url,
-        "SELECT coalesce(aggregate.view_name, job.hypertable_name), array_agg(job.proc_name ORDER BY job.proc_name) "
-        "FROM timescaledb_information.jobs AS job LEFT JOIN timescaledb_information.continuous_aggregates AS aggregate "
-        "ON aggregate.materialization_hypertable_name = job.hypertable_name WHERE job.hypertable_name IS NOT NULL GROUP BY 1",
+        "SELECT coalesce(aggregate.view_name, job.hypertable_name), array_agg(job.proc_name ORDER BY "
+        "job.proc_name) FROM timescaledb_information.jobs AS job LEFT JOIN "
+        "timescaledb_information.continuous_aggregates AS aggregate ON "
+        "aggregate.materialization_hypertable_name = job.hypertable_name WHERE job.hypertable_name IS NOT "
+        "NULL GROUP BY 1",
     )
     columnstore = {"trades", "fills", "ledger_entries", "candles_1s", "candles_1m"}
     aggregates = {f"candles_{interval}" for interval in INTERVALS}
@@ -117,9 +122,9 @@ def test_policies_leave_open_candles_open(database_url: str) -> None:
 def test_late_trades_find_their_way_into_any_amount_of_columnstore(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            sql.SQL("ALTER DATABASE {} SET timescaledb.max_tuples_decompressed_per_dml_transaction = 1").format(
-                sql.Identifier(connection.info.dbname)
-            )
+            sql.SQL(
+                "ALTER DATABASE {} SET timescaledb.max_tuples_decompressed_per_dml_transaction = 1"
+            ).format(sql.Identifier(connection.info.dbname))
         )
     market = Market(database_url, clock_ms() - 60 * DAY_MS, seed=2)
     market.trade(200, clock_ms() - 30 * DAY_MS)
@@ -127,7 +132,10 @@ def test_late_trades_find_their_way_into_any_amount_of_columnstore(database_url:
     market.trade(200, clock_ms() - 29 * DAY_MS)
     market.assert_candles()
     # The control: without the setting of the ingest's sessions, the database refuses.
-    with psycopg.connect(database_url) as connection, pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+    with (
+        psycopg.connect(database_url) as connection,
+        pytest.raises(psycopg.errors.ConfigurationLimitExceeded),
+    ):
         connection.execute("UPDATE trades SET quantity = quantity + 1")
 
 
@@ -144,11 +152,13 @@ def test_old_trades_go_and_their_candles_stay(database_url: str) -> None:
     market.trade(600, now - 1_000)
     with psycopg.connect(database_url) as connection:
         connection.execute(
-            "INSERT INTO fills SELECT time, 1001, market, 1, trade_id, 1, price, quantity, quote, 1, 0, 'BTC' FROM trades"
+            "INSERT INTO fills SELECT time, 1001, market, 1, trade_id, 1, price, quantity, quote, 1, 0, "
+            "'BTC' FROM trades"
         )
         # Stored late by someone who died before the candles of its time were made again.
         connection.execute(
-            "INSERT INTO trades SELECT time, %s, 1, 1, 1, price, quantity, quote, 1, 1, 2, 3, 4 FROM trades WHERE trade_id = 300",
+            "INSERT INTO trades SELECT time, %s, 1, 1, 1, price, quantity, quote, 1, 1, 2, 3, 4 FROM trades "
+            "WHERE trade_id = 300",
             (ETH,),
         )
     made = {interval: candles(database_url, interval) for interval in INTERVALS}
@@ -157,12 +167,18 @@ def test_old_trades_go_and_their_candles_stay(database_url: str) -> None:
     dropped = drop_history(as_persist(database_url), retention)
     assert dropped.keys() == {"trades", "fills", "candles_1s"}
     assert drop_history(as_persist(database_url), retention) == {}
-    for relation, column, days in (("trades", "time", 30), ("fills", "time", 60), ("candles_1s", "open_time", 90)):
+    for relation, column, days in (
+        ("trades", "time", 30),
+        ("fills", "time", 60),
+        ("candles_1s", "open_time", 90),
+    ):
         # Whole chunks go, so some of what is older may stay.
         spare = 7 if is_timescaledb(database_url) else 0
         statement = sql.SQL("SELECT min({}) FROM {}").format(sql.Identifier(column), sql.Identifier(relation))
         ((oldest,),) = query(database_url, statement)
-        assert moment(now - (days + spare) * DAY_MS - 5_000) <= oldest <= moment(now - (days - 1) * DAY_MS), relation
+        assert moment(now - (days + spare) * DAY_MS - 5_000) <= oldest <= moment(now - (days - 1) * DAY_MS), (
+            relation
+        )
     if is_timescaledb(database_url):
         run_policies(database_url, REFRESHES)
         (eth,) = (row for row in candles(database_url, "1s") if row[0] == ETH)
@@ -177,7 +193,9 @@ def test_old_trades_go_and_their_candles_stay(database_url: str) -> None:
         before = [row for row in made[interval] if row[0] == BTC]
         if interval == "1s":
             before = [row for row in before if row[1] >= kept[0][1]]
-        assert [row for row in kept if row[1] < still_open] == [row for row in before if row[1] < still_open], interval
+        assert [row for row in kept if row[1] < still_open] == [
+            row for row in before if row[1] < still_open
+        ], interval
         assert sum(row[8] for row in kept) == (
             len(market.trades) if interval != "1s" else sum(row[8] for row in before) + 100
         )
@@ -221,7 +239,9 @@ def test_a_dump_is_restored_and_goes_on(
         with psycopg.connect(empty_url, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION timescaledb")
             connection.execute("SELECT timescaledb_pre_restore()")
-    subprocess.run([programs / "pg_restore", "--exit-on-error", "--no-owner", "-d", empty_url, dump], check=True)
+    subprocess.run(
+        [programs / "pg_restore", "--exit-on-error", "--no-owner", "-d", empty_url, dump], check=True
+    )
     if timescaledb:
         with psycopg.connect(empty_url, autocommit=True) as connection:
             connection.execute("SELECT timescaledb_post_restore()")

@@ -11,13 +11,17 @@ from persist.migrate import migrate
 
 
 def make_database(url: str, folder: Path) -> None:
-    """Apply the migrations that the version before had. They are copied into `folder`, which does not exist."""
+    """Apply the migrations that the version before had.
+
+    They are copied into `folder`, which does not exist.
+    """
     with resources.as_file(resources.files("persist").joinpath("schema")) as schema:
         shutil.copytree(schema, folder, ignore=shutil.ignore_patterns("000[5-9]*", "00[1-9][0-9]*"))
     migrate(url, folder)
 
 
-# Deposits of 10 (n) into account n % 100, one a second from 2026-01-01 on, each with its other side; see persist/rows.py of that version.
+# Deposits of 10 (n) into account n % 100, one a second from 2026-01-01 on, each with its other side; see
+# persist/rows.py of that version.
 DEPOSITS: LiteralString = """
 INSERT INTO ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference)
 SELECT timestamptz '2026-01-01' + n * interval '1 s', 0, n || '-0', 0, entry, account_id, 'BTC', amount, 'deposit', 'd' || n
@@ -31,7 +35,8 @@ SELECT n, n %% 100 + 1, 'c' || n, 'BTC-USDT', 1, 1, 1, 100, 10, 0, 1, 1, 0, 0, t
 timestamptz '2026-01-01' + n * interval '1 s' FROM generate_series(%(first)s::integer, %(last)s::integer) AS n
 """
 LEDGER_OF_THE_VERSION_BEFORE: LiteralString = (
-    "COPY ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference) FROM STDIN"
+    "COPY ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference) "
+    "FROM STDIN"
 )
 """How its worker writes to the ledger."""
 

@@ -1,4 +1,5 @@
-"""Load without an end of its own: it goes on until the test has seen enough, so nothing depends on the machine's speed."""
+"""Load without an end of its own: it goes on until the test has seen enough, so nothing depends on the
+machine's speed."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from protocol import streams
 from protocol.codec import encode_frame
 from protocol.events import Event
 from protocol.streams import EVENTS_FIELD
-from tests.shard_log import ShardLog
+from tests.support.shard_log import ShardLog
 
 COMMANDS_PER_S = 600
 BATCH = 3
@@ -17,7 +18,10 @@ BATCH = 3
 
 
 class Load:
-    """Trades at random and writes what comes of it; `follow` gets the events right before they are written."""
+    """Trades at random and writes what comes of it.
+
+    `follow` gets the events right before they are written.
+    """
 
     def __init__(self, redis_url: str, log: ShardLog, follow: Callable[[list[Event]], None]) -> None:
         self._redis_url = redis_url

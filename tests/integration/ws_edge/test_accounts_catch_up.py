@@ -1,9 +1,10 @@
-"""What an account's owner hears when the connection to Redis is lost and made again, whatever comes while it is being made."""
+"""What an account's owner hears when the connection to Redis is lost and made again, whatever comes while it
+is being made."""
 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import msgspec
@@ -20,7 +21,8 @@ from protocol.listing import Listing
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
-from tests.market_log import listing_of, market_map
+from tests.support.market_log import listing_of, market_map
+from tests.support.waiting import until
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.connection import EdgeConnection
 from ws_edge.payloads import Payload
@@ -55,14 +57,6 @@ def frame(number: int) -> bytes:
 def told(number: int) -> bytes:
     """What feeds publish of an entry of the log."""
     return msgspec.msgpack.encode(AccountUpdate(OWNER, f"{number}-0", msgspec.Raw(frame(number))))
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Look at every turn of the event loop."""
-    while True:
-        if is_so():
-            return
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -108,7 +102,9 @@ async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
 
 def portion(after: int, numbers: list[int]) -> bytes:
     """What feeds publish of several entries of the log, at once."""
-    events = [FundsDeposited(TimeMs(n), OWNER, "BTC", AssetUnits(n * 10**8), f"deposit {n}", ()) for n in numbers]
+    events = [
+        FundsDeposited(TimeMs(n), OWNER, "BTC", AssetUnits(n * 10**8), f"deposit {n}", ()) for n in numbers
+    ]
     raw = msgspec.Raw(encode_frame(events))
     return msgspec.msgpack.encode(AccountUpdate(OWNER, f"{numbers[-1]}-0", raw, after=f"{after}-0"))
 
@@ -147,7 +143,8 @@ async def test_portions_that_are_published_again_with_other_ends_are_told_once(
 async def test_who_leaves_while_another_joins_does_not_make_it_deaf(
     redis_url: str, client: "redis.asyncio.Redis"
 ) -> None:
-    """As when a client that was refused a part of its subscriptions connects anew, before the edge has seen it leave."""
+    """As when a client that was refused a part of its subscriptions connects anew, before the edge has seen
+    it leave."""
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
     accounts = AccountStreams(lambda: LISTING, 1, links, client, client, lambda: TimeMs(0))
     link = links.of(0)

@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from adapters.crowd import Crowd
 from protocol import streams
-from tests.integration.ws_edge.conftest import running_edge
+from tests.support.edge_processes import running_edge
 from ws_edge.connection import EdgeConnection
 from ws_edge.subscriptions import Door, Target
 
@@ -42,7 +42,9 @@ async def await_new_window() -> None:
         await asyncio.sleep(left + 0.1)
 
 
-async def test_handshakes_are_charged_and_a_banned_network_is_sent_away(redis_url: str, tmp_path: Path) -> None:
+async def test_handshakes_are_charged_and_a_banned_network_is_sent_away(
+    redis_url: str, tmp_path: Path
+) -> None:
     settings = {"REQUEST_WEIGHT_PER_MINUTE": "12", "RATE_LIMITS_ENABLED": "true"}
     with running_edge(redis_url, tmp_path, **settings) as edge:
         await await_new_window()
@@ -65,7 +67,9 @@ async def test_handshakes_are_charged_and_a_banned_network_is_sent_away(redis_ur
             assert statuses.count(429) == 600
             assert (statuses[-1], answer["error"]["code"]) == (418, -1003)
             assert answer["rateLimits"][-1]["count"] >= 600
-            assert 0 < answer["error"]["data"]["retryAfter"] - answer["error"]["data"]["serverTime"] <= 120_000
+            assert (
+                0 < answer["error"]["data"]["retryAfter"] - answer["error"]["data"]["serverTime"] <= 120_000
+            )
             for client in (api, streams):
                 await client.wait_closed()
                 assert client.close_code == 1008
@@ -168,7 +172,9 @@ async def test_whoever_left_is_forgotten_before_its_handler_notices() -> None:
 
 
 async def test_connections_without_a_handshake_are_counted(redis_url: str, tmp_path: Path) -> None:
-    with running_edge(redis_url, tmp_path, WS_CONNECTIONS_PER_ADDRESS_MAX="5", RATE_LIMITS_ENABLED="false") as edge:
+    with running_edge(
+        redis_url, tmp_path, WS_CONNECTIONS_PER_ADDRESS_MAX="5", RATE_LIMITS_ENABLED="false"
+    ) as edge:
         host, port = edge.url.removeprefix("ws://").split(":")
         silent = [socket.create_connection((host, int(port)), TIMEOUT_S) for _ in range(30)]
         await asyncio.sleep(1.0)
@@ -193,5 +199,10 @@ async def test_connections_without_a_handshake_are_counted(redis_url: str, tmp_p
             except (OSError, InvalidMessage):
                 assert time.monotonic() < deadline, "those that left are counted for ever"
                 await asyncio.sleep(0.1)
-        limits = [(each["rateLimitType"], each["interval"], each["intervalNum"], each["limit"]) for each in told]
-        assert limits[-2:] == [("RAW_REQUESTS", "MINUTE", 5, 10_000_000), ("CONNECTIONS", "MINUTE", 5, 10_000_000)]
+        limits = [
+            (each["rateLimitType"], each["interval"], each["intervalNum"], each["limit"]) for each in told
+        ]
+        assert limits[-2:] == [
+            ("RAW_REQUESTS", "MINUTE", 5, 10_000_000),
+            ("CONNECTIONS", "MINUTE", 5, 10_000_000),
+        ]

@@ -1,4 +1,5 @@
-"""An edge that is told to stop: requests under way are answered, later ones get a clear word, and nobody new is let in."""
+"""An edge that is told to stop: requests under way are answered, later ones get a clear word, and nobody new
+is let in."""
 
 import asyncio
 import hashlib
@@ -18,9 +19,9 @@ from functions.users.api_key_record import ApiKeyRecord, KeyKind, encode_record
 from protocol import streams
 from protocol.units import AccountId
 from runtime.settings import Settings
-from tests.integration.ws_edge.conftest import Edge, running_edge
-from tests.integration.ws_edge.test_accounts_catch_up import until
-from tests.integration.ws_edge.test_hostile_clients import closing
+from tests.support.closing import closing
+from tests.support.edge_processes import Edge, running_edge
+from tests.support.waiting import until
 
 TIMEOUT_S = 30
 KEY, SECRET = "k" * 64, b"secret"
@@ -78,7 +79,8 @@ async def ended(edge: Edge) -> int:
 
 
 async def _ask_until_refused(api: Any) -> str:
-    """Return the first refusal of a ping: the edge begins to refuse a moment after it has said that it leaves."""
+    """Return the first refusal of a ping: the edge begins to refuse a moment after it has said that it
+    leaves."""
     while True:
         await api.send('{"id": 2, "method": "ping"}')
         answer: str = await api.recv()

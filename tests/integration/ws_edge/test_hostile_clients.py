@@ -1,36 +1,27 @@
-"""Whatever a client sends, it hears a clear error or is closed with the right code; and a slow one hurts only itself."""
+"""Whatever a client sends, it hears a clear error or is closed with the right code.
+
+And a slow one hurts only itself.
+"""
 
 import asyncio
 import json
 import socket
-from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 
+from tests.support.closing import TIMEOUT_S, closing
 from ws_edge.conflation import text_frame
 from ws_edge.connection import STUCK_S_MAX, EdgeConnection
 from ws_edge.subscriptions import Door, Target
-
-TIMEOUT_S = 60
 
 
 async def ask(client: ClientConnection, frame: str | dict[str, Any]) -> Any:
     await client.send(frame if isinstance(frame, str) else json.dumps(frame))
     return json.loads(await client.recv())
-
-
-async def closing(client: ClientConnection) -> tuple[int, str]:
-    """Read until the connection ends; return code and reason of its close."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while client.close_code is None:
-            with suppress(ConnectionClosed):
-                await client.recv()
-    return client.close_code, client.close_reason or ""
 
 
 async def test_one_edge_bears_it_all(edge: str) -> None:
@@ -69,7 +60,13 @@ async def _refused_at_the_door(edge: str) -> None:
 
 async def _wrong_frames(edge: str) -> None:
     async with connect(f"{edge}/ws") as client:
-        for frame, code in (("{", 3), ("nonsense", 3), ("[]", 2), ('{"id":1}', 2), ('{"method":"EAT","id":1}', 2)):
+        for frame, code in (
+            ("{", 3),
+            ("nonsense", 3),
+            ("[]", 2),
+            ('{"id":1}', 2),
+            ('{"method":"EAT","id":1}', 2),
+        ):
             assert (await ask(client, frame))["error"]["code"] == code
     async with connect(f"{edge}/ws") as client:
         key = "x" * 64
@@ -134,7 +131,11 @@ async def _api_garbage(edge: str) -> None:
         assert answer == {"id": "a", "status": 200, "result": {}}
         assert (await ask(client, {"id": 1, "method": "ping", "params": None}))["status"] == 200
         answer = await ask(client, {"id": None, "method": "session.status"})
-        assert (answer["id"], answer["result"]["apiKey"], answer["result"]["userDataStream"]) == (None, None, False)
+        assert (answer["id"], answer["result"]["apiKey"], answer["result"]["userDataStream"]) == (
+            None,
+            None,
+            False,
+        )
         assert answer["rateLimits"][0]["rateLimitType"] == "REQUEST_WEIGHT"
 
 
@@ -144,12 +145,16 @@ async def _subscriptions(edge: str) -> None:
         await ask(client, {"method": "UNSUBSCRIBE", "params": ["btcusdt@trade"], "id": 2})
         listed = await ask(client, {"method": "LIST_SUBSCRIPTIONS", "id": "three"})
         assert listed == {"result": ["ethusdt@trade"], "id": "three"}
-        assert (await ask(client, {"method": "GET_PROPERTY", "params": ["combined"], "id": 4}))["result"] is True
+        assert (await ask(client, {"method": "GET_PROPERTY", "params": ["combined"], "id": 4}))[
+            "result"
+        ] is True
         many = [f"{market}@kline_1m" for market in ("btcusdt", "ethusdt")] * 600
         assert (await ask(client, {"method": "SUBSCRIBE", "params": many, "id": 5}))["error"]["code"] == 2
 
 
-@pytest.mark.parametrize("reason", ["too slow: too much waits to be read", "too slow: nothing was read for too long"])
+@pytest.mark.parametrize(
+    "reason", ["too slow: too much waits to be read", "too slow: nothing was read for too long"]
+)
 async def test_a_client_that_does_not_read_is_closed_with_a_reason(reason: str) -> None:
     other_side: asyncio.Future[EdgeConnection] = asyncio.get_running_loop().create_future()
 

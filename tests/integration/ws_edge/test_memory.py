@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.ws_edge.conftest import Edge
-from tests.memory import growth_of
+from tests.support.edge_processes import Edge
+from tests.support.memory import growth_of
 
 HANDSHAKES: Final = int(os.environ.get("TEST_REFUSED_HANDSHAKES", "2000"))
 AT_ONCE: Final = 8
@@ -31,8 +31,8 @@ def test_refused_handshakes_leave_nothing_behind(edge_process: Edge) -> None:
         for _, (path, status) in zip(range(number), itertools.cycle(REFUSED.items()), strict=False):
             reader, writer = await asyncio.open_connection(address.hostname, address.port)
             writer.write(
-                f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+                f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: Upgrade\r\nUpgrade: "
+                "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
             )
             answer = await reader.read()
             assert answer.split(b" ", 2)[1] == status, answer

@@ -1,4 +1,5 @@
-"""What happens while the edge is cut off from Redis is heard afterwards, the last word about every candle too."""
+"""What happens while the edge is cut off from Redis is heard afterwards, the last word about every candle
+too."""
 
 import asyncio
 import json
@@ -23,9 +24,9 @@ from protocol.positions import ShardPosition
 from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD
 from protocol.units import TimeMs
-from tests.integration.ws_edge.conftest import running_edge
-from tests.kept_depth import depth_in
-from tests.market_log import BTC, START_MS, MarketLog, candles_of, frame, market_map
+from tests.support.edge_processes import running_edge
+from tests.support.kept_depth import depth_in
+from tests.support.market_log import BTC, START_MS, MarketLog, candles_of, frame, market_map
 from ws_edge.payloads import kline
 
 TIMEOUT_S = 60
@@ -142,7 +143,14 @@ async def test_every_final_candle_is_heard_through_an_outage(edge: CutEdge, kept
         await hear(last)
         await hear(await trading.trade(YEAR_MS + 62_000))
     expected = {interval: trading.closed(interval) for interval in INTERVALS}
-    assert [len(expected[interval]) for interval in ("1s", "1m", "1h", "1d", "1M", "1w")] == [7, 3, 1, 1, 1, 0]
+    assert [len(expected[interval]) for interval in ("1s", "1m", "1h", "1d", "1M", "1w")] == [
+        7,
+        3,
+        1,
+        1,
+        1,
+        0,
+    ]
     traded = {interval: [each for each in found if each["n"]] for interval, found in finals.items()}
     assert (traded == expected) == kept
     # Between them are those without a trade: no interval is left out.
@@ -180,7 +188,8 @@ async def test_depth_goes_on_without_a_gap_or_is_closed(edge: CutEdge, kept: boo
             pass
         if kept:
             update = json.loads(await client.recv())
-            # The level is as it was, and yet must be in it: someone may have begun with what it was meanwhile.
+            # The level is as it was, and yet must be in it: someone may have begun with what it was
+            # meanwhile.
             assert (update["U"], update["u"]) == (sequence + 1, sequence + 3)
             assert [quantity for _, quantity in update["b"]] == [f"{before / 100_000:.8f}"]
         else:
@@ -191,7 +200,8 @@ async def test_depth_goes_on_without_a_gap_or_is_closed(edge: CutEdge, kept: boo
 
 
 async def test_what_is_said_while_a_link_subscribes_comes_after_it_is_ready(redis_url: str) -> None:
-    """Otherwise a listener would take the first thing it hears after an outage for the next thing that happened."""
+    """Otherwise a listener would take the first thing it hears after an outage for the next thing that
+    happened."""
     said: list[int] = []
     heard: list[int] = []
     said_before: list[int] = []

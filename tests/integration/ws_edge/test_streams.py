@@ -1,4 +1,5 @@
-"""Streams under load, through disconnects of the client and of the edge's own connection to Redis: nothing is missing or doubled."""
+"""Streams under load, through disconnects of the client and of the edge's own connection to Redis: nothing is
+missing or doubled."""
 
 import asyncio
 import json
@@ -21,8 +22,8 @@ from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, Ord
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD
 from tests.integration.ws_edge.load import BATCH, COMMANDS_PER_S, Load
-from tests.market_log import BTC, START_MS, listing_of, market_map
-from tests.shard_log import FIRST_ACCOUNT, ShardLog
+from tests.support.market_log import BTC, START_MS, listing_of, market_map
+from tests.support.shard_log import FIRST_ACCOUNT, ShardLog
 from ws_edge.payloads import levels
 
 MARKETS = market_map()
@@ -32,7 +33,8 @@ COMMANDS = 3_000
 COMPARISONS, COMPARISONS_WITH_REST, DISCONNECTS, CUTS = 1_000, 20, 100, 20
 TIMEOUT_S = 240
 PAUSE_S = 0.3
-"""Longer than feeds wait for an event before they ask the log for its time, as a busy machine makes it now and then."""
+"""Longer than feeds wait for an event before they ask the log for its time, as a busy machine makes it now
+and then."""
 STEADY, QUIET_S = 1_000_000, 2.0
 BOOK_TIMEOUT_S = 240
 """It ends when enough was compared, however fast the machine is."""
@@ -47,8 +49,9 @@ pytestmark = pytest.mark.usefixtures("feeds")
 def redis_url(redis_url: str) -> str:
     """A Redis whose shards are at work, at the time of the events that tests write.
 
-    Feeds that hear nothing for a moment ask the log for its time. Of a shard that has nothing to do that is the present, months after
-    these events: where the machine was slow in starting feeds or in writing, 24 hours and a day's candle were over between two trades.
+    Feeds that hear nothing for a moment ask the log for its time. Of a shard that has nothing to do that is
+    the present, months after these events: where the machine was slow in starting feeds or in writing, 24
+    hours and a day's candle were over between two trades.
     """
     with redis.Redis.from_url(redis_url) as client:
         for shard in range(MARKETS.shard_count):
@@ -118,7 +121,10 @@ class Truth:
                 if isinstance(event, DepthChanged):
                     bids, asks = dict(bids), dict(asks)
                     for each in event.changes:
-                        price, quantity = MARKET.format_price(each.price), MARKET.format_quantity(each.quantity)
+                        price, quantity = (
+                            MARKET.format_price(each.price),
+                            MARKET.format_quantity(each.quantity),
+                        )
                         change((bids, asks), each.side, price, quantity)
                 self.at[self.last] = (bids, asks)
 
@@ -140,10 +146,18 @@ async def snapshot(redis_url: str) -> tuple[int, Book]:
 
 
 class Watcher:
-    """Keeps a local book through connections that break all the time, and compares it with the truth after every update."""
+    """Keeps a local book through connections that break all the time, and compares it with the truth after
+    every update."""
 
     def __init__(
-        self, truth: Truth, redis_url: str, edge: str, seed: int, *, forgetful: bool = False, steady: bool = False
+        self,
+        truth: Truth,
+        redis_url: str,
+        edge: str,
+        seed: int,
+        *,
+        forgetful: bool = False,
+        steady: bool = False,
     ) -> None:
         self.compared = self.compared_with_rest = self.different = self.disconnects = 0
         self.sequence = 0
@@ -205,7 +219,8 @@ class Watcher:
 
 
 async def test_a_local_book_is_the_true_one_at_every_update(redis_url: str, edge: str) -> None:
-    """1,000 comparisons of the whole book, through 100 disconnects of clients and 20 of the edge's own connection."""
+    """1,000 comparisons of the whole book, through 100 disconnects of clients and 20 of the edge's own
+    connection."""
     truth, ended = Truth(), asyncio.Event()
     watchers = [Watcher(truth, redis_url, edge, seed, steady=seed < 2) for seed in range(12)]
     control = Watcher(truth, redis_url, edge, 99, forgetful=True)
@@ -237,19 +252,30 @@ async def test_a_local_book_is_the_true_one_at_every_update(redis_url: str, edge
     assert control.different > 0, "an update that was left out must be noticed"
 
 
-async def test_no_trade_and_no_event_of_an_account_is_missing(redis_url: str, edge: str, log: ShardLog) -> None:
+async def test_no_trade_and_no_event_of_an_account_is_missing(
+    redis_url: str, edge: str, log: ShardLog
+) -> None:
     account = FIRST_ACCOUNT + 1
     with redis.Redis.from_url(redis_url) as client:
         client.set(streams.listen_key(LISTEN_KEY), str(account))
-    wanted_trades = [event for event in log.events() if isinstance(event, TradeExecuted) and event.market == BTC]
+    wanted_trades = [
+        event for event in log.events() if isinstance(event, TradeExecuted) and event.market == BTC
+    ]
     wanted_reports = [
-        (event.order.order_id, event.order.status.name, event.trade_id if isinstance(event, OrderFilled) else -1)
+        (
+            event.order.order_id,
+            event.order.status.name,
+            event.trade_id if isinstance(event, OrderFilled) else -1,
+        )
         for event in log.events()
         if isinstance(event, OrderAccepted | OrderFilled | OrderClosed) and event.order.account_id == account
     ]
     trades: list[Any] = []
     reports: list[tuple[int, str, int]] = []
-    async with asyncio.timeout(TIMEOUT_S), connect(f"{edge}/stream?streams={LISTEN_KEY}/btcusdt@trade") as client:
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        connect(f"{edge}/stream?streams={LISTEN_KEY}/btcusdt@trade") as client,
+    ):
         await answered(client, "LIST_SUBSCRIPTIONS")
         async with load(redis_url, log):
             killer = asyncio.create_task(cut_off(redis_url, 10, 0.35))
@@ -269,7 +295,13 @@ async def test_no_trade_and_no_event_of_an_account_is_missing(redis_url: str, ed
 
 
 async def test_candles_and_tickers_are_those_of_the_trades(redis_url: str, edge: str, log: ShardLog) -> None:
-    names = ["btcusdt@ticker", "btcusdt@miniTicker", "btcusdt@kline_1d", "!miniTicker@arr", "btcusdt@depth5@100ms"]
+    names = [
+        "btcusdt@ticker",
+        "btcusdt@miniTicker",
+        "btcusdt@kline_1d",
+        "!miniTicker@arr",
+        "btcusdt@depth5@100ms",
+    ]
     names += ["btcusdt@ticker_1h", "!ticker_1h@arr", "btcusdt@kline_1d@+08:00", "btcusdt@kline_1m@+08:00"]
     wanted = [event for event in log.events() if isinstance(event, TradeExecuted) and event.market == BTC]
     seen: dict[str, Any] = {}
@@ -309,8 +341,11 @@ async def test_candles_and_tickers_are_those_of_the_trades(redis_url: str, edge:
     assert (len(book["bids"]), len(book["asks"])) == (5, 5)
 
 
-async def test_what_is_unknown_says_nothing_and_harms_nothing(redis_url: str, edge: str, log: ShardLog) -> None:
-    """A symbol that there is not, upper case, an interval that there is not: no error, no message, and the others are heard."""
+async def test_what_is_unknown_says_nothing_and_harms_nothing(
+    redis_url: str, edge: str, log: ShardLog
+) -> None:
+    """A symbol that there is not, upper case, an interval that there is not: no error, no message, and the
+    others are heard."""
     strange = ["foousdt@trade", "BTCUSDT@trade", "btcusdt@kline_7m", "nonsense"]
     async with (
         asyncio.timeout(TIMEOUT_S),

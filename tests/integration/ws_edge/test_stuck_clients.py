@@ -16,10 +16,10 @@ from websockets.asyncio.client import connect
 from cli.local.free_ports import free_port
 from protocol.events import Event, TradeExecuted
 from protocol.market_data import INTERVALS
-from tests.integration.ws_edge.conftest import running_edge
 from tests.integration.ws_edge.load import Load
-from tests.market_log import BTC, START_MS, market_map
-from tests.shard_log import ShardLog
+from tests.support.edge_processes import running_edge
+from tests.support.market_log import BTC, START_MS, market_map
+from tests.support.shard_log import ShardLog
 
 STUCK, HEALTHY = 30, 5
 WARM_TRADES = 200
@@ -45,8 +45,8 @@ def never_reading(edge: str) -> socket.socket:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect((host, int(port)))
     client.sendall(
-        f"GET /stream?streams={_EVERYTHING} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        f"GET /stream?streams={_EVERYTHING} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: "
+        "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
     )
     return client
 
@@ -64,7 +64,9 @@ async def test_stuck_clients_are_closed_and_the_others_miss_nothing(redis_url: s
     memory: list[int] = []
 
     def follow(events: list[Event]) -> None:
-        wanted.extend(each.trade_id for each in events if isinstance(each, TradeExecuted) and each.market == BTC)
+        wanted.extend(
+            each.trade_id for each in events if isinstance(each, TradeExecuted) and each.market == BTC
+        )
 
     with ExitStack() as stack:
         edge = stack.enter_context(running_edge(redis_url, tmp_path, METRICS_PORT=str(metrics_port)))

@@ -14,9 +14,7 @@ from functions.users.api_key_record import KeyKind
 from protocol.units import AccountId
 
 SECRET = b"NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
-PAYLOAD = (
-    b"symbol=LTCBTC&side=BUY&type=LIMIT&timeInForce=GTC&quantity=1&price=0.1&recvWindow=5000&timestamp=1499827319559"
-)
+PAYLOAD = b"symbol=LTCBTC&side=BUY&type=LIMIT&timeInForce=GTC&quantity=1&price=0.1&recvWindow=5000&timestamp=1499827319559"
 SIGNATURE = "c8db56825ae71d6d79447849e617115f4a920fa2acdcab2b053c4b2838bd6b71"
 NON_ASCII = PAYLOAD.replace(b"LTCBTC", b"%EF%BC%91%EF%BC%92%EF%BC%93%EF%BC%94%EF%BC%95%EF%BC%96")
 NON_ASCII_SIGNATURE = "e1353ec6b14d888f1164ae9af8228a3dbd508bc82eb867db8ab6046442f33ef3"
@@ -74,7 +72,9 @@ def test_a_changed_payload_is_refused() -> None:
 
 
 def pem(key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) -> bytes:
-    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def test_ed25519() -> None:
@@ -89,7 +89,8 @@ def test_ed25519() -> None:
 
 
 def assert_one_text_is_valid(verifier: auth.Verifier, signature: str) -> None:
-    """Only the text that base64 makes of the signature is one: no white space, and no bits behind the last byte."""
+    """Only the text that base64 makes of the signature is one: no white space, and no bits behind the last
+    byte."""
     assert signature[-1] == "="
     digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     text = signature.rstrip("=")
@@ -136,8 +137,18 @@ def test_inside_the_window(timestamp: int, window_us: int, now_us: int) -> None:
     ("timestamp", "window_us", "now_us", "message"),
     [
         (1_000_000, 5_000_000, 1_005_000_001, "Timestamp for this request is outside of the recvWindow."),
-        (1_001_000, 5_000_000, 1_000_000_000, "Timestamp for this request was 1000ms ahead of the server's time."),
-        (1_499_827_319_559_123, 0, 1_499_827_319_559_124, "Timestamp for this request is outside of the recvWindow."),
+        (
+            1_001_000,
+            5_000_000,
+            1_000_000_000,
+            "Timestamp for this request was 1000ms ahead of the server's time.",
+        ),
+        (
+            1_499_827_319_559_123,
+            0,
+            1_499_827_319_559_124,
+            "Timestamp for this request is outside of the recvWindow.",
+        ),
     ],
 )
 def test_outside_the_window(timestamp: int, window_us: int, now_us: int, message: str) -> None:
@@ -147,7 +158,8 @@ def test_outside_the_window(timestamp: int, window_us: int, now_us: int, message
 
 
 @pytest.mark.parametrize(
-    ("text", "microseconds"), [("5000", 5_000_000), ("6000.346", 6_000_346), ("0.1", 100), ("60000", 60_000_000)]
+    ("text", "microseconds"),
+    [("5000", 5_000_000), ("6000.346", 6_000_346), ("0.1", 100), ("60000", 60_000_000)],
 )
 def test_receive_window(text: str, microseconds: int) -> None:
     assert auth.receive_window_us(Parameters({"recvWindow": text})) == microseconds

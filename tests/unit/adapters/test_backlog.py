@@ -19,5 +19,7 @@ MB = 1 << 20
         (75, 100, 50, 1.0),  # the fuller of the two
     ],
 )
-def test_the_fuller_of_server_and_log_counts(used_mb: int, maxmemory_mb: int, log_mb: int, expected: float) -> None:
+def test_the_fuller_of_server_and_log_counts(
+    used_mb: int, maxmemory_mb: int, log_mb: int, expected: float
+) -> None:
     assert filled(used_mb * MB, maxmemory_mb * MB, log_mb * MB, 100 * MB) == pytest.approx(expected)

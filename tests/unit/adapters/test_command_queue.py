@@ -22,7 +22,7 @@ from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import Refused
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
-from tests.market_log import listing_of
+from tests.support.market_log import listing_of
 
 
 class Wire:
@@ -42,7 +42,11 @@ class Wire:
         return self
 
     def commands(self) -> list[list[LoggedCommand]]:
-        return [list(decode_commands(parts[-1])) for parts, _ in self.sent if parts[1] == streams.commands(0).encode()]
+        return [
+            list(decode_commands(parts[-1]))
+            for parts, _ in self.sent
+            if parts[1] == streams.commands(0).encode()
+        ]
 
 
 class NoBacklog:
@@ -75,7 +79,9 @@ class Queue(NamedTuple):
         )
 
     def refuse(self, command: Command) -> None:
-        self.replies.resolve(encode_frame([Refused(command.request_id, TimeMs(1), RejectReason.UNKNOWN_ORDER)]))
+        self.replies.resolve(
+            encode_frame([Refused(command.request_id, TimeMs(1), RejectReason.UNKNOWN_ORDER)])
+        )
 
 
 @asynccontextmanager
@@ -122,7 +128,9 @@ async def test_it_is_sent_again_as_often_as_it_is_lost_until_the_time_is_up() ->
         assert len(each.wire.sent) == 4
 
 
-async def test_what_redis_refuses_at_first_was_never_done_but_a_repetition_says_nothing_of_the_first() -> None:
+async def test_what_redis_refuses_at_first_was_never_done_but_a_repetition_says_nothing_of_the_first() -> (
+    None
+):
     async with made() as each:
         _, (first,) = each.cancels(1)
         await asyncio.sleep(0)
@@ -266,7 +274,9 @@ async def test_a_window_follows_what_the_shard_can_take() -> None:
 
 
 async def test_requests_to_cancel_all_of_the_same_orders_go_one_after_the_other() -> None:
-    """Each would cost the market's shard a message for each order, also for those whose cancel is on its way."""
+    """Each would cost the market's shard a message for each order, also for those whose cancel is on
+    its way.
+    """
     async with made() as each:
 
         def cancel_all(account: int, market: str = "BTCUSDT") -> tuple[Command, asyncio.Future[Any]]:
@@ -277,7 +287,9 @@ async def test_requests_to_cancel_all_of_the_same_orders_go_one_after_the_other(
         asked = [cancel_all(1) for _ in range(4)]
         others = [cancel_all(1, "ETHUSDT"), cancel_all(2)]
         await asyncio.sleep(0)
-        assert each.wire.commands() == [[asked[0][0], others[0][0], others[1][0]]], "what is not the same does not wait"
+        assert each.wire.commands() == [[asked[0][0], others[0][0], others[1][0]]], (
+            "what is not the same does not wait"
+        )
         each.refuse(asked[0][0])
         await asyncio.sleep(0.01)
         assert each.wire.commands()[1:] == [[asked[1][0]]]
@@ -314,11 +326,15 @@ async def test_a_client_that_goes_away_does_not_end_its_turn_to_cancel_all() -> 
 
 async def test_not_any_number_waits_to_cancel_the_same_orders() -> None:
     async with made() as each:
-        commands = [CancelAllOrders(each.queue.next_request_id(), "test", AccountId(1), "BTCUSDT") for _ in range(12)]
+        commands = [
+            CancelAllOrders(each.queue.next_request_id(), "test", AccountId(1), "BTCUSDT") for _ in range(12)
+        ]
         futures = [each.queue.submit(command) for command in commands[:11]]
         with pytest.raises(ApiError, match="-1008"):
             await each.queue.submit(commands[11])
         each.wire.ready = False
         each.refuse(commands[0])
         await asyncio.sleep(0.01)
-        assert all("-1001" in str(future.exception()) for future in futures[1:]), "the shard is away: nothing was done"
+        assert all("-1001" in str(future.exception()) for future in futures[1:]), (
+            "the shard is away: nothing was done"
+        )

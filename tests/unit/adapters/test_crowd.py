@@ -24,7 +24,11 @@ def test_networks(address: str, networks: Networks) -> None:
 
 def test_a_network_has_its_share() -> None:
     crowd = Crowd(connections_max=100, per_network_max=2)
-    assert [crowd.enter("2001:db8::1"), crowd.enter("2001:db8::2"), crowd.enter("2001:db8::3")] == [True, True, False]
+    assert [crowd.enter("2001:db8::1"), crowd.enter("2001:db8::2"), crowd.enter("2001:db8::3")] == [
+        True,
+        True,
+        False,
+    ]
     assert crowd.enter("203.0.113.9")
     crowd.leave("2001:db8::1")
     assert crowd.enter("2001:db8::3")
@@ -39,7 +43,12 @@ def test_a_48_has_ten_times_as_much() -> None:
 
 def test_proxies_and_all_together() -> None:
     crowd = Crowd(connections_max=3, per_network_max=1)
-    assert [crowd.enter(None), crowd.enter(None), crowd.enter("a"), crowd.enter("b")] == [True, True, True, False]
+    assert [crowd.enter(None), crowd.enter(None), crowd.enter("a"), crowd.enter("b")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_whoever_has_left_takes_no_memory() -> None:

@@ -35,7 +35,8 @@ def test_what_is_dropped_waits_no_more() -> None:
 
 
 def test_nobody_gets_less_than_a_share_whoever_sends_most() -> None:
-    """One account sends ten times as much as each of nine others, and so much fits that each could have its share."""
+    """One account sends ten times as much as each of nine others, and so much fits that each could have its
+    share."""
     dice, queue, given, wanted = random.Random(1), FairQueue[int](), Counter[int](), Counter[int]()
     for _ in range(2_000):
         for account in [1] * 10 + list(range(2, 11)):

@@ -75,7 +75,8 @@ def test_it_is_an_error_when_they_die_again_and_again(monkeypatch: pytest.Monkey
 
 
 def test_one_of_another_release_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code on the disk may be another than the parent's: neither waits for bytes that the other never sends."""
+    """The code on the disk may be another than the parent's: neither waits for bytes that the other never
+    sends."""
     for spoken in ("1", "3"):
         monkeypatch.setattr("adapters.hashing_process.SPOKEN", spoken)
         with pytest.raises(OSError, match=r"(?i)died|broken pipe"):
@@ -122,7 +123,9 @@ def test_callers_in_several_threads_get_each_their_own() -> None:
     hashing = HashingProcess()
     hashes: dict[int, str] = {}
     threads = [
-        threading.Thread(target=lambda number=number: hashes.update({number: hashing.hash(f"{PASSWORD} {number}")}))
+        threading.Thread(
+            target=lambda number=number: hashes.update({number: hashing.hash(f"{PASSWORD} {number}")})
+        )
         for number in range(8)
     ]
     for each in threads:

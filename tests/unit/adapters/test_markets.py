@@ -1,4 +1,6 @@
-"""The markets that a gateway knows: as the shards said them last, and never by asking while somebody waits."""
+"""The markets that a gateway knows: as the shards said them last, and never by asking while somebody
+waits.
+"""
 
 from typing import cast
 
@@ -17,7 +19,7 @@ from protocol.listing import Listing, ShardConfiguration, encode_configuration
 from protocol.stream_id import STREAM_START
 from protocol.units import TimeMs
 from runtime.settings import Settings
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 BTC, ETH, SOL = market_map().markets
 
@@ -123,7 +125,9 @@ async def test_a_shard_that_cannot_be_read_keeps_its_markets(exchange: Exchange)
         (MarketStatus.DELISTING, "BREAK"),
     ],
 )
-async def test_statuses_are_shown_and_filtered_by(exchange: Exchange, status: MarketStatus, shown: str) -> None:
+async def test_statuses_are_shown_and_filtered_by(
+    exchange: Exchange, status: MarketStatus, shown: str
+) -> None:
     exchange.say(0, MarketConfig(BTC, 0, status, 2))
     await exchange.watch.look()
     assert await exchange.shown() == {"BTCUSDT": shown, "ETHUSDT": "TRADING"}

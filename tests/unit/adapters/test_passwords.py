@@ -33,7 +33,8 @@ async def test_a_crowd_that_signs_up_does_not_hold_up_a_sign_in(monkeypatch: pyt
 
 
 async def test_sign_ups_take_nothing_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look at a password by the rules takes milliseconds: in the process that hashes, not where others have their orders."""
+    """A look at a password by the rules takes milliseconds: in the process that hashes, not where others have
+    their orders."""
     looked: list[str] = []
     monkeypatch.setattr("adapters.passwords.check_password", lambda password, _email: looked.append(password))
     passwords = ArgonPasswords()

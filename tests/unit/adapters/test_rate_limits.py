@@ -59,7 +59,9 @@ def test_going_on_after_429_bans() -> None:
         some.charge("a", 1, NOW)
     assert (refusal.value.code, refusal.value.status) == (-1003, 418)
     assert refusal.value.retry_after_s == 120
-    assert refusal.value.message.startswith(f"Way too much request weight used; IP banned until {NOW + 120_000}.")
+    assert refusal.value.message.startswith(
+        f"Way too much request weight used; IP banned until {NOW + 120_000}."
+    )
     with pytest.raises(ApiError) as refusal:
         some.charge("a", 1, TimeMs(NOW + 119_999))
     assert (refusal.value.status, refusal.value.retry_after_s) == (418, 1)

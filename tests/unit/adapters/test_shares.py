@@ -108,7 +108,8 @@ def test_never_more_than_the_limit_and_nobody_is_refused_what_is_left(
 ) -> None:
     world = World(limit, 4)
     play(world, todo)
-    # Without anybody who dies or is not heard, nothing is lost: whoever is refused in the end, less than that is left.
+    # Without anybody who dies or is not heard, nothing is lost: whoever is refused in the end, less than that
+    # is left.
     if not {"lose", "die"} & {name for name, _, _ in todo}:
         world.hand_back()
         assert world.pot.taken == world.pot.used == world.admitted
@@ -141,7 +142,9 @@ def test_the_control_shares_that_are_not_handed_back_refuse_what_is_left() -> No
 
 
 def test_far_from_the_limit_few_requests_ask() -> None:
-    """An address at half its limit, evenly over 300 turns: but for the first request nobody waits for Redis."""
+    """An address at half its limit, evenly over 300 turns: but for the first request nobody waits for
+    Redis.
+    """
     share, pot, asked = Share(BUCKET, 6_000), EMPTY, 0
     for _ in range(300):
         for _ in range(10):

@@ -72,12 +72,17 @@ def test_the_log_since_a_base_backup(tmp_path: Path) -> None:
         "000000010000000100000001",
     ]
     (line / "wal" / "0000000100000000000000FF").unlink()
-    with pytest.raises(BackupError, match="nothing between 0000000100000000000000FE and 000000010000000100000000"):
+    with pytest.raises(
+        BackupError, match="nothing between 0000000100000000000000FE and 000000010000000100000000"
+    ):
         list(wal_since(found))
 
 
 def test_only_the_embedded_database_is_backed_up_and_recovered(tmp_path: Path) -> None:
-    own = {"EXCHANGE_DATA_DIR": str(tmp_path), "EXCHANGE_DATABASE_URL": "postgresql://db.example.com/exchange"}
+    own = {
+        "EXCHANGE_DATA_DIR": str(tmp_path),
+        "EXCHANGE_DATABASE_URL": "postgresql://db.example.com/exchange",
+    }
     assert "point-in-time recovery or pgBackRest" in said(backup, own, str(tmp_path / "b"))
     assert "point-in-time recovery or pgBackRest" in said(backup, own, "--status")
     assert "is recovered by its own means" in said(recover, own, str(tmp_path))

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from cli.console import short_decimal
 from cli.local.free_ports import free_port
-from cli.local.state import write_state
+from cli.local.state_file import write_state
 from cli.main import main
 from runtime.settings import PREFIX, load_settings
 
@@ -154,7 +154,10 @@ def test_up_names_the_taken_port_and_its_setting_and_starts_nothing(tmp_path: Pa
 def test_logs_are_shown_as_on_a_terminal_or_as_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "logs"
     folder.mkdir(parents=True)
-    line = '{"url": "http://x", "event": "serving", "process": "gateway", "level": "info", "timestamp": "2026-01-02T03:04:05.678901Z"}'
+    line = (
+        '{"url": "http://x", "event": "serving", "process": "gateway", "level": "info", "timestamp": '
+        '"2026-01-02T03:04:05.678901Z"}'
+    )
     (folder / "gateway.log").write_text(f"{line}\n{{}}\n[1]\nplain\n")
     shown, *others = run("logs", "gateway").output.splitlines()
     assert others == ["{}", "[1]", "plain"]

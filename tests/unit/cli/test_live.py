@@ -9,7 +9,7 @@ from rich.console import Console
 from cli.live import STAGES, Between, Latency, Look, Values, View, parsed, quantile, view_of
 from cli.live_status import title
 from cli.live_view import LiveView, duration, number
-from cli.local.state import ProcessState, ProcessStatus, State
+from cli.local.state_file import ProcessState, ProcessStatus, State
 from runtime.settings import Settings
 
 
@@ -49,7 +49,9 @@ def test_quantiles_are_prometheus_s() -> None:
 
 def test_a_latency_is_of_what_happened_in_between() -> None:
     registry = CollectorRegistry()
-    histogram = Histogram("gateway_request_seconds", "", ["function"], registry=registry, buckets=(0.001, 0.01, 0.1))
+    histogram = Histogram(
+        "gateway_request_seconds", "", ["function"], registry=registry, buckets=(0.001, 0.01, 0.1)
+    )
     orders = histogram.labels("POST /api/v3/order")
     histogram.labels("GET /api/v3/ping").observe(0.05)
     for _ in range(1_000):
@@ -74,7 +76,13 @@ def test_numbers_and_times_are_short() -> None:
 
 def whole_exchange() -> tuple[View, State]:
     engine, gateway = CollectorRegistry(), CollectorRegistry()
-    for name, value in (("leader", 1), ("epoch", 12), ("standbys", 1), ("money_conserved", 1), ("dead_letters", 0)):
+    for name, value in (
+        ("leader", 1),
+        ("epoch", 12),
+        ("standbys", 1),
+        ("money_conserved", 1),
+        ("dead_letters", 0),
+    ):
         Gauge(f"engine_{name}", "", ["shard"], registry=engine).labels("0").set(value)
     resting = Gauge("engine_resting_orders", "", ["shard", "market"], registry=engine)
     for market in ("BTCUSDT", "ETHUSDT", "SOLUSDT"):

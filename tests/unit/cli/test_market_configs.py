@@ -1,4 +1,5 @@
-"""What `exchange markets plan` finds: the difference between how markets are configured and what the settings want."""
+"""What `exchange markets plan` finds: the difference between how markets are configured and what the settings
+want."""
 
 import msgspec
 
@@ -11,7 +12,8 @@ from runtime.settings import Settings
 
 WANTED = Settings(shard_count=2).market_map()
 CONFIGS = {
-    market.symbol: MarketConfig(market, WANTED.shard_of_market(market.symbol), version=3) for market in WANTED.markets
+    market.symbol: MarketConfig(market, WANTED.shard_of_market(market.symbol), version=3)
+    for market in WANTED.markets
 }
 FIRST = WANTED.markets[0]
 
@@ -93,7 +95,8 @@ def test_a_new_market_may_not_contradict_what_any_shard_has() -> None:
     (change,) = plan(configs, MarketMap.of([new], 2))
     assert not change.is_possible
     assert change.contradiction == (
-        "USDT has 8 decimals in the markets that are listed, and would have 7 in this one; declare scale = 8 for it under [[assets]]"
+        "USDT has 8 decimals in the markets that are listed, and would have 7 in this one; declare scale = 8 "
+        "for it under [[assets]]"
     )
     (change,) = plan(configs, MarketMap.of([msgspec.structs.replace(new, quote_scale=8)], 2))
     assert change.is_possible

@@ -13,7 +13,7 @@ from cli.local.own_exchange import own_environment
 _DOES_NOT_STOP = """
 import signal, subprocess, sys, time
 import psutil
-from cli.local.state import ProcessState, ProcessStatus, write_state
+from cli.local.state_file import ProcessState, ProcessStatus, write_state
 from runtime.settings import load_settings
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)

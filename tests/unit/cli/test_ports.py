@@ -37,7 +37,9 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
 
 def test_a_port_that_two_settings_name_is_a_mistake() -> None:
     port = free_port()
-    with pytest.raises(PortError, match=f"port {port} is wanted twice; set EXCHANGE_REST_PORT or EXCHANGE_REDIS_PORT"):
+    with pytest.raises(
+        PortError, match=f"port {port} is wanted twice; set EXCHANGE_REST_PORT or EXCHANGE_REDIS_PORT"
+    ):
         check_ports(settings(rest=port, redis=port))
 
 
@@ -58,7 +60,8 @@ def test_ports_of_external_servers_do_not_matter() -> None:
 
 
 def test_nobody_is_told_of_a_port_that_another_process_was_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the question and the listening there is time: two tests, or a bench beside a chaos run, ask at once."""
+    """Between the question and the listening there is time: two tests, or a bench beside a chaos run, ask at
+    once."""
     some = range(31_000, 31_040)
     monkeypatch.setattr(ports, "_QUIET_PORTS", some)
     ask = (

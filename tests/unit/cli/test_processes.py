@@ -27,25 +27,43 @@ def test_a_worker_that_is_not_named_is_its_shards_first() -> None:
 
 def test_further_ones_of_a_kind_have_names_and_ports_of_their_own() -> None:
     settings = Settings(
-        gateways=3, feeds_processes=2, ws_edges=2, persist_workers=2, metrics_port=9_000, standbys=9, shard_count=100
+        gateways=3,
+        feeds_processes=2,
+        ws_edges=2,
+        persist_workers=2,
+        metrics_port=9_000,
+        standbys=9,
+        shard_count=100,
     )
     specs = [*gateways(settings), *readers(settings)]
     assert [spec.name for spec in specs] == [
         *("gateway", "gateway-2", "gateway-3", "feeds", "feeds-2", "ws-edge", "ws-edge-2"),
         *("persist-nudger", "persist-worker", "persist-worker-2"),
     ]
-    assert [_settings(spec).rest_port for spec in gateways(settings)] == settings.rest_ports() == [8000, 8100, 8200]
+    assert (
+        [_settings(spec).rest_port for spec in gateways(settings)]
+        == settings.rest_ports()
+        == [8000, 8100, 8200]
+    )
     assert [_settings(spec).ws_port for spec in edges(settings)] == settings.ws_ports() == [8001, 8101]
     named = [
         (spec, kind)
-        for specs, kind in ((gateways(settings), "gateway"), (feeds(settings), "feeds"), (edges(settings), "ws-edge"))
+        for specs, kind in (
+            (gateways(settings), "gateway"),
+            (feeds(settings), "feeds"),
+            (edges(settings), "ws-edge"),
+        )
         for spec in specs
     ]
     named += [(spec, "persist-worker") for spec in persist_workers(settings)]
     assert all(_settings(spec).name_of_process(kind) == spec.name for spec, kind in named)
     everything = [*specs, *engines(settings)]
     assert len({_settings(spec).metrics_port for spec in everything}) == len(everything)
-    assert {port for _, port, setting in ports_used(settings) if setting.endswith("REST_PORT")} == {8000, 8100, 8200}
+    assert {port for _, port, setting in ports_used(settings) if setting.endswith("REST_PORT")} == {
+        8000,
+        8100,
+        8200,
+    }
     assert (urls(settings)["rest"], urls(settings)["rest-3"], urls(settings)["ws-2"]) == (
         *("http://127.0.0.1:8000", "http://127.0.0.1:8200", "ws://127.0.0.1:8101"),
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.local.state import ProcessState, ProcessStatus, write_state
+from cli.local.state_file import ProcessState, ProcessStatus, write_state
 from cli.restarting import RestartError, restart
 from runtime.settings import Settings
 
@@ -21,8 +21,12 @@ def test_a_release_that_needs_another_server_is_not_restarted_under_an_earlier_o
         next(restart(settings, ["gateway"], lambda _: None))
 
 
-@pytest.mark.parametrize("settings", [{"cache_enabled": False}, {"redis_url": "redis://r"}, {"cache_url": "redis://c"}])
-def test_where_that_server_is_not_one_of_ours_it_need_not_run(tmp_path: Path, settings: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"cache_enabled": False}, {"redis_url": "redis://r"}, {"cache_url": "redis://c"}]
+)
+def test_where_that_server_is_not_one_of_ours_it_need_not_run(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
     own = Settings(data_dir=tmp_path, **settings)  # type: ignore[arg-type]
     started(own, "redis", "postgres", "gateway")
     with pytest.raises(RestartError, match="There is no process 'nobody'"):

@@ -15,7 +15,9 @@ from runtime.settings import Settings, load_settings
 def _made(folder: Path) -> dict[str, str]:
     done = CliRunner().invoke(secrets, [str(folder)])
     assert done.exit_code == 0, done.output
-    return {str(file.relative_to(folder)): file.read_text("utf-8") for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_text("utf-8") for file in folder.rglob("*") if file.is_file()
+    }
 
 
 def test_making_them_again_changes_nothing(tmp_path: Path) -> None:
@@ -54,7 +56,8 @@ def test_only_those_who_need_it_get_the_database_and_the_master_key() -> None:
         "gateway/faucet-key",
     ]
     having = {
-        name: {path.split("/")[0] for path in files if path.endswith(name)} for name in ("database-url", "master-key")
+        name: {path.split("/")[0] for path in files if path.endswith(name)}
+        for name in ("database-url", "master-key")
     }
     assert having == {
         "database-url": {"gateway", "edge", "persist", "operator", "migrate"},
@@ -80,7 +83,10 @@ def test_the_engines_know_the_public_halves_of_the_keys(tmp_path: Path) -> None:
     known = {key.role: key.public_key for key in public_keys(engine)}
     assert known == {role: public_half(private_key(holder, role)) for role in Role}
     closed = load_settings(
-        {"EXCHANGE_OPERATOR_KEYS_FILE": str(tmp_path / "engine/operator-keys"), "EXCHANGE_FAUCET_ENABLED": "false"}
+        {
+            "EXCHANGE_OPERATOR_KEYS_FILE": str(tmp_path / "engine/operator-keys"),
+            "EXCHANGE_FAUCET_ENABLED": "false",
+        }
     )
     assert {key.role for key in public_keys(closed)} == {Role.OPERATOR, Role.TREASURY}
 
@@ -108,7 +114,9 @@ def test_a_faucet_is_never_given_limits_that_no_shard_can_read() -> None:
 def _rotated(folder: Path, *options: str) -> dict[str, str]:
     done = CliRunner().invoke(secrets, [str(folder), *options])
     assert done.exit_code == 0, done.output
-    return {str(file.relative_to(folder)): file.read_text("utf-8") for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_text("utf-8") for file in folder.rglob("*") if file.is_file()
+    }
 
 
 def test_redis_takes_both_passwords_until_those_of_before_are_forgotten(tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def test_a_refusal_has_the_exchanges_words_and_no_signature(refusing: str) -> No
 
 def test_an_exchange_that_is_not_there_is_said() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    for ask in (partial(request, f"{url}/api/v3/time"), partial(signed, url, "key", "secret", "/api/v3/account")):
+    for ask in (
+        partial(request, f"{url}/api/v3/time"),
+        partial(signed, url, "key", "secret", "/api/v3/account"),
+    ):
         with pytest.raises(UnreachableError, match="does not answer") as unreachable:
             ask()
         assert "signature" not in str(unreachable.value)

@@ -57,7 +57,8 @@ def order(number: int, account: AccountId, side: Side, price: int, quantity: int
 def shard() -> Shard:
     """A lot of KIWIPLUM is one of KIWI and costs 3 of PLUM per tick. The taker's fee is 2,500 millionths.
 
-    The seller has sold 10 lots at 5 of the 40 that it offers. The buyer bids 4 for 20 more; another bid of it is canceled.
+    The seller has sold 10 lots at 5 of the 40 that it offers. The buyer bids 4 for 20 more; another bid of it
+    is canceled.
     """
     made = Shard(0, MarketMap.of(MARKETS, 1))
     for account in range(1, 101):
@@ -90,7 +91,10 @@ def test_an_audit_looks_at_no_account(shard: Shard) -> None:
 
 
 def test_the_books_are_what_the_accounts_have(shard: Shard) -> None:
-    """30 KIWI and 20 x 4 x 3 = 240 PLUM are held; of 10 KIWI a fortieth of one is the fee, rounded up to one."""
+    """30 KIWI and 20 x 4 x 3 = 240 PLUM are held.
+
+    Of 10 KIWI a fortieth of one is the fee, rounded up to one.
+    """
     restored, _ = decode_snapshot(encode_snapshot(shard, STREAM_START))
     for each in (shard, restored):
         reply = audited(each)
@@ -111,5 +115,7 @@ def test_accounts_that_have_something_else_are_found_where_there_is_time(shard: 
         shard.check_invariants()
     shard.accounts[BUYER].funds["PLUM"].available -= 1
     shard.totals["PLUM"].held += 1
-    with pytest.raises(InvariantBroken, match="PLUM: the books say held 241 of 100000, the accounts have held 240"):
+    with pytest.raises(
+        InvariantBroken, match="PLUM: the books say held 241 of 100000, the accounts have held 240"
+    ):
         shard.check_invariants()

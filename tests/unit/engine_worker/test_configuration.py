@@ -1,4 +1,7 @@
-"""How a shard and its markets are configured changes by commands, and stands in the log and in the snapshot; settings decide nothing."""
+"""How a shard and its markets are configured changes by commands, and stands in the log and in the snapshot.
+
+Settings decide nothing.
+"""
 
 import msgspec
 import pytest
@@ -28,7 +31,7 @@ from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
 from stream_log.interface import Entry
-from tests.pure_exchange import BTC, BUYER, LISTED, SELLER, Exchange, changed, order
+from tests.support.pure_exchange import BTC, BUYER, LISTED, SELLER, Exchange, changed, order
 
 
 @pytest.fixture
@@ -53,7 +56,9 @@ def test_a_new_shard_knows_nothing_and_takes_nothing() -> None:
     assert new.knows(0) == ConfigReply(1, TimeMs(0), None, ())
     assert new.refusal(0, order(BUYER, Side.BUY)) is RejectReason.UNKNOWN_MARKET
     assert new.refusal(0, Deposit(0, "", BUYER, "USDT", AssetUnits(5), "in")) is RejectReason.UNKNOWN_ASSET
-    assert new.refusal(0, ConfigureMarket(0, "", LISTED)) is RejectReason.CONFIG_REFUSED  # before the shard itself
+    assert (
+        new.refusal(0, ConfigureMarket(0, "", LISTED)) is RejectReason.CONFIG_REFUSED
+    )  # before the shard itself
 
 
 def test_a_market_is_listed_at_its_shard_which_tells_the_others(exchange: Exchange) -> None:
@@ -67,7 +72,9 @@ def test_a_market_is_listed_at_its_shard_which_tells_the_others(exchange: Exchan
         assert exchange.knows(shard).markets == (LISTED,)
     assert exchange.shards[0].markets.keys() == {"BTCUSDT"}
     assert exchange.shards[1].markets == {}
-    assert isinstance(exchange.tell(1, Deposit(0, "", AccountId(3), "USDT", AssetUnits(10**13), "in")), object)
+    assert isinstance(
+        exchange.tell(1, Deposit(0, "", AccountId(3), "USDT", AssetUnits(10**13), "in")), object
+    )
     assert isinstance(exchange.tell(1, order(AccountId(3), Side.BUY)), OrderReply)
 
 
@@ -105,7 +112,10 @@ def test_a_market_that_two_shards_were_told_to_list_is_the_first_ones(exchange: 
 
 
 def test_a_fee_counts_from_its_command_on(open_exchange: Exchange) -> None:
-    """Taker 2,000 ppm, then 10,000 ppm; a lot is 0.00001 BTC, so 1,000,000 lots are 10 BTC, which is 10^9 units."""
+    """Taker 2,000 ppm, then 10,000 ppm.
+
+    A lot is 0.00001 BTC, so 1,000,000 lots are 10 BTC, which is 10^9 units.
+    """
     fees = []
     for version in (1, 2):
         if version == 2:
@@ -158,7 +168,9 @@ def test_narrower_limits_leave_what_rests_where_it_is(open_exchange: Exchange) -
 
 def test_a_shard_follows_other_windows_from_the_command_on(exchange: Exchange) -> None:
     windows = Windows(request_ms=10)
-    assert isinstance(exchange.tell(0, ConfigureShard(0, "", ShardConfig(windows=windows, version=2))), Configured)
+    assert isinstance(
+        exchange.tell(0, ConfigureShard(0, "", ShardConfig(windows=windows, version=2))), Configured
+    )
     assert exchange.knows(0).shard == ShardConfig(windows=windows, version=2)
     assert exchange.shards[0].requests.window_ms == 10
 
@@ -224,14 +236,18 @@ def test_a_taker_from_another_shard_is_answered_when_the_market_is_not_open(open
     )  # fmt: skip
     shard.apply(taker, TimeMs(100))
     ((target, _, message),) = shard.take().outbox
-    refused = TakerOutcome(OrderId(301), AccountId(3), "BTCUSDT", (), False, False, RejectReason.MARKET_CLOSED)
+    refused = TakerOutcome(
+        OrderId(301), AccountId(3), "BTCUSDT", (), False, False, RejectReason.MARKET_CLOSED
+    )
     assert (target, message) == (1, refused)
 
 
 def test_a_program_does_not_go_on_with_rules_that_it_does_not_know(exchange: Exchange) -> None:
     shard = exchange.shards[0]
     shard.set_config(ShardConfig(rules=RULES + 1, version=2))
-    with pytest.raises(SnapshotError, match=f"follows rules {RULES + 1}, this program knows them up to {RULES}"):
+    with pytest.raises(
+        SnapshotError, match=f"follows rules {RULES + 1}, this program knows them up to {RULES}"
+    ):
         decode_snapshot(encode_snapshot(shard, STREAM_START))
 
 
@@ -288,8 +304,13 @@ def test_the_scale_of_an_asset_stays_when_its_markets_are_delisted(exchange: Exc
     assert exchange.refusal(1, ConfigureMarket(0, "", other)) is RejectReason.CONFIG_REFUSED
 
 
-def test_two_shards_that_are_told_other_scales_at_once_never_trade_with_each_other(exchange: Exchange) -> None:
-    """Each counts as its own market says, and knows the other's market not at all; who hears of both later knows the first."""
+def test_two_shards_that_are_told_other_scales_at_once_never_trade_with_each_other(
+    exchange: Exchange,
+) -> None:
+    """Each counts as its own market says, and knows the other's market not at all.
+
+    Who hears of both later knows the first.
+    """
     other = changed(ETH, version=1, quote_scale=7)
     for shard, config in ((0, LISTED), (1, other)):
         exchange.shards[shard].apply(ConfigureMarket(77, "r", config), TimeMs(99))
@@ -311,8 +332,8 @@ def test_two_shards_that_are_told_other_scales_at_once_never_trade_with_each_oth
 
 
 def test_a_supply_counts_from_its_command_on(exchange: Exchange) -> None:
-    """1,000 BTC of eight decimals over two shards: each admits 500. Raised, there is room; lowered, no more comes in, and all that is
-    there stays."""
+    """1,000 BTC of eight decimals over two shards: each admits 500. Raised, there is room; lowered, no more
+    comes in, and all that is there stays."""
 
     def deposit(name: str, btc: int) -> object:
         return exchange.tell(0, Deposit(0, "", SELLER, "BTC", AssetUnits(btc * 10**8), name))

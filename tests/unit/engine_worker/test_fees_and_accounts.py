@@ -5,7 +5,15 @@ import pytest
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
-from protocol.commands import CancelOrder, CloseAccount, Deposit, LoggedCommand, PlaceOrder, Withdraw, WithdrawFees
+from protocol.commands import (
+    CancelOrder,
+    CloseAccount,
+    Deposit,
+    LoggedCommand,
+    PlaceOrder,
+    Withdraw,
+    WithdrawFees,
+)
 from protocol.events import AccountClosed, Event, FeesWithdrawn
 from protocol.market import MarketMap
 from protocol.orders import Balance, OrderType, RejectReason, Side, TimeInForce

@@ -1,4 +1,5 @@
-"""What a shard cannot understand: a command is put aside alone, a stranger's bytes whole, and another shard's message halts it."""
+"""What a shard cannot understand: a command is put aside alone, a stranger's bytes whole, and another shard's
+message halts it."""
 
 from typing import Any
 
@@ -25,7 +26,7 @@ from protocol.stream_id import StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from stream_log.interface import Entry, as_skipped
-from tests.integration.test_worker import market_map
+from tests.support.workers import market_map
 
 NOW_US = 1_795_000_000_000_000
 NOW_MS = NOW_US // 1_000
@@ -44,8 +45,12 @@ def commands(*items: Any) -> Entry:
     return Entry("in:{0}", ID, {COMMANDS_FIELD: encode_frame((FORMAT, NOW_US, items))})
 
 
-def mail(*messages: Any, source: int = 1, target: int = 0, first: object = 1, more: tuple[Any, ...] = ()) -> Entry:
-    return Entry("in:{0}", ID, {MESSAGES_FIELD: encode_frame((FORMAT, NOW_US, source, target, first, messages, *more))})
+def mail(
+    *messages: Any, source: int = 1, target: int = 0, first: object = 1, more: tuple[Any, ...] = ()
+) -> Entry:
+    return Entry(
+        "in:{0}", ID, {MESSAGES_FIELD: encode_frame((FORMAT, NOW_US, source, target, first, messages, *more))}
+    )
 
 
 def skipped(entry: Entry, stream_id: StreamId = ID) -> Entry:
@@ -66,12 +71,17 @@ def test_the_others_of_a_frame_are_applied_in_order_and_the_sender_is_told(shard
         (4, encode_frame(nul)),
         (5, encode_frame([99, 0, ""])),
     ]
-    assert [item.reason for item in dead[1:3]] == ["account 4 is not one of shard 0", "a transfer id has a NUL in it"]
+    assert [item.reason for item in dead[1:3]] == [
+        "account 4 is not one of shard 0",
+        "a transfer id has a NUL in it",
+    ]
     output = shard.take()
     assert [event.transfer_id for event in output.events if isinstance(event, FundsDeposited)] == ["t1", "t4"]
     refused = [(to, reply.request_id) for to, reply in output.replies if isinstance(reply, Refused)]
     assert refused == [("other", 8), ("gate", 3), ("gate", 5)]
-    assert {reply.reason for _, reply in output.replies if isinstance(reply, Refused)} == {RejectReason.NOT_UNDERSTOOD}
+    assert {reply.reason for _, reply in output.replies if isinstance(reply, Refused)} == {
+        RejectReason.NOT_UNDERSTOOD
+    }
 
 
 def test_a_command_that_is_not_understood_leaves_no_trace_in_the_state(shard: Shard) -> None:

@@ -70,7 +70,12 @@ def test_a_standby_that_could_not_look_gives_the_leader_time() -> None:
 
 def test_a_lease_is_renewed_four_times_in_its_length() -> None:
     renewals = Renewals(LEADER, now_ms=0)
-    assert [now_ms for now_ms in range(0, 1_001, 50) if renewals.due(now_ms) == LEADER] == [250, 500, 750, 1_000]
+    assert [now_ms for now_ms in range(0, 1_001, 50) if renewals.due(now_ms) == LEADER] == [
+        250,
+        500,
+        750,
+        1_000,
+    ]
 
 
 def test_a_late_renewal_is_done_once() -> None:
@@ -80,7 +85,11 @@ def test_a_late_renewal_is_done_once() -> None:
 
 def test_a_lease_is_of_usual_length_from_the_first_commit_on() -> None:
     renewals = Renewals(LEADER._replace(lease_ms=8_000), now_ms=0, usual_ms=1_000)
-    assert [renewals.due(now_ms) for now_ms in (1_999, 2_000, 2_001)] == [None, LEADER._replace(lease_ms=8_000), None]
+    assert [renewals.due(now_ms) for now_ms in (1_999, 2_000, 2_001)] == [
+        None,
+        LEADER._replace(lease_ms=8_000),
+        None,
+    ]
     renewals.committed()
     assert [renewals.due(now_ms) for now_ms in (2_002, 2_251, 2_252)] == [LEADER, None, LEADER]
     renewals.committed()
@@ -99,6 +108,6 @@ def test_a_lease_that_lasts_longer_than_leases_can_is_taken_over_after_the_time_
     looks = [watch.decide(Sight(leader, hour - now, True), now) for now in range(0, 1_050, 50)]
     assert looks == [Decision.FOLLOW] * 20 + [Decision.TAKE_OVER]
     living = Watch(1_000)
-    assert {living.decide(Sight(leader, hour if now < 250 else 1_000, True), now) for now in range(0, 3_000, 50)} == {
-        Decision.FOLLOW
-    }
+    assert {
+        living.decide(Sight(leader, hour if now < 250 else 1_000, True), now) for now in range(0, 3_000, 50)
+    } == {Decision.FOLLOW}

@@ -155,7 +155,9 @@ def test_what_nobody_waits_for_is_not_remembered(exchange: Exchange) -> None:
     assert not any(len(shard.requests) or shard.requests_under_way for shard in exchange.engine.shards)
 
 
-def test_old_outcomes_are_dropped_a_few_per_command(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_outcomes_are_dropped_a_few_per_command(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shard_module, "DROPS_PER_COMMAND", 2)
     shard = exchange.engine.shards[ALICE % exchange.engine.market_map.shard_count]
     for number in range(1, 11):
@@ -181,7 +183,9 @@ def test_a_request_that_came_again_after_its_window_stays_when_its_older_outcome
 
 
 @pytest.mark.parametrize("shard_count", [1, 3])
-def test_how_many_are_dropped_at_once_changes_nothing(shard_count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_are_dropped_at_once_changes_nothing(
+    shard_count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashes = []
     for drops in (0, 1, 1_000):
         monkeypatch.setattr(shard_module, "DROPS_PER_COMMAND", drops)
@@ -236,12 +240,16 @@ def test_a_key_for_something_else_is_refused(exchange: Exchange) -> None:
         assert reason(exchange.one(other)) is RejectReason.IDEMPOTENCY_KEY_REUSED, other
     assert isinstance(first, OrderReply)
     assert exchange.one(order(7, key="k")) == OrderReply(7, first.time, first.order)
-    assert isinstance(exchange.one(order(8, key="k", account_id=BOB)), OrderReply), "keys are the account's own"
+    assert isinstance(exchange.one(order(8, key="k", account_id=BOB)), OrderReply), (
+        "keys are the account's own"
+    )
 
 
 def test_the_protective_price_is_not_the_clients(exchange: Exchange) -> None:
     def by_market(request_id: int, price: int) -> PlaceOrder:
-        return order(request_id, order_type=OrderType.MARKET, time_in_force=TimeInForce.IOC, price=price, key="k")
+        return order(
+            request_id, order_type=OrderType.MARKET, time_in_force=TimeInForce.IOC, price=price, key="k"
+        )
 
     first = exchange.one(by_market(1, 5))
     assert isinstance(first, OrderReply)
@@ -256,7 +264,9 @@ def test_a_refusal_is_kept_under_its_key(exchange: Exchange) -> None:
     refused = exchange.one(order(1, account_id=nobody, key="k"))
     assert reason(refused) is RejectReason.INSUFFICIENT_BALANCE
     exchange.ask(Deposit(2, "gateway", nobody, "PLUM", AssetUnits(90_000), "t"))
-    assert exchange.one(order(3, account_id=nobody, key="k")) == Refused(3, TimeMs(exchange.now), reason(refused))
+    assert exchange.one(order(3, account_id=nobody, key="k")) == Refused(
+        3, TimeMs(exchange.now), reason(refused)
+    )
 
 
 def test_too_many_keys_are_refused_and_none_is_forgotten_early(exchange: Exchange) -> None:
@@ -288,7 +298,8 @@ def test_keys_of_an_account_that_is_silent_are_dropped() -> None:
 
 
 def under_way() -> tuple[Exchange, Produced, AccountId]:
-    """Return an exchange of three shards, and an account whose orders in FIGPLUM are matched by another shard."""
+    """Return an exchange of three shards, and an account whose orders in FIGPLUM are matched by another
+    shard."""
     exchange, produced = Exchange(3), Produced()
     account_id = AccountId(3 + (exchange.engine.market_map.shard_of_market("FIGPLUM") + 1) % 3)
     exchange.ask(Deposit(0, "", account_id, "PLUM", AssetUnits(90_000), "start"))

@@ -24,7 +24,15 @@ from protocol.commands import (
     Withdraw,
     WithdrawFees,
 )
-from protocol.configuration import AccountLimits, KeyLimit, MarketConfig, MarketStatus, OperatorKey, Role, ShardConfig
+from protocol.configuration import (
+    AccountLimits,
+    KeyLimit,
+    MarketConfig,
+    MarketStatus,
+    OperatorKey,
+    Role,
+    ShardConfig,
+)
 from protocol.market import MarketMap
 from protocol.orders import RejectReason, Side
 from protocol.replies import Canceling, Configured, FundsReply, OrderReply, Refused, Reply
@@ -33,7 +41,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.interface import Entry
-from tests.pure_exchange import BUYER, LISTED, SELLER, changed, order
+from tests.support.pure_exchange import BUYER, LISTED, SELLER, changed, order
 
 PRIVATE = {role: Ed25519PrivateKey.from_private_bytes(bytes([role]) * 32) for role in Role}
 STRANGER = Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32)
@@ -62,7 +70,9 @@ class SignedExchange:
     def write(self, *commands: LoggedCommand) -> list[Reply]:
         """Append commands, as one entry, and return all replies."""
         self.now += 1
-        entry = Entry("in:{0}", StreamId(self.now), {COMMANDS_FIELD: encode_commands(commands, self.now * 1_000)})
+        entry = Entry(
+            "in:{0}", StreamId(self.now), {COMMANDS_FIELD: encode_commands(commands, self.now * 1_000)}
+        )
         self.entries.append(entry)
         self.dead += apply_entry(self.shard, entry)
         return [reply for _, reply in self.shard.take().replies]
@@ -80,7 +90,9 @@ class SignedExchange:
         self.requests += 1
         body = msgspec.structs.replace(body, request_id=self.requests, reply_to="r")
         to = self.shard.index if shard is None else shard
-        (reply,) = self.write(sign(private or PRIVATE[role], role.name, to, TimeMs(self.now + 1 + deadline), body))
+        (reply,) = self.write(
+            sign(private or PRIVATE[role], role.name, to, TimeMs(self.now + 1 + deadline), body)
+        )
         return reply
 
     def ask(self, command: LoggedCommand) -> Reply:
@@ -125,7 +137,9 @@ class TestWhoMaySayWhat:
         reply = exchange.tell(role, body)
         assert not isinstance(reply, Refused) or reply.reason is RejectReason.AMOUNT_OUT_OF_RANGE
 
-    def test_nobody_may_without_a_signature(self, exchange: SignedExchange, role: Role, body: SignedBody) -> None:
+    def test_nobody_may_without_a_signature(
+        self, exchange: SignedExchange, role: Role, body: SignedBody
+    ) -> None:
         before = state_hash(exchange.shard)
         assert reason(exchange.ask(body)) is RejectReason.NOT_AUTHORIZED
         self.assert_nothing_but_time_passed(exchange, before)
@@ -138,10 +152,14 @@ class TestWhoMaySayWhat:
     def test_no_strangers_key_may(self, exchange: SignedExchange, role: Role, body: SignedBody) -> None:
         assert reason(exchange.tell(role, body, private=STRANGER)) is RejectReason.NOT_AUTHORIZED
 
-    def test_it_counts_for_its_shard_alone(self, exchange: SignedExchange, role: Role, body: SignedBody) -> None:
+    def test_it_counts_for_its_shard_alone(
+        self, exchange: SignedExchange, role: Role, body: SignedBody
+    ) -> None:
         assert reason(exchange.tell(role, body, shard=1)) is RejectReason.NOT_AUTHORIZED
 
-    def test_it_counts_until_its_deadline(self, exchange: SignedExchange, role: Role, body: SignedBody) -> None:
+    def test_it_counts_until_its_deadline(
+        self, exchange: SignedExchange, role: Role, body: SignedBody
+    ) -> None:
         assert reason(exchange.tell(role, body, deadline=-1)) is RejectReason.TOO_LATE
 
     def test_a_deadline_is_no_further_away_than_outcomes_are_remembered(
@@ -152,11 +170,17 @@ class TestWhoMaySayWhat:
         reply = exchange.tell(role, body, deadline=window)
         assert not isinstance(reply, Refused) or reply.reason is RejectReason.AMOUNT_OUT_OF_RANGE
 
-    def test_nobody_can_change_what_was_signed(self, exchange: SignedExchange, role: Role, body: SignedBody) -> None:
+    def test_nobody_can_change_what_was_signed(
+        self, exchange: SignedExchange, role: Role, body: SignedBody
+    ) -> None:
         body = msgspec.structs.replace(body, request_id=7, reply_to="r")
         signed = sign(PRIVATE[role], role.name, 0, TimeMs(exchange.now + 1_000), body)
         other = msgspec.msgpack.encode(msgspec.structs.replace(body, request_id=8))
-        for changes in ({"command": other}, {"deadline_ms": signed.deadline_ms + 1}, {"signature": b"\0" * 64}):
+        for changes in (
+            {"command": other},
+            {"deadline_ms": signed.deadline_ms + 1},
+            {"signature": b"\0" * 64},
+        ):
             (reply,) = exchange.write(msgspec.structs.replace(signed, **changes))
             assert reason(reply) is RejectReason.NOT_AUTHORIZED
         (reply,) = exchange.write(signed)
@@ -182,7 +206,9 @@ def test_who_appends_a_signed_command_again_gets_its_first_outcome(exchange: Sig
 
 
 @pytest.mark.parametrize("nobody", [(0, "r"), (7, "")])
-def test_a_signed_command_that_nobody_waits_for_is_refused(exchange: SignedExchange, nobody: tuple[int, str]) -> None:
+def test_a_signed_command_that_nobody_waits_for_is_refused(
+    exchange: SignedExchange, nobody: tuple[int, str]
+) -> None:
     """It could be appended again without being known for a repetition."""
     body = Deposit(*nobody, BUYER, "USDT", AssetUnits(1), "t")
     signed = sign(PRIVATE[Role.TREASURY], "TREASURY", 0, TimeMs(exchange.now + 1_000), body)
@@ -226,7 +252,9 @@ class TestKeys:
         assert reason(exchange.tell(Role.OPERATOR, close)) is RejectReason.NOT_AUTHORIZED
         assert isinstance(exchange.tell(Role.OPERATOR, close, private=STRANGER), FundsReply)
 
-    @pytest.mark.parametrize("keys", [(), KEYS[1:], (KEYS[0], KEYS[0])], ids=["none", "no operator", "same name"])
+    @pytest.mark.parametrize(
+        "keys", [(), KEYS[1:], (KEYS[0], KEYS[0])], ids=["none", "no operator", "same name"]
+    )
     def test_an_operator_cannot_lock_everybody_out(
         self, exchange: SignedExchange, keys: tuple[OperatorKey, ...]
     ) -> None:
@@ -263,7 +291,9 @@ class TestFaucet:
 
 
 class TestLimitsOfAnAccount:
-    def limit(self, exchange: SignedExchange, version: int = 1, account: AccountId = BUYER, **limits: int) -> Reply:
+    def limit(
+        self, exchange: SignedExchange, version: int = 1, account: AccountId = BUYER, **limits: int
+    ) -> Reply:
         body = LimitAccount(0, "", account, AccountLimits(version, **limits))  # type: ignore[arg-type]
         return exchange.tell(Role.OPERATOR, body)
 
@@ -275,7 +305,9 @@ class TestLimitsOfAnAccount:
         assert reason(exchange.tell(Role.TREASURY, withdraw)) is RejectReason.ACCOUNT_FROZEN
         # What rests may trade, and may be canceled; money may come in.
         assert isinstance(exchange.ask(order(SELLER, Side.SELL)), OrderReply)
-        assert isinstance(exchange.tell(Role.TREASURY, Deposit(0, "", BUYER, "USDT", AssetUnits(1), "t")), FundsReply)
+        assert isinstance(
+            exchange.tell(Role.TREASURY, Deposit(0, "", BUYER, "USDT", AssetUnits(1), "t")), FundsReply
+        )
         assert isinstance(self.limit(exchange, 2), Configured)
         assert isinstance(exchange.ask(order(BUYER, Side.BUY, 101)), OrderReply)
 
@@ -289,7 +321,9 @@ class TestLimitsOfAnAccount:
             assert isinstance(exchange.ask(order(BUYER, Side.BUY, price)), OrderReply)
         assert reason(exchange.ask(order(BUYER, Side.BUY, 102))) is RejectReason.TOO_MANY_OPEN_ORDERS
 
-    @pytest.mark.parametrize(("limits", "window"), [({"orders_10s_max": 2}, 10_000), ({"orders_1d_max": 2}, DAY_MS)])
+    @pytest.mark.parametrize(
+        ("limits", "window"), [({"orders_10s_max": 2}, 10_000), ({"orders_1d_max": 2}, DAY_MS)]
+    )
     def test_orders_in_a_time(self, exchange: SignedExchange, limits: dict[str, int], window: int) -> None:
         exchange.now += window - exchange.now % window
         self.limit(exchange, 1, BUYER, **limits)
@@ -352,7 +386,9 @@ def test_maintenance_begins_at_its_time_and_leaves_cancels(exchange: SignedExcha
 
 def test_accounts_stay_where_they_were_placed(exchange: SignedExchange) -> None:
     config = ShardConfig(version=2, keys=KEYS, slots=bytes(2_520))
-    assert isinstance(exchange.tell(Role.OPERATOR, ConfigureShard(0, "", config)), Configured), "it is the same table"
+    assert isinstance(exchange.tell(Role.OPERATOR, ConfigureShard(0, "", config)), Configured), (
+        "it is the same table"
+    )
     for slots in (bytes(2_519), bytes(2_519) + b"\1"):
         other = ShardConfig(version=3, keys=KEYS, slots=slots)
         reply = exchange.tell(Role.OPERATOR, ConfigureShard(0, "", other))
@@ -404,7 +440,8 @@ class TestDelisting:
         Crowd(exchange, 250).place()
         shard = exchange.shard
         assert isinstance(
-            exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", changed(status=MarketStatus.DELISTING))), Configured
+            exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", changed(status=MarketStatus.DELISTING))),
+            Configured,
         )
         left = [len(shard.markets["BTCUSDT"].book.orders)]
         while shard.drains:
@@ -477,12 +514,19 @@ class TestCancelingOrders:
 
 
 def test_a_faucets_limit_for_every_asset_is_one_number_of_whole_ones() -> None:
-    """Two whole ones at once and three a day: of USDT (8 decimals) and of YEN, which has none and is listed later."""
+    """Two whole ones at once and three a day: of USDT (8 decimals) and of YEN, which has none and is listed
+    later."""
     everything = key_of(Role.FAUCET, None, KeyLimit("", AssetUnits(2 * 10**8), AssetUnits(3 * 10**8)))
     exchange = SignedExchange()
-    exchange.write(ConfigureShard(1, "r", ShardConfig(keys=(KEYS[0], everything))), ConfigureMarket(2, "r", LISTED))
-    market = msgspec.structs.replace(LISTED.market, symbol="BTCYEN", quote="YEN", quote_scale=0, tick_size=10**13)
-    assert isinstance(exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", MarketConfig(market, 0))), Configured)
+    exchange.write(
+        ConfigureShard(1, "r", ShardConfig(keys=(KEYS[0], everything))), ConfigureMarket(2, "r", LISTED)
+    )
+    market = msgspec.structs.replace(
+        LISTED.market, symbol="BTCYEN", quote="YEN", quote_scale=0, tick_size=10**13
+    )
+    assert isinstance(
+        exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", MarketConfig(market, 0))), Configured
+    )
     for asset, one in (("USDT", 10**8), ("YEN", 1)):
         for name, amount, is_given in (
             ("a", 2 * one + 1, False),
@@ -490,7 +534,9 @@ def test_a_faucets_limit_for_every_asset_is_one_number_of_whole_ones() -> None:
             ("c", one + 1, False),
             ("d", one, True),
         ):
-            reply = exchange.tell(Role.FAUCET, Deposit(0, "", BUYER, asset, AssetUnits(amount), f"{asset} {name}"))
+            reply = exchange.tell(
+                Role.FAUCET, Deposit(0, "", BUYER, asset, AssetUnits(amount), f"{asset} {name}")
+            )
             assert isinstance(reply, FundsReply) is is_given, (asset, name)
     unknown = exchange.tell(Role.FAUCET, Deposit(0, "", BUYER, "GOLD", AssetUnits(1), "gold"))
     assert reason(unknown) is RejectReason.UNKNOWN_ASSET

@@ -1,4 +1,5 @@
-"""What a shard may have sent to a market's shard that does not answer: so many orders, and then none until it does."""
+"""What a shard may have sent to a market's shard that does not answer: so many orders, and then none until it
+does."""
 
 import msgspec
 import pytest
@@ -73,7 +74,10 @@ def test_beyond_its_credit_a_shard_refuses_at_once_and_holds_nothing(exchange: E
     held = exchange.engine.balances(far)
     assert exchange.ask(order(3, far)) == [refused(3)]
     assert exchange.engine.balances(far) == held
-    assert len(exchange.engine.mail[exchange.engine.market_map.shard_of_account(far), exchange.market_shard]) == MOST
+    assert (
+        len(exchange.engine.mail[exchange.engine.market_map.shard_of_account(far), exchange.market_shard])
+        == MOST
+    )
     exchange.engine.check_invariants()
 
 
@@ -103,7 +107,9 @@ def test_it_counts_for_each_market_shard_alone(exchange: Exchange) -> None:
     exchange.ask(order(2, far))
     own_shard = engine.market_map.shard_of_account(far)
     others = [
-        market.symbol for market in MARKETS if engine.market_map.shard_of_market(market.symbol) != exchange.market_shard
+        market.symbol
+        for market in MARKETS
+        if engine.market_map.shard_of_market(market.symbol) != exchange.market_shard
     ]
     assert {engine.market_map.shard_of_market(symbol) for symbol in others} > {own_shard}, "one near, one far"
     for number, symbol in enumerate(others, 3):
@@ -154,4 +160,6 @@ def test_what_is_on_its_way_still_counts_after_a_restart(exchange: Exchange) -> 
 def test_without_a_number_nothing_is_refused(exchange: Exchange) -> None:
     for shard in exchange.engine.shards:
         shard.set_config(ShardConfig())
-    assert all(not exchange.ask(order(number, exchange.far)) for number in range(1, 5)), "its markets let it have four"
+    assert all(not exchange.ask(order(number, exchange.far)) for number in range(1, 5)), (
+        "its markets let it have four"
+    )

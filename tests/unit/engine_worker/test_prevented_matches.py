@@ -1,4 +1,5 @@
-"""Matches that self-trade prevention does not let happen are numbered, told and remembered (faqs/stp_faq.md, scenarios B to F)."""
+"""Matches that self-trade prevention does not let happen are numbered, told and remembered (faqs/stp_faq.md,
+scenarios B to F)."""
 
 import pytest
 
@@ -33,7 +34,12 @@ class Exchange:
         self.shard.take()
 
     def place(
-        self, side: Side, lots: int, price: int, mode: SelfTradePrevention = NONE, terms: OrderTerms | None = None
+        self,
+        side: Side,
+        lots: int,
+        price: int,
+        mode: SelfTradePrevention = NONE,
+        terms: OrderTerms | None = None,
     ) -> tuple[OrderReply | Refused, list[Event]]:
         number = self.shard.command_count
         command = PlaceOrder(
@@ -64,7 +70,8 @@ def prevented(events: list[Event]) -> list[tuple[int, int, int, int, int, SelfTr
 
 
 def closed(events: list[Event]) -> list[tuple[int, int, int, int, int]]:
-    """Return order, counter order, match, what was taken off it and what would have been traded, of each that prevention has closed."""
+    """Return order, counter order, match, what was taken off it and what would have been traded, of each that
+    prevention has closed."""
     return [
         (each.order.order_id, each.counter_order_id, each.prevented.match_id, each.order.course.prevented_quantity, each.prevented.quantity)
         for each in events
@@ -120,7 +127,8 @@ def test_a_strategy_stays_with_its_order(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(
-    "terms", [OrderTerms(), OrderTerms(stop_price=PriceTicks(5)), OrderTerms(strategy_id=1, trailing_delta_bips=5)]
+    "terms",
+    [OrderTerms(), OrderTerms(stop_price=PriceTicks(5)), OrderTerms(strategy_id=1, trailing_delta_bips=5)],
 )
 def test_other_terms_are_refused(exchange: Exchange, terms: OrderTerms) -> None:
     reply, _ = exchange.place(Side.SELL, 100_000, 12_500, NONE, terms)

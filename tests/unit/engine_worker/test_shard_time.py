@@ -1,6 +1,9 @@
-"""A shard's time: max(last, min(entry's id, writer's stamp + 1 s)), a function of the log alone. Deadlines: by the entry's id.
+"""A shard's time: max(last, min(entry's id, writer's stamp + 1 s)), a function of the log alone.
 
-Other shards stamp their mail with their own time, which has that second in it already: no second is added to it.
+Deadlines: by the entry's id.
+
+Other shards stamp their mail with their own time, which has that second in it already: no second is added to
+it.
 """
 
 import msgspec
@@ -43,7 +46,9 @@ def shard() -> Shard:
     return made
 
 
-def enter(shard: Shard, entered: int, written: int | None, *commands: Command | Tick, number: int = 0) -> None:
+def enter(
+    shard: Shard, entered: int, written: int | None, *commands: Command | Tick, number: int = 0
+) -> None:
     """Apply an entry with the id and the stamp, both in ms."""
     frame = encode_commands(commands, written * 1_000) if written is not None else encode_frame(commands)
     apply_entry(shard, Entry("in:{0}", StreamId(entered, number), {COMMANDS_FIELD: frame}))
@@ -63,7 +68,11 @@ def order(request_id: int, deadline: int = 0) -> PlaceOrder:
         (NOON + 5, NOON + 9, NOON + 5),  # its writer's clock is a little ahead
         (NOON + 5, NOON + 5 + YEAR, NOON + 5),  # a year
         (NOON + 1_005, NOON + 5, NOON + 1_005),  # a second under way
-        (NOON + HOUR, NOON + 5, NOON + 1_005),  # Redis's clock is ahead by an hour, or the entry was under way so long
+        (
+            NOON + HOUR,
+            NOON + 5,
+            NOON + 1_005,
+        ),  # Redis's clock is ahead by an hour, or the entry was under way so long
         (NOON + HOUR, None, NOON + HOUR),  # no stamp, in format 1
         (NOON + 5, NOON - YEAR, NOON),  # its writer's clock is a year behind: time stands
         (NOON, NOON - 5_000, NOON),
@@ -76,7 +85,10 @@ def test_one_wrong_clock_moves_nothing(entered: int, written: int | None, expect
 
 
 def test_after_a_jump_of_rediss_clock_time_goes_on_as_it_was() -> None:
-    """Redis is an hour ahead for a moment; then its ids stand still for an hour, and only their numbers count on."""
+    """Redis is an hour ahead for a moment.
+
+    Then its ids stand still for an hour, and only their numbers count on.
+    """
     moved, jump = shard(), NOON + 1_000 + HOUR
     times = []
     for number, passed in enumerate((1_000, 2_000, 3_000, HOUR - 1_000)):
@@ -105,11 +117,16 @@ def test_messages_bring_their_shards_time() -> None:
 
 
 def test_mail_to_and_fro_moves_no_time_while_rediss_clock_is_ahead() -> None:
-    """Each order of another shard's account is answered; with a second more at each end, time would run away from every clock."""
+    """Each order of another shard's account is answered.
+
+    With a second more at each end, time would run away from every clock.
+    """
     markets = Settings(shard_count=2).market_map()
     there = markets.shard_of_market("BTCUSDT")
     here = 1 - there
-    account = next(AccountId(number) for number in range(1, 9) if markets.shard_of_account(AccountId(number)) == here)
+    account = next(
+        AccountId(number) for number in range(1, 9) if markets.shard_of_account(AccountId(number)) == here
+    )
     shards = [Shard(index, markets) for index in range(2)]
     number = 0
 
@@ -143,7 +160,9 @@ def test_time_stands_in_the_snapshot() -> None:
     assert again.take().events[-1] == moved.take().events[-1] == TimePassed(TimeMs(NOON + 6_000))
 
 
-@pytest.mark.parametrize(("deadline", "is_late"), [(0, False), (NOON + 500, False), (NOON + 499, True), (1, True)])
+@pytest.mark.parametrize(
+    ("deadline", "is_late"), [(0, False), (NOON + 500, False), (NOON + 499, True), (1, True)]
+)
 def test_what_is_appended_after_its_deadline_is_refused(deadline: int, is_late: bool) -> None:
     late = shard()
     enter(late, NOON + 500, NOON + 500, order(2, deadline))
@@ -167,10 +186,17 @@ def test_a_late_cancel_cancels_nothing() -> None:
     enter(late, NOON, NOON, order(2))
     late.take()
     deadline = TimeMs(NOON + 10)
-    enter(late, NOON + 11, NOON, CancelOrder(3, "r", OWNER, "BTCUSDT", OrderId(0), "c2", deadline_ms=deadline))
+    enter(
+        late, NOON + 11, NOON, CancelOrder(3, "r", OWNER, "BTCUSDT", OrderId(0), "c2", deadline_ms=deadline)
+    )
     enter(late, NOON + 11, NOON, CancelAllOrders(4, "r", OWNER, "BTCUSDT", deadline_ms=deadline), number=1)
     replies = [reply for _, reply in late.take().replies]
     assert [reply.reason for reply in replies if isinstance(reply, Refused)] == [RejectReason.TOO_LATE] * 2
-    enter(late, NOON + 12, NOON, CancelOrder(5, "r", OWNER, "BTCUSDT", OrderId(0), "c2", deadline_ms=TimeMs(NOON + 12)))
+    enter(
+        late,
+        NOON + 12,
+        NOON,
+        CancelOrder(5, "r", OWNER, "BTCUSDT", OrderId(0), "c2", deadline_ms=TimeMs(NOON + 12)),
+    )
     ((_, reply),) = late.take().replies
     assert isinstance(reply, OrderReply)

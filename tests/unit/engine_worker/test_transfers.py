@@ -10,7 +10,7 @@ from protocol.replies import FundsReply, Refused, Reply
 from protocol.stream_id import STREAM_START
 from protocol.units import AccountId, AssetUnits, TimeMs
 from protocol.windows import Windows
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 WINDOWS = Windows(transfer_ms=1_000)
 ANN, BOB = AccountId(1), AccountId(2)
@@ -37,7 +37,9 @@ def move(
 
 
 def has(reply: Reply, available: int) -> bool:
-    return isinstance(reply, FundsReply) and reply.balances == (Balance("USDT", AssetUnits(available), AssetUnits(0)),)
+    return isinstance(reply, FundsReply) and reply.balances == (
+        Balance("USDT", AssetUnits(available), AssetUnits(0)),
+    )
 
 
 def is_reused(reply: Reply) -> bool:

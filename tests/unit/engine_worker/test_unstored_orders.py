@@ -1,4 +1,5 @@
-"""Closed orders are kept until the database has them: no acknowledged order is ever unknown, and none that is lost is denied."""
+"""Closed orders are kept until the database has them: no acknowledged order is ever unknown, and none that is
+lost is denied."""
 
 import itertools
 
@@ -32,7 +33,16 @@ SELLER, BUYER = AccountId(1), AccountId(2)
 
 def closed(order_id: int, name: str = "a", market: str = MARKET, account_id: AccountId = BUYER) -> OrderState:
     return OrderState(
-        *(OrderId(order_id), account_id, name, market, Side.BUY, OrderType.LIMIT, TimeInForce.IOC, PriceTicks(5)),
+        *(
+            OrderId(order_id),
+            account_id,
+            name,
+            market,
+            Side.BUY,
+            OrderType.LIMIT,
+            TimeInForce.IOC,
+            PriceTicks(5),
+        ),
         *(
             QuantityLots(1),
             AssetUnits(0),
@@ -45,7 +55,9 @@ def closed(order_id: int, name: str = "a", market: str = MARKET, account_id: Acc
     )
 
 
-def found(orders: UnstoredOrders, order_id: int = 0, name: str = "", market: str = MARKET) -> int | RejectReason:
+def found(
+    orders: UnstoredOrders, order_id: int = 0, name: str = "", market: str = MARKET
+) -> int | RejectReason:
     answer = orders.answer(OrderQuery(7, "test", BUYER, market, OrderId(order_id), name), TimeMs(9))
     assert (answer.request_id, answer.time) == (7, 9)
     return answer.order.order_id if isinstance(answer, OrderReply) else answer.reason

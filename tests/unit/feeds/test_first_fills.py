@@ -1,4 +1,5 @@
-"""What feeds take off the counts of unfilled orders: each order once, when it trades for the first time after it has rested."""
+"""What feeds take off the counts of unfilled orders: each order once, when it trades for the first time after
+it has rested."""
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from protocol.events import Event, OrderFilled
 from protocol.orders import Liquidity
 from protocol.stream_id import StreamId
 from protocol.units import AssetUnits, PriceTicks, QuantityLots, TimeMs, TradeId
-from tests.market_log import START_MS, accepted, frame, market_map
+from tests.support.market_log import START_MS, accepted, frame, market_map
 
 TEN_SECONDS = START_MS // 10_000
 DAY = START_MS // 86_400_000
@@ -18,7 +19,13 @@ AFTER_MS = 2_000
 
 
 def fill(
-    time: int, account: int, *, accepted_at: int = START_MS, quantity: int = 1, executed: int = 1, maker: bool = True
+    time: int,
+    account: int,
+    *,
+    accepted_at: int = START_MS,
+    quantity: int = 1,
+    executed: int = 1,
+    maker: bool = True,
 ) -> Event:
     order = accepted(accepted_at, account).order
     return OrderFilled(

@@ -36,7 +36,9 @@ def test_nobody_hears_of_a_candle_that_lacks_trades() -> None:
     for day, trade_id in ((1, 2), (3, 3), (4, 4)):
         candles.add((FIRST + day * DAY_MS) // 1000, one_trade(trade_id))
         assert said(candles) == []
-        assert {candle.interval for candle in candles.current()} == set(INTERVALS) - {"3d"} if day == 3 else True
+        assert (
+            {candle.interval for candle in candles.current()} == set(INTERVALS) - {"3d"} if day == 3 else True
+        )
     whole = FIRST + 5 * DAY_MS  # 2026-11-28, days since the epoch leave 1
     candles.add(whole // 1000, one_trade(5))
     assert said(candles) == [(whole, 5, False)]

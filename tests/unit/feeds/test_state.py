@@ -5,7 +5,14 @@ import pytest
 
 from feeds import state
 from feeds.frames import decode
-from feeds.state import BASE_PERIOD_MS, BASES_PER_BATCH, InvariantError, Outputs, ShardFeeds, UnknownMarketError
+from feeds.state import (
+    BASE_PERIOD_MS,
+    BASES_PER_BATCH,
+    InvariantError,
+    Outputs,
+    ShardFeeds,
+    UnknownMarketError,
+)
 from protocol import streams
 from protocol.codec import decode_events, encode_events, encode_frame
 from protocol.configuration import MarketConfig
@@ -27,8 +34,17 @@ from protocol.market_data import AccountUpdate, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import CloseReason, Liquidity, Side
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MarketDataKind
-from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
-from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map
+from protocol.units import (
+    AMOUNT_UNITS_MAX,
+    AccountId,
+    AssetUnits,
+    PriceTicks,
+    QuantityLots,
+    Sequence,
+    TimeMs,
+    TradeId,
+)
+from tests.support.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map
 
 FIRST = StreamId(START_MS)
 SECOND = StreamId(START_MS, 1)
@@ -157,7 +173,9 @@ def test_an_event_of_an_unknown_market_is_passed_over_alone(feeds: ShardFeeds, l
 
 def test_a_batch_is_one_diff_with_the_last_quantities(feeds: ShardFeeds, log: MarketLog) -> None:
     feeds.apply(FIRST, frame(log.depth(START_MS, (Side.BUY, 90, 1), (Side.SELL, 110, 1))))
-    feeds.apply(SECOND, frame(log.depth(START_MS, (Side.BUY, 90, 7)), log.depth(START_MS, (Side.SELL, 110, 0))))
+    feeds.apply(
+        SECOND, frame(log.depth(START_MS, (Side.BUY, 90, 7)), log.depth(START_MS, (Side.SELL, 110, 0)))
+    )
     (payload,) = heard(feeds.take_outputs(0), streams.market_data(BTC, MarketDataKind.DEPTH))
     assert msgspec.msgpack.decode(payload, type=DepthDiff) == DepthDiff(
         TimeMs(START_MS), BTC, Sequence(1), Sequence(3),
@@ -282,10 +300,15 @@ def test_a_market_is_known_from_the_event_that_lists_it(log: MarketLog) -> None:
     outputs = feeds.take_outputs(0)
     assert outputs.trades[streams.trades(0, BTC)]
     assert heard(outputs, streams.market_data(BTC, MarketDataKind.DEPTH))
-    assert outputs.values.keys() == {key(0, BTC) for key in (streams.depth, streams.book_ticker, streams.ticker)}
+    assert outputs.values.keys() == {
+        key(0, BTC) for key in (streams.depth, streams.book_ticker, streams.ticker)
+    }
     # 100 and 101 ticks x 5 lots each: 1,005 tick-lots of quote.
     (candle,) = candles(outputs, "1d")
-    assert (candle.volume, candle.quote_volume) == (10, 1_005 * market_map().by_symbol[BTC].quote_per_tick_lot)
+    assert (candle.volume, candle.quote_volume) == (
+        10,
+        1_005 * market_map().by_symbol[BTC].quote_per_tick_lot,
+    )
 
 
 def test_a_saved_state_knows_its_markets(log: MarketLog) -> None:
@@ -317,10 +340,14 @@ def test_another_configuration_of_a_market_changes_nothing_that_feeds_know(log: 
     assert msgspec.msgpack.decode(value, type=DepthSnapshot).bids == ((99, 7), (98, 1))
 
 
-def test_a_step_looks_at_the_markets_that_it_is_about(log: MarketLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_looks_at_the_markets_that_it_is_about(
+    log: MarketLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a thousand: or each batch would cost some milliseconds, whatever it tells."""
     (market, *_) = market_map().markets
-    quiet = [msgspec.structs.replace(market, symbol=f"A{number}USDT", base=f"A{number}") for number in range(1_000)]
+    quiet = [
+        msgspec.structs.replace(market, symbol=f"A{number}USDT", base=f"A{number}") for number in range(1_000)
+    ]
     feeds = ShardFeeds(0, [market, *quiet])
     feeds.apply(FIRST, frame(log.trade(START_MS, 3, 4, Side.SELL)))
     feeds.take_outputs(0)  # the first step brings all to its time
@@ -328,7 +355,9 @@ def test_a_step_looks_at_the_markets_that_it_is_about(log: MarketLog, monkeypatc
     for name in ("collect", "fold_batch", "advance", "wait_ms"):
         real = getattr(state._MarketFeed, name)
 
-        def seen(self: state._MarketFeed, *args: object, real: Callable[..., object] = real, **named: object) -> object:
+        def seen(
+            self: state._MarketFeed, *args: object, real: Callable[..., object] = real, **named: object
+        ) -> object:
             looks.append(self.market.symbol)
             return real(self, *args, **named)
 

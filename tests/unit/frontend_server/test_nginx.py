@@ -9,7 +9,9 @@ CONFIGURATION = Path(__file__).resolve().parents[3] / "frontend" / "container" /
 
 
 def test_it_sends_the_same_security_headers() -> None:
-    found = dict(re.findall(r'^\s*add_header (\S+) "([^"]*)" always;$', CONFIGURATION.read_text("utf-8"), re.MULTILINE))
+    found = dict(
+        re.findall(r'^\s*add_header (\S+) "([^"]*)" always;$', CONFIGURATION.read_text("utf-8"), re.MULTILINE)
+    )
     assert found == security_headers("@WS_URL@")
 
 

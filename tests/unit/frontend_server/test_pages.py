@@ -48,7 +48,9 @@ def test_only_what_never_changes_is_kept() -> None:
 
 
 def test_types_name_their_charset() -> None:
-    found = [content_type(file) for path in ("/", "/icon.svg", "/a.js", "/a.woff2") if (file := file_of(path))]
+    found = [
+        content_type(file) for path in ("/", "/icon.svg", "/a.js", "/a.woff2") if (file := file_of(path))
+    ]
     assert found == [
         "text/html; charset=utf-8",
         "image/svg+xml; charset=utf-8",

@@ -36,7 +36,10 @@ def ports_of(
     accounts: "MemoryAccounts | None" = None,
     **others: object,
 ) -> Ports:
-    """Return ports with three markets on one shard, the settings of a test, and what is given; nothing else may be reached."""
+    """Return ports with three markets on one shard, the settings of a test, and what is given.
+
+    Nothing else may be reached.
+    """
     settings = Settings()
     markets = settings.market_map()
     given = {"trades": trades, "orders": orders, "ledger": ledger, **others}
@@ -253,7 +256,8 @@ class MemoryLedger:
         self, account_id: AccountId, kind: str, transfer_id: str, asset: str, amount: int, *, before_ms: int
     ) -> bool:
         return any(
-            each[:3] == (transfer_id, asset, amount) and each.time < before_ms for each in self._transfers.get(kind, ())
+            each[:3] == (transfer_id, asset, amount) and each.time < before_ms
+            for each in self._transfers.get(kind, ())
         )
 
 
@@ -273,7 +277,8 @@ class _User(NamedTuple):
 
 
 class MemoryAccounts:
-    """Users, second factors, sessions, API keys, mails and activity together: what is done to one is noted as activity."""
+    """Users, second factors, sessions, API keys, mails and activity together: what is done to one is noted as
+    activity."""
 
     def __init__(self) -> None:
         self._users: dict[AccountId, _User] = {}
@@ -357,7 +362,8 @@ class MemoryUsers:
     async def step_up_facts(self, account_id: AccountId, address: str) -> StepUpFacts | None:
         user = self._accounts.user(account_id)
         knows_address = any(
-            owner == account_id and each.address == address for owner, _, each in self._accounts.sessions.values()
+            owner == account_id and each.address == address
+            for owner, _, each in self._accounts.sessions.values()
         )
         return None if user is None else StepUpFacts(user.email, user.password_hash, knows_address)
 
@@ -384,7 +390,13 @@ class MemoryUsers:
         self._accounts.put(user._replace(is_verified=True))
 
     async def set_password(
-        self, account_id: AccountId, password_hash: str, activity: Activity, origin: Origin, *, known_hash: str | None
+        self,
+        account_id: AccountId,
+        password_hash: str,
+        activity: Activity,
+        origin: Origin,
+        *,
+        known_hash: str | None,
     ) -> bool:
         user = self._accounts.user(account_id)
         if user is None or known_hash not in (None, user.password_hash):
@@ -406,7 +418,11 @@ class MemorySecondFactors:
 
     async def find(self, account_id: AccountId) -> StoredFactor | None:
         user = self._accounts.user(account_id)
-        return None if user is None else StoredFactor(user.email, *self._accounts.factors.get(account_id, (b"", False)))
+        return (
+            None
+            if user is None
+            else StoredFactor(user.email, *self._accounts.factors.get(account_id, (b"", False)))
+        )
 
     async def begin(self, account_id: AccountId, sealed: bytes) -> str | None:
         factor = await self.find(account_id)
@@ -415,7 +431,9 @@ class MemorySecondFactors:
         self._accounts.factors[account_id] = (sealed, False)
         return factor.email
 
-    async def confirm(self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin) -> bool:
+    async def confirm(
+        self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin
+    ) -> bool:
         if self._accounts.factors.get(account_id) != (sealed, False):
             return False
         self._accounts.factors[account_id] = (sealed, True)
@@ -449,7 +467,13 @@ class MemorySessions:
         self._accounts = accounts
 
     async def begin(
-        self, account_id: AccountId, password_hash: str, session_id: str, token_hash: str, ttl_s: int, origin: Origin
+        self,
+        account_id: AccountId,
+        password_hash: str,
+        session_id: str,
+        token_hash: str,
+        ttl_s: int,
+        origin: Origin,
     ) -> bool:
         user = self._accounts.user(account_id)
         if user is None or user.password_hash != password_hash:
@@ -471,10 +495,13 @@ class MemorySessions:
 
     async def knows_address(self, account_id: AccountId, address: str) -> bool:
         return any(
-            owner == account_id and each.address == address for owner, _, each in self._accounts.sessions.values()
+            owner == account_id and each.address == address
+            for owner, _, each in self._accounts.sessions.values()
         )
 
-    async def end(self, account_id: AccountId, session_ids: Sequence[str], origin: Origin) -> list[EndedSession]:
+    async def end(
+        self, account_id: AccountId, session_ids: Sequence[str], origin: Origin
+    ) -> list[EndedSession]:
         found = []
         for session_id in session_ids:
             owner, token_hash, _ = self._accounts.sessions.get(session_id, (None, "", None))
@@ -497,7 +524,11 @@ class MemoryApiKeys:
         self, account_id: AccountId, new: NewKey, origin: Origin, *, password_hash: str, keys_max: int
     ) -> bool:
         user = self._accounts.user(account_id)
-        if user is None or user.password_hash != password_hash or len(await self.of_account(account_id)) >= keys_max:
+        if (
+            user is None
+            or user.password_hash != password_hash
+            or len(await self.of_account(account_id)) >= keys_max
+        ):
             return False
         self._accounts.keys[new.key] = (account_id, new)
         self._accounts.note(account_id, Activity.KEY_MADE, new.key)
@@ -563,7 +594,9 @@ class MemoryMails:
         return account_id
 
     async def use_up_tokens(self, account_id: AccountId, purpose: Purpose) -> None:
-        for token_hash in [name for name, kept in self._accounts.tokens.items() if kept == (account_id, purpose)]:
+        for token_hash in [
+            name for name, kept in self._accounts.tokens.items() if kept == (account_id, purpose)
+        ]:
             del self._accounts.tokens[token_hash]
 
 
@@ -573,7 +606,9 @@ class MemoryActivityLog:
     def __init__(self, accounts: MemoryAccounts) -> None:
         self._accounts = accounts
 
-    async def newest(self, account_id: AccountId, *, before_id: int | None, limit: int) -> list[ActivityEntry]:
+    async def newest(
+        self, account_id: AccountId, *, before_id: int | None, limit: int
+    ) -> list[ActivityEntry]:
         return [
             ActivityEntry(number, TimeMs(1_000 + number), activity, "192.0.2.1", "test", detail)
             for number, (owner, activity, detail) in enumerate(self._accounts.noted, 1)

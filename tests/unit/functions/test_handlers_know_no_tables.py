@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.sql_statements import sql_in
+from tests.support.sql_statements import sql_in
 
 
 def sql_of(package: str) -> dict[str, list[str]]:
     """Return what reads as SQL, by file."""
     folder = Path(str(resources.files(package)))
-    found = {str(file.relative_to(folder)): list(sql_in(file.read_text("utf-8"))) for file in folder.rglob("*.py")}
+    found = {
+        str(file.relative_to(folder)): list(sql_in(file.read_text("utf-8"))) for file in folder.rglob("*.py")
+    }
     return {file: texts for file, texts in found.items() if texts}
 
 
@@ -30,7 +32,8 @@ def test_repositories_are_where_it_is() -> None:
     [
         'async def get(ports):\n    return await ports.anything("SELECT price FROM trades")',
         '_STATEMENT = f"""\n    SELECT {COLUMNS} FROM trades WHERE market = 1\n"""',
-        '_STATEMENT = """\n    WITH gone AS (DELETE FROM sessions RETURNING account_id) SELECT account_id FROM gone\n"""',
+        '_STATEMENT = """\n    WITH gone AS (DELETE FROM sessions RETURNING account_id) SELECT account_id '
+        'FROM gone\n"""',
         '_WHERE = "market = %(market)s"',
     ],
 )

@@ -37,7 +37,9 @@ class Gateway:
 
 def used(answer: HttpAnswer) -> tuple[int, int]:
     """Return the status, and the weight that both headers say."""
-    values = {value for name, value in answer.headers if name in (b"x-mbx-used-weight", b"x-mbx-used-weight-1m")}
+    values = {
+        value for name, value in answer.headers if name in (b"x-mbx-used-weight", b"x-mbx-used-weight-1m")
+    }
     (value,) = values
     return answer.status, int(value)
 
@@ -68,7 +70,10 @@ def test_orders_and_cancels_are_such() -> None:
 
 
 async def test_every_answer_has_the_weight() -> None:
-    """Also 429, and what is refused before its weight is known. What the door refuses, tests/integration/gateway/test_door.py sees."""
+    """Also 429, and what is refused before its weight is known.
+
+    What the door refuses, tests/integration/gateway/test_door.py sees.
+    """
     gateway = Gateway(function(weight=lambda _: 3), request_weight_per_minute=4)
     assert used(await gateway.ask(b"a=1&a=2")) == (400, 1)
     assert used(await gateway.ask()) == (200, 4)
@@ -84,7 +89,8 @@ async def test_nothing_is_said_where_nothing_is_limited() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "weight"), [({}, 1), ({"computeCommissionRates": "false"}, 1), ({"computeCommissionRates": "true"}, 20)]
+    ("sent", "weight"),
+    [({}, 1), ({"computeCommissionRates": "false"}, 1), ({"computeCommissionRates": "true"}, 20)],
 )
 def test_what_testing_an_order_weighs(sent: dict[str, str], weight: int) -> None:
     assert check_order.FUNCTION.weight_of(Parameters(sent)) == weight

@@ -30,7 +30,9 @@ class Place(NamedTuple):
 
 
 def described(functions: tuple[Function, ...] = FUNCTIONS) -> dict[str, Any]:
-    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(openapi.document(functions).to_schema()))
+    document: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(openapi.document(functions).to_schema())
+    )
     return document
 
 
@@ -122,7 +124,9 @@ async def answers_loosely(_ports: Ports, _call: Call) -> Loose:
 
 
 def test_an_open_object_is_found() -> None:
-    assert open_places(described((Function("GET", "/x", Group.ORDERS, "", answers_loosely),))) == ["Loose.filters[]"]
+    assert open_places(described((Function("GET", "/x", Group.ORDERS, "", answers_loosely),))) == [
+        "Loose.filters[]"
+    ]
 
 
 def test_a_handler_must_say_what_it_answers() -> None:
@@ -135,7 +139,10 @@ def test_amounts_have_a_form() -> None:
         f"{path}.{name}"
         for path, schema in schemas_of(described())
         for name, each in schema.get("properties", {}).items()
-        if AMOUNTS.fullmatch(name) and name not in NO_AMOUNTS and each.get("type") == "string" and "pattern" not in each
+        if AMOUNTS.fullmatch(name)
+        and name not in NO_AMOUNTS
+        and each.get("type") == "string"
+        and "pattern" not in each
     ]
     assert formless == []
 
@@ -144,7 +151,9 @@ def test_amounts_are_what_the_form_says() -> None:
     [meta] = Amount.__metadata__  # type: ignore[attr-defined]
     pattern = re.compile(meta.pattern)
     assert all(pattern.search(text) for text in ("0.00000000", "92233720368.54775807"))
-    assert not any(pattern.search(text) for text in ("1", "-1.00000000", "1.0", "1e8", " 1.00000000", "1.00000000\n1"))
+    assert not any(
+        pattern.search(text) for text in ("1", "-1.00000000", "1.0", "1e8", " 1.00000000", "1.00000000\n1")
+    )
 
 
 def test_every_answer_to_a_refusal_has_code_and_message() -> None:

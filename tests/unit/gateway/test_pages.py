@@ -5,7 +5,7 @@ import pytest
 from functions.api.errors import ApiError
 from functions.users.session_cookies import COOKIE, cookie_that_signs_in, token_in
 from functions.users.sessions import csrf_token
-from gateway.pages import check_page
+from gateway.origins import check_page
 
 TOKEN = "token"
 OURS, THEIRS = b"https://exchange.test", b"https://evil.test"
@@ -17,7 +17,10 @@ GOOD = {b"origin": OURS, b"x-csrf-token": csrf_token(TOKEN).encode(), b"sec-fetc
     ("method", "headers"),
     [
         ("POST", GOOD),
-        ("DELETE", {b"origin": OURS, b"x-csrf-token": csrf_token(TOKEN).encode()}),  # a browser without fetch metadata
+        (
+            "DELETE",
+            {b"origin": OURS, b"x-csrf-token": csrf_token(TOKEN).encode()},
+        ),  # a browser without fetch metadata
         ("GET", {b"sec-fetch-site": b"same-origin"}),
         ("GET", {b"sec-fetch-site": b"none"}),
         ("GET", {}),
@@ -42,7 +45,9 @@ def test_the_own_page_is_let_through(method: str, headers: dict[bytes, bytes]) -
         ("GET", {b"sec-fetch-site": b"cross-site"}),
     ],
 )
-def test_what_another_page_may_have_made_the_browser_send_is_refused(method: str, headers: dict[bytes, bytes]) -> None:
+def test_what_another_page_may_have_made_the_browser_send_is_refused(
+    method: str, headers: dict[bytes, bytes]
+) -> None:
     with pytest.raises(ApiError) as refused:
         check_page(method, headers, TOKEN, ORIGINS)
     assert (refused.value.code, refused.value.status) == (-1002, 403)

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from cli.commands.restore import restore
 from cli.local import embedded
-from cli.local.state import write_state
+from cli.local.state_file import write_state
 from runtime.settings import PREFIX, Settings
 
 

@@ -74,7 +74,13 @@ def test_rate_limits_are_no_failures_and_messages_no_requests() -> None:
 
 def test_steps_are_told_apart_and_what_comes_after_the_last_belongs_to_none() -> None:
     first, second = measured().steps
-    assert (first.traders, first.requests, first.failures, first.place_p50, first.trade_p99) == (2, 100, 0, 50, 12.3)
+    assert (first.traders, first.requests, first.failures, first.place_p50, first.trade_p99) == (
+        2,
+        100,
+        0,
+        50,
+        12.3,
+    )
     assert (second.traders, second.requests, second.failures, second.place_p50, second.own_order_p99) == (
         4,
         11,
@@ -93,7 +99,9 @@ def test_a_test_that_has_just_begun_has_one_step() -> None:
 
 
 def test_the_page_has_every_kind_every_step_and_every_failure() -> None:
-    summary = msgspec.structs.replace(measured(), began="2026-01-02 03:04 UTC", machine="2 cores", commit="abc")
+    summary = msgspec.structs.replace(
+        measured(), began="2026-01-02 03:04 UTC", machine="2 cores", commit="abc"
+    )
     page = markdown(summary)
     assert "2026-01-02 03:04 UTC; 2 cores; commit abc." in page
     assert "2 → 4 traders and 2 watchers for 10 s: 112 requests (11.2/s), 1 failures, 1 told to wait" in page

@@ -1,4 +1,5 @@
-"""What traders do: in realistic proportions, near the touch, within the limits, with signatures the exchange accepts."""
+"""What traders do: in realistic proportions, near the touch, within the limits, with signatures the exchange
+accepts."""
 
 from collections import Counter
 from random import Random

@@ -8,7 +8,7 @@ from functions.market_data.get_exchange_info import symbol_shape
 from mm.main import changed
 from mm.markets import orders_per_10s, plans_of, trading_markets
 from protocol.units import format_decimal, parse_decimal
-from tests.currencies import currencies
+from tests.support.currencies import currencies
 
 
 def symbol(name: str = "BTCUSDT", status: str = "TRADING", tick_size: str = "0.01000000") -> dict[str, Any]:
@@ -24,7 +24,12 @@ def symbol(name: str = "BTCUSDT", status: str = "TRADING", tick_size: str = "0.0
                 "maxPrice": "1000000.00000000",
                 "tickSize": tick_size,
             },
-            {"filterType": "LOT_SIZE", "minQty": "0.00001000", "maxQty": "9000.00000000", "stepSize": "0.00001000"},
+            {
+                "filterType": "LOT_SIZE",
+                "minQty": "0.00001000",
+                "maxQty": "9000.00000000",
+                "stepSize": "0.00001000",
+            },
             {"filterType": "NOTIONAL", "minNotional": "5.00000000"},
         ],
     }
@@ -43,7 +48,9 @@ def test_a_market_that_has_traded_goes_on_from_its_last_price() -> None:
 
 
 def test_a_price_of_zero_is_no_price() -> None:
-    (plan,) = plans_of({"symbols": [symbol("SOLUSDT")]}, [{"symbol": "SOLUSDT", "price": "0.00000000"}], levels=15)
+    (plan,) = plans_of(
+        {"symbols": [symbol("SOLUSDT")]}, [{"symbol": "SOLUSDT", "price": "0.00000000"}], levels=15
+    )
     assert plan.market.format_price(plan.anchor) == "180.00000000"
 
 
@@ -54,7 +61,9 @@ def test_markets_that_do_not_trade_or_cannot_be_whole_are_left_out() -> None:
 
 def test_a_market_that_has_never_traded_is_quoted_only_where_a_price_is_known() -> None:
     assert plans_of({"symbols": [symbol("XYZUSDT")]}, [], levels=15) == []
-    (plan,) = plans_of({"symbols": [symbol("XYZUSDT")]}, [{"symbol": "XYZUSDT", "price": "7.25000000"}], levels=15)
+    (plan,) = plans_of(
+        {"symbols": [symbol("XYZUSDT")]}, [{"symbol": "XYZUSDT", "price": "7.25000000"}], levels=15
+    )
     assert plan.market.format_price(plan.anchor) == "7.25000000"
 
 
@@ -91,7 +100,10 @@ def test_the_order_limit_is_what_the_exchange_says() -> None:
 
 
 def test_a_market_whose_quote_asset_has_few_decimals_is_quoted_in_whole_ones_of_it() -> None:
-    """What the exchange says has eight decimals always. A billion rupiah times 9,000 BTC does not fit 63 bits then, an order does."""
+    """What the exchange says has eight decimals always.
+
+    A billion rupiah times 9,000 BTC does not fit 63 bits then, an order does.
+    """
     market = currencies().by_symbol["BTCIDR"]
     said = msgspec.to_builtins(symbol_shape(market, "TRADING", show_permission_sets=True))
     (plan,) = plans_of({"symbols": [said]}, [{"symbol": "BTCIDR", "price": "1600000000.00000000"}], levels=2)

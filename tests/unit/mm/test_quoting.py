@@ -58,8 +58,12 @@ def of_side(quotes: list[Quote], side: Side) -> list[Quote]:
 
 def test_without_inventory_both_sides_have_all_levels_around_the_reference() -> None:
     quotes = desired_quotes(plan(), PriceTicks(10_000_000), NO_INVENTORY, PLENTY, Random(1))
-    assert [quote.price for quote in of_side(quotes, Side.BUY)] == [9_998_000 - level * 2_000 for level in range(15)]
-    assert [quote.price for quote in of_side(quotes, Side.SELL)] == [10_002_000 + level * 2_000 for level in range(15)]
+    assert [quote.price for quote in of_side(quotes, Side.BUY)] == [
+        9_998_000 - level * 2_000 for level in range(15)
+    ]
+    assert [quote.price for quote in of_side(quotes, Side.SELL)] == [
+        10_002_000 + level * 2_000 for level in range(15)
+    ]
 
 
 def test_best_levels_of_both_sides_come_first() -> None:
@@ -126,7 +130,10 @@ def test_a_reference_that_passes_one_rung_moves_one_quote_per_side() -> None:
 
 
 def test_the_ladder_is_the_same_after_a_restart_at_another_price() -> None:
-    gaps = {plan_for(BTCUSDT, PriceTicks(reference), 15).gap for reference in range(10_000_000, 11_000_000, 12_345)}
+    gaps = {
+        plan_for(BTCUSDT, PriceTicks(reference), 15).gap
+        for reference in range(10_000_000, 11_000_000, 12_345)
+    }
     assert gaps == {2_000}
 
 

@@ -47,7 +47,9 @@ def test_what_is_too_large_is_replaced() -> None:
 
 
 def test_of_two_at_one_price_one_goes() -> None:
-    changes = reconcile([quote(Side.BUY, 99, 10)], [resting(1, Side.BUY, 99, 10), resting(2, Side.BUY, 99, 10)], LOOSE)
+    changes = reconcile(
+        [quote(Side.BUY, 99, 10)], [resting(1, Side.BUY, 99, 10), resting(2, Side.BUY, 99, 10)], LOOSE
+    )
     assert [each.order_id for each in changes.cancels] == [2]
     assert changes.placements == ()
 

@@ -1,4 +1,5 @@
-"""The dashboards and the alerts: they are what the code makes, each alert fires when it should, and each leads to its runbook."""
+"""The dashboards and the alerts: they are what the code makes, each alert fires when it should, and each
+leads to its runbook."""
 
 import re
 import shutil
@@ -9,20 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.grafana import DASHBOARDS, FOLDER, made
+from deploy.monitoring.grafana import DASHBOARDS, FOLDER, made
+from tests.support.alert_rules import ALERTS, DOCS, rules, yaml
 
-ALERTS = FOLDER / "alerts.yaml"
 RULE_TESTS = FOLDER / "alerts_test.yaml"
-DOCS = FOLDER.parent
 NO_PROMTOOL = "promtool is missing: install Debian's package `prometheus`"
-
-
-def yaml(text: str) -> Any:
-    return msgspec.yaml.decode(text)
-
-
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
 NAMES = [rule["alert"] for rule in rules()]
@@ -31,8 +23,12 @@ NAMES = [rule["alert"] for rule in rules()]
 def test_what_is_committed_is_what_the_code_makes() -> None:
     written = made()
     for path, text in written.items():
-        assert path.read_text("utf-8") == text, f"{path.name} is old: run `python monitoring/grafana.py`"
-    assert {path.name for path in (FOLDER / "dashboards").iterdir()} == {f"{name}.json" for name in DASHBOARDS}
+        assert path.read_text("utf-8") == text, (
+            f"{path.name} is old: run `python deploy/monitoring/grafana.py`"
+        )
+    assert {path.name for path in (FOLDER / "dashboards").iterdir()} == {
+        f"{name}.json" for name in DASHBOARDS
+    }
 
 
 def test_the_operator_gets_the_same_alerts() -> None:
@@ -83,7 +79,11 @@ def promtool(folder: Path, alerts: str, tests: list[dict[str, Any]]) -> subproce
     file = yaml(RULE_TESTS.read_text()) | {"tests": tests}
     (folder / RULE_TESTS.name).write_bytes(msgspec.json.encode(file))  # which is YAML, too
     return subprocess.run(
-        ["promtool", "test", "rules", RULE_TESTS.name], cwd=folder, capture_output=True, text=True, check=False
+        ["promtool", "test", "rules", RULE_TESTS.name],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -105,7 +105,9 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason=NO_PROMTOOL)
 @pytest.mark.parametrize(("broken", "what"), [("vector(0) > 1", "fires"), ("vector(1)", "is quiet")])
-def test_an_alert_that_never_fires_or_always_does_fails_its_test(tmp_path: Path, broken: str, what: str) -> None:
+def test_an_alert_that_never_fires_or_always_does_fails_its_test(
+    tmp_path: Path, broken: str, what: str
+) -> None:
     alerts = re.sub(r"expr: '.+'", f"expr: '{broken}'", ALERTS.read_text())
     result = promtool(tmp_path, alerts, rule_tests(what))
     failed = set(re.findall(r'alertname=\\"(\w+)\\"', result.stdout + result.stderr))

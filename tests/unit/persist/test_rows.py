@@ -49,8 +49,8 @@ from protocol.orders import (
 )
 from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
-from tests.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
-from tests.shard_log import ShardLog
+from tests.support.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
+from tests.support.shard_log import ShardLog
 
 ENTRY = StreamId(START_MS, 7)
 MARKETS = market_map()
@@ -96,11 +96,16 @@ def test_an_order_is_one_row_with_its_last_state() -> None:
     rows = rows_for(
         OrderAccepted(TimeMs(START_MS), order(Side.BUY, OrderStatus.NEW), ()),
         filled(Side.BUY, 2),
-        OrderClosed(TimeMs(START_MS), order(Side.BUY, OrderStatus.CANCELED, 2), CloseReason.CANCELED_BY_OWNER, ()),
+        OrderClosed(
+            TimeMs(START_MS), order(Side.BUY, OrderStatus.CANCELED, 2), CloseReason.CANCELED_BY_OWNER, ()
+        ),
     )
     (row,) = [named(ORDERS, each) for each in rows.order_rows()]
     assert (row["order_id"], row["status"], row["cum_quantity"]) == (100, OrderStatus.CANCELED, 2)
-    assert (row["accepted_time"], row["updated_time"]) == (database_time(START_MS), database_time(START_MS + 2))
+    assert (row["accepted_time"], row["updated_time"]) == (
+        database_time(START_MS),
+        database_time(START_MS + 2),
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,8 @@ def test_a_fill_is_a_row_of_fills_and_settles_against_clearing(
 def test_entries_of_accounts_have_what_there_is_after_them() -> None:
     """Available and held; the exchange's own accounts have none."""
     base, quote = (
-        Balance(asset, AssetUnits(free), AssetUnits(held)) for asset, free, held in (("BTC", 7, 5_000), ("USDT", 9, 1))
+        Balance(asset, AssetUnits(free), AssetUnits(held))
+        for asset, free, held in (("BTC", 7, 5_000), ("USDT", 9, 1))
     )
     fill = msgspec.structs.replace(filled(Side.BUY), balances=(base, quote))
     paid = msgspec.structs.replace(deposit(START_MS, 1001), balances=(quote,))
@@ -153,8 +159,12 @@ def test_a_fill_without_a_fee_has_no_fee_entry() -> None:
 
 def test_transfers_come_from_and_go_to_the_outside() -> None:
     withdrawn = FundsWithdrawn(TimeMs(START_MS), AccountId(1001), "BTC", AssetUnits(4), "w1", ())
-    entries = [named(LEDGER_ENTRIES, row) for row in rows_for(deposit(START_MS, 1001), withdrawn).ledger_entries]
-    assert [(each["event"], each["account_id"], each["asset"], each["amount"], each["kind"]) for each in entries] == [
+    entries = [
+        named(LEDGER_ENTRIES, row) for row in rows_for(deposit(START_MS, 1001), withdrawn).ledger_entries
+    ]
+    assert [
+        (each["event"], each["account_id"], each["asset"], each["amount"], each["kind"]) for each in entries
+    ] == [
         (0, EXTERNAL_ACCOUNT, "USDT", -5, "deposit"),
         (0, 1001, "USDT", 5, "deposit"),
         (1, EXTERNAL_ACCOUNT, "BTC", 4, "withdrawal"),
@@ -207,7 +217,9 @@ def test_the_entries_of_a_fill_sum_to_zero_per_asset(side: Side, quantity: int, 
 def test_the_entries_of_every_event_of_the_core_sum_to_zero_per_asset(seed: int) -> None:
     log = ShardLog(seed, MARKETS, START_MS)
     log.trade(30)
-    rows = rows_of(0, [EventBatch(stream_id, events) for _, stream_id, events in log.entries], MARKETS.by_symbol)
+    rows = rows_of(
+        0, [EventBatch(stream_id, events) for _, stream_id, events in log.entries], MARKETS.by_symbol
+    )
     assert_balanced(rows)
     clearing: defaultdict[int | str, int] = defaultdict(int)
     for row in rows.ledger_entries:
@@ -249,7 +261,9 @@ def test_candles_are_what_the_trades_say(drawn: list[tuple[int, int, int, Side]]
     parts = candle_parts(rows_for(*log.trades[BTC]).trades)
     for interval in STORED_INTERVALS:
         made = [
-            (opened, *msgspec.structs.astuple(part)) for (_, each, opened), part in parts.items() if each == interval
+            (opened, *msgspec.structs.astuple(part))
+            for (_, each, opened), part in parts.items()
+            if each == interval
         ]
         assert made == [
             (

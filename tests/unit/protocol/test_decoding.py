@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lab.simulation.garbage import BROKEN_TEXT, DEEP
+from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol.codec import (
     decode_commands,
     decode_events,
@@ -41,7 +41,9 @@ def test_each_kind_of_frame_has_garbage_that_only_this_error_stands_for(
     with pytest.raises(msgspec.DecodeError, match="text that is not UTF-8"):
         decode(broken)
     if decode is not decode_replies:  # an enum's name comes last in it
-        with pytest.raises(msgspec.DecodeError, match=r"nested too deeply|Expected `array` of at most length"):
+        with pytest.raises(
+            msgspec.DecodeError, match=r"nested too deeply|Expected `array` of at most length"
+        ):
             decode(deep)
 
 

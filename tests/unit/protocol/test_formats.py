@@ -1,4 +1,7 @@
-"""Frames carry their format and their writer's clock; docs/formats.md has the bytes that are written out here by hand."""
+"""Frames carry their format and their writer's clock.
+
+Docs/formats.md has the bytes that are written out here by hand.
+"""
 
 import msgspec
 import pytest
@@ -37,7 +40,8 @@ def test_a_frame_begins_with_its_format_and_its_writers_clock() -> None:
 
 
 def test_a_market_order_that_was_written_before_books_bounded_them_keeps_its_protective_price() -> None:
-    """Its bytes are those of format 2 as they were: an array of the kind and 15 fields, with the price 105 as its ninth."""
+    """Its bytes are those of format 2 as they were: an array of the kind and 15 fields, with the price 105 as
+    its ninth."""
     before = [1, 7, "r", 5, "mine", "BTCUSDT", 1, 3, 2, 105, 3, 0, 2, 0, "", None]
     frame = b"\x93\x02" + STAMP + b"\x91\xdc\x00\x10" + encode_frame(before)[3:]
     ((order,), _) = decode_command_frame(frame)

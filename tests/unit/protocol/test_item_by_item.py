@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.simulation.garbage import NESTING
+from lab.simulation.undecodable_frames import NESTING
 from protocol.codec import (
     FORMAT,
     UnreadItem,
@@ -164,7 +164,11 @@ def test_an_instruction_to_skip_is_a_frame_of_its_own() -> None:
     frame = encode_skip(skip, NOW_US)
     assert frame == encode_frame((2, NOW_US, [[32, 0, "", "5-0", "ada", "unknown mail", True]]))
     assert decode_skip(frame) == skip
-    for wrong in (b"", encode_commands([CANCEL], NOW_US), encode_messages(MessageFrame(1, 0, 1, (MISSED,), NOW_US))):
+    for wrong in (
+        b"",
+        encode_commands([CANCEL], NOW_US),
+        encode_messages(MessageFrame(1, 0, 1, (MISSED,), NOW_US)),
+    ):
         with pytest.raises(msgspec.MsgspecError):
             decode_skip(wrong)
     for empty in ("operator", "reason"):

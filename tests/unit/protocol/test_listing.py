@@ -16,7 +16,9 @@ def shard(*configs: MarketConfig) -> ShardConfiguration:
     return ShardConfiguration("7-1", ShardConfig(), configs)
 
 
-def listed(market: Market, on: int = 0, status: MarketStatus = MarketStatus.TRADING, version: int = 1) -> MarketConfig:
+def listed(
+    market: Market, on: int = 0, status: MarketStatus = MarketStatus.TRADING, version: int = 1
+) -> MarketConfig:
     return MarketConfig(market, on, status, version)
 
 
@@ -55,7 +57,9 @@ def test_the_shard_that_allows_the_fewest_open_orders_is_told_of() -> None:
 
 
 def test_a_delisted_market_is_known_and_not_listed() -> None:
-    listing = Listing.of({0: shard(listed(BTC, 0, MarketStatus.DELISTED), listed(ETH, 0, MarketStatus.DELISTING))}, 1)
+    listing = Listing.of(
+        {0: shard(listed(BTC, 0, MarketStatus.DELISTED), listed(ETH, 0, MarketStatus.DELISTING))}, 1
+    )
     assert listing.listed.by_symbol == {"ETHUSDT": ETH}
     assert listing.known.by_symbol == {"BTCUSDT": BTC, "ETHUSDT": ETH}
     assert listing.statuses == {"BTCUSDT": MarketStatus.DELISTED, "ETHUSDT": MarketStatus.DELISTING}

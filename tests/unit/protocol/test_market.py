@@ -16,7 +16,7 @@ from protocol.market import (
 from protocol.orders import Side
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, format_amount, parse_decimal
 from runtime.settings import Settings, SettingsError, markets_of
-from tests.currencies import currencies
+from tests.support.currencies import currencies
 
 CURRENCIES = currencies()
 RUPIAH = {"IDR": Asset("IDR", 2)}
@@ -73,7 +73,12 @@ def test_the_least_notional_is_in_quote_units() -> None:
 def test_the_default_markets_are_what_they_were() -> None:
     for market, lot in zip(Settings().market_map().markets, (1_000, 10_000, 100_000), strict=True):
         assert (market.base_per_lot, market.quote_per_tick_lot) == (lot, lot // 100)
-        assert (market.base_scale, market.quote_scale, market.base_supply, market.quote_supply) == (8, 8, 0, 0)
+        assert (market.base_scale, market.quote_scale, market.base_supply, market.quote_supply) == (
+            8,
+            8,
+            0,
+            0,
+        )
         assert market.notional_min == 500_000_000
 
 
@@ -100,7 +105,11 @@ def test_a_market_that_was_stored_before_there_were_scales_has_eight_decimals() 
             (8, 2),
             "tick_size x lot_size is not a whole number of IDR units of 0.01: take a larger tick_size",
         ),
-        ({"notional_min": "1"}, (8, 0), "is not a whole number of IDR units of 1: .* or a larger scale for IDR"),
+        (
+            {"notional_min": "1"},
+            (8, 0),
+            "is not a whole number of IDR units of 1: .* or a larger scale for IDR",
+        ),
         (
             {"quantity_max": "9000000000"},
             (8, 2),
@@ -116,7 +125,9 @@ def test_what_would_not_stay_whole_is_refused_and_says_what_to_change(
 ) -> None:
     base, quote = scales
     with pytest.raises(MarketError, match=message):
-        definition(**changes).to_market({"BTC": msgspec_asset("BTC", base), "IDR": msgspec_asset("IDR", quote)})
+        definition(**changes).to_market(
+            {"BTC": msgspec_asset("BTC", base), "IDR": msgspec_asset("IDR", quote)}
+        )
 
 
 def msgspec_asset(symbol: str, scale: int) -> Asset:
@@ -144,7 +155,9 @@ def msgspec_asset(symbol: str, scale: int) -> Asset:
 def test_the_bound_of_a_market_order_is_never_beyond_the_slippage(
     slippage: str, side: Side, best: int, bound: int
 ) -> None:
-    assert definition(market_slippage=slippage).to_market(RUPIAH).market_bound(side, PriceTicks(best)) == bound
+    assert (
+        definition(market_slippage=slippage).to_market(RUPIAH).market_bound(side, PriceTicks(best)) == bound
+    )
 
 
 @pytest.mark.parametrize("slippage", ["1", "1.5"])
@@ -200,7 +213,10 @@ def test_shares_of_the_declared_supplies() -> None:
     ],
 )
 def test_a_wrong_list_of_assets_is_a_mistake(text: str, message: str) -> None:
-    market = '[[markets]]\nsymbol = "BTCUSDT"\nbase = "BTC"\nquote = "USDT"\ntick_size = "0.01"\nlot_size = "0.01"\n'
+    market = (
+        '[[markets]]\nsymbol = "BTCUSDT"\nbase = "BTC"\nquote = "USDT"\ntick_size = "0.01"\nlot_size = '
+        '"0.01"\n'
+    )
     market += 'price_max = "1000"\nquantity_min = "1"\nquantity_max = "1"\nnotional_min = "5"\n'
     with pytest.raises(SettingsError, match=f"those: .*{message}"):
         markets_of(market + text, 1, "those")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from protocol.lease import Leader, Standby
 from protocol.positions import NEW_SHARD, ShardPosition, StateChecksum, Takeovers
 from protocol.stream_id import STREAM_START, StreamId
-from tests.unit.protocol.test_stream_id import IDS
+from tests.support.stream_ids import IDS
 
 NAMES = st.text(st.characters(exclude_characters="|", exclude_categories=["Cs"]), max_size=20)
 COUNTS = st.integers(0, 2**53)
@@ -39,7 +39,9 @@ def test_what_says_no_position_is_refused(value: str) -> None:
 def test_a_checksum_is_read_as_it_is_written(stream_id: StreamId, text: str) -> None:
     checksum = StateChecksum(stream_id, text)
     assert checksum.encode() == f"{stream_id}|{text}"
-    assert StateChecksum.parse(checksum.encode().encode()) == StateChecksum.parse(checksum.encode()) == checksum
+    assert (
+        StateChecksum.parse(checksum.encode().encode()) == StateChecksum.parse(checksum.encode()) == checksum
+    )
 
 
 @given(IDS, COUNTS)

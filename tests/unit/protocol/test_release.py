@@ -20,7 +20,8 @@ def test_every_kind_has_a_level() -> None:
 
 
 def test_new_kinds_come_with_a_new_format() -> None:
-    """A process of an earlier release that starts after the switch waits in front of a frame, and puts no event aside."""
+    """A process of an earlier release that starts after the switch waits in front of a frame, and puts no
+    event aside."""
     assert KINDS < FORMAT
     assert OLDEST_FORMAT in (FORMAT - 1, FORMAT)
 
@@ -28,14 +29,21 @@ def test_new_kinds_come_with_a_new_format() -> None:
 def test_a_configuration_that_says_nothing_is_of_the_first_numbers() -> None:
     config = msgspec.msgpack.decode(msgspec.msgpack.encode([1]), type=ShardConfig)
     assert release_of(config) == Release(2, 1, 1)
-    assert (this_release(), why_later(config), why_too_early(config)) == (Release(FORMAT, KINDS, RULES), None, None)
+    assert (this_release(), why_later(config), why_too_early(config)) == (
+        Release(FORMAT, KINDS, RULES),
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
         (ShardConfig(format=FORMAT + 1), f"writes format {FORMAT + 1}, this program reads up to {FORMAT}"),
-        (ShardConfig(kinds=KINDS + 1), f"writes kinds of level {KINDS + 1}, this program reads up to {KINDS}"),
+        (
+            ShardConfig(kinds=KINDS + 1),
+            f"writes kinds of level {KINDS + 1}, this program reads up to {KINDS}",
+        ),
         (ShardConfig(rules=RULES + 1), f"follows rules {RULES + 1}, this program knows them up to {RULES}"),
     ],
 )
@@ -80,7 +88,9 @@ def test_a_value_without_the_fields_of_a_later_format(monkeypatch: pytest.Monkey
     value = [Pair(Inner(1), 2), Outer((Inner(3),), {"x": Inner(4)}), b"raw", None]
     assert encode_as(FORMAT, value) == msgspec.msgpack.encode(value)
     monkeypatch.setitem(FIELDS_BEFORE, FORMAT, {Inner: 1, Outer: 2})
-    assert encode_as(FORMAT, value) == msgspec.msgpack.encode([[[1], 2], [7, [[3]], {"x": [4]}], b"raw", None])
+    assert encode_as(FORMAT, value) == msgspec.msgpack.encode(
+        [[[1], 2], [7, [[3]], {"x": [4]}], b"raw", None]
+    )
     assert encode_as(FORMAT + 1, value) == msgspec.msgpack.encode(value)
     for unsaid, name in ((Inner(1, 5), "Inner.b"), (Outer((), {}, "x"), "Outer.more")):
         with pytest.raises(ValueError, match=f"{name} is not written before the switch"):

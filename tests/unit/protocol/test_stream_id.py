@@ -1,19 +1,23 @@
-"""Ids of stream entries: they follow on each other as Redis has them, and keep the text that Redis, the database and snapshots hold."""
+"""Ids of stream entries: they follow on each other as Redis has them, and keep the text that Redis, the
+database and snapshots hold."""
 
 import msgspec
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from engine_worker.core.shard import Shard
-from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, snapshot_stream_id, state_hash, whole_body
+from engine_worker.core.snapshot import (
+    decode_snapshot,
+    encode_snapshot,
+    snapshot_stream_id,
+    state_hash,
+    whole_body,
+)
 from persist.segments import merged, pack, unpack
 from protocol.market import MarketMap
 from protocol.stream_id import NOTHING_NEEDED, NUMBER_MAX, STREAM_START, StreamId
 from stream_log.interface import DeadLetter
-
-PARTS = st.integers(0, NUMBER_MAX) | st.integers(0, 3)
-IDS = st.builds(StreamId, PARTS, PARTS)
+from tests.support.stream_ids import IDS
 
 
 @given(IDS)
@@ -30,16 +34,22 @@ def test_ids_are_in_the_order_of_their_numbers(one: StreamId, other: StreamId) -
     assert (one == other) == (str(one) == str(other))
 
 
-@pytest.mark.parametrize(("smaller", "larger"), [("9-0", "10-0"), ("5-9", "5-10"), ("5-18446744073709551615", "6-0")])
+@pytest.mark.parametrize(
+    ("smaller", "larger"), [("9-0", "10-0"), ("5-9", "5-10"), ("5-18446744073709551615", "6-0")]
+)
 def test_ids_are_not_in_the_order_of_their_texts(smaller: str, larger: str) -> None:
     assert StreamId.parse(smaller) < StreamId.parse(larger)
 
 
 def test_an_id_without_a_number_is_the_first_of_its_millisecond() -> None:
-    assert StreamId.parse("5") == StreamId.parse(b"5") == StreamId.parse("5-") == StreamId(5) == StreamId(5, 0)
+    assert (
+        StreamId.parse("5") == StreamId.parse(b"5") == StreamId.parse("5-") == StreamId(5) == StreamId(5, 0)
+    )
 
 
-@pytest.mark.parametrize("text", ["", "-", "-5", "x", "x-0", "5-x", "5-0-0", "5-0|", "0x5-0", "*", "$", "(5-0"])
+@pytest.mark.parametrize(
+    "text", ["", "-", "-5", "x", "x-0", "5-x", "5-0-0", "5-0|", "0x5-0", "*", "$", "(5-0"]
+)
 def test_what_names_no_entry_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="invalid literal for int"):
         StreamId.parse(text)

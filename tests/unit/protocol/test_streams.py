@@ -1,4 +1,6 @@
-"""The table of keys is one: the module's description, its functions and what a restore goes by say the same."""
+"""The table of keys is one: the module's description, its functions and what a restore goes by say the
+same.
+"""
 
 import inspect
 import re
@@ -6,7 +8,7 @@ from typing import Any
 
 from protocol import streams
 from protocol.streams import KEYS, AfterLoss, MarketDataKind, after_loss
-from tests.keys import described
+from tests.support.keys import described
 
 NOT_NAMES = {"process_of_health", "shard_of", "after_loss"}
 ARGUMENTS: dict[str, Any] = {"shard": 3, "account_id": 5, "window": 7, "kind": MarketDataKind.TRADE}
@@ -20,7 +22,9 @@ def test_every_function_makes_a_name_that_is_described() -> None:
     patterns = {name.partition(":")[0] for name, _ in described()}
     functions = dict(inspect.getmembers(streams, inspect.isfunction))
     made = {
-        name: function(*(ARGUMENTS.get(parameter, "x") for parameter in inspect.signature(function).parameters))
+        name: function(
+            *(ARGUMENTS.get(parameter, "x") for parameter in inspect.signature(function).parameters)
+        )
         for name, function in functions.items()
         if name not in NOT_NAMES and not name.startswith("_") and function.__module__ == streams.__name__
     }

@@ -88,7 +88,10 @@ for step in range(1, 10_000):
 
 
 def _signal_at_every_step(plant: str, patience_ms: int) -> str:
-    """Wait for a flag as often as that has steps, with a signal at each of them in turn; return what went wrong."""
+    """Wait for a flag as often as that has steps, with a signal at each of them in turn.
+
+    Return what went wrong.
+    """
     program = _AT_EVERY_STEP.format(plant=plant, patience_ms=patience_ms, no_such_step=17)
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120).stderr
 

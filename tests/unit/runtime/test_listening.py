@@ -1,4 +1,5 @@
-"""Leaving a port, on real sockets: who waits to be accepted is served, and who comes too late was never connected."""
+"""Leaving a port, on real sockets: who waits to be accepted is served, and who comes too late was never
+connected."""
 
 import asyncio
 import errno
@@ -48,7 +49,9 @@ async def test_who_waits_is_accepted_before_it_returns(listener: socket.socket) 
 
 
 def _late_comer(listener: socket.socket, leave: Callable[[], object]) -> int:
-    """Return how the connection of a client ends that comes before a listener is closed, and after `leave`."""
+    """Return how the connection of a client ends that comes before a listener is closed, and after
+    `leave`.
+    """
     leave()
     with socket.socket() as client:
         client.setblocking(False)

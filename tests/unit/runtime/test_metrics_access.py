@@ -1,4 +1,6 @@
-"""Metrics are for this machine unless said otherwise, and for whoever shows the password where there is one."""
+"""Metrics are for this machine unless said otherwise, and for whoever shows the password where there is
+one.
+"""
 
 import http.client
 

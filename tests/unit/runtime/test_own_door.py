@@ -12,7 +12,16 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection, serve
 
-from runtime.own_door import ALIVE_S_MAX, READY_S_MAX, Knocks, NoAnswerError, OwnDoor, ask_http, ask_websocket, local
+from runtime.own_door import (
+    ALIVE_S_MAX,
+    READY_S_MAX,
+    Knocks,
+    NoAnswerError,
+    OwnDoor,
+    ask_http,
+    ask_websocket,
+    local,
+)
 from runtime.probes import Probes
 
 HURRIED_S = 0.5
@@ -79,7 +88,8 @@ def test_who_answers_nobody_is_not_ready_and_then_does_not_live(ask: Ask, silent
 
 @pytest.mark.parametrize("ask", [ask_http, ask_websocket])
 def test_a_refusal_is_no_answer(ask: Ask, refusing: int) -> None:
-    """What one address may have and ask for does not bound knocks, so nothing but the process itself refuses one."""
+    """What one address may have and ask for does not bound knocks, so nothing but the process itself refuses
+    one."""
     clock, probes = Clock(), Probes()
     probes.turned()
     door = OwnDoor(lambda: ask("127.0.0.1", refusing, HURRIED_S), probes, knock_s=3600, now_s=clock)
@@ -164,7 +174,9 @@ def test_it_knocks_by_itself() -> None:
     door.stop()
 
 
-@pytest.mark.parametrize(("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.7", "10.0.0.7")])
+@pytest.mark.parametrize(
+    ("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.7", "10.0.0.7")]
+)
 def test_where_a_server_is_reached(host: str, reached: str) -> None:
     assert local(host) == reached
 

@@ -37,7 +37,9 @@ def hazard(
             return {"server": about, "persistence": persistence, "memory": memory}[parts[1]].encode()
         assert parts[:3] == ("ACL", "DRYRUN", "default")
         if default == "NOPERM":
-            raise redis.exceptions.NoPermissionError("this user has no permissions to run the 'acl|dryrun' command")
+            raise redis.exceptions.NoPermissionError(
+                "this user has no permissions to run the 'acl|dryrun' command"
+            )
         return (answers or {}).get(parts[3], default).encode()
 
     try:
@@ -52,7 +54,9 @@ def test_servers_that_replay_without_asking_are_sound_under_any_acl(about: str) 
     assert hazard(about) == ""
 
 
-@pytest.mark.parametrize("about", [REDIS_7, REDIS_8, VALKEY_8, VALKEY_9_1_1, server(redis_version="9.0.0"), server()])
+@pytest.mark.parametrize(
+    "about", [REDIS_7, REDIS_8, VALKEY_8, VALKEY_9_1_1, server(redis_version="9.0.0"), server()]
+)
 def test_the_others_must_let_their_user_default_write(about: str) -> None:
     assert "its user `default` may not do SET on every key" in hazard(about)
     assert hazard(about, default=RIGHT) == ""

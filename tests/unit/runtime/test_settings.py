@@ -112,7 +112,9 @@ def test_the_embedded_servers_ask_for_the_password_that_is_kept(tmp_path: Path) 
 
 def test_history_is_kept_for_ever_or_for_a_month_at_least() -> None:
     assert load_settings({"EXCHANGE_TRADES_DAYS": "30"}).fills_days == 0
-    with pytest.raises(SettingsError, match=r"(?s)TRADES_DAYS: 0, or 30 or more.*CANDLES_1S_DAYS: 0, or 30 or more"):
+    with pytest.raises(
+        SettingsError, match=r"(?s)TRADES_DAYS: 0, or 30 or more.*CANDLES_1S_DAYS: 0, or 30 or more"
+    ):
         load_settings({"EXCHANGE_TRADES_DAYS": "29", "EXCHANGE_CANDLES_1S_DAYS": "7"})
     assert load_settings({"EXCHANGE_ORDERS_DAYS": "30"}).orders_days == 30
     with pytest.raises(SettingsError, match=r"EXCHANGE_ORDERS_DAYS: 0, or 30 or more"):

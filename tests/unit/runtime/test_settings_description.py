@@ -11,12 +11,16 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "settings.md"
 
 
 def test_the_document_is_what_the_settings_make() -> None:
-    assert DOCUMENT.read_text("utf-8") == document(), "python -m runtime.settings_description > docs/settings.md"
+    assert DOCUMENT.read_text("utf-8") == document(), (
+        "python -m runtime.settings_description > docs/settings.md"
+    )
 
 
 def test_every_setting_is_described_once_with_its_default() -> None:
     described = [setting for section in sections() for setting in section.settings]
-    assert [setting.name for setting in described] == [field.name for field in msgspec.structs.fields(Settings)]
+    assert [setting.name for setting in described] == [
+        field.name for field in msgspec.structs.fields(Settings)
+    ]
     by_name = {setting.name: setting for setting in described}
     assert by_name["rest_port"][1:4] == ("EXCHANGE_REST_PORT", "1 to 65535", "8000")
     assert by_name["lease_ms"].values == "100 or more"

@@ -31,7 +31,9 @@ async def test_a_task_that_survives_a_cancellation_is_ended(monkeypatch: pytest.
     assert all(task.done() for task in tasks)
 
 
-def test_a_process_ends_although_a_task_that_nobody_ends_loses_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_ends_although_a_task_that_nobody_ends_loses_a_cancellation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(runtime.tasks, "AGAIN_S", 0.01)
     left: list[asyncio.Task[None]] = []
 

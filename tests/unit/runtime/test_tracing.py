@@ -18,7 +18,13 @@ class Kept:
         self.spans: list[tuple[int, int, str]] = []
 
     def span(
-        self, trace: OrderTrace, span_id: int, name: str, start_ns: int, end_ns: int, attributes: dict[str, str | int]
+        self,
+        trace: OrderTrace,
+        span_id: int,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        attributes: dict[str, str | int],
     ) -> None:
         self.spans.append((trace.trace_id, span_id, name))
 

@@ -42,7 +42,10 @@ SAFE = {
     [
         ("EXCHANGE_REDIS_URL", "redis://redis-0:6379/0?password=development-only"),
         ("EXCHANGE_REDIS_URL", "redis://gateway:development%2Donly@redis-0:6379/0"),
-        ("EXCHANGE_REDIS_URL", "redis+sentinel://g:own@s1:26379,s2:26379/exchange?sentinel_password=development-only"),
+        (
+            "EXCHANGE_REDIS_URL",
+            "redis+sentinel://g:own@s1:26379,s2:26379/exchange?sentinel_password=development-only",
+        ),
         ("EXCHANGE_CACHE_URL", "redis+cluster://:development-only@r1:6379,r2:6379"),
         ("EXCHANGE_DATABASE_URL", "postgresql://exchange@database/exchange?password=development-only"),
         ("EXCHANGE_DATABASE_URL", "host=database user=exchange password=development-only"),
@@ -93,10 +96,15 @@ def test_secrets_of_ones_own_are_taken(host: str) -> None:
         ({"EXCHANGE_HOST": "192.0.2.1"}, False),
         ({"EXCHANGE_HOST": "exchange.example.com"}, False),
         ({"EXCHANGE_HOST": "0.0.0.0", "EXCHANGE_DEVELOPMENT": "true"}, True),
-        ({"EXCHANGE_HOST": "0.0.0.0", "EXCHANGE_DEVELOPMENT": "true", "EXCHANGE_FAUCET_ENABLED": "false"}, False),
+        (
+            {"EXCHANGE_HOST": "0.0.0.0", "EXCHANGE_DEVELOPMENT": "true", "EXCHANGE_FAUCET_ENABLED": "false"},
+            False,
+        ),
     ],
 )
-def test_a_faucet_is_on_by_itself_only_where_nobody_else_reaches_it(variables: dict[str, str], is_on: bool) -> None:
+def test_a_faucet_is_on_by_itself_only_where_nobody_else_reaches_it(
+    variables: dict[str, str], is_on: bool
+) -> None:
     settings = load_settings(variables)
     refuse_unsafe(settings)
     assert settings.has_faucet() == is_on

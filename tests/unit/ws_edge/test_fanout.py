@@ -1,10 +1,13 @@
-"""A turn delivers so much and no more; what waits is conflated, in order, and nothing is lost that must not be."""
+"""A turn delivers so much and no more.
+
+What waits is conflated, in order, and nothing is lost that must not be.
+"""
 
 from typing import Any
 
 from protocol.market_data import DepthDiff
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 from ws_edge.conflation import Conflation, Update
 from ws_edge.fanout import WAITING_MAX, WAITING_S_MAX, Fanout
 

@@ -5,7 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.events import AccountEvent, FundsReleased, FundsWithdrawn, OrderAccepted, OrderClosed, OrderFilled
+from protocol.events import (
+    AccountEvent,
+    FundsReleased,
+    FundsWithdrawn,
+    OrderAccepted,
+    OrderClosed,
+    OrderFilled,
+)
 from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker, WindowTicker
 from protocol.orders import (
     Balance,
@@ -20,8 +27,8 @@ from protocol.orders import (
     TimeInForce,
 )
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
-from tests.currencies import currencies
-from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, market_map
+from tests.support.currencies import currencies
+from tests.support.market_log import BTC, START_MS, MarketLog, accepted, deposit, market_map
 from ws_edge import payloads
 
 MARKETS = market_map()
@@ -82,7 +89,22 @@ def test_tickers_and_candles() -> None:
     )
     assert "".join(payloads.mini_ticker(MARKET, ticker, 1)) == "eEscohlvq"
     candle = Candle(
-        BTC, "1m", TimeMs(60_000), TimeMs(119_999), PRICE, PRICE, PRICE, PRICE, ONE, 10**13, 1, ONE, 10**13, 7, 7, True
+        BTC,
+        "1m",
+        TimeMs(60_000),
+        TimeMs(119_999),
+        PRICE,
+        PRICE,
+        PRICE,
+        PRICE,
+        ONE,
+        10**13,
+        1,
+        ONE,
+        10**13,
+        7,
+        7,
+        True,
     )
     row = payloads.kline(MARKET, candle, NOW, 1000)["k"]
     assert "".join(row) == "tTsifLochlvnxqVQB"
@@ -92,7 +114,9 @@ def test_tickers_and_candles() -> None:
 def test_a_ticker_of_a_window() -> None:
     """From 80,000 to 100,000 is 20,000 or 25 %; 1 BTC for 90,000 USDT is 90,000 on average."""
     low, volume = PriceTicks(7_000_000), 90_000 * 10**8
-    window = WindowTicker("4h", TimeMs(60_000), PriceTicks(8_000_000), PRICE, low, PRICE, ONE, volume, 3, 5, 3)
+    window = WindowTicker(
+        "4h", TimeMs(60_000), PriceTicks(8_000_000), PRICE, low, PRICE, ONE, volume, 3, 5, 3
+    )
     assert payloads.window_ticker(MARKET, window, NOW, NOW, 1000) == {
         "e": "4hTicker", "E": NOW * 1000, "s": BTC, "p": "20000.00000000", "P": "25.000", "o": "80000.00000000",
         "h": "100000.00000000", "l": "70000.00000000", "c": "100000.00000000", "w": "90000.00000000", "v": "1.00000000",
@@ -134,7 +158,13 @@ def test_a_fill() -> None:
         BALANCES,
     )
     report = told(fill)[0]
-    assert (report["x"], report["X"], report["t"], report["m"], report["w"]) == ("TRADE", "FILLED", 5, True, False)
+    assert (report["x"], report["X"], report["t"], report["m"], report["w"]) == (
+        "TRADE",
+        "FILLED",
+        5,
+        True,
+        False,
+    )
     assert (report["l"], report["L"], report["Y"]) == ("1.00000000", "100000.00000000", "100000.00000000")
     assert (report["n"], report["N"]) == ("0.00000100", "BTC")
 
@@ -198,7 +228,8 @@ def test_an_order_that_expired_in_a_match_says_how_much_of_it() -> None:
 
 
 def test_an_order_that_expired_in_a_match_says_in_which() -> None:
-    """An order by quote quantity has 0.6 BTC left and meets an own one of 0.2 at 100,000: 0.2 BTC, 20,000 USDT would have been traded."""
+    """An order by quote quantity has 0.6 BTC left and meets an own one of 0.2 at 100,000: 0.2 BTC, 20,000
+    USDT would have been traded."""
     lots = QuantityLots(60_000)
     course = OrderCourse(prevented_quantity=lots, prevented_match_id=3)
     order = msgspec.structs.replace(
@@ -216,9 +247,9 @@ def test_reports_name_the_strategy() -> None:
     order = msgspec.structs.replace(ORDER, terms=OrderTerms(strategy_id=7, strategy_type=1_000_000))
     report = told(OrderAccepted(TimeMs(START_MS), order, ()))[0]
     assert (report["j"], report["J"]) == (7, 1_000_000)
-    report = told(OrderAccepted(TimeMs(START_MS), msgspec.structs.replace(order, terms=OrderTerms(strategy_id=0)), ()))[
-        0
-    ]
+    report = told(
+        OrderAccepted(TimeMs(START_MS), msgspec.structs.replace(order, terms=OrderTerms(strategy_id=0)), ())
+    )[0]
     assert report["j"] == 0
     assert "J" not in report
 
@@ -245,11 +276,16 @@ def test_microseconds() -> None:
 
 
 def test_money_of_assets_with_few_decimals() -> None:
-    """BTC for IDR of two decimals: 0.5 BTC at 1,600,000,000 are 80,000,000,000 units, 800,000,000.00 IDR; JPY has none."""
+    """BTC for IDR of two decimals: 0.5 BTC at 1,600,000,000 are 80,000,000,000 units, 800,000,000.00 IDR.
+
+    JPY has none.
+    """
     markets = currencies()
     idr = markets.by_symbol["BTCIDR"]
     price, half = PriceTicks(1_600_000), QuantityLots(50_000)
-    ticker = Ticker("BTCIDR", TimeMs(1), NOW, price, price, price, price, half, price, half, 80_000_000_000, 1, 1, 1)
+    ticker = Ticker(
+        "BTCIDR", TimeMs(1), NOW, price, price, price, price, half, price, half, 80_000_000_000, 1, 1, 1
+    )
     assert payloads.mini_ticker(idr, ticker, 1)["q"] == "800000000.00000000"
     full = payloads.full_ticker(idr, ticker, None, 1)
     assert (full["q"], full["w"], full["v"]) == ("800000000.00000000", "1600000000.00000000", "0.50000000")

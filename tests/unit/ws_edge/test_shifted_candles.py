@@ -7,7 +7,7 @@ import pytest
 
 from protocol.market_data import INTERVALS, INTERVALS_MS, Candle, interval_bounds
 from protocol.units import PriceTicks, QuantityLots, TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 from ws_edge.conflation import Update
 from ws_edge.market import MarketStreams
 from ws_edge.shifted_candles import OFFSET_MS, PARTS, ShiftedCandles
@@ -20,8 +20,11 @@ DAY = 1_791_763_200_000
 NOW = TimeMs(7)
 
 
-def part(opened: int, *ids: int, low: int = 90, high: int = 120, closed: bool = True, interval: str = "8h") -> Candle:
-    """Return a candle that opens at `opened` hours, with the trades from the first id to the last, of one lot each."""
+def part(
+    opened: int, *ids: int, low: int = 90, high: int = 120, closed: bool = True, interval: str = "8h"
+) -> Candle:
+    """Return a candle that opens at `opened` hours, with the trades from the first id to the last, of one lot
+    each."""
     first, last = ids
     count = last - first + 1
     begins = DAY + opened * HOUR
@@ -40,19 +43,28 @@ def shifted(*parts: Candle) -> ShiftedCandles:
 
 
 def brief(candle: Candle | None) -> Any:
-    """Return when it opens and ends (hours), the prices, lots, quote, trades, what takers bought, ids, and whether it is final."""
+    """Return when it opens and ends (hours), the prices, lots, quote, trades, what takers bought, ids, and
+    whether it is final."""
     if candle is None:
         return None
     opened, ends = (candle.open_time - DAY) // HOUR, (candle.close_time + 1 - DAY) // HOUR
     prices = (candle.open, candle.high, candle.low, candle.close)
-    sums = (candle.volume, candle.quote_volume, candle.trade_count, candle.taker_buy_volume, candle.taker_buy_quote)
+    sums = (
+        candle.volume,
+        candle.quote_volume,
+        candle.trade_count,
+        candle.taker_buy_volume,
+        candle.taker_buy_quote,
+    )
     return opened, ends, prices, sums, (candle.first_trade_id, candle.last_trade_id), candle.closed
 
 
 def test_all_other_intervals_open_at_the_same_moments() -> None:
     for interval in INTERVALS:
         times = range(DAY, DAY + 40 * 24 * HOUR, HOUR)
-        same = all(interval_bounds(interval, time) == interval_bounds(interval, time, OFFSET_MS) for time in times)
+        same = all(
+            interval_bounds(interval, time) == interval_bounds(interval, time, OFFSET_MS) for time in times
+        )
         assert same == (interval not in PARTS)
 
 

@@ -34,7 +34,9 @@ def test_paths(path: str, target: Target) -> None:
     assert parse_target(path) == target
 
 
-@pytest.mark.parametrize("path", ["/", "", "/wsx", "/api/v3/ping", "/ws-api/v4", "/streams?streams=a", "//[/ws"])
+@pytest.mark.parametrize(
+    "path", ["/", "", "/wsx", "/api/v3/ping", "/ws-api/v4", "/streams?streams=a", "//[/ws"]
+)
 def test_unknown_paths(path: str) -> None:
     assert parse_target(path) is None
 
@@ -66,7 +68,11 @@ def test_no_params_may_be_said_so(params: str) -> None:
         ({"id": 1, "method": "SUBSCRIBE", "params": "a"}, 2, "params must be an array"),
         ({"id": 1, "method": "SET_PROPERTY", "params": [True]}, 2, "property name must be a string"),
         ({"id": 1, "method": "SET_PROPERTY", "params": ["speed", True]}, 0, "Unknown property"),
-        ({"id": 1, "method": "SET_PROPERTY", "params": ["combined", 1]}, 1, "Invalid value type: expected Boolean"),
+        (
+            {"id": 1, "method": "SET_PROPERTY", "params": ["combined", 1]},
+            1,
+            "Invalid value type: expected Boolean",
+        ),
     ],
 )
 def test_wrong_requests_are_refused_in_binance_s_words(frame: Any, code: int, message: str) -> None:

@@ -16,7 +16,7 @@ from functions.account.ledger_position import Position
 from functions.api.errors import ApiError
 from functions.repositories.ledger import LedgerEntry
 from protocol.units import TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 MARKETS = market_map()
 T0 = TimeMs(1_795_392_000_000)
@@ -93,9 +93,13 @@ def test_only_the_first_and_the_last_part_have_balances() -> None:
             assert [row["kind"] for row in rows] == ["opening"] * is_first + ["closing"] * is_last
 
 
-@pytest.mark.parametrize("reference", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x")'])
+@pytest.mark.parametrize(
+    "reference", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x")']
+)
 def test_no_reference_is_a_formula(reference: str) -> None:
-    [row] = csv.DictReader(io.StringIO(csv_of([shape(reference)], [], is_first=False, is_last=False), newline=""))
+    [row] = csv.DictReader(
+        io.StringIO(csv_of([shape(reference)], [], is_first=False, is_last=False), newline="")
+    )
     assert row["reference"] == f"'{reference}"
 
 

@@ -96,7 +96,13 @@ async def test_what_a_key_may_do() -> None:
     async def shown(key: str) -> tuple[object, ...]:
         call = Call(Parameters({}), TimeMs(T0), account_id, api_key=key)
         shape = msgspec.to_builtins(await wallet.get_key_restrictions(ports, call))
-        names = ("ipRestrict", "createTime", "enableReading", "enableSpotAndMarginTrading", "enableWithdrawals")
+        names = (
+            "ipRestrict",
+            "createTime",
+            "enableReading",
+            "enableSpotAndMarginTrading",
+            "enableWithdrawals",
+        )
         return (*(shape[name] for name in names), shape.get("tradingAuthorityExpirationTime"))
 
     assert await shown("k") == (True, 5, True, False, False, T0 + 9)

@@ -17,7 +17,11 @@ from protocol.orders import RejectReason
         (RejectReason.TOO_MANY_OPEN_ORDERS, -2010, "Filter failure: MAX_NUM_ORDERS"),
         (RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL, -2010, "Filter failure: EXCHANGE_MAX_NUM_ORDERS"),
         (RejectReason.EMPTY_BOOK, -2010, "Order book liquidity is less than symbol minimum quantity."),
-        (RejectReason.THIN_BOOK, -2010, "Order book liquidity is less than `LOT_SIZE` filter minimum quantity."),
+        (
+            RejectReason.THIN_BOOK,
+            -2010,
+            "Order book liquidity is less than `LOT_SIZE` filter minimum quantity.",
+        ),
         (RejectReason.TOO_MANY_MATCHES, -2010, "Order would trade with more orders than one order may."),
         (RejectReason.NOTIONAL_TOO_SMALL, -1013, "Filter failure: NOTIONAL"),
     ],

@@ -1,4 +1,5 @@
-"""Bodies that are not what a function takes: the answer names the field, and says what is wrong in words for people."""
+"""Bodies that are not what a function takes: the answer names the field, and says what is wrong in words for
+people."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -27,7 +28,11 @@ class Wanted(msgspec.Struct, rename="camel"):
         (b"[]", -1102, "The body is not valid: Expected 'object', got 'array'."),
         (b"{}", -1102, "Mandatory parameter 'aName' was not sent, was empty/null, or malformed."),
         (b'{"aName": "short"}', -1102, "Parameter 'aName' is not valid: at least 8 characters are needed."),
-        (b'{"aName": "far too long"}', -1102, "Parameter 'aName' is not valid: at most 10 characters are allowed."),
+        (
+            b'{"aName": "far too long"}',
+            -1102,
+            "Parameter 'aName' is not valid: at most 10 characters are allowed.",
+        ),
         (b'{"aName": 1}', -1102, "Parameter 'aName' is not valid: expected text, got a whole number."),
         (
             b'{"aName": "in length", "colours": ["red", "blue"]}',

@@ -21,12 +21,21 @@ def code_of(read: Callable[[Parameters], object], **values: str) -> int:
 
 
 def test_pairs_are_percent_decoded() -> None:
-    assert parse_pairs(b"symbols=%5B%22BTCUSDT%22%5D&a=x+y&b=") == {"symbols": '["BTCUSDT"]', "a": "x y", "b": ""}
+    assert parse_pairs(b"symbols=%5B%22BTCUSDT%22%5D&a=x+y&b=") == {
+        "symbols": '["BTCUSDT"]',
+        "a": "x y",
+        "b": "",
+    }
 
 
 @pytest.mark.parametrize(
     ("encoded", "code"),
-    [(b"a=1&a=2", -1101), (b"\xff=1", -1100), (b"a=%ff", -1100), (b"&".join(b"a%d=1" % n for n in range(101)), -1101)],
+    [
+        (b"a=1&a=2", -1101),
+        (b"\xff=1", -1100),
+        (b"a=%ff", -1100),
+        (b"&".join(b"a%d=1" % n for n in range(101)), -1101),
+    ],
 )
 def test_pairs_that_are_refused(encoded: bytes, code: int) -> None:
     with pytest.raises(ApiError) as refusal:
@@ -97,7 +106,13 @@ def test_lists_of_markets() -> None:
     chosen = Parameters({"symbols": '["ETHUSDT","BTCUSDT"]'}).markets(MARKETS)
     assert chosen is not None
     assert [market.symbol for market in chosen] == ["ETHUSDT", "BTCUSDT"]
-    for text, code in (("BTCUSDT", -1100), ("[1]", -1100), ("[]", -1105), ('["NOPE"]', -1121), ("[" * 5000, -1100)):
+    for text, code in (
+        ("BTCUSDT", -1100),
+        ("[1]", -1100),
+        ("[]", -1105),
+        ('["NOPE"]', -1121),
+        ("[" * 5000, -1100),
+    ):
         assert code_of(lambda it: it.markets(MARKETS), symbols=text) == code, text
     assert code_of(lambda it: it.markets(MARKETS), symbols='["BTCUSDT","BTCUSDT"]') == -1151
 

@@ -9,7 +9,7 @@ from protocol.events import TradeExecuted
 from protocol.market_data import Ticker
 from protocol.units import TimeMs
 from runtime.settings import Settings
-from tests.market_log import MarketLog
+from tests.support.market_log import MarketLog
 from tests.unit.functions.repositories import MemoryTrades, ports_of
 
 MARKET = Settings().market_map().by_symbol["BTCUSDT"]
@@ -53,7 +53,11 @@ OLD = NOW - FIVE_MINUTES - 1
     [
         (Cache(OLD), ("50000.00000000", OLD), 0),
         (Cache(None, QUIET), ("0.00000000", 0), 0),
-        (Cache(NOW - FIVE_MINUTES), ("0.00000000", OLD), 2),  # it is within the five minutes, and not stored yet
+        (
+            Cache(NOW - FIVE_MINUTES),
+            ("0.00000000", OLD),
+            2,
+        ),  # it is within the five minutes, and not stored yet
         (Cache(None), ("0.00000000", OLD), 2),  # what may be lost is lost
     ],
 )
@@ -67,7 +71,11 @@ async def test_the_database_is_asked_only_where_something_happens(
 
 async def test_trades_of_the_last_five_minutes_are_weighted_by_quantity() -> None:
     log = MarketLog()
-    for time, price, quantity in ((OLD, 9_000_000, 50), (NOW - FIVE_MINUTES, 5_000_000, 1), (NOW - 7, 6_000_000, 3)):
+    for time, price, quantity in (
+        (OLD, 9_000_000, 50),
+        (NOW - FIVE_MINUTES, 5_000_000, 1),
+        (NOW - 7, 6_000_000, 3),
+    ):
         log.trade(time, price, quantity)
     ports = ports_of(read_models=Cache(None), trades=MemoryTrades(log.trades[MARKET.symbol]))
     assert await average_of(ports, MARKET, NOW) == ("57500.00000000", NOW - 7)

@@ -5,7 +5,15 @@ import pytest
 from functions.api.errors import ApiError
 from functions.api.parameters import Parameters
 from functions.market_data.get_klines import window_of
-from functions.market_data.klines import KlineRow, Window, bucket_start, filled, next_bucket, previous_bucket, shape
+from functions.market_data.klines import (
+    KlineRow,
+    Window,
+    bucket_start,
+    filled,
+    next_bucket,
+    previous_bucket,
+    shape,
+)
 from functions.market_data.time_zones import time_zone_ms
 from protocol.market_data import INTERVALS
 from protocol.units import TimeMs
@@ -97,18 +105,26 @@ def test_time_zones(text: str | None, minutes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["-12:15", "14:15", "15", "-13", "8:60", "8:5", "8:00:00", "UTC", " 8", "8 ", "1:01", "٨", "99999"]
+    "text",
+    ["-12:15", "14:15", "15", "-13", "8:60", "8:5", "8:00:00", "UTC", " 8", "8 ", "1:01", "٨", "99999"],
 )
 def test_what_is_no_time_zone(text: str) -> None:
     with pytest.raises(ApiError) as refused:
         time_zone_ms(Parameters({"timeZone": text}))
-    assert (refused.value.code, refused.value.message) == (-1130, "Data sent for parameter 'timeZone' is not valid.")
+    assert (refused.value.code, refused.value.message) == (
+        -1130,
+        "Data sent for parameter 'timeZone' is not valid.",
+    )
 
 
 def test_intervals_open_by_other_clocks() -> None:
     """Shanghai is eight hours ahead of UTC: its 2026-11-23, a Monday, began on the 22nd at 16:00 UTC."""
     time, shanghai = TimeMs(1_795_407_707_240), 8 * 3_600_000  # Monday 2026-11-23 12:21:47 there
-    assert bucket_start("1d", time, shanghai) == bucket_start("1w", time, shanghai) == 1_795_392_000_000 - shanghai
+    assert (
+        bucket_start("1d", time, shanghai)
+        == bucket_start("1w", time, shanghai)
+        == 1_795_392_000_000 - shanghai
+    )
     assert bucket_start("1M", time, shanghai) == 1_793_491_200_000 - shanghai
     assert bucket_start("1h", time, shanghai) == bucket_start("1h", time)
     assert bucket_start("4h", time, 3_600_000) == 1_795_402_800_000  # 03:00 UTC, 04:00 there
@@ -117,6 +133,10 @@ def test_intervals_open_by_other_clocks() -> None:
 @pytest.mark.parametrize("interval", INTERVALS)
 def test_no_candle_opens_after_the_end_of_the_calendar(interval: str) -> None:
     now = TimeMs(1_767_225_600_000)
-    for start in (now + 32 * 86_400_000, 253_402_300_800_000, 2**63 // 1_000):  # the second one is the year 10000
+    for start in (
+        now + 32 * 86_400_000,
+        253_402_300_800_000,
+        2**63 // 1_000,
+    ):  # the second one is the year 10000
         assert window_of(interval, TimeMs(start), None, 500, now, 3_600_000) is None
         assert window_of(interval, TimeMs(start), TimeMs(start), 500, now) is None

@@ -14,7 +14,7 @@ from functions.market_data import absent_features, get_ticker_24h, get_window_ti
 from functions.repositories.candles import CandleSums
 from protocol.market_data import Ticker
 from protocol.units import PriceTicks, QuantityLots, TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 NOW = TimeMs(1_641_287_867_099)  # 2022-01-04 09:17:47.099 UTC, the example of rest-api.md
 DAY_MS = 86_400_000
@@ -82,12 +82,20 @@ async def test_a_window_begins_on_a_minute_and_ends_now(size: dict[str, str], op
 
 async def test_the_fields_of_a_window() -> None:
     answer = await World().ask(get_window_ticker.FUNCTION, symbols='["BTCUSDT","ETHUSDT"]')
-    names = "symbol priceChange priceChangePercent weightedAvgPrice openPrice highPrice lowPrice lastPrice volume quoteVolume"
+    names = (
+        "symbol priceChange priceChangePercent weightedAvgPrice openPrice highPrice lowPrice lastPrice "
+        "volume quoteVolume"
+    )
     assert " ".join(answer[0]) == f"{names} openTime closeTime firstId lastId count"
     assert (answer[0]["openPrice"], answer[0]["lastPrice"], answer[0]["priceChange"]) == (
         "1.00000000", "1.10000000", "0.10000000",
     )  # fmt: skip
-    assert (answer[0]["priceChangePercent"], answer[0]["firstId"], answer[0]["lastId"], answer[0]["count"]) == (
+    assert (
+        answer[0]["priceChangePercent"],
+        answer[0]["firstId"],
+        answer[0]["lastId"],
+        answer[0]["count"],
+    ) == (
         "10.000",
         7,
         9,
@@ -174,7 +182,10 @@ async def test_what_no_market_has() -> None:
     for function in (absent_features.REFERENCE_PRICE, absent_features.REFERENCE_PRICE_CALCULATION):
         with pytest.raises(ApiError) as refused:
             await world.ask(function, symbol="BTCUSDT")
-        assert (refused.value.code, refused.value.message) == (-2043, "This symbol doesn't have a reference price.")
+        assert (refused.value.code, refused.value.message) == (
+            -2043,
+            "This symbol doesn't have a reference price.",
+        )
         with pytest.raises(ApiError) as refused:
             await world.ask(function, symbol="NOPE")
         assert refused.value.code == -1121

@@ -1,4 +1,7 @@
-"""Pages of public trades: from a number on, within a time, the newest; and what the read model is short of."""
+"""Pages of public trades: from a number on, within a time, the newest.
+
+And what the read model is short of.
+"""
 
 from typing import Any
 
@@ -13,15 +16,20 @@ from functions.market_data import get_aggregate_trades, get_historical_trades, g
 from protocol.events import TradeExecuted
 from protocol.orders import Side
 from protocol.units import TimeMs
-from tests.market_log import BTC, START_MS, MarketLog
+from tests.support.market_log import BTC, START_MS, MarketLog
 from tests.unit.functions.repositories import MemoryIngestion, MemoryTrades, ports_of
 
 
 def tape() -> list[TradeExecuted]:
-    """Six trades, a second apart; 2 and 3 are of one taker at one price. The others are aggregates of their own."""
+    """Six trades, a second apart; 2 and 3 are of one taker at one price.
+
+    The others are aggregates of their own.
+    """
     log = MarketLog()
     for number in range(6):
-        log.trade(START_MS + number * 1_000, 5_000_000 + number, 10 + number, Side.SELL if number == 4 else Side.BUY)
+        log.trade(
+            START_MS + number * 1_000, 5_000_000 + number, 10 + number, Side.SELL if number == 4 else Side.BUY
+        )
     aggregates = (1, 2, 2, 3, 4, 5)
     trades = [
         msgspec.structs.replace(each, aggregate_id=number)
@@ -63,7 +71,9 @@ class Exchange:
 async def test_old_trades(sent: dict[str, str], numbers: list[int]) -> None:
     exchange = Exchange()
     assert [each["id"] for each in await exchange.ask(get_historical_trades.FUNCTION, **sent)] == numbers
-    assert exchange.ingestion.questions == [0], "the database has all that was acknowledged before it is asked"
+    assert exchange.ingestion.questions == [0], (
+        "the database has all that was acknowledged before it is asked"
+    )
 
 
 async def test_a_trade_whole() -> None:

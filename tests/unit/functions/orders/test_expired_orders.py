@@ -19,7 +19,7 @@ from protocol.orders import (
 )
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
-from tests.unit.functions.orders.test_place_order import Exchange
+from tests.support.order_ports import Exchange
 
 MARKET = Settings().market_map().by_symbol["BTCUSDT"]
 ORDER = OrderState(
@@ -48,7 +48,9 @@ async def test_a_placed_order_says_why_it_expired(wanted: dict[str, str], reason
     await exchange.order(2, side="SELL", type="LIMIT", timeInForce="GTC", quantity="0.001", price="30000")
     if reason.startswith("EXECUTION"):
         await exchange.order(2, side="SELL", type="LIMIT", timeInForce="GTC", quantity="0.001", price="40000")
-    answer = shown(await exchange.order(side="BUY", **{"quantity": "0.002", **wanted}, newOrderRespType=response))
+    answer = shown(
+        await exchange.order(side="BUY", **{"quantity": "0.002", **wanted}, newOrderRespType=response)
+    )
     assert (answer["status"], answer["expiryReason"]) == ("EXPIRED", reason)
     assert "preventedQuantity" not in answer
 
@@ -81,7 +83,9 @@ def test_an_order_that_is_asked_for_says_why_it_expired(reason: CloseReason | No
         ORDER, status=OrderStatus.EXPIRED, time_in_force=TimeInForce.IOC, close_reason=reason
     )
     assert shown(order_shapes.order_shape(expired, MARKET, 1))["expiryReason"] == text
-    canceled = msgspec.structs.replace(ORDER, status=OrderStatus.CANCELED, close_reason=CloseReason.CANCELED_BY_OWNER)
+    canceled = msgspec.structs.replace(
+        ORDER, status=OrderStatus.CANCELED, close_reason=CloseReason.CANCELED_BY_OWNER
+    )
     assert "expiryReason" not in shown(order_shapes.order_shape(canceled, MARKET, 1))
 
 
@@ -98,7 +102,8 @@ async def three_makers(exchange: Exchange) -> list[int]:
 
 
 async def test_what_self_trade_prevention_took_off() -> None:
-    """Scenario C: the arriving order of 30 meets an own one of 12 with EXPIRE_TAKER, and all of its 30 expire; the others stay."""
+    """Scenario C: the arriving order of 30 meets an own one of 12 with EXPIRE_TAKER, and all of its 30
+    expire; the others stay."""
     exchange = Exchange()
     first, *_ = await three_makers(exchange)
     taker = {"side": "SELL", "quantity": "30", "price": "1", "selfTradePreventionMode": "EXPIRE_TAKER"}
@@ -134,11 +139,17 @@ async def test_matches_that_both_were_ended_for() -> None:
     answer = shown(await exchange.order(side="SELL", quantity="30", price="1", **RESTING, **both))
     assert (answer["status"], answer["preventedQuantity"]) == ("EXPIRED_IN_MATCH", "30.00000000")
     (match,) = answer["preventedMatches"]
-    assert (match["takerPreventedQuantity"], match["makerPreventedQuantity"]) == ("30.00000000", "10.00000000")
+    assert (match["takerPreventedQuantity"], match["makerPreventedQuantity"]) == (
+        "30.00000000",
+        "10.00000000",
+    )
 
 
 async def test_what_was_prevented_of_an_order_by_quote_quantity() -> None:
-    """20 USDT meet an own order at 2: they would have bought 10, of which 4 were there; as Binance, all that is left counts."""
+    """20 USDT meet an own order at 2: they would have bought 10, of which 4 were there.
+
+    As Binance, all that is left counts.
+    """
     exchange = Exchange()
     await exchange.order(side="SELL", quantity="4", price="2", **RESTING)
     order = {"type": "MARKET", "quoteOrderQty": "20", "selfTradePreventionMode": "EXPIRE_TAKER"}
@@ -160,7 +171,9 @@ async def test_answers_name_the_strategy() -> None:
 
 
 def test_prevented_quantity_is_what_was_left() -> None:
-    order = msgspec.structs.replace(ORDER, status=OrderStatus.EXPIRED_IN_MATCH, cum_quantity=QuantityLots(25_000))
+    order = msgspec.structs.replace(
+        ORDER, status=OrderStatus.EXPIRED_IN_MATCH, cum_quantity=QuantityLots(25_000)
+    )
     assert shown(order_shapes.order_shape(order, MARKET, 1))["preventedQuantity"] == "0.75000000"
     numbered = msgspec.structs.replace(
         order, course=OrderCourse(prevented_quantity=QuantityLots(75_000), prevented_match_id=9)

@@ -8,7 +8,15 @@ from functions.api.errors import ApiError
 from functions.api.parameters import Parameters
 from functions.api.ports import Call
 from functions.orders.get_order import get_order
-from protocol.orders import OrderState, OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import (
+    OrderState,
+    OrderStatus,
+    OrderType,
+    RejectReason,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
 from protocol.replies import OrderQuery, OrderReply, Refused, Reply
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from tests.unit.functions.repositories import MemoryOrders, ports_of
@@ -44,7 +52,9 @@ def order(status: OrderStatus) -> OrderState:
 async def asked(reply: OrderStatus | RejectReason, stored: OrderStatus | None, **names: str) -> object:
     ports = ports_of(shards=Shard(reply), orders=MemoryOrders([] if stored is None else [order(stored)]))
     try:
-        answer = await get_order(ports, Call(Parameters({"symbol": "BTCUSDT", **names}), TimeMs(9), AccountId(1)))
+        answer = await get_order(
+            ports, Call(Parameters({"symbol": "BTCUSDT", **names}), TimeMs(9), AccountId(1))
+        )
     except ApiError as error:
         return error.code
     return cast("Any", answer).status
@@ -60,7 +70,9 @@ async def test_the_shard_goes_before_the_database(names: dict[str, str]) -> None
     assert await asked(RejectReason.UNKNOWN_ORDER, None, **names) == -2013
 
 
-@pytest.mark.parametrize("place", [OrderStatus.NEW, RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_NOT_REMEMBERED])
+@pytest.mark.parametrize(
+    "place", [OrderStatus.NEW, RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_NOT_REMEMBERED]
+)
 async def test_a_number_with_the_client_order_id_of_another_order(place: OrderStatus | RejectReason) -> None:
     """Wherever the order is found; the control is its own id."""
     both = {"orderId": "7", "origClientOrderId": "other"}

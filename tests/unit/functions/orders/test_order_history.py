@@ -1,4 +1,6 @@
-"""What an account asks of its past: orders overlaid with those that are open, fills, and prevented matches."""
+"""What an account asks of its past: orders overlaid with those that are open, fills, and prevented
+matches.
+"""
 
 from typing import Any
 
@@ -22,7 +24,7 @@ from protocol.orders import (
 )
 from protocol.replies import OpenOrdersQuery, OrdersReply
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
-from tests.market_log import BTC
+from tests.support.market_log import BTC
 from tests.unit.functions.repositories import MemoryOrders, ports_of
 
 ANN = AccountId(1)
@@ -39,7 +41,9 @@ def order(number: int, status: OrderStatus = OrderStatus.FILLED, version: int = 
     )  # fmt: skip
 
 
-def fill(trade: int, number: int, side: Side = Side.BUY, liquidity: Liquidity = Liquidity.TAKER) -> StoredFill:
+def fill(
+    trade: int, number: int, side: Side = Side.BUY, liquidity: Liquidity = Liquidity.TAKER
+) -> StoredFill:
     return StoredFill(
         TradeId(trade), OrderId(number), PriceTicks(5_000_000), QuantityLots(10), AssetUnits(500_000_000),
         AssetUnits(1_000), "BTC", TimeMs(T0 + trade * 1_000), side, liquidity,
@@ -83,7 +87,9 @@ class Exchange:
     async def ask(self, function: Function, **sent: str) -> list[dict[str, Any]]:
         ports = ports_of(shards=self, orders=MemoryOrders(STORED, FILLS, PREVENTED))
         call = Call(Parameters({"symbol": BTC, **sent}), TimeMs(T0), ANN)
-        shapes: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(await function.handle(ports, call)))
+        shapes: list[dict[str, Any]] = msgspec.json.decode(
+            msgspec.json.encode(await function.handle(ports, call))
+        )
         return shapes
 
 
@@ -111,7 +117,10 @@ async def test_orders_of_any_status(sent: dict[str, str], numbers: list[int]) ->
 
 
 async def test_an_order_is_shown_in_its_later_state() -> None:
-    """The shard's, which has gone on; and the database's, where the shard answered before the order was filled."""
+    """The shard's, which has gone on.
+
+    And the database's, where the shard answered before the order was filled.
+    """
     shown = {each["orderId"]: each["status"] for each in await Exchange().ask(get_all_orders.FUNCTION)}
     assert (shown[3], shown[4], shown[5]) == ("FILLED", "PARTIALLY_FILLED", "NEW")
     late = order(4, OrderStatus.FILLED, version=3)
@@ -181,7 +190,10 @@ async def test_prevented_matches(sent: dict[str, str], numbers: list[int]) -> No
 
 async def test_a_prevented_match_has_the_quantities_of_orders_that_it_ended() -> None:
     taker, both = await Exchange().ask(get_prevented_matches.FUNCTION, orderId="20")
-    assert (taker["selfTradePreventionMode"], taker["takerPreventedQuantity"]) == ("EXPIRE_TAKER", "0.00007000")
+    assert (taker["selfTradePreventionMode"], taker["takerPreventedQuantity"]) == (
+        "EXPIRE_TAKER",
+        "0.00007000",
+    )
     assert "makerPreventedQuantity" not in taker
     assert (both["takerPreventedQuantity"], both["makerPreventedQuantity"]) == ("0.00007000", "0.00008000")
 

@@ -9,7 +9,7 @@ from protocol.market_data import BookTicker
 from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from runtime.settings import Settings
-from tests.currencies import currencies
+from tests.support.currencies import currencies
 
 MARKETS = Settings().market_map()
 LIMIT = {
@@ -34,7 +34,10 @@ def test_a_limit_order() -> None:
     order = parsed(LIMIT)
     assert (order.side, order.order_type, order.time_in_force) == (Side.BUY, OrderType.LIMIT, TimeInForce.GTC)
     assert (order.price, order.quantity, order.quote_quantity) == (5_000_001, 100, 0)
-    assert (order.self_trade_prevention, order.response_type) == (SelfTradePrevention.EXPIRE_MAKER, ResponseType.FULL)
+    assert (order.self_trade_prevention, order.response_type) == (
+        SelfTradePrevention.EXPIRE_MAKER,
+        ResponseType.FULL,
+    )
     assert order.client_order_id is None
 
 
@@ -138,7 +141,9 @@ def test_an_amount_of_quote_has_the_decimals_of_its_asset() -> None:
     markets = currencies()
 
     def spent(text: str, symbol: str = "BTCIDR") -> int:
-        return parse_order(Parameters({**QUOTE, "symbol": symbol, "quoteOrderQty": text}), markets).quote_quantity
+        return parse_order(
+            Parameters({**QUOTE, "symbol": symbol, "quoteOrderQty": text}), markets
+        ).quote_quantity
 
     assert spent("20000.55") == spent("20000.55000000") == 2_000_055
     assert spent("1000", "BTCJPY") == 1_000
@@ -152,7 +157,10 @@ def test_an_amount_of_quote_has_the_decimals_of_its_asset() -> None:
 
 
 def test_the_least_notional_in_an_asset_of_two_decimals() -> None:
-    """At 1,500,049,000 IDR 0.00001 BTC are 15,000.49 IDR, a hundredth less than the least; one tick more is 15,000.50."""
+    """At 1,500,049,000 IDR 0.00001 BTC are 15,000.49 IDR, a hundredth less than the least.
+
+    One tick more is 15,000.50.
+    """
     values = {**LIMIT, "symbol": "BTCIDR", "quantity": "0.00001"}
     with pytest.raises(ApiError, match="NOTIONAL"):
         parse_order(Parameters({**values, "price": "1500049000"}), currencies())

@@ -1,4 +1,5 @@
-"""A new password that cannot be had now uses nothing up: neither the mail's token nor a code is good a second time."""
+"""A new password that cannot be had now uses nothing up: neither the mail's token nor a code is good a second
+time."""
 
 from typing import Any
 
@@ -45,7 +46,9 @@ async def test_nothing_is_used_up_while_too_many_wait(function: Any) -> None:
     await send_token(ports, ANN, Purpose.RESET)
     (_, mail), tokens = accounts.mails[0], dict(accounts.tokens)
     token = mail.body.rpartition("enter: ")[2].split()[0]
-    body = msgspec.json.encode({"token": token, "password": "old", "newPassword": "an entirely different staple"})
+    body = msgspec.json.encode(
+        {"token": token, "password": "old", "newPassword": "an entirely different staple"}
+    )
     with pytest.raises(ApiError) as refused:
         await function(ports, Call(Parameters({}), TimeMs(1), ANN, body=body))
     assert (refused.value.code, busy.asked, accounts.tokens) == (-1008, [], tokens)

@@ -212,7 +212,9 @@ async def test_keys_are_made_listed_and_revoked() -> None:
     made = await create_api_key.create_api_key(world.ports, call)
     assert (made.networks, made.expires_time) == (("10.0.0.1/32",), None)
     assert streams.api_key(made.api_key) in world.redis.values
-    (listed,) = await list_api_keys.list_api_keys(world.ports, msgspec.structs.replace(call, time_scale=MICROSECONDS))
+    (listed,) = await list_api_keys.list_api_keys(
+        world.ports, msgspec.structs.replace(call, time_scale=MICROSECONDS)
+    )
     assert (listed.api_key, listed.label, listed.created_time, listed.expires_time) == (
         made.api_key,
         "bot",
@@ -261,7 +263,9 @@ async def test_a_changed_password_ends_the_other_sessions_and_the_tokens_of_mail
     await passwords.change_password(world.ports, msgspec.structs.replace(call, session_id=own))
     assert await world.ports.sessions.open_ids(account_id) == [own]
     assert world.accounts.ended == {other}
-    assert [purpose for _, purpose in world.accounts.tokens.values()] == ["verification"], "that of signing up stays"
+    assert [purpose for _, purpose in world.accounts.tokens.values()] == ["verification"], (
+        "that of signing up stays"
+    )
     assert world.kinds()[-2:] == [Activity.CHANGED, Activity.SIGNED_OUT]
     assert world.subjects()[-1] == "Your password was changed"
 
@@ -305,17 +309,25 @@ async def test_a_second_factor_is_asked_for_once_it_was_confirmed_and_each_code_
     confirming = world.call({"code": code}, account_id)
     recovery, *_ = (await totp.confirm_device(world.ports, confirming)).recovery_codes
     assert await code_of(totp.confirm_device(world.ports, confirming)) == (-1130, 409)
-    assert await code_of(totp.begin(world.ports, world.call({"password": PASSWORD}, account_id))) == (-9001, 401)
+    assert await code_of(totp.begin(world.ports, world.call({"password": PASSWORD}, account_id))) == (
+        -9001,
+        401,
+    )
     asked = {"email": ANN, "password": PASSWORD}
     assert await code_of(sign_in(world.ports, world.call(asked))) == (-9001, 401)
-    assert await code_of(sign_in(world.ports, world.call({**asked, "code": code}))) == (-1002, 401), "it was used"
+    assert await code_of(sign_in(world.ports, world.call({**asked, "code": code}))) == (-1002, 401), (
+        "it was used"
+    )
     later = msgspec.structs.replace(
-        world.call({**asked, "code": pyotp.TOTP(device.secret).at(NOW // 1_000 + 30)}), now=TimeMs(NOW + 30_000)
+        world.call({**asked, "code": pyotp.TOTP(device.secret).at(NOW // 1_000 + 30)}),
+        now=TimeMs(NOW + 30_000),
     )
     assert isinstance(await sign_in(world.ports, later), Session)
     assert isinstance(await sign_in(world.ports, world.call({**asked, "code": recovery.lower()})), Session)
     assert await code_of(sign_in(world.ports, world.call({**asked, "code": recovery}))) == (-1002, 401)
-    assert world.kinds().count(Activity.SIGN_IN_REFUSED) == 2, "a sign-in without a code is no attempt of somebody else"
+    assert world.kinds().count(Activity.SIGN_IN_REFUSED) == 2, (
+        "a sign-in without a code is no attempt of somebody else"
+    )
     assert world.subjects() == ["A second factor was added to your account"]
 
 
@@ -338,11 +350,14 @@ async def test_activity_page_by_page() -> None:
         await world.signed_in()
     numbers: list[int] = []
     before: dict[str, str] = {}
-    while page := await get_activity.get_activity(world.ports, world.call(account_id=account_id, limit="3", **before)):
+    while page := await get_activity.get_activity(
+        world.ports, world.call(account_id=account_id, limit="3", **before)
+    ):
         numbers += [each.id for each in page]
         before = {"beforeId": str(numbers[-1])}
     assert numbers == [4, 3, 2, 1]
     (first,) = await get_activity.get_activity(
-        world.ports, msgspec.structs.replace(world.call(account_id=account_id, beforeId="2"), time_scale=MICROSECONDS)
+        world.ports,
+        msgspec.structs.replace(world.call(account_id=account_id, beforeId="2"), time_scale=MICROSECONDS),
     )
     assert (first.kind, first.time) == ("signedUp", 1_001_000)

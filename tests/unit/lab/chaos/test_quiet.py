@@ -1,4 +1,5 @@
-"""A run is over when a while has passed in which only time did, and everybody is as far as things were when it began."""
+"""A run is over when a while has passed in which only time did, and everybody is as far as things were when
+it began."""
 
 import msgspec
 import pytest
@@ -46,7 +47,9 @@ def test_what_another_shard_sends_meanwhile_is_waited_for() -> None:
 def test_nothing_is_over_with_mail_on_its_way_or_without_an_answer() -> None:
     quiet = Quiet(1.5)
     assert not quiet.look(0, 1, at(0))
-    assert [quiet.look(now, 1, msgspec.structs.replace(at(5), undelivered=1)) for now in (1, 2, 3, 4)] == [False] * 4
+    assert [quiet.look(now, 1, msgspec.structs.replace(at(5), undelivered=1)) for now in (1, 2, 3, 4)] == [
+        False
+    ] * 4
     assert [quiet.look(now, 1, at(6)) for now in (5, 6, 7)] == [False, False, True]
     assert not quiet.look(8, 1, None)
     assert [quiet.look(now, 1, at(9)) for now in (9, 10, 11, 12)] == [False, False, False, True]

@@ -1,4 +1,5 @@
-"""The verdict on made-up evidence: clean when all fits, and each kind of damage is found by the check that is for it."""
+"""The verdict on made-up evidence: clean when all fits, and each kind of damage is found by the check that is
+for it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +51,9 @@ def sent(number: int, account_id: int, side: Side, price: int, quantity: int, *a
     return SentOrder(number, account_id, "BTCUSDT", side, kind, tif, price, quantity, 0, list(answers))
 
 
-def row(number: int, account_id: int, side: Side, price: int, quantity: int, status: int, filled: int = 0) -> OrderRow:
+def row(
+    number: int, account_id: int, side: Side, price: int, quantity: int, status: int, filled: int = 0
+) -> OrderRow:
     quote = filled * PRICE * 10
     name = f"chaos-{number}"
     return OrderRow(
@@ -59,7 +62,10 @@ def row(number: int, account_id: int, side: Side, price: int, quantity: int, sta
 
 
 def evidence() -> Evidence:
-    """Ann sells 0.01 BTC to Bob, has another order in the book and a third one canceled; Bob was refused a fourth."""
+    """Ann sells 0.01 BTC to Bob, has another order in the book and a third one canceled.
+
+    Bob was refused a fourth.
+    """
     market = Settings().market_map().by_symbol["BTCUSDT"]
     found = Evidence(MarketMap.of([market], 1), [ANN, BOB])
     found.answered.statuses, found.answered.replayed = {"BTCUSDT": "TRADING"}, 7
@@ -176,7 +182,12 @@ def depth_update(first: int, last: int) -> dict[str, object]:
 
 
 def report(
-    order_id: int, kind: str, status: str, last: str = "0.00000000", total: str = "0.00000000", trade: int = -1
+    order_id: int,
+    kind: str,
+    status: str,
+    last: str = "0.00000000",
+    total: str = "0.00000000",
+    trade: int = -1,
 ) -> dict[str, object]:
     names = {"i": order_id, "x": kind, "X": status, "l": last, "z": total, "t": trade}
     return {"e": "executionReport", "T": TIME, **names}
@@ -255,7 +266,10 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         lambda found: _replace_order(found, 1, status=NEW, cum_quantity=0, cum_quote=0),
         {"accounted", "fills", "books", "accounts"},
     ),
-    "the database has another price": (lambda found: _replace_order(found, 0, price=PRICE + 1), {"accounted"}),
+    "the database has another price": (
+        lambda found: _replace_order(found, 0, price=PRICE + 1),
+        {"accounted"},
+    ),
     "a refused order is there": (
         lambda found: setattr(
             found.stored,
@@ -266,7 +280,9 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     ),
     "an order that nobody sent": (
         lambda found: setattr(
-            found.stored, "orders", [*found.stored.orders, row(9, BOB, Side.BUY, PRICE, 1, OrderStatus.EXPIRED)]
+            found.stored,
+            "orders",
+            [*found.stored.orders, row(9, BOB, Side.BUY, PRICE, 1, OrderStatus.EXPIRED)],
         ),
         {"outcomes"},
     ),

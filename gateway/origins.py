@@ -1,0 +1,36 @@
+"""Requests that a browser's cookie comes with: whether it is the exchange's own page that asks. Pure."""
+
+import hmac
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from functions.api.errors import ApiError
+from functions.users.sessions import csrf_token
+
+_READING: Final = ("GET", "HEAD")
+_OWN: Final = (b"same-origin", b"none")
+"""What browsers say in `Sec-Fetch-Site` of their own page's requests, and of what a person opens."""
+
+
+def check_page(method: str, headers: Mapping[bytes, bytes], token: str, origins: frozenset[bytes]) -> None:
+    """Refuse with -1002 what another page may have made the browser send.
+
+    A request that changes something comes from one of `origins`, with the session's token against forgeries,
+    which only a page that may read the exchange's answers knows. One that reads is no danger: no other page
+    can read its answer.
+    """
+    origin = headers.get(b"origin")
+    if origin is not None and origin not in origins:
+        raise _not_the_page()
+    if headers.get(b"sec-fetch-site", b"none") not in _OWN:
+        raise _not_the_page()
+    if method in _READING:
+        return
+    shown = headers.get(b"x-csrf-token", b"")
+    if origin is None or not hmac.compare_digest(shown, csrf_token(token).encode()):
+        raise _not_the_page()
+
+
+def _not_the_page() -> ApiError:
+    return ApiError(-1002, "You are not authorized to execute this request.", HTTPStatus.FORBIDDEN)

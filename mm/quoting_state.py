@@ -1,0 +1,79 @@
+"""What the market maker does at the moment: it quotes, or it waits, and why."""
+
+import time
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+import prometheus_client
+
+_paused = prometheus_client.Gauge("mm_paused", "1 while the market maker waits, by what for", ["reason"])
+_last_quoted = prometheus_client.Gauge(
+    "mm_last_quoted_timestamp_seconds", "When a market was brought up to date last", ["market"]
+)
+
+
+class Pause(StrEnum):
+    """What a market maker may have to wait for."""
+
+    EXCHANGE = "exchange"
+    """The exchange is away, or takes no orders."""
+    KEYS = "keys"
+    """Its API keys are refused."""
+
+
+class Activity:
+    """What the bot noted last, for metrics and probes."""
+
+    def __init__(self, quiet_s_max: float, now_s: Callable[[], float] = time.monotonic) -> None:
+        """A bot may neither quote nor say why for `quiet_s_max`."""
+        self._quiet_s_max = quiet_s_max
+        self._now_s = now_s
+        self._noted_s = now_s()
+        self._has_quoted = False
+        self._markets: set[str] = set()
+        self._reason: Pause | None = None
+        for reason in Pause:
+            _paused.labels(reason).set(0)
+
+    def expects(self, markets: Iterable[str]) -> None:
+        """Note which markets it is about to quote, and no other: a market that is never quoted counts as
+        quiet from now on.
+        """
+        expected = set(markets)
+        for market in self._markets - expected:
+            _last_quoted.remove(market)
+        self._markets &= expected
+        for market in sorted(expected):
+            if market not in self._markets:
+                self._markets.add(market)
+                _last_quoted.labels(market).set_to_current_time()
+
+    def quoted(self, market: str) -> None:
+        """Note that a market's quotes are what they should be."""
+        self._noted_s, self._has_quoted = self._now_s(), True
+        _last_quoted.labels(market).set_to_current_time()
+        self._reason = None
+        for reason in Pause:
+            _paused.labels(reason).set(0)
+
+    def paused(self, reason: Pause) -> None:
+        """Note that it waits."""
+        self._noted_s, self._reason = self._now_s(), reason
+        _paused.labels(reason).set(1)
+
+    def why_not_ready(self) -> str | None:
+        """Return why it does not quote, until it has quoted for the first time.
+
+        Then only when nothing is known of what it does.
+
+        Once there are quotes, waiting for something is as good as quoting: it goes on by itself, and its
+        metrics say so.
+        """
+        if not self._has_quoted:
+            return "it has not quoted yet" + (f", and waits for the {self._reason}" if self._reason else "")
+        quiet_s = self._now_s() - self._noted_s
+        return (
+            f"it has not quoted for {quiet_s:.0f} s, and does not say why"
+            if quiet_s > self._quiet_s_max
+            else None
+        )
