@@ -36,6 +36,7 @@ SHARED_NAMES = {
     "report": "results, shown and recorded",
     "trading": "what generated traders do",
     "market": "a market",
+    "process": "a process of the exchange",
     "signing": "signatures",
     "api_keys": "api keys, as a port and in the database",
     "ingestion": "ingestion, as a port and in the database",

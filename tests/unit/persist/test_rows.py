@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persist.candles import STORED_INTERVALS, candle_parts
+from persist.candles import STORED_INTERVALS, candle_parts, candle_values
 from persist.rows import (
     CLEARING_ACCOUNT,
     EXTERNAL_ACCOUNT,
@@ -261,9 +261,7 @@ def test_candles_are_what_the_trades_say(drawn: list[tuple[int, int, int, Side]]
     parts = candle_parts(rows_for(*log.trades[BTC]).trades)
     for interval in STORED_INTERVALS:
         made = [
-            (opened, *msgspec.structs.astuple(part))
-            for (_, each, opened), part in parts.items()
-            if each == interval
+            (opened, *candle_values(part)) for (_, each, opened), part in parts.items() if each == interval
         ]
         assert made == [
             (
