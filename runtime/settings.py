@@ -56,7 +56,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     # All processes alike
     shard_count: Annotated[int, Meta(ge=1, le=100)] = 1
-    """Number of shards. How shards are added later: docs/deploy.md."""
+    """Number of shards. It cannot change once there is data: docs/reference/kubernetes.md."""
     lease_ms: Annotated[int, Meta(ge=100)] = 1_000
     """Duration of a leader's lease. After so much silence a standby takes over."""
     reply_timeout_ms: Positive = 5_000
@@ -133,8 +133,8 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     redis_durability_check_enabled: bool = True
     """Open a shard only on a Redis that keeps every write across a restart (stream_log/durability.py)."""
     database_url: str = ""
-    """An external PostgreSQL or TimescaleDB, with the role of this process (docs/operations.md, "Roles of the
-    database"). Empty: the embedded PostgreSQL."""
+    """An external PostgreSQL or TimescaleDB, with the role of this process
+    (docs/reference/storage.md, "Roles of the database"). Empty: the embedded PostgreSQL."""
     database_role_passwords: str = ""
     """`service:password,…` for the roles of gateway, edge and persist in an external database. `migrate`
     creates the roles with these passwords, and a process that has its password uses its own role instead of

@@ -1,7 +1,7 @@
 """Describes the settings: each with its variable, type, default and text, in the sections of
 runtime/settings.py.
 
-`python -m runtime.settings_description` prints docs/settings.md.
+`python -m runtime.settings_description` prints docs/reference/settings.md.
 """
 
 import ast
@@ -19,14 +19,15 @@ _HEAD: Final = """\
 # Settings
 
 Every setting is an environment variable. `EXCHANGE_…_FILE` names a file with the value instead, for
-example for a secret. A wrong value, and a variable that no setting has, stop a process at its
-start. Commands use the settings that `exchange up` was started with, unless they are set anew.
+example for a secret. A wrong value, or a variable that no setting has, stops a process at its
+start. Commands use the settings with which `exchange up` was started, unless the environment
+overrides them.
 
 The settings of the first section belong to the exchange as a whole. A process that starts with
 other values than the running ones have is refused; to change one, stop the exchange and start it
 again. All others are each process's own.
 
-This document is generated: `python -m runtime.settings_description > docs/settings.md`.
+This document is generated: `python -m runtime.settings_description > docs/reference/settings.md`.
 """
 _TABLE: Final = ("| variable | values | default | meaning |", "| --- | --- | --- | --- |")
 
@@ -80,7 +81,7 @@ def sections() -> list[Section]:
 
 
 def document() -> str:
-    """Return docs/settings.md."""
+    """Return docs/reference/settings.md."""
     parts = [_HEAD]
     for section in sections():
         rows = [" | ".join(("", *_row(setting), "")).strip() for setting in section.settings]

@@ -1,5 +1,5 @@
-"""Every command of docs/deploy.md, run by `kubectl` in the order of the page, against a stand-in for the API
-server."""
+"""Every command of docs/how-to/deploy-on-kubernetes.md, run by `kubectl` in the order of the page, against a
+stand-in for the API server."""
 
 import os
 import re
@@ -15,9 +15,9 @@ import pytest
 from tests.deploy.api_server import RUNS_NOTHING, ApiServer
 from tests.deploy.rendered import OVERLAYS, ROOT, kubectl
 
-PAGE: Final = ROOT / "docs" / "deploy.md"
-TRIED: Final = "## To try it"
-REAL: Final = "## For real"
+PAGE: Final = ROOT / "docs" / "how-to" / "deploy-on-kubernetes.md"
+TRIED: Final = "## Try it on a local cluster"
+REAL: Final = "## Deploy to production"
 STUBS: Final = ("docker", "kind", "curl")
 """Programs that the page calls, and that have nothing to do with the cluster."""
 KUBECTL: Final = f"""#!/bin/sh

@@ -168,7 +168,8 @@ def test_nobody_is_refused_what_an_order_needs(server: Server, database_url: str
         for command in (("shards",), ("audit",), ("markets", "plan")):
             done = _command(server, "gateway", database_url, tmp_path, *command)
             assert done.returncode == 0, done.stdout + done.stderr
-    # As docs/deploy.md has it, where the engines are stopped, and have been for some seconds.
+    # As docs/how-to/deploy-on-kubernetes.md has it, where the engines are stopped, and have been for some
+    # seconds.
     said: list[str] = []
 
     def has_planned() -> bool:

@@ -1,5 +1,5 @@
-"""The steps of docs/operations.md for Redis's passwords, walked on a real server: nobody is shut out at any
-step."""
+"""The steps of docs/how-to/rotate-secrets.md for Redis's passwords, walked on a real server: nobody is shut
+out at any step."""
 
 import subprocess
 from collections.abc import Iterator

@@ -47,9 +47,10 @@ def metrics_of(urls: Iterable[str]) -> dict[str, set[str] | None]:
 
 
 def documented() -> dict[str, set[str]]:
-    """Return the metrics in the table of docs/operations.md, as they are named there, and their labels."""
-    text = (DOCS / "docs" / "operations.md").read_text("utf-8")
-    _, _, text = text.partition("| metric | what it tells |")
+    """Return the metrics in the table of docs/reference/metrics.md, as they are named there, and their
+    labels."""
+    text = (DOCS / "docs" / "reference" / "metrics.md").read_text("utf-8")
+    _, _, text = text.partition("| metric | meaning |")
     text, _, _ = text.partition("\n\n")
     return {name: set(filter(None, (labels or "").split(","))) for name, labels in ROW.findall(text)}
 

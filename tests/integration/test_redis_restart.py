@@ -140,8 +140,8 @@ def test_a_standby_that_may_not_stand_by_stops_nobody_and_comes_by_itself(
 def test_data_that_a_restart_left_out_come_back_when_the_acl_is_right(
     programs: dict[str, Path], tmp_path: Path
 ) -> None:
-    # docs/operations.md, "After a restart Redis is empty". The log still has all of it as long as it is not
-    # rewritten.
+    # docs/how-to/back-up-and-restore.md, "Redis is empty after a restart". The log still has all of it as
+    # long as it is not rewritten.
     acl = ACL_FILES["cli/redis_users.acl"]
     with unchecked_engine(_program(programs, "Redis 7"), tmp_path, faulty(acl)) as (server, trader, engine):
         trader.deposit()
@@ -162,8 +162,8 @@ def test_data_that_a_restart_left_out_come_back_when_the_acl_is_right(
 def test_valkey_takes_over_the_data_of_another_server(
     programs: dict[str, Path], tmp_path: Path, server: str
 ) -> None:
-    # docs/operations.md, "From Redis to Valkey": Redis 8 writes a form that Valkey does not read, until it is
-    # told to write commands.
+    # docs/how-to/upgrade.md, "From Redis to Valkey": Redis 8 writes a form that Valkey does not read, until
+    # it is told to write commands.
     acl = ACL_FILES["cli/redis_users.acl"]
     with server_with_engine(_program(programs, server), tmp_path, acl) as (old, trader, engine):
         trader.deposit()

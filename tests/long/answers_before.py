@@ -1,7 +1,7 @@
 """Every finding that a client can meet: asked of an exchange of version e069486, where it must fail, and of
 this one, where it must not.
 
-Run by `make test-long`. Numbers are those of docs/api.md ("Every finding, by number") and of the security
+Run by `make test-long`. Numbers are those of docs/reference/api.md ("Findings by number") and of the security
 review; the question asked is the same in both, so what is right here is the control for what is wrong there.
 TEST_OLD_RELEASE names a checkout of e069486 that is set up; without it one is made.
 """

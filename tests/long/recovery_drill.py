@@ -26,7 +26,7 @@ from tests.support.lost_redis import SYMBOL, exchange_command, kill_everything, 
 from tests.support.running_exchange import running_exchange
 
 RPO_S = 2.0
-"""As docs/operations.md says: what was acknowledged longer than this before the loss comes back."""
+"""As docs/reference/storage.md says: what was acknowledged longer than this before the loss comes back."""
 OPEN_MAX = 100
 SETTINGS = {"mm_enabled": "false", "snapshot_interval_s": "2", "rate_limits_enabled": "false"}
 

@@ -105,7 +105,7 @@ def test_only_what_can_be_wrapped_is_too_wide() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["CONTRIBUTING.md", "README.md", "docs/architecture.md", "docs/README.md"]
+    "document", ["CONTRIBUTING.md", "README.md", "docs/README.md", "docs/explanation/architecture.md"]
 )
 def test_files_that_documents_name_exist(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")

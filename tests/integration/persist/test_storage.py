@@ -218,7 +218,7 @@ def empty_url(postgres_server: str) -> Iterator[str]:
 def test_a_dump_is_restored_and_goes_on(
     database_url: str, empty_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As docs/operations.md says it is done."""
+    """As docs/how-to/set-up-the-database.md says it is done."""
     programs = embedded.find_postgres(os.environ.get("TEST_POSTGRES_BIN", ""))
     if not (programs / "pg_dump").exists():
         pytest.skip(f"{programs} has no pg_dump; install PostgreSQL's client programs there")
