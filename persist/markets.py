@@ -10,15 +10,12 @@ import structlog
 from persist.rows import EventBatch
 from protocol.codec import LaterFormatError
 from protocol.events import MarketConfigured
+from protocol.faults import MarketsUnknownError
 from protocol.listing import ShardConfiguration, decode_configuration
 from protocol.market import Market
 from stream_log.interface import StreamLog
 
 _log = structlog.get_logger()
-
-
-class MarketsUnknownError(Exception):
-    """Events cannot be stored before the leaders of some shards have written which markets they have."""
 
 
 class KnownMarkets:

@@ -21,6 +21,7 @@ from protocol.events import (
     ShardEvent,
     TradeExecuted,
 )
+from protocol.faults import UnknownMarketError
 from protocol.market import Market
 from protocol.orders import OrderState, Side
 from protocol.stream_id import StreamId
@@ -151,10 +152,6 @@ PREVENTED_MATCHES: Final = Table(
         "time": "int8",
     },
 )
-
-
-class UnknownMarketError(ValueError):
-    """An event is about a market that is not known."""
 
 
 class TradeGapError(Exception):

@@ -22,7 +22,6 @@ from adapters.backlog import allowed
 from engine_worker.core.shard import WRITER_BEHIND_MS_MAX
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.worker import LogDamaged
-from feeds.state import InvariantError
 from lab.simulation.clients import Client, Gateway, endowment
 from lab.simulation.database import IngestProcess, Tables
 from lab.simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
@@ -44,6 +43,7 @@ from protocol import streams
 from protocol.codec import encode_commands
 from protocol.commands import CancelOrder
 from protocol.events import Event
+from protocol.faults import InvariantBroken
 from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.positions import ShardPosition
@@ -714,7 +714,7 @@ class HearingWitness(Witness):
                 gateways[channel].hear(payload)
 
 
-DETECTIONS = (LogDamaged, InvariantError, TradeGapError)
+DETECTIONS = (LogDamaged, InvariantBroken, TradeGapError)
 """By what a program refuses to go on with a log that lost its end."""
 
 

@@ -5,14 +5,7 @@ import pytest
 
 from feeds import state
 from feeds.frames import decode
-from feeds.state import (
-    BASE_PERIOD_MS,
-    BASES_PER_BATCH,
-    InvariantError,
-    Outputs,
-    ShardFeeds,
-    UnknownMarketError,
-)
+from feeds.state import BASE_PERIOD_MS, BASES_PER_BATCH, Outputs, ShardFeeds
 from protocol import streams
 from protocol.codec import decode_events, encode_events, encode_frame
 from protocol.configuration import MarketConfig
@@ -30,6 +23,7 @@ from protocol.events import (
     OrderFilled,
     StateHashed,
 )
+from protocol.faults import InvariantBroken, UnknownMarketError
 from protocol.market_data import AccountUpdate, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import CloseReason, Liquidity, Side
 from protocol.stream_id import STREAM_START, StreamId
@@ -131,7 +125,7 @@ def test_an_accounts_portions_say_where_they_begin_and_end(feeds: ShardFeeds) ->
 def test_a_gap_or_a_repeat_stops_the_feeds(feeds: ShardFeeds, log: MarketLog, sequence: int) -> None:
     feeds.apply(FIRST, frame(log.depth(START_MS, (Side.BUY, 5, 6))))
     wrong = DepthChanged(TimeMs(START_MS), BTC, Sequence(sequence), ())
-    with pytest.raises(InvariantError, match=f"{BTC} goes on with {sequence} after 1"):
+    with pytest.raises(InvariantBroken, match=f"{BTC} goes on with {sequence} after 1"):
         feeds.apply(SECOND, frame(wrong))
 
 

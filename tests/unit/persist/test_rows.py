@@ -21,7 +21,6 @@ from persist.rows import (
     Rows,
     Table,
     TradeGapError,
-    UnknownMarketError,
     database_time,
     last_trade_ids,
     rows_of,
@@ -36,6 +35,7 @@ from protocol.events import (
     OrderFilled,
     StateHashed,
 )
+from protocol.faults import UnknownMarketError
 from protocol.orders import (
     Balance,
     CloseReason,
