@@ -11,7 +11,7 @@ import structlog
 from feeds.store import FeedsStore
 from feeds.worker import FeedsWorker
 from protocol.codec import LaterFormatError
-from protocol.faults import InvariantBroken, MarketsUnknownError
+from protocol.violations import InvariantBroken, MarketsUnknownError
 from runtime import process
 from runtime.lifecycle import stop_flag
 from runtime.metrics import Heartbeat, reach_redis

@@ -26,7 +26,6 @@ from feeds.tickers import Bucket, RollingTicker, kept_from
 from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
 from protocol.decoding import json_decoder
-from protocol.faults import InvariantBroken, UnknownMarketError
 from protocol.market import Market
 from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import Side
@@ -34,6 +33,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MarketDataKind
 from protocol.trade_sums import fold
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
+from protocol.violations import InvariantBroken, UnknownMarketError
 
 TRADES_MAX: Final = 1_000
 """Trades that a market's list holds."""

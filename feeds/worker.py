@@ -17,8 +17,8 @@ from feeds.state import ShardFeeds
 from feeds.store import FeedsStore, Mark
 from protocol import streams
 from protocol.codec import LaterFormatError
-from protocol.faults import InvariantBroken, MarketsUnknownError, UnknownMarketError
 from protocol.stream_id import STREAM_START, StreamId
+from protocol.violations import InvariantBroken, MarketsUnknownError, UnknownMarketError
 from runtime.portion import Portion
 from runtime.tracing import Tracer, trace_events
 from stream_log.interface import LETTERS_PER_ENTRY_MAX, DeadLetter

@@ -184,7 +184,7 @@ class Past:
 
     def of_account(self, account_id: int) -> ShardPast:
         """Return the past of the account's shard."""
-        return self.shards[account_id % self.market_map.shard_count]
+        return self.shards[self.market_map.shard_of_account(account_id)]
 
 
 def steps(

@@ -48,10 +48,10 @@ from protocol.codec import (
     raw_events,
 )
 from protocol.events import TradeExecuted
-from protocol.faults import MarketsUnknownError, UnknownMarketError
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD, EventReader, events
 from protocol.units import AMOUNT_UNITS_MAX
+from protocol.violations import MarketsUnknownError, UnknownMarketError
 from runtime.tracing import Tracer, trace_events
 from stream_log.interface import Entry, StreamLog
 

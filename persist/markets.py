@@ -10,9 +10,9 @@ import structlog
 from persist.rows import EventBatch
 from protocol.codec import LaterFormatError
 from protocol.events import MarketConfigured
-from protocol.faults import MarketsUnknownError
 from protocol.listing import ShardConfiguration, decode_configuration
 from protocol.market import Market
+from protocol.violations import MarketsUnknownError
 from stream_log.interface import StreamLog
 
 _log = structlog.get_logger()

@@ -21,10 +21,10 @@ from protocol.events import (
     ShardEvent,
     TradeExecuted,
 )
-from protocol.faults import UnknownMarketError
 from protocol.market import Market
 from protocol.orders import OrderState, Side
 from protocol.stream_id import StreamId
+from protocol.violations import UnknownMarketError
 
 FEES_ACCOUNT: Final = -1
 """Receives every fee."""

@@ -43,7 +43,6 @@ from protocol import streams
 from protocol.codec import encode_commands
 from protocol.commands import CancelOrder
 from protocol.events import Event
-from protocol.faults import InvariantBroken
 from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.positions import ShardPosition
@@ -51,6 +50,7 @@ from protocol.stream_id import StreamId
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.switching import Reader
 from protocol.units import AccountId, OrderId
+from protocol.violations import InvariantBroken
 from stream_log.interface import Commit
 
 START_MS = 1_767_225_500_000

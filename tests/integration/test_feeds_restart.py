@@ -28,7 +28,6 @@ from protocol import streams
 from protocol.codec import FORMAT, decode_events, encode_frame
 from protocol.configuration import MarketConfig
 from protocol.events import AccountEvent, Event, MarketConfigured, TimePassed, TradeExecuted
-from protocol.faults import MarketsUnknownError
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, Ticker
 from protocol.orders import Side
@@ -36,6 +35,7 @@ from protocol.positions import ShardPosition
 from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD, EventReader
 from protocol.units import TimeMs
+from protocol.violations import MarketsUnknownError
 from runtime.redis_clients import ShardServers
 from runtime.settings import PREFIX
 from stream_log.interface import Fenced, Rewound

@@ -23,7 +23,6 @@ from protocol.events import (
     OrderFilled,
     StateHashed,
 )
-from protocol.faults import InvariantBroken, UnknownMarketError
 from protocol.market_data import AccountUpdate, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import CloseReason, Liquidity, Side
 from protocol.stream_id import STREAM_START, StreamId
@@ -38,6 +37,7 @@ from protocol.units import (
     TimeMs,
     TradeId,
 )
+from protocol.violations import InvariantBroken, UnknownMarketError
 from tests.support.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map
 
 FIRST = StreamId(START_MS)

@@ -35,7 +35,6 @@ from protocol.events import (
     OrderFilled,
     StateHashed,
 )
-from protocol.faults import UnknownMarketError
 from protocol.orders import (
     Balance,
     CloseReason,
@@ -49,6 +48,7 @@ from protocol.orders import (
 )
 from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+from protocol.violations import UnknownMarketError
 from tests.support.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
 from tests.support.shard_log import ShardLog
 
