@@ -129,7 +129,7 @@ def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginni
 
 
 def _run(verifier: Verifier, reply: AuditReply | None, shard: int, *, quiet: bool) -> None:
-    first = verifier.replay.shard.command_count
+    first = verifier.replay.shard.state.command_count
     total = reply.command_count - first if reply is not None else None
     columns = (
         TextColumn("{task.description}"),

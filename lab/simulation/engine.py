@@ -270,7 +270,7 @@ class EngineWorker(Process):
             def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
                 super().apply(command, time)
                 if process._diverged is None and not follower.leads:
-                    self.order_count += 1
+                    self.state.order_count += 1
                     process._diverged = self
                     process.surroundings.inject("a follower diverges")
 

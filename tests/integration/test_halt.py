@@ -187,7 +187,7 @@ def test_the_full_check_beside_a_snapshot_stops_the_shard(redis_url: str) -> Non
     only = started(log)
     snapshotter = Snapshotter(only, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
     # Too much held, too little available: the sums do not show it.
-    funds = only.shard.accounts[AccountId(1)].funds["USDT"]
+    funds = only.shard.state.accounts[AccountId(1)].funds["USDT"]
     funds.available, funds.held = funds.available - 7, funds.held + 7
     only.shard.check_money()
 
@@ -211,7 +211,7 @@ def test_the_metric_says_by_how_much_and_an_old_halt_is_removed(redis_url: str, 
     assert read_halt(client, 0) is None
     assert REGISTRY.get_sample_value("engine_money_conserved", {"shard": "0"}) == 1
     assert REGISTRY.get_sample_value("engine_money_difference", {"shard": "0", "asset": "BTC"}) == 0
-    only.shard.totals["BTC"].funds += 3
+    only.shard.state.totals["BTC"].funds += 3
     with pytest.raises(InvariantBroken, match="BTC: money is not conserved"):
         Care(only, log, settings).run()
     assert REGISTRY.get_sample_value("engine_money_conserved", {"shard": "0"}) == 0

@@ -44,15 +44,15 @@ def index(request: pytest.FixtureRequest) -> int:
 
 def state_of(shard: Shard) -> dict[str, Any]:
     """What tests/golden/snapshot_2.json says of a shard."""
-    accounts = shard.accounts.values()
+    accounts = shard.state.accounts.values()
     orders = [order for each in accounts for found in each.open_orders.values() for order in found.values()]
     state = {
-        "order_count": shard.order_count,
-        "command_count": shard.command_count,
-        "checksum": shard.checksum,
-        "received": sorted(shard.received.items()),
-        "sent": sorted(shard.sent.items()),
-        "totals": sorted((a, t.fees, t.deposited, t.withdrawn, t.settled) for a, t in shard.totals.items()),
+        "order_count": shard.state.order_count,
+        "command_count": shard.state.command_count,
+        "checksum": shard.state.checksum,
+        "received": sorted(shard.state.received.items()),
+        "sent": sorted(shard.state.sent.items()),
+        "totals": sorted((a, t.fees, t.deposited, t.withdrawn, t.settled) for a, t in shard.state.totals.items()),
         "balances": sorted((e.account_id, a, f.available, f.held) for e in accounts for a, f in e.funds.items()),
         "open_orders": sorted(
             (o.order_id, o.client_order_id, o.market, o.side, o.price, o.quantity, o.cum_quantity, o.held,
@@ -64,7 +64,7 @@ def state_of(shard: Shard) -> dict[str, Any]:
                 "sequence": each.sequence, "trade_id": each.trade_id, "last_price": each.last_price,
                 "bids": shard.depth(symbol).bids, "asks": shard.depth(symbol).asks,
             }
-            for symbol, each in sorted(shard.markets.items())
+            for symbol, each in sorted(shard.state.markets.items())
         },
     }  # fmt: skip
     return msgspec.json.decode(msgspec.json.encode(state))  # type: ignore[no-any-return]
@@ -79,8 +79,8 @@ def test_all_that_counts_is_there(index: int) -> None:
     said = dict(SAID["shards"][index])
     assert str(stream_id) == said.pop("stream_id")
     assert state_of(shard) == said
-    assert shard.time == stream_id.ms
-    assert {each.market for each in shard.market_configs.values()} == set(MARKETS.markets)
+    assert shard.state.time == stream_id.ms
+    assert {each.market for each in shard.state.market_configs.values()} == set(MARKETS.markets)
 
 
 def test_from_then_on_it_is_a_snapshot_like_any_other(index: int) -> None:
@@ -98,12 +98,15 @@ def test_an_order_that_was_on_its_way_is_answered() -> None:
     shards = [decoded(index)[0] for index in range(2)]
     (pending,) = (
         order
-        for account in shards[source].accounts.values()
+        for account in shards[source].state.accounts.values()
         for orders in account.open_orders.values()
         for order in orders.values()
         if order.status is OrderStatus.IN_FLIGHT
     )
-    assert (shards[target].received[source], shards[source].sent[target]) == (sequence - 1, sequence)
+    assert (shards[target].state.received[source], shards[source].state.sent[target]) == (
+        sequence - 1,
+        sequence,
+    )
     order = MatchOrder(
         pending.order_id, pending.account_id, pending.market, pending.side, pending.order_type, pending.time_in_force,
         pending.price, pending.quantity, AssetUnits(0), False, pending.self_trade_prevention,
@@ -117,7 +120,7 @@ def test_an_order_that_was_on_its_way_is_answered() -> None:
     assert reply_to == "gate"
     assert isinstance(reply, OrderReply)
     assert reply.order.order_id == pending.order_id
-    assert shards[source].requests_under_way == {}
+    assert shards[source].state.requests_under_way == {}
 
 
 def log_with(index: int) -> tuple[MemoryStreamLog, StreamId]:
@@ -147,7 +150,7 @@ def test_a_worker_goes_on_from_where_the_last_one_stopped(index: int) -> None:
     again = worker(log, index, MarketMap.of(dearer, 2))
     again.start()
     assert again.shard.digest() == first.shard.digest()
-    assert again.shard.market_configs == first.shard.market_configs
+    assert again.shard.state.market_configs == first.shard.state.market_configs
 
 
 def test_what_was_committed_after_the_snapshot_is_not_decided_again(index: int) -> None:
