@@ -20,7 +20,7 @@ import psycopg
 import redis
 from psycopg import sql
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from feeds.candles import OpenCandle

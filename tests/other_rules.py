@@ -19,8 +19,9 @@ from engine_worker.cores import shard_of
 from engine_worker.frame_core import FrameCore
 from engine_worker.snapshots import STDOUT
 from engine_worker.worker import Worker
+from protocol.events import OrderFilled
 from protocol.market import Market
-from protocol.orders import FillReport, OrderState
+from protocol.orders import OrderState
 
 TAKER_FEE_PPM = 7_000
 _RETRY_S = 0.2
@@ -30,7 +31,7 @@ _settle = AccountHalf._settle
 
 def _settle_otherwise(
     self: AccountHalf, account: Account, order: OrderState, market: Market, *fill: Any, **options: Any
-) -> tuple[OrderState, FillReport]:
+) -> OrderFilled:
     other = msgspec.structs.replace(market, taker_fee_ppm=TAKER_FEE_PPM)
     return _settle(self, account, order, other, *fill, **options)
 

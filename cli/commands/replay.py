@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.console import CommandError, console, print_json, running_settings
 from cli.inquiries import audit, connect
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError
 from engine_worker.replay import Replay, SourceTrimmed, StreamLogSource, Verdict, Verifier
 from protocol.replies import AuditReply

@@ -4,7 +4,7 @@ half tells of it is settled (docs/decisions/0001-two-halves-of-an-order.md, docs
 
 from typing import Final
 
-from engine_worker.core.accounts import Account, InvariantBroken, PlacedOrder
+from engine_worker.core.accounts import Account, PlacedOrder
 from engine_worker.core.enums import (
     BUY,
     CANCELED,
@@ -23,6 +23,7 @@ from engine_worker.core.enums import (
     make_order,
     make_order_filled,
 )
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.messages import Messages
 from engine_worker.core.order_checks import hold_for, reason_to_refuse
 from engine_worker.core.replies import Replies
@@ -39,9 +40,10 @@ from protocol.commands import (
     TakerOutcome,
 )
 from protocol.configuration import MarketStatus
-from protocol.events import FundsReleased, MatchPrevented, OrderAccepted, OrderClosed
+from protocol.events import FundsReleased, MatchPrevented, OrderAccepted, OrderClosed, OrderFilled
 from protocol.market import SHARD_COUNT_MAX, Market
 from protocol.orders import (
+    Balance,
     CloseReason,
     FillReport,
     Liquidity,
@@ -82,11 +84,15 @@ class AccountHalf:
 
     def place_order(self, command: PlaceOrder) -> None:
         """Check an order, hold its funds, number it, and hand it to its market's half."""
-        state = self._state
+        # First of all: a repetition gets the first outcome, whatever has become of account and market since
+        # (docs/decisions/0005-client-order-ids.md).
         if command.idempotency_key and not self._replies.is_first_of_its_key(command):
             return
+        state = self._state
         account = state.accounts.get(command.account_id)
         market = state.market_map.by_symbol.get(command.market)
+        # The first reason counts: clients see it, and so does every replay. What is asked further down costs
+        # more, or depends on what is asked before it.
         if market is None:
             self._replies.refuse_keyed(command, RejectReason.UNKNOWN_MARKET)
             return
@@ -103,30 +109,43 @@ class AccountHalf:
         if account is None or not hold:
             self._replies.refuse_keyed(command, reason or RejectReason.INSUFFICIENT_BALANCE)
             return
-
         market_shard = state.market_map.shards[command.market]
         is_local = market_shard == state.index
         if not is_local:
+            # Last of all: it is the only refusal that is not remembered under the idempotency key, since the
+            # same order may be placed a moment later.
             if state.in_flight[market_shard] >= state.in_flight_max:
                 self._replies.refuse_for_now(command, account, RejectReason.MARKET_BEHIND)
                 return
             state.in_flight[market_shard] += 1
-        side = command.side
-        asset = market.quote if side is BUY else market.base
+        order_id = self._open(command, market, account, hold, is_local=is_local)
+        # Behind everything else: on this very shard the market's half answers before `send` returns, and the
+        # order must be there for that (docs/decisions/0001-two-halves-of-an-order.md).
+        self._messages.send(market_shard, _order_to_match(order_id, command, market, hold))
+
+    def _open(
+        self, command: PlaceOrder, market: Market, account: Account, hold: int, *, is_local: bool
+    ) -> OrderId:
+        """Hold an order's funds and put it into the state; return the number that it gets."""
+        state = self._state
+        asset = market.quote if command.side is BUY else market.base
         account.funds[asset].hold(hold)
-        account.changed_time = state.time
         state.totals[asset].held += hold
+        account.changed_time = state.time
+        if account.limits is not None:
+            account.count_order(state.time)
         state.open_order_count += 1
         state.order_count += 1
         order_id: OrderId = state.order_count * SHARD_COUNT_MAX + state.index  # type: ignore[assignment]  # to name the unit is a call
-        if account.limits is not None:
-            account.count_order(state.time)
-        order = make_order(
+        orders = account.open_orders.get(market.symbol)
+        if orders is None:
+            orders = account.open_orders[market.symbol] = {}
+        orders[order_id] = make_order(
             order_id,
             command.account_id,
             command.client_order_id,
             market.symbol,
-            side,
+            command.side,
             command.order_type,
             command.time_in_force,
             command.price,
@@ -147,38 +166,10 @@ class AccountHalf:
             None,
             command.terms,
         )
-        orders = account.open_orders.get(market.symbol)
-        if orders is None:
-            orders = account.open_orders[market.symbol] = {}
-        orders[order_id] = order
         account.client_order_ids[command.client_order_id] = PlacedOrder(
             order_id, command.request_id, command.reply_to, command.idempotency_key
         )
-
-        quantity, budget = command.quantity, command.quote_quantity
-        if command.order_type is MARKET:
-            if budget:
-                k = market.quote_per_tick_lot
-                lots = budget // k if side is BUY else hold // market.base_per_lot
-                quantity = QuantityLots(min(lots, market.quantity_max))
-            elif side is BUY:
-                budget = AssetUnits(hold)
-        to_match = MatchOrder(
-            order_id,
-            command.account_id,
-            market.symbol,
-            side,
-            command.order_type,
-            command.time_in_force,
-            command.price or _NO_PRICE,
-            quantity,
-            budget,
-            command.quote_quantity > 0,
-            command.self_trade_prevention,
-            None,
-            command.bound_by_book,
-        )
-        self._messages.send(market_shard, to_match)
+        return order_id
 
     def count_in_flight(self, account: Account) -> None:
         """Count the orders of an account that comes from a snapshot."""
@@ -191,29 +182,19 @@ class AccountHalf:
         """Settle what came of an order that was matched, and answer whoever placed it."""
         state = self._state
         account, order = self._open_order(outcome.account_id, outcome.market, outcome.order_id)
-        placed = account.client_order_ids[order.client_order_id]
-        if order.status is IN_FLIGHT:
-            state.in_flight[state.market_map.shards[order.market]] -= 1
-        if outcome.reject_reason is not None:
-            market = state.market_map.by_symbol[order.market]
-            asset = market.quote if order.side is BUY else market.base
-            # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so
-            # nobody is told of its release.
-            account.funds[asset].release(order.held)
-            account.changed_time = state.time
-            state.totals[asset].held -= order.held
-            if order.status is IN_FLIGHT:
-                state.events.append(FundsReleased(state.time, account.account_id, (account.balance(asset),)))
-            self._forget_open(account, order, market)
-            refused = Refused(placed.request_id, state.time, outcome.reject_reason)
-            self._replies.reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, refused)
-            return
         market = state.market_map.by_symbol[order.market]
         if order.status is IN_FLIGHT:
-            order = self._replace(order, NEW, order.quantity, order.cum_quantity, order.cum_quote, order.held)
+            self._count_answered(state.market_map.shards[order.market])
+        if outcome.reject_reason is not None:
+            self._refuse_matched(account, order, market, outcome.reject_reason)
+            return
+        # Closing the order forgets who placed it.
+        placed = account.client_order_ids[order.client_order_id]
+        if order.status is IN_FLIGHT:
+            order = self._advance(order, NEW, order.quantity, order.cum_quantity, order.cum_quote, order.held)
             account.open_orders[order.market][order.order_id] = order
         else:
-            state.execution_count += 1
+            state.execution_count += 1  # the number that it has been given in `_open`
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
         balance = make_balance(asset, funds.available, funds.held)
@@ -222,10 +203,10 @@ class AccountHalf:
         state.events.append(OrderAccepted(state.time, order, (balance,)))
         reports: tuple[FillReport, ...] = ()
         if outcome.fills:
-            last = outcome.fills[-1].trade_id
+            last = outcome.fills[-1].trade_id if not outcome.rests else None
             collected = []
             for fill in outcome.fills:
-                order, report = self._settle(
+                filled = self._settle(
                     account,
                     order,
                     market,
@@ -233,25 +214,55 @@ class AccountHalf:
                     fill.price,
                     fill.quantity,
                     TAKER,
-                    is_last=fill.trade_id == last and not outcome.rests,
+                    is_last=fill.trade_id == last,
                     is_spent=outcome.budget_spent,
                 )
-                collected.append(report)
+                order = filled.order
+                collected.append(
+                    make_fill_report(fill.trade_id, fill.price, fill.quantity, filled.fee, filled.fee_asset)
+                )
             reports = tuple(collected)
         if outcome.prevented:
             self._tell_prevented(order, outcome.prevented)
-        # After all fills, since closing releases what they have left of the hold.
-        if not outcome.rests and order.status is not FILLED:
+        if outcome.rests:
+            if order.status is FILLED:
+                raise InvariantBroken(f"order {order.order_id} is filled, and rests in the book")
+        # After all fills: closing releases what they have left of the hold.
+        elif order.status is not FILLED:
             if outcome.expired_in_match:
                 order = self._close_prevented(
                     account, order, outcome.prevented[-1] if outcome.prevented else None
                 )
             else:
                 order = self._close(account, order, EXPIRED, _reason_to_expire(order, outcome))
+        # Last: the reply, and what is remembered of it, has the order as it is now.
         reply = OrderReply(placed.request_id, state.time, order, reports, outcome.prevented)
         self._replies.reply(placed.reply_to, reply)
         if placed.idempotency_key:
             self._replies.keep_outcome(account.account_id, placed.idempotency_key, reply)
+
+    def _count_answered(self, market_shard: int) -> None:
+        """Count that a shard has answered an order."""
+        in_flight = self._state.in_flight
+        in_flight[market_shard] -= 1
+        if in_flight[market_shard] < 0:
+            raise InvariantBroken(f"shard {market_shard} has answered more orders than it was sent")
+
+    def _refuse_matched(
+        self, account: Account, order: OrderState, market: Market, reason: RejectReason
+    ) -> None:
+        """Forget an order that its market's half refuses: a refusal leaves no trace."""
+        state = self._state
+        placed = account.client_order_ids[order.client_order_id]
+        asset = market.quote if order.side is BUY else market.base
+        self._release(account, asset, order.held)
+        # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so nobody
+        # is told of its release (docs/decisions/0001-two-halves-of-an-order.md).
+        if order.status is IN_FLIGHT:
+            state.events.append(FundsReleased(state.time, account.account_id, (account.balance(asset),)))
+        self._forget_open(account, order, market)
+        refused = Refused(placed.request_id, state.time, reason)
+        self._replies.reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, refused)
 
     def _tell_prevented(self, taker: OrderState, prevented: tuple[Prevented, ...]) -> None:
         state = self._state
@@ -276,7 +287,7 @@ class AccountHalf:
         """Settle a resting order's share of a trade."""
         account, order = self._open_order(fill.account_id, fill.market, fill.order_id)
         market = self._state.market_map.by_symbol[fill.market]
-        self._settle(account, order, market, fill.trade_id, fill.price, fill.quantity, MAKER, is_last=False)
+        self._settle(account, order, market, fill.trade_id, fill.price, fill.quantity, MAKER)
 
     def _settle(
         self,
@@ -288,20 +299,23 @@ class AccountHalf:
         quantity: QuantityLots,
         liquidity: Liquidity,
         *,
-        is_last: bool,
+        is_last: bool = False,
         is_spent: bool = False,
-    ) -> tuple[OrderState, FillReport]:
-        """Move the money of one fill and return the order after it.
+    ) -> OrderFilled:
+        """Move the money of one fill; return what is told of it, with the order after it.
+
+        Nothing of an order by quote quantity follows on its last fill (`is_last`). `is_spent` says that what
+        is left of it pays no lot of the next order.
 
         The fee is taken from what is received and rounded up to a whole unit, in the house's favour; it never
         exceeds what is received, so no money is made. What a better price than the limit saves is released at
-        once.
+        once (docs/decisions/0004-money.md).
         """
         state = self._state
         k = market.quote_per_tick_lot
         quote, base = price * quantity * k, quantity * market.base_per_lot
         cum_quantity, cum_quote = order.cum_quantity + quantity, order.cum_quote + quote
-        is_buy, held_before, now = order.side is BUY, order.held, state.time
+        is_buy = order.side is BUY
         if is_buy:
             paid_asset, received_asset = market.quote, market.base
             paid, received = quote, base
@@ -311,24 +325,75 @@ class AccountHalf:
         fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
         fee = -(-received * fee_ppm // PPM)
 
-        # By quote: what is left pays no lot of the next order, or none at this price, and no later one is
-        # better: it is used up.
-        budget_used = is_last and (is_spent or order.quote_quantity - cum_quote < price * k)
-        filled = budget_used if order.quote_quantity else cum_quantity == order.quantity
+        if order.quote_quantity:
+            # What is left pays no lot of the next order, or none at this price, and no later one is better:
+            # it is used up.
+            filled = is_last and (is_spent or order.quote_quantity - cum_quote < price * k)
+            is_too_much = cum_quote > order.quote_quantity
+        else:
+            filled = cum_quantity == order.quantity
+            is_too_much = cum_quantity > order.quantity
+        if is_too_much or fee > received:
+            raise InvariantBroken(
+                f"order {order.order_id}: trade {trade_id} brings {received} with a fee of {fee}; it fills "
+                f"{quantity} lots for {quote}, {cum_quantity} of {order.quantity} for {cum_quote} of "
+                f"{order.quote_quantity}"
+            )
         if filled:
             held = 0
         elif is_buy and order.order_type is not MARKET:
             held = order.price * (order.quantity - cum_quantity) * k
         else:
-            held = held_before - paid
+            held = order.held - paid
 
+        balances = self._exchange(account, paid_asset, paid, order.held - held, received_asset, received, fee)
+        order = self._advance(
+            order,
+            FILLED if filled else PARTIALLY_FILLED,
+            cum_quantity if filled else order.quantity,
+            cum_quantity,
+            cum_quote,
+            held,
+        )
+        event = make_order_filled(
+            state.time, order, trade_id, price, quantity, quote, liquidity, fee, received_asset, balances
+        )
+        state.events.append(event)
+        if filled:
+            state.closed.append(order)
+            # After the balances have been read: what is empty is forgotten.
+            self._forget_open(account, order, market)
+        else:
+            account.open_orders[order.market][order.order_id] = order
+        return event
+
+    def _exchange(
+        self,
+        account: Account,
+        paid_asset: str,
+        paid: int,
+        unheld: int,
+        received_asset: str,
+        received: int,
+        fee: int,
+    ) -> tuple[Balance, Balance]:
+        """Move what an account pays and receives; return its balances in both assets.
+
+        Of what it holds, `unheld` is not held any more: `paid` of that is gone, the rest is available.
+
+        What the account has is measured before and after, and not computed from the amounts: so a mistake
+        here makes the shard's books differ from its accounts, which `audit.check_money` finds before anything
+        is published (docs/decisions/0013-state-hash-and-halt.md).
+        """
+        totals = self._state.totals
+        paid_totals, received_totals = totals[paid_asset], totals[received_asset]
         paid_funds = account.funds[paid_asset]  # something is held
         received_funds = account.funds.get(received_asset) or account.funds_in(received_asset)
         paid_before = paid_funds.available + paid_funds.held
         received_before = received_funds.available + received_funds.held
-        paid_funds.pay(paid, held_before - paid - held)
+        paid_funds.pay(paid, unheld - paid)
         received_funds.available += received - fee
-        account.changed_time = now
+        account.changed_time = self._state.time
         received_after = received_funds.available + received_funds.held
         if received_after > BALANCE_UNITS_MAX:
             # No more than the supply is there. For a moment an account may have twice what it trades with
@@ -337,61 +402,16 @@ class AccountHalf:
             raise InvariantBroken(
                 f"account {account.account_id}: {received_asset} exceeds what a balance can hold"
             )
-        paid_totals, received_totals = state.totals[paid_asset], state.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
         received_totals.funds += received_after - received_before
-        paid_totals.held -= held_before - held
+        paid_totals.held -= unheld
         paid_totals.settled -= paid
         received_totals.settled += received
         received_totals.fees += fee
-
-        execution_count = state.execution_count = state.execution_count + 1
-        order = make_order(
-            order.order_id,
-            order.account_id,
-            order.client_order_id,
-            order.market,
-            order.side,
-            order.order_type,
-            order.time_in_force,
-            order.price,
-            cum_quantity if filled else order.quantity,
-            order.quote_quantity,
-            order.self_trade_prevention,
-            FILLED if filled else PARTIALLY_FILLED,
-            cum_quantity,
-            cum_quote,
-            held,
-            order.accepted_time,
-            now,
-            execution_count * SHARD_COUNT_MAX + state.index,
-            order.version + 1,
-            None,
-            order.terms,
+        return (
+            make_balance(paid_asset, paid_funds.available, paid_funds.held),
+            make_balance(received_asset, received_funds.available, received_funds.held),
         )
-        state.events.append(
-            make_order_filled(
-                now,
-                order,
-                trade_id,
-                price,
-                quantity,
-                quote,
-                liquidity,
-                fee,
-                received_asset,
-                (
-                    make_balance(paid_asset, paid_funds.available, paid_funds.held),
-                    make_balance(received_asset, received_funds.available, received_funds.held),
-                ),
-            )
-        )
-        if filled:
-            state.closed.append(order)
-            self._forget_open(account, order, market)
-        else:
-            account.open_orders[order.market][order.order_id] = order
-        return order, make_fill_report(trade_id, price, quantity, fee, received_asset)
 
     def resting_closed(self, closed: RestingClosed) -> None:
         """Close an order that its market has taken out of the book."""
@@ -425,19 +445,29 @@ class AccountHalf:
         state = self._state
         market = state.market_map.by_symbol[order.market]
         asset = market.quote if order.side is BUY else market.base
-        funds = account.funds[asset]
-        funds.release(order.held)
-        account.changed_time = state.time
-        state.totals[asset].held -= order.held
+        # Before the balance is told.
+        self._release(account, asset, order.held)
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
-        order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason, course)
-        balance = make_balance(asset, funds.available, funds.held)
+        order = self._advance(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason, course)
         state.events.append(
-            OrderClosed(state.time, order, reason, (balance,), cancel_id, prevented, counter_order_id)
+            OrderClosed(
+                state.time, order, reason, (account.balance(asset),), cancel_id, prevented, counter_order_id
+            )
         )
         state.closed.append(order)
+        # After the balance has been told: what is empty is forgotten.
         self._forget_open(account, order, market)
         return order
+
+    def _release(self, account: Account, asset: str, amount: int) -> None:
+        """Make available what an order that ends still holds."""
+        state = self._state
+        account.funds[asset].release(amount)
+        account.changed_time = state.time
+        totals = state.totals[asset]
+        totals.held -= amount
+        if totals.held < 0:
+            raise InvariantBroken(f"{asset}: held in all is {totals.held} after a release of {amount}")
 
     def _close_prevented(
         self,
@@ -462,7 +492,7 @@ class AccountHalf:
         counter = prevented.maker_order_id if taker_order_id is None else taker_order_id
         return self._close(account, order, EXPIRED_IN_MATCH, reason, "", course, prevented, counter)
 
-    def _replace(
+    def _advance(
         self,
         order: OrderState,
         status: OrderStatus,
@@ -473,8 +503,12 @@ class AccountHalf:
         close_reason: CloseReason | None = None,
         course: OrderCourse | None = None,
     ) -> OrderState:
+        """Return an order after one more execution, which gets the next number: its terms stay as they are.
+
+        The one place, besides `_open`, that names all fields of an order.
+        """
         state = self._state
-        state.execution_count += 1
+        execution_count = state.execution_count = state.execution_count + 1
         return make_order(
             order.order_id,
             order.account_id,
@@ -493,7 +527,7 @@ class AccountHalf:
             held,
             order.accepted_time,
             state.time,
-            state.execution_count * SHARD_COUNT_MAX + state.index,
+            execution_count * SHARD_COUNT_MAX + state.index,
             order.version + 1,
             close_reason,
             order.terms,
@@ -513,7 +547,10 @@ class AccountHalf:
 
     def _forget_open(self, account: Account, order: OrderState, market: Market) -> None:
         """Take a closed order out of the state; its client order id may be used again."""
-        self._state.open_order_count -= 1
+        state = self._state
+        state.open_order_count -= 1
+        if state.open_order_count < 0:
+            raise InvariantBroken("more orders are closed than were open")
         orders = account.open_orders[order.market]
         del orders[order.order_id]
         if not orders:
@@ -548,6 +585,7 @@ class AccountHalf:
         if self._is_halted(command.market):
             self._replies.refuse(command.reply_to, command.request_id, RejectReason.MARKET_CLOSED)
             return
+        # Before the first message: a market of this very shard answers before `send` returns.
         state.cancel_alls[command.reply_to, command.request_id] = CancelAllRequest(len(orders))
         for order in orders:
             self._request_cancel(order, command)
@@ -581,6 +619,7 @@ class AccountHalf:
     ) -> None:
         state = self._state
         request.waiting -= 1
+        assert request.waiting >= 0, "the last answer takes the request away"
         if order is not None:
             request.orders.append(order)
         if request.waiting:
@@ -592,6 +631,33 @@ class AccountHalf:
             )
         else:
             self._replies.refuse(answer.reply_to, answer.request_id, RejectReason.UNKNOWN_ORDER)
+
+
+def _order_to_match(order_id: OrderId, command: PlaceOrder, market: Market, hold: int) -> MatchOrder:
+    """Return an order as its market's half gets it: with the lots and the budget that `hold` pays for."""
+    quantity, budget = command.quantity, command.quote_quantity
+    if command.order_type is MARKET:
+        if budget:
+            is_buy = command.side is BUY
+            lots = budget // market.quote_per_tick_lot if is_buy else hold // market.base_per_lot
+            quantity = QuantityLots(min(lots, market.quantity_max))
+        elif command.side is BUY:
+            budget = AssetUnits(hold)
+    return MatchOrder(
+        order_id,
+        command.account_id,
+        market.symbol,
+        command.side,
+        command.order_type,
+        command.time_in_force,
+        command.price or _NO_PRICE,
+        quantity,
+        budget,
+        command.quote_quantity > 0,
+        command.self_trade_prevention,
+        None,
+        command.bound_by_book,
+    )
 
 
 def _reason_to_expire(order: OrderState, outcome: TakerOutcome) -> CloseReason:

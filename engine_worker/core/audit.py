@@ -8,8 +8,8 @@ everything anew, O(state): beside each snapshot, and when one is restored
 import hashlib
 from collections import Counter
 
-from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.enums import BUY, IN_FLIGHT
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard_state import ShardState
 from protocol.codec import encode_as
 from protocol.replies import AuditRow
@@ -82,9 +82,7 @@ def recount(state: ShardState) -> list[AuditRow]:
 
 
 def check_money(state: ShardState) -> None:
-    """Compare what the accounts gained and lost with what came in, went out and was settled.
-
-    Costs nothing worth mentioning.
+    """Compare what the accounts gained and lost with what came in, went out and was settled. O(assets).
 
     Raises:
         InvariantBroken: naming the asset, and how much too much or too little of it there is.
@@ -99,6 +97,11 @@ def check_money(state: ShardState) -> None:
         if state.shard_count == 1 and totals.settled:
             raise InvariantBroken(
                 f"{asset}: money is not conserved: the two sides of a trade differ by {totals.settled}"
+            )
+        if not 0 <= totals.held <= totals.funds or totals.fees < 0:
+            raise InvariantBroken(
+                f"{asset}: of {totals.funds} that the accounts have {totals.held} are held, the fees are "
+                f"{totals.fees}"
             )
 
 

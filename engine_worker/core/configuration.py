@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from engine_worker.core.accounts import AssetTotals, InvariantBroken
+from engine_worker.core.accounts import AssetTotals
 from engine_worker.core.drains import Drain
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.journal import Journal
 from engine_worker.core.market_state import MarketState
 from engine_worker.core.messages import Messages
@@ -49,6 +50,8 @@ class Configuration:
             # Another program decides otherwise, so this one must not say that it is refused.
             raise InvariantBroken(f"the shard is switched to what another release does: it {reason}")
         else:
+            # What was produced so far is counted as followers of it counted it, in the format before
+            # (docs/decisions/0027-a-release-is-switched-on.md).
             if config.format != state.format:
                 self._journal.switch_format()
             self.set_config(config)
@@ -110,6 +113,7 @@ class Configuration:
         """
         state = self._state
         self.set_market(config)
+        # Before anything that happens in the market: readers meet its definition first.
         state.events.append(MarketConfigured(state.time, config))
         for shard in range(state.shard_count):
             if shard != state.index:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine_worker.core import journal
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.journal import Output
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot

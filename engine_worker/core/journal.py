@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from engine_worker.core import audit
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard_state import ShardState
 from protocol.codec import encode_as, encode_events, frame_items
 from protocol.commands import ShardMessage
@@ -118,5 +118,6 @@ class Journal:
         """Append a `StateHashed`."""
         state = self._state
         self.hash_due += STATE_HASH_INTERVAL
+        # Before the digest, which covers the checksum of everything in front of it.
         self.checksum_events()
         state.events.append(StateHashed(state.time, state.command_count, audit.digest(state)))

@@ -36,6 +36,8 @@ class MarketHalf:
         else:
             outcome, makers = market.match_order(order, state.time, state.events)
         send, slots = self._messages.send, state.slots
+        # The taker first: its events tell that the order was accepted, and who trades with himself receives
+        # before he pays (`BALANCE_UNITS_MAX`). Other shards get their messages in the same order.
         send(slots[order.account_id % ACCOUNT_SLOTS], outcome)
         for message in makers:
             send(slots[message.account_id % ACCOUNT_SLOTS], message)

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from engine_worker.core.accounts import Account, InvariantBroken
+from engine_worker.core.accounts import Account
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.outcomes import (
     FirstOutcome,
     KeyedCommand,
@@ -64,13 +65,14 @@ class Replies:
                     return
             if state.requests_under_way and (reply_to, request_id) in state.requests_under_way:
                 return
+            # From here on `reply` knows that this request is answered for the first time.
             self._reply_to, self._request_id = reply_to, request_id
         if deadline_ms and deadline_ms < state.entered:
             # Before its idempotency key is looked at: whoever comes with that again in time wants it done.
             self.refuse(reply_to, request_id, RejectReason.TOO_LATE)
         else:
             self.handlers[type(command)](command)
-        if self._request_id is not None:
+        if self._request_id is not None:  # the market's half is on another shard
             state.requests_under_way[reply_to, request_id] = None
             self._request_id = None
 
@@ -141,6 +143,7 @@ class Replies:
         keyed = state.accounts[account_id].keyed
         if keyed is None or key not in keyed.under_way:
             raise InvariantBroken(f"account {account_id}: an idempotency key has an outcome, but no request")
+        # Remembered before repetitions are answered, which are requests with an outcome of their own.
         request = keyed.under_way.pop(key)
         keyed.outcomes.remember(FirstOutcome(key, state.time, reply, request.fingerprint))
         state.key_expiries.append((state.time, account_id))

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from engine_worker.core import audit
 from engine_worker.core.account_half import AccountHalf
+from engine_worker.core.authority import ROLES
 from engine_worker.core.configuration import Configuration
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.journal import Journal, Output
 from engine_worker.core.market_half import MarketHalf
 from engine_worker.core.messages import Messages
@@ -42,6 +44,7 @@ from protocol.commands import (
     PlaceOrder,
     RestingClosed,
     ShardMessage,
+    Signed,
     SkipEntry,
     TakerOutcome,
     Tick,
@@ -122,10 +125,12 @@ class Shard:
             PlaceOrder: replies.apply_once,
             CancelOrder: replies.apply_once,
             CancelAllOrders: replies.apply_once,
+            Signed: operators.apply,
+            **dict.fromkeys(ROLES, operators.apply),
             Tick: self._tick,
             **messages.handlers,
         }
-        """All others are an operator's."""
+        """What an entry may hold -> who takes it."""
         for market in market_map.markets:
             configuration.set_market(MarketConfig(market, market_map.shard_of_market(market.symbol)))
 
@@ -172,13 +177,17 @@ class Shard:
             InvariantBroken: the state is wrong; it must not be used or published.
         """
         state = self.state
+        if time < state.time:
+            raise InvariantBroken(f"time goes back from {state.time} to {time}")
         state.time = time
         state.command_count += 1
         if time > self.replies.all_kept_until:
             self.replies.drop_old_outcomes()
-        self._handlers.get(type(command), self.operator_commands.apply)(command)
+        self._handlers[type(command)](command)
+        # Behind the command, which may begin or end a drain.
         if state.drains:
             self.operator_cancels.drain()
+        # Last: the hash is of the state after the command and everything that came with it.
         if state.command_count >= self.journal.hash_due:
             self.journal.hash_state()
 
@@ -212,6 +221,7 @@ class Shard:
         Raises:
             InvariantBroken: what came of it is not worth what went in.
         """
+        # Before anything of it can leave (docs/decisions/0013-state-hash-and-halt.md).
         self.check_money()
         return self.journal.take()
 

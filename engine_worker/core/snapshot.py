@@ -12,9 +12,10 @@ from typing import Final
 
 import msgspec
 
-from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, OrderCounts, PlacedOrder
+from engine_worker.core.accounts import Account, AssetTotals, Funds, OrderCounts, PlacedOrder
 from engine_worker.core.book import BookSide
 from engine_worker.core.drains import Drain
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request, Transfer
 from engine_worker.core.shard import Shard
 from engine_worker.core.shard_state import CancelAllRequest, ShardState

@@ -3,6 +3,7 @@
 """
 
 from engine_worker.core.accounts import Account
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.outcomes import Transfer, transfer_key
 from engine_worker.core.replies import Replies
 from engine_worker.core.shard_state import ShardState
@@ -75,7 +76,7 @@ class FundsTransfers:
     def _move_funds(self, command: Deposit | Withdraw, account: Account) -> None:
         state = self._state
         funds, totals = account.funds_in(command.asset), state.totals[command.asset]
-        before = funds.available + funds.held
+        before = funds.available + funds.held  # measured, as in `AccountHalf._exchange`
         moved: type[FundsDeposited | FundsWithdrawn]
         if isinstance(command, Deposit):
             funds.available += command.amount
@@ -87,9 +88,14 @@ class FundsTransfers:
             funds.available -= command.amount
             totals.withdrawn += command.amount
             moved = FundsWithdrawn
+            if funds.available < 0:
+                raise InvariantBroken(
+                    f"available is {funds.available} after a withdrawal of {command.amount}"
+                )
         totals.funds += funds.available + funds.held - before
         account.changed_time = state.time
         balances = (account.balance(command.asset),)
+        # After the balance has been read, which an event tells also when it is zero.
         account.forget_if_empty(command.asset)
         state.events.append(
             moved(
@@ -113,6 +119,7 @@ class FundsTransfers:
             return
         totals = state.totals[asset]
         if first is None:
+            assert totals.fees >= amount, "refused above"
             state.transfers.remember(Transfer(key, state.time, asset, amount))
             totals.fees -= amount
             totals.withdrawn += amount

@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 
 from engine_worker.candidate import Candidate
 from engine_worker.checksum import StateDiffers
-from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.frames import ObjectCores
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.cores import shard_of

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.worker import Worker
 from protocol import streams

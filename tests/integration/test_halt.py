@@ -19,7 +19,8 @@ from cli.local.embedded import ServerCommand
 from cli.local.processes import ProcessSpec
 from cli.local.state_file import ProcessStatus, read_state
 from cli.local.supervisor import Supervisor
-from engine_worker.core.accounts import Funds, InvariantBroken
+from engine_worker.core.accounts import Funds
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, _decode, _encode, decode_snapshot, encode_snapshot
 from engine_worker.housekeeping import Care

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.audit import recount
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.metrics import HELD
 from engine_worker.worker import LogDamaged, Worker

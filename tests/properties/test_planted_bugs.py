@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from engine_worker.core import shard
-from engine_worker.core.accounts import Account, InvariantBroken
+from engine_worker.core.accounts import Account
 from engine_worker.core.book import Book, BookSide
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.market_state import MarketState
 from engine_worker.core.outcomes import AnsweredRequests, FirstOutcomes, KeyedRequests
 from engine_worker.core.shard import Shard

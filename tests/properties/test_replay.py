@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine_worker.core import journal
 from engine_worker.core import snapshot as snapshot_module
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.shard_state import ShardState
 from engine_worker.core.snapshot import ShardSnapshot, decode_snapshot, encode_snapshot

@@ -313,11 +313,11 @@ def test_two_shards_that_are_told_other_scales_at_once_never_trade_with_each_oth
     """
     other = changed(ETH, version=1, quote_scale=7)
     for shard, config in ((0, LISTED), (1, other)):
-        exchange.shards[shard].apply(ConfigureMarket(77, "r", config), TimeMs(99))
+        exchange.shards[shard].apply(ConfigureMarket(77, "r", config), exchange.shards[shard].state.time)
     mail = [(source, exchange.shards[source].take().outbox) for source in range(2)]
     for _, outbox in mail:
         for target, _, message in outbox:
-            exchange.shards[target].apply(message, TimeMs(100))
+            exchange.shards[target].apply(message, exchange.shards[target].state.time)
     assert exchange.knows(0).markets == (LISTED,)
     assert exchange.knows(1).markets == (other,)
     third = Shard(2, MarketMap.placed([], 3))

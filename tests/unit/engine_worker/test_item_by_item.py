@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
 from engine_worker.entries import (

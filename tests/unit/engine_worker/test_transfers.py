@@ -50,8 +50,8 @@ def is_reused(reply: Reply) -> bool:
 def test_an_equal_repeat_changes_nothing_and_succeeds(shard: Shard) -> None:
     assert has(move(shard, Deposit, "a", 100), 100)
     assert has(move(shard, Deposit, "a", 100, time=1_001), 100)
-    assert has(move(shard, Withdraw, "w", 30), 70)
-    assert has(move(shard, Withdraw, "w", 30), 70)
+    assert has(move(shard, Withdraw, "w", 30, time=1_001), 70)
+    assert has(move(shard, Withdraw, "w", 30, time=1_001), 70)
 
 
 def test_deposits_and_withdrawals_have_ids_of_their_own(shard: Shard) -> None:
