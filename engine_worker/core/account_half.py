@@ -1,5 +1,9 @@
-"""The account's half of an order: it is checked, its funds are held, it gets its number, and what the market's
-half tells of it is settled (docs/decisions/0001-two-halves-of-an-order.md, docs/decisions/0004-money.md).
+"""The account's half of an order: it is checked, its funds are held, it gets its number, and what the
+market's half tells of it is settled (docs/decisions/0001-two-halves-of-an-order.md,
+docs/decisions/0004-money.md).
+
+What an order is, is said in two places only: `_open` makes one of a command, `_advance` makes the next state
+of one. Invariants: see invariants.py.
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
 """Whether a shard's state adds up: its books of money, and everything that must always be true of it.
 
-`check_money` is asked of every batch before it is published, so it costs O(assets). `check_invariants` adds up
-everything anew, O(state): beside each snapshot, and when one is restored
+`check_money` is asked of every batch before it is published, so it costs O(assets). `check_invariants` adds
+up everything anew, O(state): beside each snapshot, and when one is restored
 (docs/decisions/0013-state-hash-and-halt.md).
 """
 

@@ -179,7 +179,8 @@ class BookSide:
         if level.first is None:
             if level.quantity or level.order_count:
                 raise InvariantBroken(
-                    f"{level.quantity} lots of {level.order_count} orders rest at {level.price}, where none is"
+                    f"{level.quantity} lots of {level.order_count} orders are counted at {level.price}, "
+                    "where no order rests"
                 )
             del self.levels[level.rank]
             self._close(level)

@@ -107,7 +107,10 @@ class Journal:
         self._checksummed = len(state.events)
 
     def switch_format(self) -> None:
-        """Encode the events so far in the format that the shard has now; those that follow have another one."""
+        """Encode the events so far in the format that the shard has now.
+
+        Those that follow have another one.
+        """
         state = self._state
         self.checksum_events()
         self._switched += map(

@@ -71,7 +71,8 @@ class MarketState:
         """
         book, side = self.book, order.side
         price = self._bound(order) if order.bound_by_book else order.price
-        # Before the book is touched: a refusal leaves no trace (docs/decisions/0001-two-halves-of-an-order.md).
+        # Before the book is touched: a refusal leaves no trace
+        # (docs/decisions/0001-two-halves-of-an-order.md).
         reason = self._reason_to_refuse(order, price)
         if reason is not None:
             return refused_taker(order, reason), []

@@ -14,7 +14,10 @@ from protocol.commands import MessageFrame, ShardMessage
 
 
 class Messages:
-    """The messages to and from the other shards. Their numbers are in the state: a replay counts them alike."""
+    """The messages to and from the other shards.
+
+    Their numbers are in the state, so a replay counts them alike.
+    """
 
     __slots__ = ("_index", "_state", "handlers")
 

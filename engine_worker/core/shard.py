@@ -2,8 +2,10 @@
 
 An order's life has two halves, which may be on two shards. The account's half checks, holds the funds and
 gives the order its number; the market's half matches; the account's half settles what came of it. They speak
-only by messages (protocol/commands.py). `Messages.send` hands a message to this very shard at once when it is the
-target, otherwise it goes to the outbox; so one shard and many run the same steps in the same order.
+only by messages, also on one shard (messages.py, docs/decisions/0001-two-halves-of-an-order.md).
+
+This module is the dispatch: which part of the shard handles which command and which message. The parts share
+one state (shard_state.py).
 
 Given the same commands with the same times, every shard produces the same state, events, replies and
 messages: nothing here reads a clock, the environment or a random source, or iterates over anything unordered.

@@ -19,10 +19,12 @@ from cli.local.embedded import ServerCommand
 from cli.local.processes import ProcessSpec
 from cli.local.state_file import ProcessStatus, read_state
 from cli.local.supervisor import Supervisor
+from engine_worker.core.account_half import AccountHalf
 from engine_worker.core.accounts import Funds
 from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, _decode, _encode, decode_snapshot, encode_snapshot
+from engine_worker.core.transfers import FundsTransfers
 from engine_worker.housekeeping import Care
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
@@ -46,21 +48,27 @@ from tests.integration.test_worker import (
     run_until_quiet,
     worker,
 )
-from tests.properties.test_planted_bugs import Plant, grow
+from tests.support.planting import Plant, grow
 from tests.treasury import signed
 
 DEADLINE_S = 60
 
 CORRUPTIONS = (
-    Plant("one unit too much received", Shard, "_settle", "+= received - fee", "+= received - fee + 1"),
-    Plant("one unit too little paid", Shard, "_settle", "pay(paid,", "pay(paid - 1,"),
-    Plant("a fee that nobody gets", Shard, "_settle", "received_totals.fees += fee", "pass"),
-    Plant("a fee that nobody pays", Shard, "_settle", "received - fee", "received"),
-    Plant("a payment that is given back", Funds, "pay", "self.available += released", "self.available += released + amount"),
-    Plant("a settlement of another size", Shard, "_settle", "received_totals.settled += received", "received_totals.settled += paid"),
-    Plant("two prices for one trade", Shard, "_settle", "price * quantity * k,", "(price + (liquidity is MAKER)) * quantity * k,"),
-    Plant("a deposit counted twice", Shard, "_move_funds", "funds.available += command.amount", "funds.available += 2 * command.amount"),
-    Plant("a withdrawal not paid", Shard, "_move_funds", "funds.available -= command.amount", "pass"),
+    Plant("one unit too much received", AccountHalf, "_exchange", "received - fee", "received - fee + 1"),
+    Plant("one unit too little paid", AccountHalf, "_exchange", "paid_funds.pay(paid, unheld - paid)",
+          "paid_funds.pay(paid - 1, unheld - paid)"),
+    Plant("a fee that nobody gets", AccountHalf, "_exchange", "received_totals.fees += fee", "pass"),
+    Plant("a fee that nobody pays", AccountHalf, "_exchange", "received - fee", "received"),
+    Plant("a payment that is given back", Funds, "pay", "self.available += released",
+          "self.available += released + amount"),
+    Plant("a settlement of another size", AccountHalf, "_exchange", "received_totals.settled += received",
+          "received_totals.settled += paid"),
+    Plant("two prices for one trade", AccountHalf, "_settle", "price * quantity * k",
+          "(price + (liquidity is MAKER)) * quantity * k"),
+    Plant("a deposit counted twice", FundsTransfers, "_move_funds", "funds.available += command.amount",
+          "funds.available += 2 * command.amount"),
+    Plant("a withdrawal not paid", FundsTransfers, "_move_funds", "funds.available -= command.amount",
+          "pass"),
 )  # fmt: skip
 
 
@@ -220,11 +228,11 @@ def test_the_metric_says_by_how_much_and_an_old_halt_is_removed(redis_url: str, 
 
 
 CORRUPT = """
-from engine_worker.core.shard import Shard
+from engine_worker.core.account_half import AccountHalf
 from engine_worker.main import main
 from tests.integration.test_halt import CORRUPTIONS
-from tests.properties.test_planted_bugs import grow
-Shard._settle = grow(CORRUPTIONS[0])
+from tests.support.planting import grow
+AccountHalf._exchange = grow(CORRUPTIONS[0])
 main()
 """
 

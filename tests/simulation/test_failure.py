@@ -15,8 +15,8 @@ from lab.simulation.run import run
 from lab.simulation.schedule import Act, Action, plan_of
 from lab.simulation.shrink import shrink
 from stream_log.memory_log import MemoryStreamLog
-from tests.properties.test_planted_bugs import Plant, grow
 from tests.simulation.test_planted_bugs import PLANTS
+from tests.support.planting import Plant, grow
 
 NO_FENCE = next(plant for plant in PLANTS if plant.bug == "takeover without a new epoch")
 
