@@ -11,16 +11,16 @@ FROM ${PYTHON_IMAGE} AS build
 ARG PIP_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_LINK_MODE=copy
 WORKDIR /source
-COPY requirements-build.lock requirements-image.lock ./
+COPY requirements requirements
 # Byte-compiled, since nothing can be written later.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     python3 -m venv /opt/build \
-    && /opt/build/bin/pip install --quiet --require-hashes --requirement requirements-build.lock \
+    && /opt/build/bin/pip install --quiet --require-hashes --requirement requirements/build.lock \
     && python3 -m venv --without-pip /opt/exchange \
     && index="${PIP_INDEX_URL:-$(/opt/build/bin/pip config get global.index-url 2>/dev/null || true)}" \
     && if [ -n "$index" ]; then export UV_DEFAULT_INDEX="$index"; fi \
     && VIRTUAL_ENV=/opt/exchange /opt/build/bin/uv pip install --quiet --require-hashes --only-binary :all: --compile-bytecode \
-        --requirement requirements-image.lock
+        --requirement requirements/image.lock
 COPY . .
 RUN /opt/build/bin/hatchling build --target wheel --directory /tmp/wheel \
     && VIRTUAL_ENV=/opt/exchange /opt/build/bin/uv pip install --quiet --no-deps --offline --compile-bytecode /tmp/wheel/*.whl

@@ -18,6 +18,7 @@ from adapters.outages import redis_outages
 from functions.api.errors import ApiError
 from functions.users.attempts import Attempt
 from protocol import streams
+from runtime.redis_scripts import load_script
 
 _FORGOTTEN_MS: Final = 3_600_000
 """After so long without an attempt nothing is remembered."""
@@ -36,29 +37,10 @@ OF_PAIR: Final = Patience(5, 900_000)
 OF_ACCOUNT: Final = Patience(20, 60_000)
 OF_NETWORK: Final = Patience(50, 60_000)
 
-# Counts an attempt and says when the next may be; or, when it is too early, how long it still is. One step,
-# whoever else tries.
-_BEGIN: Final = """
-local count, due = string.match(redis.call('GET', KEYS[1]) or '0|0', '(%d+)|(%d+)')
-count, due = tonumber(count), tonumber(due)
-local now, free, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-if now < due then return due - now end
-count = count + 1
-local wait = 0
-if count > free then wait = math.min(most, 1000 * 2 ^ math.min(count - free - 1, 20)) end
-redis.call('SET', KEYS[1], string.format('%d|%.0f', count, now + wait), 'PX', ARGV[4])
-return 0
-"""
+_BEGIN: Final = load_script("adapters", "begin_attempt")
 
 
-# Takes one that succeeded back.
-_TAKE_BACK: Final = """
-local count, due = string.match(redis.call('GET', KEYS[1]) or '0|0', '(%d+)|(%d+)')
-count = tonumber(count) - 1
-if count <= 0 then return redis.call('DEL', KEYS[1]) end
-if count <= tonumber(ARGV[1]) then due = '0' end
-return redis.call('SET', KEYS[1], string.format('%d|%s', count, due), 'PX', ARGV[2])
-"""
+_TAKE_BACK: Final = load_script("adapters", "take_attempt_back")
 
 
 class RedisAttempts:

@@ -63,7 +63,6 @@ class Backlog:
         """Note in `reach` whether Redis answers. `log_bytes_max`: what a shard's log may take."""
         self.age_ms = [0] * shard_count
         self.filled = [0.0] * shard_count
-        """See `filled`."""
         self._log_bytes_max = log_bytes_max
         self._looks = 0
         self.clock_offset_ms = [0] * shard_count

@@ -27,6 +27,7 @@ from protocol import streams
 from protocol.units import TimeMs
 from runtime.listening import until
 from runtime.redis_clients import RedisOutage
+from runtime.redis_scripts import load_script
 from runtime.tasks import end_tasks
 
 _TELL_S: Final = 0.08
@@ -40,34 +41,7 @@ _SHARES_PER_COMMAND: Final = 250
 _PEER_S: Final = 60.0
 """A process that has said nothing for so long counts among those that are there no more."""
 
-# `drawn` of adapters/shares.py, for several pots. A pot that nobody was refused at and nothing was done with
-# is not written.
-_DRAW: Final = f"""
-local answers, words = {{}}, {{}}
-for i, key in ipairs(KEYS) do
-  local a = 7 * (i - 1) + 1
-  local limit, reserve, used = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  local returned, needed, wished = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
-  local pot = redis.call('HMGET', key, 't', 'u', 'v')
-  local t, u, v = tonumber(pot[1] or 0), tonumber(pot[2] or 0) + used, tonumber(pot[3] or 0)
-  t = math.max(0, t - returned)
-  local given, wanted = 0, needed
-  if limit - t >= needed then
-    given = needed + math.max(0, math.min(wished, math.floor((limit - t - needed - reserve) / {PART})))
-    t, u, wanted = t + given, u + needed, 0
-  end
-  if v == 0 or used ~= 0 or returned ~= 0 or given ~= 0 or wanted ~= 0 then
-    v = v + 1
-    redis.call('HSET', key, 't', t, 'u', u, 'v', v)
-    if v == 1 then redis.call('PEXPIRE', key, ARGV[a + 7]) end
-    words[#words + 1] = key .. ' ' .. u .. ' ' .. t .. ' ' .. v .. ' ' .. wanted
-  end
-  local n = #answers
-  answers[n + 1], answers[n + 2], answers[n + 3], answers[n + 4] = given, u, t, v
-end
-if #words > 0 then redis.pcall('PUBLISH', '{streams.RATE_WORDS}', ARGV[1] .. '\\n' .. table.concat(words, '\\n')) end
-return answers
-"""
+_DRAW: Final = load_script("adapters", "draw_shares", PART=PART, RATE_WORDS=streams.RATE_WORDS)
 
 _log = structlog.get_logger()
 

@@ -19,16 +19,13 @@ from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
+from runtime.redis_scripts import load_script
 
 DEAD_EVENTS: Final = "dead_events"
 _LETTERS_PER_READ: Final = 500
 _decode_fields = msgpack_decoder(dict[bytes, bytes])
 
-# A letter that somebody else has removed meanwhile is not put back a second time.
-_REQUEUE: Final = """
-if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return false end
-return redis.call('XADD', KEYS[2], '*', ARGV[2], ARGV[3])
-"""
+_REQUEUE: Final = load_script("cli", "requeue_letter")
 
 
 class DeadLetterReport(msgspec.Struct, frozen=True):

@@ -91,7 +91,11 @@ class Operator:
         self._assets = assets_of(each.market for _, markets in replies.values() for each in markets)
 
     def tell(self, shard: int, role: Role, command: Callable[[int, str], SignedBody], what: str) -> Reply:
-        """See `tell`."""
+        """Sign a command with the key of `role`, give it to a shard, and return its answer.
+
+        Raises:
+            OperatingError: the shard refused it, or did not answer.
+        """
         return tell(self._client, self.settings, shard, role, command, what, self.configs[shard].format)
 
     def shard_of(self, account_id: int) -> int:

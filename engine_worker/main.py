@@ -29,23 +29,22 @@ from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
 from protocol.codec import LaterFormatError
-from runtime import redis_clients
+from runtime import process, redis_clients
+from runtime.agreement import Agreement
 from runtime.lifecycle import stop_flag
-from runtime.log import configure_logs
 from runtime.metrics import (
     HEARTBEAT_INTERVAL_S,
     HEARTBEAT_TTL_S,
     health_keys,
     health_now,
     reach_redis,
-    serve_metrics,
 )
 from runtime.operator_keys import first_config
 from runtime.probes import Probes, Reach
+from runtime.process import Process
 from runtime.redis_reserve import write_reserved
-from runtime.settings import Settings, SettingsError, load_settings
-from runtime.tracing import Tracer, tracer_of
-from runtime.unsafe_settings import refuse_unsafe
+from runtime.settings import Settings
+from runtime.tracing import Tracer
 from stream_log.durability import NotDurableError, check_durability
 from stream_log.halt import HALTED_EXIT_CODE, write_halt
 from stream_log.interface import Fenced, Rewound
@@ -69,18 +68,14 @@ _log = structlog.get_logger()
 
 def main() -> None:
     """Run until told to stop."""
-    probes = Probes()
+    process.run(_run, Settings.engine_name)
+
+
+def _run(started: Process) -> None:
+    settings = started.settings
+    first_config(settings)  # raises what is wrong with the markets file and the keys, before anything is done
     try:
-        settings = load_settings()
-        refuse_unsafe(settings)
-        first_config(settings)
-        configure_logs(settings, settings.engine_name())
-        serve_metrics(settings, settings.engine_name(), probes)
-        tracer = tracer_of(settings, settings.engine_name())
-    except SettingsError as error:
-        sys.exit(f"Settings:\n{error}")
-    try:
-        run(settings, probes, tracer)
+        run(settings, started.probes, started.tracer())
     except Fenced as error:
         _log.warning("another worker leads", reason=str(error))
         sys.exit(3)
@@ -277,6 +272,7 @@ class _Heartbeat:
         self._worker = worker
         self._keys = health_keys(settings.engine_name())
         self._redis = redis_clients.client_for(settings.resolved_redis_url(), self._keys[0])
+        self._agreement = Agreement(settings, settings.engine_name())
         self._due_s = 0.0
 
     def run(self) -> None:
@@ -286,9 +282,11 @@ class _Heartbeat:
             health = msgspec.json.encode(health_now(lag_ms))
             for key in self._keys:
                 write_reserved(self._redis, "SET", key, health, "EX", HEARTBEAT_TTL_S)
+            self._agreement.renew_or_end()
 
     def finish(self) -> None:
         self._redis.delete(*self._keys)
+        self._agreement.leave()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from typing import Protocol
 
 import msgspec
+from typing_extensions import override
 
 from engine_worker.checksum import state_checksum
 from engine_worker.cores import Shard, chosen_cores, shard_of
@@ -59,19 +60,19 @@ class ReplaySource(Protocol):
         ...
 
 
-class StreamLogSource:
+class StreamLogSource(ReplaySource):
     """A shard's past as far as the stream log still has it."""
 
     def __init__(self, log: StreamLog, shard: int) -> None:
         self._log = log
         self._shard = shard
 
+    @override
     def snapshots(self) -> list[bytes]:
-        """See `ReplaySource`."""
         return self._log.snapshots(self._shard)
 
+    @override
     def entries(self, after: StreamId, count: int) -> list[Entry]:
-        """See `ReplaySource`."""
         stream = streams.commands(self._shard)
         found = self._log.read({stream: after}, count, block_ms=0)
         # Asked afterwards, so that what was trimmed meanwhile is noticed. A trimmed input begins with the
@@ -94,8 +95,8 @@ class StreamLogSource:
         older = self.snapshots()[1:]
         return bool(older) and snapshot_stream_id(older[0]) <= begin
 
+    @override
     def events(self, after: StreamId, count: int) -> list[Entry]:
-        """See `ReplaySource`."""
         return self._log.read({streams.events(self._shard): after}, count, block_ms=0)
 
 

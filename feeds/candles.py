@@ -4,9 +4,8 @@ from typing import Final
 
 import msgspec
 
-from feeds.trades import TradeSum
 from protocol.market_data import INTERVALS, Candle, interval_bounds
-from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
+from protocol.trade_sums import TradeSum, candle_of
 
 _NEVER: Final = 1 << 62
 
@@ -90,22 +89,5 @@ class Candles:
         ]
 
     def _candle(self, interval: str, candle: OpenCandle, *, closed: bool) -> Candle:
-        total = candle.total
-        return Candle(
-            market=self._market,
-            interval=interval,
-            open_time=TimeMs(candle.open_time),
-            close_time=TimeMs(candle.end_time - 1),
-            open=PriceTicks(total.open),
-            high=PriceTicks(total.high),
-            low=PriceTicks(total.low),
-            close=PriceTicks(total.close),
-            volume=QuantityLots(min(total.volume, AMOUNT_UNITS_MAX)),
-            quote_volume=min(total.quote_volume, AMOUNT_UNITS_MAX),
-            trade_count=total.trade_count,
-            taker_buy_volume=QuantityLots(min(total.taker_buy_volume, AMOUNT_UNITS_MAX)),
-            taker_buy_quote=min(total.taker_buy_quote, AMOUNT_UNITS_MAX),
-            first_trade_id=total.first_trade_id,
-            last_trade_id=total.last_trade_id,
-            closed=closed,
-        )
+        bounds = candle.open_time, candle.end_time
+        return candle_of(self._market, interval, bounds, candle.total, closed=closed)

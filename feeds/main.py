@@ -12,13 +12,13 @@ from feeds.state import InvariantError
 from feeds.store import FeedsStore, RewoundError, SupersededError
 from feeds.worker import FeedsWorker, MarketsUnknownError
 from protocol.codec import LaterFormatError
+from runtime import process
 from runtime.lifecycle import stop_flag
-from runtime.log import configure_logs
-from runtime.metrics import Heartbeat, reach_redis, serve_metrics
+from runtime.metrics import Heartbeat, reach_redis
 from runtime.probes import Probes
-from runtime.settings import Settings, SettingsError, load_settings
-from runtime.tracing import Tracer, tracer_of
-from runtime.unsafe_settings import refuse_unsafe
+from runtime.process import Process
+from runtime.settings import Settings
+from runtime.tracing import Tracer
 from stream_log.redis_log import RETRY_AFTER_S, Unreachable
 
 PROCESS = "feeds"
@@ -35,19 +35,13 @@ _log = structlog.get_logger()
 
 def main() -> None:
     """Run until told to stop."""
-    probes = Probes()
+    # A new process starts before the one that it replaces ends, so for a moment both have the port.
+    process.run(_run, lambda settings: settings.name_of_process(PROCESS), is_metrics_port_shared=True)
+
+
+def _run(started: Process) -> None:
     try:
-        settings = load_settings()
-        refuse_unsafe(settings)
-        name = settings.name_of_process(PROCESS)
-        configure_logs(settings, name)
-        # A new one starts before the one that it replaces ends, so for a moment both have the port.
-        serve_metrics(settings, name, probes, is_port_shared=True)
-        tracer = tracer_of(settings, name)
-    except SettingsError as error:
-        sys.exit(f"Settings:\n{error}")
-    try:
-        run(settings, probes, tracer)
+        run(started.settings, started.probes, started.tracer())
     except SupersededError as error:
         _log.warning("another feeds process leads", reason=str(error))
         sys.exit(3)

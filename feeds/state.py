@@ -23,7 +23,6 @@ from feeds.depth import BaseRecord, HalfBook
 from feeds.first_fills import FirstFills, Forgiven
 from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, ShardHead, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, kept_from
-from feeds.trades import fold
 from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
 from protocol.decoding import json_decoder
@@ -32,6 +31,7 @@ from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, Depth
 from protocol.orders import Side
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MarketDataKind
+from protocol.trade_sums import fold
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 
 TRADES_MAX: Final = 1_000

@@ -11,7 +11,7 @@ what was said since it was saved is said once more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import redis
@@ -25,73 +25,18 @@ from protocol.market import Market
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD, EventReader
 from runtime.redis_clients import ShardServers
-from runtime.redis_reserve import RESERVE
+from runtime.redis_scripts import load_script
 from stream_log.interface import DeadLetter
 from stream_log.redis_log import RedisStreamLog, keep_unparsed
 
-# Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself,
-# changes nothing. It moves on last: should a command fail in the middle, what came before it is done again.
-# FORGIVE key, orders, untold: take orders off a count (a pot, see adapters/shares.py) where there is one, but
-# not below what may be untold.
-_COMMIT = (
-    RESERVE
-    + """
-local function forgive(key, orders, untold)
-  local pot = redis.call('HMGET', key, 't', 'u', 'v')
-  if not pot[3] then return nil end
-  local t, u, v = tonumber(pot[1]), tonumber(pot[2]), tonumber(pot[3]) + 1
-  local back = math.min(orders, t, math.max(0, u + untold))
-  if back <= 0 then return nil end
-  redis.call('HSET', key, 't', t - back, 'u', u - back, 'v', v)
-  return key .. ' ' .. (u - back) .. ' ' .. (t - back) .. ' ' .. v .. ' 0'
-end
-local at = redis.call('HMGET', KEYS[1], 'epoch', 'published_id', 'published_time')
-if at[1] ~= ARGV[1] or (at[2] or '0-0') ~= ARGV[2] or (at[3] or '0') ~= ARGV[3] then return 0 end
-local i, words = 6, {}
-while i <= #ARGV do
-  local count = tonumber(ARGV[i])
-  if ARGV[i + 1] == 'FORGIVE' then
-    local word = forgive(ARGV[i + 2], tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4]))
-    if word then words[#words + 1] = word end
-  else
-    redis.call(unpack(ARGV, i + 1, i + count))
-  end
-  i = i + count + 1
-end
-redis.call('HSET', KEYS[1], 'published_id', ARGV[4], 'published_time', ARGV[5])
-"""
-    + f"""if #words > 0 then redis.pcall('PUBLISH', '{streams.RATE_WORDS}', '\\n' .. table.concat(words, '\\n')) end
-return 1
-"""
+_COMMIT: Final = load_script("feeds", "commit_published", is_reserved=True, RATE_WORDS=streams.RATE_WORDS)
+_TAKE_OVER: Final = load_script(
+    "feeds", "take_feeds_over", is_reserved=True, READER=EventReader.FEEDS, STREAM_START=str(STREAM_START)
 )
-_TAKE_OVER = f"""{RESERVE}redis.call('HSETNX', KEYS[2], '{EventReader.FEEDS}', '{STREAM_START}')
-return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-"""
 
 
-# Beside the log: the state, how far it reaches, and what could not be understood. Redis may be full; the log
-# is trimmed by this.
-_KEEP = (
-    RESERVE
-    + """
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
-local i = 2
-while i <= #ARGV do
-  local count = tonumber(ARGV[i])
-  redis.call(unpack(ARGV, i + 1, i + count))
-  i = i + count + 1
-end
-return 1
-"""
-)
-# Where what may be lost is: let nobody write who has not started last. Nothing but the epoch is there of a
-# Redis that was emptied.
-_ENTER = """
-local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
-if epoch > tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
-return 1
-"""
+_KEEP: Final = load_script("feeds", "keep_state", is_reserved=True)
+_ENTER: Final = load_script("feeds", "enter_cache")
 
 
 ITEMS_PER_COMMAND = 1_000

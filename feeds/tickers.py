@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from feeds.trades import TradeSum
 from protocol.market_data import TICKER_WINDOWS_MS, Ticker, WindowTicker
+from protocol.trade_sums import TradeSum
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 
 WINDOW_SECONDS: Final = 86_400

@@ -1,7 +1,6 @@
 """Serves the frontend, and passes its requests on to the API. `python -m frontend_server.main`."""
 
 import asyncio
-import sys
 from http import HTTPStatus
 from typing import Final
 
@@ -12,9 +11,10 @@ from aiohttp import web
 from frontend_server.build import BUILT, Build, BuildState
 from frontend_server.pages import cache_control, content_type, file_of, security_headers
 from frontend_server.passing_on import PREFIXES, Passing
+from runtime import process
 from runtime.lifecycle import stop_event
-from runtime.log import configure_logs
-from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.process import Process
+from runtime.settings import PREFIX, Settings, SettingsError
 from runtime.tasks import to_the_end
 from runtime.tls import LocalTrust, ServerTls
 
@@ -128,12 +128,12 @@ async def serve(settings: Settings, build: Build, tls: ServerTls | None = None) 
 
 def main() -> None:
     """Build and serve until told to stop."""
-    try:
-        settings = load_settings()
-        configure_logs(settings, PROCESS)
-        asyncio.run(to_the_end(serve(settings, Build(), ServerTls.of(settings))))
-    except SettingsError as error:
-        sys.exit(str(error))
+    process.run(_run, PROCESS, allows_unsafe=True, agrees=False, has_metrics=False)
+
+
+def _run(started: Process) -> None:
+    settings = started.settings
+    asyncio.run(to_the_end(serve(settings, Build(), ServerTls.of(settings))))
 
 
 if __name__ == "__main__":

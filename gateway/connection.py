@@ -91,7 +91,6 @@ class Connection(HttpToolsProtocol):
     """One client's connection."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """See `HttpToolsProtocol`."""
         super().__init__(*arguments, **options)
         self._shared = cast("Shared", self.server_state)
         self._head_bytes_max = self._shared.bounds.head_bytes_max

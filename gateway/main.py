@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import sys
 from functools import partial
 from typing import Final
 
@@ -20,17 +19,18 @@ from gateway.app import create_app
 from gateway.connection import Bounds, Connection
 from gateway.door import Sizes
 from gateway.draining import DrainingServer
+from runtime import process
 from runtime.descriptors import connections_possible, raise_descriptors
 from runtime.garbage import keep_what_there_is
 from runtime.lifecycle import stop_event
-from runtime.log import configure_logs
-from runtime.metrics import Heartbeat, serve_metrics
+from runtime.listening import listen
+from runtime.metrics import Heartbeat
 from runtime.own_door import Knocks, OwnDoor, ask_http
 from runtime.probes import Probes
-from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.process import Process
+from runtime.settings import PREFIX, Settings, SettingsError
 from runtime.tasks import to_the_end
 from runtime.tls import ServerTls, unverified_context
-from runtime.unsafe_settings import refuse_unsafe
 
 PROCESS: Final = "gateway"
 _LISTEN_BACKLOG: Final = 2048
@@ -49,26 +49,6 @@ def mounted_groups(settings: Settings) -> frozenset[Group]:
     except ValueError as error:
         known = ", ".join(Group)
         raise SettingsError(f"{PREFIX}FUNCTIONS: {error}; there are: {known}") from error
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Return the socket to serve on.
-
-    Raises:
-        SettingsError: the port is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.rest_port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"{PREFIX}REST_PORT: cannot listen on {settings.host}:{settings.rest_port}: {error.strerror}"
-        ) from error
-    listener.listen(_LISTEN_BACKLOG)
-    return listener
 
 
 async def serve(
@@ -153,22 +133,20 @@ async def serve(
 
 def main() -> None:
     """Run a gateway as the settings say."""
-    try:
-        settings = load_settings()
-        refuse_unsafe(settings)
-        configure_logs(settings, settings.name_of_process(PROCESS))
-        mounted_groups(settings)
-        TrustedProxies(settings.trusted_proxies)
-        tls = ServerTls.of(settings)
-        descriptors = raise_descriptors()
-        listener = listen(settings)
-        probes = Probes()
-        serve_metrics(settings, PROCESS, probes)
-        _log.info("serving", url=settings.rest_url(), functions=settings.functions)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(to_the_end(serve(settings, listener, probes, descriptors, tls)))
-    except SettingsError as error:
-        sys.exit(str(error))
+    process.run(_run, PROCESS, log_name=lambda settings: settings.name_of_process(PROCESS))
+
+
+def _run(started: Process) -> None:
+    settings = started.settings
+    # These raise what is wrong with the settings, before the gateway listens.
+    mounted_groups(settings)
+    TrustedProxies(settings.trusted_proxies)
+    tls = ServerTls.of(settings)
+    descriptors = raise_descriptors()
+    listener = listen(settings.host, settings.rest_port, _LISTEN_BACKLOG, "REST_PORT")
+    _log.info("serving", url=settings.rest_url(), functions=settings.functions)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(to_the_end(serve(settings, listener, started.probes, descriptors, tls)))
 
 
 if __name__ == "__main__":

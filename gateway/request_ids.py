@@ -3,7 +3,7 @@
 It is answered in the same header, and every line of the log has it.
 
 What a request does to an order is found by the order's own names, which all processes and the database have:
-docs/operations.md.
+docs/reference/metrics.md.
 """
 
 import re

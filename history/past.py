@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import psycopg
+from typing_extensions import override
 
 from engine_worker.core.snapshot import SnapshotError
 from engine_worker.entries import NotUnderstoodError, apply_entry
-from engine_worker.replay import READ_ENTRIES, Replay, SourceTrimmed, StreamLogSource
+from engine_worker.replay import READ_ENTRIES, Replay, ReplaySource, SourceTrimmed, StreamLogSource
 from persist.archived import ShardArchive
 from persist.segments import ArchiveDamagedError, snapshot_info
 from protocol.codec import LaterFormatError
@@ -43,7 +44,7 @@ def no_progress(_done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-class ShardPast:
+class ShardPast(ReplaySource):
     """One shard's past; a `ReplaySource`."""
 
     def __init__(
@@ -62,16 +63,18 @@ class ShardPast:
         self._archived: Iterator[Entry] = iter(())
         self._archived_at: StreamId | None = None
 
+    @override
     def snapshots(self) -> list[bytes]:
         """Return the snapshots that Redis has, newest first; the archived ones are loaded one by one."""
         return self._live.snapshots() if self._live is not None else []
 
+    @override
     def events(self, after: StreamId, count: int) -> list[Entry]:
-        """See `ReplaySource`; the archive keeps no events, since they follow from the input."""
+        """The archive keeps no events, since they follow from the input."""
         return self._live.events(after, count) if self._live is not None else []
 
+    @override
     def entries(self, after: StreamId, count: int) -> list[Entry]:
-        """See `ReplaySource`."""
         try:
             if self._archive is not None:
                 if self._archived_at != after:
@@ -169,7 +172,6 @@ class Past:
         connection: psycopg.Connection[Any] | None,
         market_map: MarketMap,
     ) -> None:
-        """See `ShardPast`."""
         self.market_map = market_map
         self.shards = [
             ShardPast(shard, log, connection, market_map.shard_count)

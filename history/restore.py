@@ -26,7 +26,6 @@ from engine_worker.core.snapshot import encode_snapshot
 from feeds.candles import OpenCandle
 from feeds.state import TRADES_MAX, MarketState, ShardFeeds
 from feeds.tickers import Bucket, kept_from
-from feeds.trades import TradeSum
 from history.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from persist.archive import insert_snapshot
 from persist.archived import ShardArchive
@@ -41,6 +40,7 @@ from protocol.orders import CloseReason, OrderState, OrderStatus, Side
 from protocol.positions import ShardPosition
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import ARCHIVE_READER, EVENTS_FIELD, TRIMMED, AfterLoss, EventReader
+from protocol.trade_sums import TradeSum
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from stream_log.interface import Entry
 from stream_log.redis_log import RedisStreamLog

@@ -3,7 +3,6 @@ left behind.
 """
 
 import asyncio
-import sys
 from collections.abc import Coroutine
 from random import Random
 from typing import Final, TypeVar
@@ -15,11 +14,10 @@ from mm.accounts import UnverifiedError, accounts_file, open_accounts
 from mm.bot import BACKOFF_S, Bot
 from mm.markets import orders_per_10s, plans_of, trading_markets
 from mm.quoting_state import Activity, Pause
+from runtime import process
 from runtime.lifecycle import stop_event
-from runtime.log import configure_logs
-from runtime.metrics import serve_metrics
 from runtime.probes import Probes
-from runtime.settings import Settings, SettingsError, load_settings
+from runtime.settings import Settings
 from runtime.tasks import end_tasks, to_the_end
 from runtime.tls import LocalTrust
 
@@ -37,14 +35,12 @@ _log = structlog.get_logger()
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
-    probes = Probes()
-    try:
-        settings = load_settings()
-        configure_logs(settings, PROCESS)
-        serve_metrics(settings, PROCESS, probes)
-    except SettingsError as error:
-        sys.exit(f"Settings:\n{error}")
-    asyncio.run(to_the_end(_run(settings, probes)))
+    process.run(
+        lambda started: asyncio.run(to_the_end(_run(started.settings, started.probes))),
+        PROCESS,
+        allows_unsafe=True,
+        agrees=False,
+    )
 
 
 async def _run(settings: Settings, probes: Probes) -> None:

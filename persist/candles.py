@@ -7,8 +7,8 @@ import msgspec
 
 from persist.rows import Row, Table, database_time
 from protocol.events import TradeExecuted
-from protocol.market_data import INTERVALS, interval_bounds
-from protocol.orders import Side
+from protocol.market_data import INTERVALS
+from protocol.trade_sums import TradeSum, fold, sums_by_interval
 
 STORED_INTERVALS: Final = tuple(interval for interval in INTERVALS if interval != "3d")
 """Those of three days are a view of days (schema/plain/0008_three_days.sql)."""
@@ -33,102 +33,43 @@ CANDLES: Final = Table(
 )
 
 
-class CandlePart(msgspec.Struct):
-    """What some trades of one market, in the order of their ids, make of a candle.
-
-    Times in ms, volumes in lots, quote in units.
-    """
-
-    open: int
-    high: int
-    low: int
-    close: int
-    volume: int
-    quote_volume: int
-    trade_count: int
-    taker_buy_volume: int
-    taker_buy_quote: int
-    first_trade_id: int
-    last_trade_id: int
-
-    def add(self, later: "CandlePart") -> None:
-        """Add trades that follow on these."""
-        self.high = max(self.high, later.high)
-        self.low = min(self.low, later.low)
-        self.close = later.close
-        self.volume += later.volume
-        self.quote_volume += later.quote_volume
-        self.trade_count += later.trade_count
-        self.taker_buy_volume += later.taker_buy_volume
-        self.taker_buy_quote += later.taker_buy_quote
-        self.last_trade_id = later.last_trade_id
-
-
 CandleKey = tuple[str, str, int]
-"""Market, interval, open time."""
+"""Market, interval, open time (ms)."""
 
 
-def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey, CandlePart]:
+def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey, TradeSum]:
     """Return the parts of the candles of all `STORED_INTERVALS` that these trades (each with its quote units)
     make.
 
-    The trades of a market come in the order of their ids. They are folded into seconds one by one, the
-    seconds into the rest.
+    The trades of a market come in the order of their ids.
     """
-    seconds: dict[tuple[str, int], CandlePart] = {}
+    by_market: dict[str, list[TradeExecuted]] = {}
+    quote_per_tick_lot: dict[str, int] = {}
     for trade, quote in trades:
-        price, quantity, trade_id, bought = (
-            trade.price,
-            trade.quantity,
-            trade.trade_id,
-            trade.taker_side == Side.BUY,
-        )
-        key = (trade.market, trade.time // 1000)
-        part = seconds.get(key)
-        if part is None:
-            seconds[key] = CandlePart(
-                price,
-                price,
-                price,
-                price,
-                quantity,
-                quote,
-                1,
-                quantity if bought else 0,
-                quote if bought else 0,
-                trade_id,
-                trade_id,
-            )
-            continue
-        if price > part.high:
-            part.high = price
-        elif price < part.low:
-            part.low = price
-        part.close = price
-        part.volume += quantity
-        part.quote_volume += quote
-        part.trade_count += 1
-        if bought:
-            part.taker_buy_volume += quantity
-            part.taker_buy_quote += quote
-        part.last_trade_id = trade_id
-    parts: dict[CandleKey, CandlePart] = {}
-    # Seconds into the rest, not trades: a second has many trades, and every interval would look at each of
-    # them.
-    for (market, second), part in seconds.items():
-        for interval in STORED_INTERVALS:
-            opened, _ = interval_bounds(interval, second * 1000)
-            larger = parts.get((market, interval, opened))
-            if larger is None:
-                parts[market, interval, opened] = msgspec.structs.replace(part)
-            else:
-                larger.add(part)
-    return parts
+        if trade.market not in by_market:
+            by_market[trade.market] = []
+            quote_per_tick_lot[trade.market] = quote // (trade.price * trade.quantity)
+        by_market[trade.market].append(trade)
+    return {
+        (market, interval, opened): total
+        for market, own in by_market.items()
+        for (interval, opened), total in sums_by_interval(
+            fold(own, quote_per_tick_lot[market], second_min=0), STORED_INTERVALS
+        ).items()
+    }
+
+
+def candle_values(total: TradeSum) -> tuple[int, ...]:
+    """Return the columns of `CANDLES` from `open` on: everything but the last trade's quantity."""
+    *prices, _, volume, quote_volume, trade_count, bought, bought_quote, first, last = (
+        msgspec.structs.astuple(total)
+    )
+    return (*prices, volume, quote_volume, trade_count, bought, bought_quote, first, last)
 
 
 def candle_rows(trades: Iterable[tuple[TradeExecuted, int]]) -> list[Row]:
-    """Return the rows of `CANDLES` that these trades make; see `candle_parts`."""
+    """Return the rows of `CANDLES` that these trades make, a row for each part of a candle."""
     return [
-        (market, interval, database_time(opened), *msgspec.structs.astuple(part))
-        for (market, interval, opened), part in candle_parts(trades).items()
+        (market, interval, database_time(opened), *candle_values(total))
+        for (market, interval, opened), total in candle_parts(trades).items()
     ]

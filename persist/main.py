@@ -31,15 +31,14 @@ from persist.nudge import ArchiveNudger, Nudger
 from persist.retention import HistoryRetention, drop_history
 from persist.slots import look_at_copies
 from protocol.streams import JOBS_NAMESPACE
-from runtime import redis_clients
+from runtime import process, redis_clients
 from runtime.database_roles import ServiceRole, database_url_of
 from runtime.lifecycle import stop_flag
-from runtime.log import configure_logs
-from runtime.metrics import Heartbeat, reach_redis, serve_metrics
+from runtime.metrics import Heartbeat, reach_redis
 from runtime.probes import Probes, Reach
-from runtime.settings import Settings, SettingsError, load_settings
-from runtime.tracing import Tracer, tracer_of
-from runtime.unsafe_settings import refuse_unsafe
+from runtime.process import Process
+from runtime.settings import Settings
+from runtime.tracing import Tracer
 from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 
 NUDGE_PERIOD_S = 0.03
@@ -81,29 +80,32 @@ def main() -> None:
         prog="python -m persist.main", description="Moves the event log into the database."
     )
     parser.add_argument("part", choices=["migrate", "await", "nudge", "work"])
-    part = parser.parse_args().part
-    probes = Probes()
+    match parser.parse_args().part:
+        case "migrate":
+            process.run(_migrate, "persist-migrate", allows_unsafe=True, agrees=False, has_metrics=False)
+        case "await":
+            process.run(_await, "persist-await", allows_unsafe=True, agrees=False, has_metrics=False)
+        case "nudge":
+            process.run(lambda started: nudge(started.settings, started.probes), "persist-nudger")
+        case "work":
+            process.run(
+                lambda started: work(started.settings, started.probes, started.tracer()), "persist-worker"
+            )
+
+
+def _migrate(started: Process) -> None:
     try:
-        settings = load_settings()
-        configure_logs(settings, f"persist-{part}")
-        if part == "migrate":
-            if not migrate_when_there(settings, stop_flag()):
-                sys.exit("Stopped before the database was there; nothing was migrated.")
-            return
-        if part == "await":
-            await_schema(settings, stop_flag())
-            return
-        refuse_unsafe(settings)
-        serve_metrics(settings, "persist-nudger" if part == "nudge" else "persist-worker", probes)
-        tracer = tracer_of(settings, "persist-worker") if part == "work" else None
-    except SettingsError as error:
-        sys.exit(f"Settings:\n{error}")
+        if not migrate_when_there(started.settings, stop_flag()):
+            sys.exit("Stopped before the database was there; nothing was migrated.")
     except MigrationError as error:
         sys.exit(f"Migrations:\n{error}")
-    if part == "nudge":
-        nudge(settings, probes)
-    else:
-        work(settings, probes, tracer)
+
+
+def _await(started: Process) -> None:
+    try:
+        await_schema(started.settings, stop_flag())
+    except MigrationError as error:
+        sys.exit(f"Migrations:\n{error}")
 
 
 def nudge(settings: Settings, probes: Probes) -> None:

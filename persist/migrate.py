@@ -55,7 +55,8 @@ table; 0004 makes an index."""
 LOCK_PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)
 """Between tries to get a lock, in which those who waited get theirs; the last one again and again."""
 LOCK_WAIT_S_MAX: Final = 1_200.0
-"""How long a migration goes on trying; the Job's deadline for all of it is 30 minutes in docs/deploy.md."""
+"""How long a migration goes on trying; the Job's deadline for all of it is 30 minutes in
+docs/how-to/deploy-on-kubernetes.md."""
 TIMESCALEDB_VERSION_MIN = (2, 21)
 """The first whose refreshes take `buckets_per_batch`."""
 
@@ -196,7 +197,7 @@ def _provide_roles(connection: psycopg.Connection[Any], logins: RoleLogins, tell
     if logins.passwords and not logins.admin_url:
         provide_roles(connection, logins.passwords)
     if missing := [str(role) for role in ServiceRole if role not in roles_there(connection)]:
-        text = f'the database has no role {", ".join(missing)}: docs/operations.md, "Roles of the database"'
+        text = f"the database has no role {', '.join(missing)}: docs/reference/storage.md"
         if logins.are_required:
             raise RolesMissingError(text)
         tell(text)

@@ -1,5 +1,5 @@
 """Frames: how commands, events, messages, queries and replies become bytes and back (msgpack).
-docs/formats.md describes them.
+docs/reference/formats.md describes them.
 
 What stands in the log carries its format's number and its writer's clock in front. Frames of format 1 have
 neither; they are still read. Decoders raise `msgspec.MsgspecError` (a `ValueError`) on bytes that are not

@@ -45,6 +45,7 @@ cluster. A market's read models carry the tag of the market's shard.
 | `listen_key:KEY`          | string   | functions        | whose events the key opens, and what it falls with; expires   |
 | `listen_key_of:ID:NAME`   | string   | functions        | the newest listenKey of a credential; expires                 |
 | `health:NAME`             | string   | every process    | its last heartbeat, also under NAME@HOST.PID; expires         |
+| `settings:{0}`            | hash     | every process    | process -> its shared settings, and when it said so: runtime/agreement.py |
 | `waited:{k}`              | string   | readers of `ev`  | with replicas: the entry that a reader last waited for, until they had it |
 | `{dramatiq}:…`            | several  | persist          | Dramatiq's queue of nudges; one hash tag, so its script works on a cluster |
 """
@@ -136,6 +137,7 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "listen_key": AfterLoss.KEPT,
     "listen_key_of": AfterLoss.KEPT,
     "health": AfterLoss.KEPT,
+    "settings": AfterLoss.KEPT,  # of the processes that run
     "waited": AfterLoss.REPLACED,
     JOBS_NAMESPACE: AfterLoss.KEPT,  # a nudge too many does no harm
 }
@@ -375,6 +377,11 @@ def listen_key_of(account_id: int, credential: str) -> str:
 def waited(shard: int) -> str:
     """`waited:{k}`."""
     return f"waited:{{{shard}}}"
+
+
+def cluster_settings() -> str:
+    """`settings:{0}`."""
+    return "settings:{0}"
 
 
 def health(process: str) -> str:

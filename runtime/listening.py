@@ -1,4 +1,4 @@
-"""Leaving a port without resetting anybody's connection.
+"""Taking a port, and leaving it without resetting anybody's connection.
 
 A listener that is closed resets the connections that wait to be accepted, and their clients have sent their
 requests already. So before it is closed, the kernel is told to pass over new ones, and the last that wait are
@@ -17,6 +17,8 @@ from typing import Final
 
 import structlog
 
+from runtime.settings import PREFIX, SettingsError
+
 _SO_ATTACH_FILTER: Final = 26
 """Linux's; Python has no name for it."""
 _PASS_OVER_NEW: Final = (
@@ -33,6 +35,31 @@ _QUEUE_S_MAX: Final = 1.0
 _LOOK_EVERY_S: Final = 0.01
 
 _log = structlog.get_logger()
+
+
+def listen(host: str, port: int, backlog: int, setting: str) -> socket.socket:
+    """Return a TCP socket that listens.
+
+    Args:
+        host: An address of this machine, or a name of one.
+        port: 0 for a free one.
+        backlog: Connections that the kernel keeps until they are accepted.
+        setting: The name of the setting that chose the port, without its prefix.
+
+    Raises:
+        SettingsError: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        message = f"{PREFIX}{setting}: cannot listen on {host}:{port}: {error.strerror}"
+        raise SettingsError(message) from error
+    listener.listen(backlog)
+    return listener
 
 
 async def accept_the_last(listener: socket.socket) -> None:

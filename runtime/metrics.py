@@ -30,9 +30,11 @@ from protocol import streams
 from protocol.decoding import json_decoder
 from protocol.release import this_release
 from runtime import redis_clients
+from runtime.agreement import Agreement
 from runtime.probes import Probes, Reach
 from runtime.redis_reserve import write_reserved
 from runtime.settings import PREFIX, Settings, SettingsError
+from runtime.unique_names import own_instance
 
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
@@ -66,11 +68,6 @@ class Health(msgspec.Struct, frozen=True):
     reads_format: int = 0
     reads_kinds: int = 0
     reads_rules: int = 0
-
-
-def own_instance() -> str:
-    """Return what tells this process from others of its name."""
-    return f"{socket.gethostname()}.{os.getpid()}"
 
 
 def health_keys(process: str) -> tuple[str, str]:
@@ -201,6 +198,7 @@ class Heartbeat:
         self._redis = redis_clients.client_for(
             settings.resolved_redis_url(), self._keys[0], socket_timeout=float(HEARTBEAT_TTL_S)
         )
+        self._agreement = Agreement(settings, process)
         self._lag_ms = lag_ms
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -218,6 +216,7 @@ class Heartbeat:
         except redis.RedisError as error:
             _log.debug("heartbeat not removed", error=str(error))
         self._redis.close()
+        self._agreement.leave()
 
     def _beat(self) -> None:
         while not self._stopped.is_set():
@@ -229,6 +228,7 @@ class Heartbeat:
                     )
             except redis.RedisError as error:
                 _log.debug("heartbeat not written", error=str(error))
+            self._agreement.renew_or_end()
             self._stopped.wait(HEARTBEAT_INTERVAL_S)
 
 

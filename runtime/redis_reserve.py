@@ -5,7 +5,8 @@ has to be finished, or nothing would ever be read, stored and trimmed, and the m
 ever. So everything behind the gateways – commits, leases, messages, positions of readers, snapshots – is
 written by scripts that begin with `RESERVE`: of a script Redis refuses only the first write, lest it be torn
 in the middle, and this is a write that needs no memory. How much is written so is bounded by what was
-accepted before; docs/operations.md says how much memory to leave for it beside `maxmemory`.
+accepted before; docs/how-to/respond-to-alerts.md, RedisFilling, says how much memory to leave for it beside
+`maxmemory`.
 """
 
 from typing import Any, Final

@@ -48,7 +48,26 @@ class SettingsError(ValueError):
     """One or more settings are wrong; the message names each of them, a line each."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings that all processes of an exchange share.
+
+    A process that starts with other values than the running ones have is refused (runtime/agreement.py).
+    """
+
+    # All processes alike
+    shard_count: Annotated[int, Meta(ge=1, le=100)] = 1
+    """Number of shards. It cannot change once there is data: docs/reference/kubernetes.md."""
+    lease_ms: Annotated[int, Meta(ge=100)] = 1_000
+    """Duration of a leader's lease. After so much silence a standby takes over."""
+    redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
+    """Number of replicas that must have a batch before its result is published: all that may replace the
+    master (docs/decisions/0015). 0: none."""
+    archive_enabled: bool = True
+    """Keep the shards' input logs and snapshots in the database, for `exchange restore`, `book`, `account`
+    and `why`."""
+
+
+class Settings(ClusterSettings, frozen=True, kw_only=True):
     """All settings of all processes, with the defaults of a laptop."""
 
     # Addresses, folders and servers
@@ -109,14 +128,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Port of the second embedded Redis."""
     cache_memory_mb: Positive = 512
     """`maxmemory` of the second embedded Redis."""
-    redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
-    """Number of replicas that must have a batch before its result is published: all that may replace the
-    master (docs/decisions/0015). 0: none."""
     redis_durability_check_enabled: bool = True
     """Open a shard only on a Redis that keeps every write across a restart (stream_log/durability.py)."""
     database_url: str = ""
-    """An external PostgreSQL or TimescaleDB, with the role of this process (docs/operations.md, "Roles of the
-    database"). Empty: the embedded PostgreSQL."""
+    """An external PostgreSQL or TimescaleDB, with the role of this process
+    (docs/reference/storage.md, "Roles of the database"). Empty: the embedded PostgreSQL."""
     database_role_passwords: str = ""
     """`service:password,…` for the roles of gateway, edge and persist in an external database. `migrate`
     creates the roles with these passwords, and a process that has its password uses its own role instead of
@@ -132,8 +148,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Markets and shards
     markets_file: str = ""
     """TOML file of markets (form: protocol/markets.toml). Empty: the three built-in markets."""
-    shard_count: Annotated[int, Meta(ge=1, le=100)] = 1
-    """Number of shards. How shards are added later: docs/deploy.md."""
     shard: Annotated[int, Meta(ge=0, le=99)] = 0
     """Shard of an engine worker."""
 
@@ -142,8 +156,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Name of an engine worker among those of its shard. Empty: `engine-` and the shard's number."""
     standbys: Annotated[int, Meta(ge=0, le=9)] = 0
     """Number of standbys that `exchange up` starts for each shard."""
-    lease_ms: Annotated[int, Meta(ge=100)] = 1_000
-    """Duration of a leader's lease. After so much silence a standby takes over."""
     batch_commands_max: Positive = 1_024
     """Maximum number of stream entries that an engine worker reads in one step."""
     snapshot_interval_s: Positive = 30
@@ -158,8 +170,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     functions: str = "orders,account,market-data,users"
     """Groups of functions that this gateway serves."""
     reply_timeout_ms: Positive = 5_000
-    """How long a gateway waits for a reply. Shards remember requests for ten times as long, so every process
-    needs the same value."""
+    """How long a gateway waits for a reply. A new exchange remembers requests for ten times as long; later the log
+    has that duration, of which no gateway should wait for more than a tenth."""
     backlog_age_ms_max: Positive = 2_000
     """Maximum age of the oldest waiting command of a shard; beyond it orders are refused with 503."""
     log_mb_max: Positive = 1_024
@@ -305,9 +317,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     # The archive
-    archive_enabled: bool = True
-    """Keep the shards' input logs and snapshots in the database, for `exchange restore`, `book`, `account`
-    and `why`."""
     archive_period_ms: Positive = 1_000
     """Maximum lag of the archive behind a quiet shard. Events are never stored before the commands that led
     to them are archived."""
@@ -378,6 +387,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def password_file(self) -> Path:
         """Where the password of the embedded Redis and PostgreSQL is kept; made when they first start."""
         return self.data_dir / "password"
+
+    def cluster(self) -> ClusterSettings:
+        """Return the settings that all processes of an exchange share."""
+        names = (field.name for field in msgspec.structs.fields(ClusterSettings))
+        return ClusterSettings(**{name: getattr(self, name) for name in names})
 
     def resolved_redis_url(self) -> str:
         """Return the URL of the Redis to use."""

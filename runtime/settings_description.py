@@ -1,27 +1,33 @@
 """Describes the settings: each with its variable, type, default and text, in the sections of
 runtime/settings.py.
 
-`python -m runtime.settings_description` prints docs/settings.md.
+`python -m runtime.settings_description` prints docs/reference/settings.md.
 """
 
 import ast
 import inspect
 import sys
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from runtime import settings
-from runtime.settings import DATA_DIR, PREFIX, Settings
+from runtime.settings import DATA_DIR, PREFIX, ClusterSettings, Settings
 
 _HEAD: Final = """\
 # Settings
 
 Every setting is an environment variable. `EXCHANGE_…_FILE` names a file with the value instead, for
-example for a secret. A wrong value, and a variable that no setting has, stop a process at its
-start. Commands use the settings that `exchange up` was started with, unless they are set anew.
+example for a secret. A wrong value, or a variable that no setting has, stops a process at its
+start. Commands use the settings with which `exchange up` was started, unless the environment
+overrides them.
 
-This document is generated: `python -m runtime.settings_description > docs/settings.md`.
+The settings of the first section belong to the exchange as a whole. A process that starts with
+other values than the running ones have is refused; to change one, stop the exchange and start it
+again. All others are each process's own.
+
+This document is generated: `python -m runtime.settings_description > docs/reference/settings.md`.
 """
 _TABLE: Final = ("| variable | values | default | meaning |", "| --- | --- | --- | --- |")
 
@@ -48,16 +54,15 @@ def sections() -> list[Section]:
     """Return all settings in their order."""
     source = inspect.getsource(settings)
     lines = source.splitlines()
-    (definition,) = (
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == Settings.__name__
-    )
+    kinds = (ClusterSettings.__name__, Settings.__name__)
+    definitions = [
+        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name in kinds
+    ]
     types = get_type_hints(Settings, include_extras=True)
     defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
     result: list[Section] = []
-    last_line = definition.lineno
-    for node, following in zip(definition.body, definition.body[1:], strict=False):
+    last_line = definitions[0].lineno
+    for node, following in pairwise(statement for each in definitions for statement in each.body):
         if not isinstance(node, ast.AnnAssign):
             continue
         assert isinstance(node.target, ast.Name)
@@ -76,7 +81,7 @@ def sections() -> list[Section]:
 
 
 def document() -> str:
-    """Return docs/settings.md."""
+    """Return docs/reference/settings.md."""
     parts = [_HEAD]
     for section in sections():
         rows = [" | ".join(("", *_row(setting), "")).strip() for setting in section.settings]

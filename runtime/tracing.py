@@ -128,7 +128,7 @@ def tracer_of(settings: Settings, process: str) -> Tracer | None:
         otlp: Any = importlib.import_module("runtime.otlp")
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"{PREFIX}TRACES_URL: {error.name} is not installed; `pip install -r requirements-tracing.lock` "
+            f"{PREFIX}TRACES_URL: {error.name} is not installed; `pip install -r requirements/tracing.lock` "
             "has it"
         ) from error
     return Tracer(process, otlp.OtlpExporter(settings.traces_url, process), settings.traces_sample_ppm)

@@ -3,7 +3,13 @@
 import itertools
 import os
 import secrets
+import socket
 from collections.abc import Iterator
+
+
+def own_instance() -> str:
+    """Return what tells this process from others of its name."""
+    return f"{socket.gethostname()}.{os.getpid()}"
 
 
 class UniqueNames:

@@ -100,7 +100,7 @@ def _refusal(setting: str, secret: str) -> str:
     return (
         f"{PREFIX}{setting.upper()}: this {secret} is published in the repository of the exchange, so "
         "everybody has it. "
-        f'Make one of your own (docs/operations.md, "Rotating secrets"), or {_ALLOW}'
+        f"Make one of your own (docs/how-to/rotate-secrets.md), or {_ALLOW}"
     )
 
 

@@ -53,7 +53,7 @@ right that `default` has does no harm there, and one that it lacks may."""
 REMEDY: Final = (
     "Let its ACL have `user default off allkeys allchannels +@all`: nobody can sign in as a user that is "
     "off, but the server replays its log as this one. Load the ACL (ACL LOAD) before the server restarts; "
-    "docs/operations.md says how to get data back that a restart has left out."
+    "docs/how-to/back-up-and-restore.md says how to get data back that a restart has left out."
 )
 
 

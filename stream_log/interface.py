@@ -149,8 +149,8 @@ class Rewound(Fenced):
     """Redis has lost what this writer had read or written: it must start anew from what is there."""
 
 
-class StreamLog(Protocol):
-    """Streams, the shards' commit, pub/sub. Streams are named by the functions of protocol/streams.py."""
+class Streams(Protocol):
+    """Streams of entries, named by the functions of protocol/streams.py."""
 
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """Append one entry and return its id."""
@@ -171,8 +171,16 @@ class StreamLog(Protocol):
         """Remove the entries older than `before`."""
         ...
 
+
+class CommitLog(Protocol):
+    """The input of shards and what they made of it: a shard has one writer at a time, which commits batch by batch."""
+
     def position(self, shard: int) -> ShardPosition:
         """Return the shard's position; (0, "0-0") for a new shard."""
+        ...
+
+    def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
+        """Return the positions of several shards at one moment."""
         ...
 
     def checksum(self, shard: int) -> StateChecksum | None:
@@ -180,10 +188,6 @@ class StreamLog(Protocol):
 
         An older program leaves that of an earlier commit.
         """
-        ...
-
-    def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
-        """Return the positions of several shards at one moment."""
         ...
 
     def take_over(
@@ -196,6 +200,12 @@ class StreamLog(Protocol):
 
         Raises:
             Fenced: another worker holds the lease; nothing was changed.
+        """
+        ...
+
+    def fruitless_takeovers(self, shard: int) -> int:
+        """Return how many workers in turn have taken the shard over at its present position, and committed
+        nothing.
         """
         ...
 
@@ -226,36 +236,6 @@ class StreamLog(Protocol):
         """Return up to `count` entries of the input after the given id that are committed; never waits."""
         ...
 
-    def fruitless_takeovers(self, shard: int) -> int:
-        """Return how many workers in turn have taken the shard over at its present position, and committed
-        nothing.
-        """
-        ...
-
-    def renew_lease(self, shard: int, leader: Leader) -> None:
-        """Keep the lease for another `lease_ms`, if the leader's epoch still is the shard's."""
-        ...
-
-    def release_lease(self, shard: int, leader: Leader) -> None:
-        """Give the lease up, if it is this leader's."""
-        ...
-
-    def lease(self, shard: int) -> Sight:
-        """Return who leads, and whether its connection is still there."""
-        ...
-
-    def announce(self, shard: int, standby: Standby) -> None:
-        """Say that a standby is there, and how far it is; it counts for `STANDBY_TTL_MS`."""
-        ...
-
-    def withdraw(self, shard: int, standby: Standby) -> None:
-        """Say that a standby is one no more."""
-        ...
-
-    def standbys(self, shard: int) -> list[Standby]:
-        """Return the standbys that are there."""
-        ...
-
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
         """Publish the (channel, payload) pairs, and have the batch written if `pos` is still as expected.
 
@@ -278,6 +258,35 @@ class StreamLog(Protocol):
             Fenced: it is not; nothing was written.
         """
         ...
+
+    def undelivered(self, shard: int) -> list[Outgoing]:
+        """Return what is left in the shard's outbox, oldest first."""
+        ...
+
+    def deliver(self, shard: int, outgoing: Outgoing) -> None:
+        """Append message frames to their targets' inputs, then drop their entry from the outbox.
+
+        Without frames, whatever has the id.
+        """
+        ...
+
+    def is_halted(self, shard: int) -> bool:
+        """Return whether a worker of the shard has stopped and said why, and none has got past that place
+        since.
+        """
+        ...
+
+    def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
+        """Note that `reader` needs nothing of the shard's events up to `stream_id` any more."""
+        ...
+
+    def passed(self, shard: int) -> dict[str, StreamId]:
+        """Return what the readers have passed."""
+        ...
+
+
+class Skips(Protocol):
+    """Instructions of operators to pass over an entry."""
 
     def order_skip(self, shard: int, frame: bytes) -> None:
         """Let the shard's leader pass over an entry when it takes the shard over next.
@@ -303,43 +312,37 @@ class StreamLog(Protocol):
         """
         ...
 
-    def is_halted(self, shard: int) -> bool:
-        """Return whether a worker of the shard has stopped and said why, and none has got past that place
-        since.
-        """
+
+class Leases(Protocol):
+    """Who leads a shard, and who stands by."""
+
+    def renew_lease(self, shard: int, leader: Leader) -> None:
+        """Keep the lease for another `lease_ms`, if the leader's epoch still is the shard's."""
         ...
 
-    def undelivered(self, shard: int) -> list[Outgoing]:
-        """Return what is left in the shard's outbox, oldest first."""
+    def release_lease(self, shard: int, leader: Leader) -> None:
+        """Give the lease up, if it is this leader's."""
         ...
 
-    def deliver(self, shard: int, outgoing: Outgoing) -> None:
-        """Append message frames to their targets' inputs, then drop their entry from the outbox.
-
-        Without frames, whatever has the id.
-        """
+    def lease(self, shard: int) -> Sight:
+        """Return who leads, and whether its connection is still there."""
         ...
 
-    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Publish (channel, payload) pairs to whoever listens now."""
+    def announce(self, shard: int, standby: Standby) -> None:
+        """Say that a standby is there, and how far it is; it counts for `STANDBY_TTL_MS`."""
         ...
 
-    def publish_answers(
-        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
-    ) -> None:
-        """Publish (channel, payload) pairs if `position` still is what `pos` holds."""
+    def withdraw(self, shard: int, standby: Standby) -> None:
+        """Say that a standby is one no more."""
         ...
 
-    def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """Have `config:{k}` hold `configuration` if `position` still is what `pos` holds.
-
-        Return whether it does.
-        """
+    def standbys(self, shard: int) -> list[Standby]:
+        """Return the standbys that are there."""
         ...
 
-    def configuration(self, shard: int) -> bytes | None:
-        """Return what `config:{k}` holds, if there is one."""
-        ...
+
+class SnapshotStore(Protocol):
+    """The two newest snapshots of each shard."""
 
     def save_snapshot(
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
@@ -363,10 +366,31 @@ class StreamLog(Protocol):
         """Return the kept snapshots, newest first."""
         ...
 
-    def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
-        """Note that `reader` needs nothing of the shard's events up to `stream_id` any more."""
+
+class Bus(Protocol):
+    """What is said to whoever listens now, and the configuration that shards publish."""
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish (channel, payload) pairs to whoever listens now."""
         ...
 
-    def passed(self, shard: int) -> dict[str, StreamId]:
-        """Return what the readers have passed."""
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
+        """Publish (channel, payload) pairs if `position` still is what `pos` holds."""
         ...
+
+    def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
+        """Have `config:{k}` hold `configuration` if `position` still is what `pos` holds.
+
+        Return whether it does.
+        """
+        ...
+
+    def configuration(self, shard: int) -> bytes | None:
+        """Return what `config:{k}` holds, if there is one."""
+        ...
+
+
+class StreamLog(Streams, CommitLog, Skips, Leases, SnapshotStore, Bus, Protocol):
+    """All of it, on one server or one cluster: `RedisStreamLog`, or `MemoryStreamLog` for tests and simulation."""

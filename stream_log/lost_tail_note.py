@@ -5,17 +5,15 @@ Whatever can make Redis forget – a log file without its end, an old backup, a 
 another run id.
 """
 
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import redis
 
 from protocol import streams
 from runtime.redis_reserve import write_reserved
+from runtime.redis_scripts import load_script
 
-# In a script, so that it is the run id of the very node that holds the shard, also on a cluster.
-_READ = """
-return {string.match(redis.call('INFO', 'server'), 'run_id:(%x+)'), redis.call('GET', KEYS[1]) or ''}
-"""
+_READ: Final = load_script("stream_log", "read_lost_tail_note")
 
 
 class Guard(NamedTuple):

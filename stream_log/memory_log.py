@@ -7,15 +7,26 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+from typing_extensions import override
+
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
 from protocol.positions import NEW_SHARD, ShardPosition, StateChecksum
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD, MESSAGES_FIELD
-from stream_log.interface import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, with_skips
+from stream_log.interface import (
+    Commit,
+    Committed,
+    Entry,
+    Fenced,
+    Outgoing,
+    SavedSnapshot,
+    StreamLog,
+    with_skips,
+)
 
 
-class MemoryStreamLog:
+class MemoryStreamLog(StreamLog):
     """`StreamLog` in one process.
 
     Nothing ever waits: where Redis would block, nothing new is an empty answer.
@@ -48,8 +59,8 @@ class MemoryStreamLog:
         self.published: list[tuple[str, bytes]] = []
         """Every (channel, payload), in order."""
 
+    @override
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
-        """See `StreamLog`."""
         last, now_ms = self._last_ids[stream], self.now_ms()
         return self._append_as(stream, StreamId(now_ms) if now_ms > last.ms else last.following(), fields)
 
@@ -60,8 +71,8 @@ class MemoryStreamLog:
         self._last_ids[stream] = stream_id
         return stream_id
 
+    @override
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
-        """See `StreamLog`."""
         return [
             entry for stream, stream_id in after.items() for entry in self._after(stream, stream_id, count)
         ]
@@ -71,30 +82,30 @@ class MemoryStreamLog:
         first = bisect_right(entries, stream_id, key=lambda entry: entry.stream_id)
         return entries[first : first + count]
 
+    @override
     def last_id(self, stream: str) -> StreamId:
-        """See `StreamLog`."""
         return self._last_ids[stream]
 
+    @override
     def trim(self, stream: str, before: StreamId) -> None:
-        """See `StreamLog`."""
         self._streams[stream] = [entry for entry in self._streams[stream] if entry.stream_id >= before]
 
+    @override
     def position(self, shard: int) -> ShardPosition:
-        """See `StreamLog`."""
         return self._positions.get(shard, NEW_SHARD)
 
+    @override
     def checksum(self, shard: int) -> StateChecksum | None:
-        """See `StreamLog`."""
         return self._checksums.get(shard)
 
+    @override
     def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
-        """See `StreamLog`."""
         return {shard: self.position(shard) for shard in shards}
 
+    @override
     def take_over(
         self, shard: int, candidate: Leader | None = None, over: Leader | None = None
     ) -> ShardPosition:
-        """See `StreamLog`."""
         if candidate is not None and self.lease(shard).leader not in (None, over):
             raise Fenced(f"another worker leads shard {shard}")
         epoch, stream_id = self.position(shard)
@@ -109,11 +120,12 @@ class MemoryStreamLog:
             self.renew_lease(shard, candidate._replace(epoch=epoch + 1))
         return self._positions[shard]
 
+    @override
     def fruitless_takeovers(self, shard: int) -> int:
-        """See `StreamLog`."""
         stream_id, count = self._takeovers.get(shard, (STREAM_START, 0))
         return count if stream_id == self.position(shard).stream_id else 0
 
+    @override
     def read_inputs(
         self,
         shard: int,
@@ -125,7 +137,6 @@ class MemoryStreamLog:
         answers: Sequence[tuple[str, bytes]] = (),
         renew: Leader | None = None,
     ) -> list[Entry]:
-        """See `StreamLog`."""
         self.publish(publish)
         self.publish_answers(shard, position, answers)
         if renew is not None:
@@ -138,8 +149,8 @@ class MemoryStreamLog:
             self._heard[shard] = queries[-1].stream_id
         return commands + queries
 
+    @override
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
-        """See `StreamLog`."""
         position = self.position(shard)
         entries = self._after(streams.commands(shard), after, count)
         ids = [stream_id for stream_id, _, _ in self._snapshots[shard]]
@@ -152,8 +163,8 @@ class MemoryStreamLog:
             self.checksum(shard),
         )
 
+    @override
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`."""
         if self.position(shard).epoch != leader.epoch:
             return
         if leader.process not in self._connections:
@@ -162,13 +173,13 @@ class MemoryStreamLog:
         held = leader._replace(client_id=self._connections[leader.process], connection=leader.process)
         self._leases[shard] = (held, self.now_ms() + leader.lease_ms)
 
+    @override
     def release_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`."""
         if shard in self._leases and self._leases[shard][0].epoch == leader.epoch:
             del self._leases[shard]
 
+    @override
     def lease(self, shard: int) -> Sight:
-        """See `StreamLog`."""
         leader, until_ms = self._leases.get(shard, (None, 0))
         remaining_ms = until_ms - self.now_ms()
         if leader is None or remaining_ms <= 0:
@@ -182,24 +193,24 @@ class MemoryStreamLog:
         """
         self._connections.pop(process, None)
 
+    @override
     def announce(self, shard: int, standby: Standby) -> None:
-        """See `StreamLog`."""
         self._standbys[shard][standby.process] = (standby, self.now_ms())
 
+    @override
     def withdraw(self, shard: int, standby: Standby) -> None:
-        """See `StreamLog`."""
         self._standbys[shard].pop(standby.process, None)
 
+    @override
     def standbys(self, shard: int) -> list[Standby]:
-        """See `StreamLog`."""
         now_ms = self.now_ms()
         found = [
             standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()
         ]
         return [standby for standby in found if standby.age_ms <= STANDBY_TTL_MS]
 
+    @override
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
-        """See `StreamLog`."""
         self.publish(publish)
         self._refused = None
         try:
@@ -207,13 +218,13 @@ class MemoryStreamLog:
         except Fenced as error:
             self._refused = error
 
+    @override
     def finish_commit(self) -> None:
-        """See `StreamLog`."""
         if self._refused is not None:
             raise self._refused
 
+    @override
     def commit(self, commit: Commit) -> None:
-        """See `StreamLog`."""
         shard = commit.shard
         if self.position(shard) != commit.expected:
             raise Fenced(f"shard {shard} was taken over after epoch {commit.expected.epoch}")
@@ -232,33 +243,33 @@ class MemoryStreamLog:
             self._skips[shard][commit.skip.stream_id] = commit.skip.frame
             self.drop_skip(shard, commit.skip.frame)
 
+    @override
     def order_skip(self, shard: int, frame: bytes) -> None:
-        """See `StreamLog`."""
         self._skip[shard] = frame
 
+    @override
     def skip(self, shard: int) -> bytes | None:
-        """See `StreamLog`."""
         return self._skip.get(shard)
 
+    @override
     def drop_skip(self, shard: int, frame: bytes) -> None:
-        """See `StreamLog`."""
         if self._skip.get(shard) == frame:
             del self._skip[shard]
 
+    @override
     def skips(self, shard: int) -> dict[StreamId, bytes]:
-        """See `StreamLog`."""
         return dict(self._skips[shard])
 
     def halt(self, shard: int) -> None:
         """Note a halt, as a process does that ends by one."""
         self._halted.add(shard)
 
+    @override
     def is_halted(self, shard: int) -> bool:
-        """See `StreamLog`."""
         return shard in self._halted
 
+    @override
     def undelivered(self, shard: int) -> list[Outgoing]:
-        """See `StreamLog`."""
         return [
             Outgoing(
                 entry.stream_id,
@@ -267,8 +278,8 @@ class MemoryStreamLog:
             for entry in self._streams[streams.outbox(shard)]
         ]
 
+    @override
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
-        """See `StreamLog`."""
         for target, frame in outgoing.frames.items():
             self.append(streams.commands(target), {MESSAGES_FIELD: frame})
         outbox = streams.outbox(shard)
@@ -279,32 +290,32 @@ class MemoryStreamLog:
             if entry.stream_id != outgoing.stream_id or (fields and entry.fields != fields)
         ]
 
+    @override
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `StreamLog`."""
         self.published.extend(messages)
 
+    @override
     def publish_answers(
         self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
     ) -> None:
-        """See `StreamLog`."""
         if self.position(shard) == position:
             self.publish(answers)
 
+    @override
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """See `StreamLog`."""
         if self.position(shard) != position:
             return False
         self._configurations[shard] = configuration
         return True
 
+    @override
     def configuration(self, shard: int) -> bytes | None:
-        """See `StreamLog`."""
         return self._configurations.get(shard)
 
+    @override
     def save_snapshot(
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
     ) -> None:
-        """See `StreamLog`."""
         kept = self._snapshots[shard]
         if kept and stream_id != STREAM_START:
             newest = kept[0][0]
@@ -312,26 +323,26 @@ class MemoryStreamLog:
                 return
         self._snapshots[shard] = [(stream_id, self.now_ms(), snapshot), *kept[:1]]
 
+    @override
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
-        """See `StreamLog`."""
         now_ms = self.now_ms()
         return [
             SavedSnapshot(stream_id, now_ms - saved_ms, str(number))
             for number, (stream_id, saved_ms, _) in enumerate(self._snapshots[shard])
         ]
 
+    @override
     def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
-        """See `StreamLog`."""
         return self._snapshots[shard][int(saved.name)][2]
 
+    @override
     def snapshots(self, shard: int) -> list[bytes]:
-        """See `StreamLog`."""
         return [snapshot for _, _, snapshot in self._snapshots[shard]]
 
+    @override
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
-        """See `StreamLog`."""
         self._passed[shard][reader] = stream_id
 
+    @override
     def passed(self, shard: int) -> dict[str, StreamId]:
-        """See `StreamLog`."""
         return dict(self._passed[shard])

@@ -6,10 +6,11 @@ import select
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import redis
 import structlog
+from typing_extensions import override
 
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
@@ -17,7 +18,8 @@ from protocol.positions import ShardPosition, StateChecksum, Takeovers
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MESSAGES_FIELD
 from runtime.redis_clients import FullError, PendingAnswers, ShardServers, pipelined
-from runtime.redis_reserve import RESERVE, reserved
+from runtime.redis_reserve import reserved
+from runtime.redis_scripts import load_script
 from stream_log.durability import Ask
 from stream_log.interface import (
     Commit,
@@ -27,145 +29,27 @@ from stream_log.interface import (
     Outgoing,
     Rewound,
     SavedSnapshot,
+    StreamLog,
     with_skips,
 )
 
-# Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note
-# what was passed over, move the position, its checksum and the group's cursor: all or nothing. An entry takes
-# the position's id, or the next free one when somebody put garbage with a larger id into the stream.
-_COMMIT = (
-    RESERVE
-    + """
-local function append(stream, ...)
-  if redis.pcall('XADD', stream, ARGV[2], ...).err then redis.call('XADD', stream, '*', ...) end
-end
-if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
-if ARGV[3] ~= '' then append(KEYS[2], 'e', ARGV[3]) end
-local frames = tonumber(ARGV[4])
-if frames > 0 then append(KEYS[3], unpack(ARGV, 8, 7 + 2 * frames)) end
-local i = 8 + 2 * frames
-while i <= #ARGV do
-  local count = tonumber(ARGV[i])
-  redis.call('XADD', KEYS[4], '*', unpack(ARGV, i + 1, i + count))
-  i = i + 1 + count
-end
-if ARGV[6] ~= '' then
-  redis.call('HSET', KEYS[7], ARGV[6], ARGV[7])
-  if redis.call('GET', KEYS[8]) == ARGV[7] then redis.call('DEL', KEYS[8]) end
-end
-redis.call('SET', KEYS[1], string.match(ARGV[1], '^%d+|') .. ARGV[2])
-if ARGV[5] ~= '' then redis.call('SET', KEYS[6], ARGV[2] .. '|' .. ARGV[5]) else redis.call('DEL', KEYS[6]) end
-redis.pcall('XGROUP', 'SETID', KEYS[5], '"""
-    + streams.ENGINE_GROUP
-    + """', ARGV[2])
-return 1
-"""
-)
+_COMMIT = load_script("stream_log", "commit", is_reserved=True, ENGINE_GROUP=streams.ENGINE_GROUP)
 
-# Raise the epoch, and make the group when it is the first. A candidate takes the lease, unless another one
-# has it.
-_TAKE_OVER = (
-    RESERVE
-    + """
-if ARGV[2] ~= '' then
-  local held = redis.call('GET', KEYS[3])
-  if held and held ~= ARGV[4] then return {false, 0} end
-end
-local epoch, id = string.match(redis.call('GET', KEYS[1]) or '0|0-0', '^(%d+)|(.+)$')
-local raised = string.format('%d', epoch + 1)
-redis.call('SET', KEYS[1], raised .. '|' .. id)
-if ARGV[2] ~= '' then redis.call('SET', KEYS[3], raised .. '|' .. ARGV[2], 'PX', ARGV[3]) end
-redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[1], id, 'MKSTREAM')
-local at, count = string.match(redis.call('GET', KEYS[4]) or '', '^(.+)|(%d+)$')
-redis.call('SET', KEYS[4], id .. '|' .. string.format('%d', at == id and count + 1 or 1))
-return {raised .. '|' .. id, redis.call('TIME')[1]}
-"""
-)
+_TAKE_OVER: Final = load_script("stream_log", "take_over", is_reserved=True)
 
-# These travel as they are, in pipelines and on a connection that has just been made: no script has to be
-# known.
-_RENEW = (
-    RESERVE
-    + """
-if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') ~= ARGV[1] then return 0 end
-if ARGV[4] == '1' or string.match(redis.call('GET', KEYS[2]) or '', '^%d+') ~= ARGV[1] then
-  redis.call('SET', KEYS[2], ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3])
-else
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
-end
-return 1
-"""
-)
-_RELEASE = """
-if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') == ARGV[1] then redis.call('DEL', KEYS[1]) end
-"""
-_ANSWER = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-for i = 2, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end
-return 1
-"""
+_RENEW: Final = load_script("stream_log", "renew_lease", is_reserved=True)
+_RELEASE: Final = load_script("stream_log", "release_lease")
+_ANSWER: Final = load_script("stream_log", "publish_answers")
 
-# The value is compared first, so that to say the same again is no write.
-_WRITE_CONFIGURATION = (
-    RESERVE
-    + """
-if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
-if redis.call('GET', KEYS[2]) ~= ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end
-return 1
-"""
-)
+_WRITE_CONFIGURATION: Final = load_script("stream_log", "write_configuration", is_reserved=True)
 
-_DROP = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-"""
+_DROP: Final = load_script("stream_log", "delete_if_equal")
 
-# The time is Redis's own, so that everybody means the same by it.
-_ANNOUNCE = (
-    RESERVE
-    + """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. '|' .. string.format('%d', now))
-local found = redis.call('HGETALL', KEYS[1])
-for i = 1, #found, 2 do
-  if now - string.match(found[i + 1], '%d+$') > tonumber(ARGV[3]) then redis.call('HDEL', KEYS[1], found[i]) end
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-"""
-)
+_ANNOUNCE: Final = load_script("stream_log", "announce_standby", is_reserved=True)
 
-# List a snapshot whose bytes are there, and drop those that are one too many; unless the newest reaches as
-# far already.
-_KEEP_SNAPSHOT = (
-    RESERVE
-    + """
-local function parts(id) return string.match(id, '^(%d+)-(%d+)$') end
-local newest = string.match(redis.call('LINDEX', KEYS[1], 0) or '', '^saved|([^|]+)|')
-if newest and ARGV[1] ~= '0-0' then
-  local ms, number = parts(ARGV[1])
-  local newest_ms, newest_number = parts(newest)
-  local later = ms - newest_ms
-  local further = later == 0 and number - newest_number or later
-  if further < 0 or (further == 0 and ARGV[4] ~= '1') then
-    redis.call('UNLINK', KEYS[2])
-    return 0
-  end
-end
-local time = redis.call('TIME')
-local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
-redis.call('PERSIST', KEYS[2])
-redis.call('LPUSH', KEYS[1], 'saved|' .. ARGV[1] .. '|' .. now .. '|' .. ARGV[2])
-while redis.call('LLEN', KEYS[1]) > 2 do
-  local name = string.match(redis.call('RPOP', KEYS[1]), '^saved|.*|(%w+)$')
-  if name then redis.call('UNLINK', ARGV[3] .. name) end
-end
-return 1
-"""
-)
+_KEEP_SNAPSHOT: Final = load_script("stream_log", "keep_snapshot", is_reserved=True)
 
-_ADD_PIECE = f"""{RESERVE}redis.call('RPUSH', KEYS[1], ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-"""
+_ADD_PIECE: Final = load_script("stream_log", "add_snapshot_piece", is_reserved=True)
 
 SNAPSHOT_PIECE_BYTES = 131_072
 """As much of a snapshot as goes to Redis at once: the commits in between wait for no more than one piece to
@@ -186,26 +70,9 @@ _UNFINISHED_TTL_S = 600
 """How long the pieces of a snapshot stay that is never finished."""
 _SAVED = b"saved|"
 
-# Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has
-# put there, under the very same id perhaps, must be seen and not swept away.
-_REMOVE = """
-local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
-if #ARGV > 1 then
-  if not entry or #entry[2] ~= #ARGV - 1 then return 0 end
-  for i = 2, #ARGV do if entry[2][i - 1] ~= ARGV[i] then return 0 end end
-end
-return redis.call('XDEL', KEYS[1], ARGV[1])
-"""
+_REMOVE: Final = load_script("stream_log", "remove_entry")
 
-# Write the position again as it is, so that waiting for this write is waiting for all before it.
-_CONFIRM = (
-    RESERVE
-    + """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1])
-return 1
-"""
-)
+_CONFIRM: Final = load_script("stream_log", "confirm_position", is_reserved=True)
 
 RETRY_AFTER_S = 0.05
 """Pause between attempts while Redis is away."""
@@ -259,7 +126,7 @@ class _CommitInFlight:
             self.error = error
 
 
-class RedisStreamLog:
+class RedisStreamLog(StreamLog):
     """`StreamLog` on one Redis connection, on a cluster on one for each shard.
 
     Not for use by several threads.
@@ -419,13 +286,13 @@ class RedisStreamLog:
                 f"{acknowledged} of {self._replicas_min} replicas have what shard {shard} wrote"
             )
 
+    @override
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
-        """See `StreamLog`."""
         arguments = (part for pair in fields.items() for part in pair)
         return StreamId.parse(_run(self._of(stream), *reserved("XADD", stream, "*", *arguments)))
 
+    @override
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
-        """See `StreamLog`."""
         if self._servers is None or not self._servers.are_several or len(after) < 2:
             return self._read(after, count, block_ms)
         entries = [entry for name, each in after.items() for entry in self._read({name: each}, count, 0)]
@@ -477,8 +344,8 @@ class RedisStreamLog:
             sockets.append(connection._sock)  # the library has no way to wait for several
         select.select(sockets, [], [], block_ms / 1000)
 
+    @override
     def last_id(self, stream: str) -> StreamId:
-        """See `StreamLog`."""
         try:
             information: Any = self._of(stream).xinfo_stream(stream)
         except redis.ResponseError as error:
@@ -487,21 +354,21 @@ class RedisStreamLog:
             raise
         return StreamId.parse(information["last-generated-id"])
 
+    @override
     def trim(self, stream: str, before: StreamId) -> None:
-        """See `StreamLog`."""
         self._of(stream).xtrim(stream, minid=str(before), approximate=False)
 
+    @override
     def position(self, shard: int) -> ShardPosition:
-        """See `StreamLog`."""
         value: Any = self.at(shard).get(streams.position(shard))
         return ShardPosition.parse(value)
 
+    @override
     def checksum(self, shard: int) -> StateChecksum | None:
-        """See `StreamLog`."""
         return _checksum(self.at(shard).get(streams.checksum(shard)))
 
+    @override
     def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
-        """See `StreamLog`."""
         # On a cluster the shards' positions are on several nodes, which have no moment in common.
         if self._servers is not None and self._servers.are_several:
             return {shard: self.position(shard) for shard in shards}
@@ -511,10 +378,10 @@ class RedisStreamLog:
             found = pipeline.execute()
         return {shard: ShardPosition.parse(value) for shard, value in zip(shards, found, strict=True)}
 
+    @override
     def take_over(
         self, shard: int, candidate: Leader | None = None, over: Leader | None = None
     ) -> ShardPosition:
-        """See `StreamLog`."""
         keys = [
             each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)
         ]
@@ -548,6 +415,7 @@ class RedisStreamLog:
                 _run(client, *self._renewal(shard, leader, anew=True))
         return position
 
+    @override
     def read_inputs(
         self,
         shard: int,
@@ -559,7 +427,6 @@ class RedisStreamLog:
         answers: Sequence[tuple[str, bytes]] = (),
         renew: Leader | None = None,
     ) -> list[Entry]:
-        """See `StreamLog`."""
         inputs, queries = streams.commands(shard), streams.queries(shard)
         after = (str(position.stream_id), str(self._heard.get(shard, STREAM_START)))
         self._release(shard)
@@ -590,8 +457,8 @@ class RedisStreamLog:
         self._hold(shard)
         return entries
 
+    @override
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
-        """See `StreamLog`."""
         # In this order: what is committed has been appended, and what was read had not been trimmed before.
         with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.mget(streams.position(shard), streams.checksum(shard))
@@ -637,18 +504,17 @@ class RedisStreamLog:
         if not found or (known is not None and _fields(found[0][1]) != known):
             raise Rewound(f"shard {shard}: input {after}, which was committed, was lost")
 
+    @override
     def fruitless_takeovers(self, shard: int) -> int:
-        """See `StreamLog`."""
         found: Any = self.at(shard).get(streams.takeovers(shard))
         if found is None:
             return 0
         takeovers = Takeovers.parse(found)
         return takeovers.fruitless if takeovers.stream_id == self.position(shard).stream_id else 0
 
+    @override
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`.
-
-        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must
+        """While Redis is away the lease is left as it is: this is called in the middle of a batch, which must
         not be begun again.
         """
         is_held = self._is_held(shard)
@@ -665,13 +531,13 @@ class RedisStreamLog:
                 # That the connection was lost is for the commit to hear.
                 self._hold(shard)
 
+    @override
     def release_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`."""
         self._held.pop(shard, None)
         _run(self.at(shard), "EVAL", _RELEASE, 1, streams.lease(shard), leader.epoch)
 
+    @override
     def lease(self, shard: int) -> Sight:
-        """See `StreamLog`."""
         key = streams.lease(shard)
         with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.get(key)
@@ -692,17 +558,17 @@ class RedisStreamLog:
             return True
         return f" name={leader.connection} ".encode() in found
 
+    @override
     def announce(self, shard: int, standby: Standby) -> None:
-        """See `StreamLog`."""
         key = streams.standbys(shard)
         _run(self.at(shard), "EVAL", _ANNOUNCE, 1, key, standby.process, standby.text(), STANDBY_TTL_MS)
 
+    @override
     def withdraw(self, shard: int, standby: Standby) -> None:
-        """See `StreamLog`."""
         self.at(shard).hdel(streams.standbys(shard), standby.process)
 
+    @override
     def standbys(self, shard: int) -> list[Standby]:
-        """See `StreamLog`."""
         with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.hgetall(streams.standbys(shard))
             pipeline.time()
@@ -711,13 +577,13 @@ class RedisStreamLog:
         standbys = [Standby.parse(process.decode(), value, now_ms) for process, value in found.items()]
         return [standby for standby in standbys if standby.age_ms <= STANDBY_TTL_MS]
 
+    @override
     def commit(self, commit: Commit) -> None:
-        """See `StreamLog`."""
         self.begin_commit(commit)
         self.finish_commit()
 
+    @override
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
-        """See `StreamLog`."""
         shard, expected = commit.shard, commit.expected
         skipped = (str(commit.skip.stream_id), commit.skip.frame) if commit.skip is not None else ("", "")
         arguments: list[Any] = [expected.encode(), str(commit.stream_id), commit.events]
@@ -746,10 +612,9 @@ class RedisStreamLog:
         except Unreachable as error:
             in_flight.error = error
 
+    @override
     def finish_commit(self) -> None:
-        """See `StreamLog`.
-
-        When the answer is lost, the position tells whether the batch was written: nobody else writes in this
+        """When the answer is lost, the position tells whether the batch was written: nobody else writes in this
         epoch.
         """
         in_flight, self._in_flight = self._in_flight, None
@@ -846,30 +711,30 @@ class RedisStreamLog:
         stream_id = str(position.stream_id)
         return bool(_run(self.at(shard), "XRANGE", streams.commands(shard), stream_id, stream_id))
 
+    @override
     def order_skip(self, shard: int, frame: bytes) -> None:
-        """See `StreamLog`."""
         _run(self.at(shard), *reserved("SET", streams.skip(shard), frame))
         self._await_replicas(shard)
 
+    @override
     def skip(self, shard: int) -> bytes | None:
-        """See `StreamLog`."""
         found: Any = self.at(shard).get(streams.skip(shard))
         return found if found is None else bytes(found)
 
+    @override
     def drop_skip(self, shard: int, frame: bytes) -> None:
-        """See `StreamLog`."""
         _run(self.at(shard), "EVAL", _DROP, 1, streams.skip(shard), frame)
 
+    @override
     def skips(self, shard: int) -> dict[StreamId, bytes]:
-        """See `StreamLog`."""
         return _by_id(self.at(shard).hgetall(streams.skips(shard)))
 
+    @override
     def is_halted(self, shard: int) -> bool:
-        """See `StreamLog`."""
         return bool(self.at(shard).exists(streams.halted(shard)))
 
+    @override
     def undelivered(self, shard: int) -> list[Outgoing]:
-        """See `StreamLog`."""
         return [
             Outgoing(
                 StreamId.parse(stream_id),
@@ -878,8 +743,8 @@ class RedisStreamLog:
             for stream_id, fields in _run(self.at(shard), "XRANGE", streams.outbox(shard), "-", "+")
         ]
 
+    @override
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
-        """See `StreamLog`."""
         if self._servers is not None and self._servers.are_several:
             for target, frame in outgoing.frames.items():
                 self._deliver_elsewhere(target, frame)
@@ -908,22 +773,23 @@ class RedisStreamLog:
         if acknowledged and acknowledged[0] < self._replicas_min:
             raise redis.TimeoutError(f"shard {target} lacks replicas")
 
+    @override
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `StreamLog`."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for channel, payload in messages:
                 pipeline.publish(channel, payload)
             pipeline.execute()
 
+    @override
     def publish_answers(
         self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
     ) -> None:
-        """See `StreamLog`."""
         if answers:
             _run(self.at(shard), *_answering(shard, position, answers))
 
+    @override
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """See `StreamLog`. With replicas it is replicated before the next input is read, as is what it leads
+        """With replicas it is replicated before the next input is read, as is what it leads
         to.
         """
         keys = (streams.position(shard), streams.configuration(shard))
@@ -948,15 +814,15 @@ class RedisStreamLog:
             if not is_held:
                 self._release(shard)
 
+    @override
     def configuration(self, shard: int) -> bytes | None:
-        """See `StreamLog`."""
         found: Any = self.at(shard).get(streams.configuration(shard))
         return found if isinstance(found, bytes) else None
 
+    @override
     def save_snapshot(
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
     ) -> None:
-        """See `StreamLog`."""
         client = self.at(shard)
         name = secrets.token_hex(8)
         key = streams.snapshot(shard, name)
@@ -972,16 +838,16 @@ class RedisStreamLog:
         _run(client, "EVAL", _KEEP_SNAPSHOT, len(keys), *keys, str(stream_id), name, prefix, int(replaces))
         self._await_replicas(shard)
 
+    @override
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
-        """See `StreamLog`."""
         with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.execute_command("LRANGE", streams.snapshots(shard), 0, -1)  # type: ignore[no-untyped-call]
             pipeline.time()
             found, (seconds, microseconds) = pipeline.execute()
         return [_saved(each, seconds * 1_000 + microseconds // 1_000) for each in found]
 
+    @override
     def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
-        """See `StreamLog`."""
         client = self.at(shard)
         self._followed[shard] = (self._connection(shard), None)
         if not saved.name:
@@ -1004,16 +870,16 @@ class RedisStreamLog:
         last: bytes | None = _run(client, "LINDEX", key, -1)
         return max(0, pieces - 1) * SNAPSHOT_PIECE_BYTES + len(last or b"")
 
+    @override
     def snapshots(self, shard: int) -> list[bytes]:
-        """See `StreamLog`."""
         return [self.read_snapshot(shard, saved) for saved in self.saved_snapshots(shard)]
 
+    @override
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
-        """See `StreamLog`."""
         _run(self.at(shard), *reserved("HSET", streams.passed(shard), reader, str(stream_id)))
 
+    @override
     def passed(self, shard: int) -> dict[str, StreamId]:
-        """See `StreamLog`."""
         found: Any = self.at(shard).hgetall(streams.passed(shard))
         return {reader.decode(): StreamId.parse(stream_id) for reader, stream_id in found.items()}
 

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 import httpx
 import hypothesis
@@ -31,9 +30,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 from cli.local import embedded
 from cli.local.free_ports import free_port
-from runtime.database_roles import ServiceRole, passwords_text, url_as
+from runtime.database_roles import passwords_text
 from runtime.settings import PREFIX, Settings
-from tests.redis_servers import RedisServers, redis_servers
+from tests.support.databases import ROLE_PASSWORDS
+from tests.support.redis_servers import RedisServers, redis_servers
 
 START_TIMEOUT_S = 60
 
@@ -166,20 +166,6 @@ def migrated_template(postgres_server: str, server_settings: Settings) -> str:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
         )
     return name
-
-
-ROLE_PASSWORDS: Final = {role: f"of-{role}" for role in ServiceRole}
-"""Of the services' roles in the databases of tests."""
-
-
-def service_url(database_url: str, role: ServiceRole) -> str:
-    """Return the URL of a test's database for a service."""
-    return url_as(database_url, role, ROLE_PASSWORDS[role])
-
-
-def as_persist(database_url: str) -> str:
-    """Return the URL of a test's database for the persistence."""
-    return service_url(database_url, ServiceRole.PERSIST)
 
 
 _numbers = itertools.count()

@@ -93,7 +93,7 @@ class EdgeConnection(ServerConnection):
         knocks: Container[object] = frozenset(),
         **options: Any,
     ) -> None:
-        """See `ServerConnection`.
+        """Take what a `ServerConnection` takes, and bounds.
 
         A client of streams may send `messages_per_second`, control frames included.
 

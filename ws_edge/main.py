@@ -5,7 +5,6 @@ pub:SYMBOL:KIND, account:ID ──> hub ──> connections
 
 import asyncio
 import socket
-import sys
 from functools import partial
 from typing import Any, Final
 
@@ -22,20 +21,20 @@ from adapters.proxies import TrustedProxies
 from adapters.wiring import Surroundings, opened
 from functions.market_data.get_average_price import average_of
 from protocol.market import Market
+from runtime import process
 from runtime.database_roles import ServiceRole
 from runtime.descriptors import connections_possible, raise_descriptors
 from runtime.garbage import keep_what_there_is
 from runtime.lifecycle import stop_event
-from runtime.listening import accept_the_last, until
-from runtime.log import configure_logs
-from runtime.metrics import Heartbeat, serve_metrics
+from runtime.listening import accept_the_last, listen, until
+from runtime.metrics import Heartbeat
 from runtime.own_door import Knocks, OwnDoor, ask_websocket
 from runtime.probes import Probes
+from runtime.process import Process
 from runtime.redis_clients import asyncio_client
-from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.settings import Settings
 from runtime.tasks import to_the_end
 from runtime.tls import ServerTls, unverified_context
-from runtime.unsafe_settings import refuse_unsafe
 from ws_edge.admission import Doorkeeper
 from ws_edge.conflation import Conflation, Update
 from ws_edge.connection import BANNED, EdgeConnection
@@ -69,27 +68,6 @@ _late = prometheus_client.Gauge(
     "ws_edge_late_seconds", "How long the oldest update that the loop has not come to deliver has waited"
 )
 _streams = prometheus_client.Gauge("ws_edge_streams", "Different streams that somebody listens to")
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Return the socket to serve on.
-
-    Raises:
-        SettingsError: the port is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    try:
-        listener.bind((settings.host, settings.ws_port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"{PREFIX}WS_PORT: cannot listen on {settings.host}:{settings.ws_port}: {error.strerror}"
-        ) from error
-    listener.listen(_LISTEN_BACKLOG)
-    return listener
 
 
 async def run(
@@ -238,20 +216,20 @@ async def _drain(
 
 def main() -> None:
     """Run an edge as the settings say."""
-    try:
-        settings = load_settings()
-        refuse_unsafe(settings)
-        configure_logs(settings, settings.name_of_process(PROCESS))
-        tls = ServerTls.of(settings)
-        descriptors = raise_descriptors()
-        listener = listen(settings)
-        probes = Probes()
-        serve_metrics(settings, PROCESS, probes)
-        _log.info("serving", url=settings.ws_url())
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(to_the_end(run(settings, listener, probes, descriptors, tls)))
-    except SettingsError as error:
-        sys.exit(str(error))
+    process.run(_run, PROCESS, log_name=lambda settings: settings.name_of_process(PROCESS))
+
+
+def _run(started: Process) -> None:
+    settings = started.settings
+    tls = ServerTls.of(settings)
+    descriptors = raise_descriptors()
+    listener = listen(settings.host, settings.ws_port, _LISTEN_BACKLOG, "WS_PORT")
+    listener.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
+    )  # what is accepted inherits it
+    _log.info("serving", url=settings.ws_url())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(to_the_end(run(settings, listener, started.probes, descriptors, tls)))
 
 
 if __name__ == "__main__":

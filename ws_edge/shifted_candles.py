@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from protocol.market_data import Candle, interval_bounds
-from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
+from protocol.trade_sums import candle_of, flat_sum, sum_of_candles
 
 SHIFT: Final = "@+08:00"
 OFFSET_MS: Final = 8 * 3_600_000
@@ -99,26 +99,8 @@ class ShiftedCandles:
             last_trade_id = part.last_trade_id
         if not inside and before is None:
             return None
-        flat = parts[before].close if before is not None else PriceTicks(0)
-        return Candle(
-            market=self._market,
-            interval=interval,
-            open_time=TimeMs(opened),
-            close_time=TimeMs(end - 1),
-            open=inside[0].open if inside else flat,
-            high=max((part.high for part in inside), default=flat),
-            low=min((part.low for part in inside), default=flat),
-            close=inside[-1].close if inside else flat,
-            volume=QuantityLots(_sum(part.volume for part in inside)),
-            quote_volume=_sum(part.quote_volume for part in inside),
-            trade_count=sum(part.trade_count for part in inside),
-            taker_buy_volume=QuantityLots(_sum(part.taker_buy_volume for part in inside)),
-            taker_buy_quote=_sum(part.taker_buy_quote for part in inside),
-            first_trade_id=inside[0].first_trade_id if inside else -1,
-            last_trade_id=inside[-1].last_trade_id if inside else -1,
-            closed=closed,
-        )
-
-
-def _sum(amounts: Iterable[int]) -> int:
-    return min(sum(amounts), AMOUNT_UNITS_MAX)
+        total = sum_of_candles(inside)
+        if total is None:
+            assert before is not None
+            total = flat_sum(parts[before].close)
+        return candle_of(self._market, interval, (opened, end), total, closed=closed)

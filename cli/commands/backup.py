@@ -71,15 +71,15 @@ def backup(folder: Path | None, only_status: bool, keep: int, as_json: bool) -> 
     Run it once, and then every day or week from cron, on a disk other than the database's. Between the runs
     the running exchange writes the log there. `exchange recover FOLDER` puts the database back as it was at
     any moment since the oldest base backup, and `exchange restore` then rebuilds Redis. It is for the
-    PostgreSQL that `exchange up` starts; docs/operations.md says what to do with one of your own. The data
-    folder's keys (master.key, operator.key, …) are not in it: keep a copy of them elsewhere.
+    PostgreSQL that `exchange up` starts; docs/how-to/back-up-and-restore.md says what to do with one of your
+    own. The data folder's keys (master.key, operator.key, …) are not in it: keep a copy of them elsewhere.
     """
     settings = running_settings()
     try:
         if settings.database_url:
             raise BackupError(
                 "EXCHANGE_DATABASE_URL names a database of your own: back it up by its own means, such as "
-                "your provider's point-in-time recovery or pgBackRest (docs/operations.md, Backups)."
+                "your provider's point-in-time recovery or pgBackRest (docs/how-to/back-up-and-restore.md)."
             )
         if only_status:
             found = status(settings)

@@ -87,7 +87,7 @@ def reseal_secrets() -> None:
 
     Needs the key of before, as EXCHANGE_MASTER_KEY_PREVIOUS or as `master.previous.key` in the data folder,
     and the database as its owner. May be interrupted and repeated, and runs beside an exchange that trades.
-    docs/operations.md, "Rotating secrets", has what comes before and afterwards.
+    docs/how-to/rotate-secrets.md has what comes before and afterwards.
     """
     settings = running_settings()
     try:

@@ -22,7 +22,7 @@ def rotate_password() -> None:
     settings = own_settings()
     if settings.database_url or settings.redis_url:
         raise CommandError(
-            "This is for the servers that `exchange up` starts; see docs/operations.md for others."
+            "This is for the servers that `exchange up` starts; see docs/how-to/rotate-secrets.md for others."
         )
     draft = password_draft(settings)
     password = secrets.token_hex(24)

@@ -48,7 +48,7 @@ def secrets(
     Everything comes of FOLDER/operator/seed, which is made when there is none, and of
     FOLDER/operator/rotations.json: keep a copy of both. With the same two the same files come out again, so
     this may be repeated, with the same options when it was interrupted. What else belongs to a rotation, and
-    in which order: docs/operations.md, "Rotating secrets".
+    in which order: docs/how-to/rotate-secrets.md.
     """
     try:
         # Each of its files is for whoever gets the folder that it is in.

@@ -29,7 +29,7 @@ _WARNING = """\
 Nothing of this entry will ever be applied, by this program or a later one.
 """
 _SENT = """Shard {source} has sent these messages. What they would have settled here is not settled: an order may stay on its way, and the
-difference has to be booked by hand (docs/operations.md).
+difference has to be booked by hand (docs/how-to/respond-to-alerts.md).
 """
 _FORGED = """Shard {source} has not sent these messages: somebody else wrote them. They do not count as received.
 """

@@ -56,7 +56,7 @@ def why_not(settings: Settings) -> str | None:
     if settings.database_url:
         return (
             "EXCHANGE_DATABASE_URL names a database of your own, which is recovered by its own means "
-            "(docs/operations.md, Backups). Unset it to recover the embedded one."
+            "(docs/how-to/back-up-and-restore.md). Unset it to recover the embedded one."
         )
     if (state := read_state(settings)) is not None:
         return f"The exchange is running (process {state.pid}); stop it first with `exchange down`."

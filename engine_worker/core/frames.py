@@ -2,10 +2,10 @@
 it as bytes.
 
 Everything is checked before anything of it is applied: what gets through cannot make the core raise, but for
-a broken invariant. docs/formats.md says what becomes of the rest. In short: a command that is not understood
-is a dead letter, alone; bytes that nobody can read are one, whole; a message of another shard that is not
-understood halts this shard, since it may carry money; and an entry that an operator has had skipped is passed
-over, by everybody who reads the log.
+a broken invariant. docs/reference/formats.md says what becomes of the rest. In short: a command that is not
+understood is a dead letter, alone; bytes that nobody can read are one, whole; a message of another shard that
+is not understood halts this shard, since it may carry money; and an entry that an operator has had skipped is
+passed over, by everybody who reads the log.
 """
 
 from collections import defaultdict

@@ -20,7 +20,7 @@ class ApiError(Exception):
 
     Each refusal needs an instance of its own, as every exception does: raising the same one again lengthens
     its traceback, which keeps the frames of every raise alive. Hence functions that make them instead of
-    constants (tests/stored_exceptions.py).
+    constants (tests/support/stored_exceptions.py).
     """
 
     def __init__(self, code: int, message: str, status: int = 400, retry_after_s: int | None = None) -> None:

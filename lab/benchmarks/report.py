@@ -1,6 +1,6 @@
 """Results: several runs, the median, its reference and the ratio to it.
 
-As a table, as JSON, and in docs/benchmarks.md.
+As a table, as JSON, and in docs/reference/benchmarks.md.
 """
 
 import os
@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-RELIABILITY = DOCUMENT.with_name("reliability.md")
+_DOCS = Path(__file__).parents[2] / "docs"
+DOCUMENT = _DOCS / "reference" / "benchmarks.md"
+RELIABILITY = _DOCS / "explanation" / "reliability.md"
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -107,7 +108,7 @@ def commit() -> str:
 def _git(*arguments: str) -> str:
     answer = subprocess.run(
         ["git", *arguments],  # noqa: S607 - git is wherever it is
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

@@ -46,7 +46,8 @@ class Unanswered(StrEnum):
 MAY_BE_SENT_AGAIN = frozenset(
     {Unanswered.NOW_NOT, Unanswered.NOBODY_KNOWS, Unanswered.MOVED, Unanswered.MOVING}
 )
-"""What a client has to expect while processes are told to stop one after the other (docs/operations.md)."""
+"""What a client has to expect while processes are told to stop one after the other
+(docs/reference/processes.md)."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

@@ -1,4 +1,4 @@
-"""What came of a run: on the terminal, and between marks in docs/reliability.md."""
+"""What came of a run: on the terminal, and between marks in docs/explanation/reliability.md."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from lab.benchmarks.report import commit, machine
 from lab.chaos.plan import FaultKind
 from lab.chaos.run import Result, Status
 
-DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "reliability.md"
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "explanation" / "reliability.md"
 MARKED: Final = "chaos"
 MARKED_OUTAGES: Final = "database outage"
 MARKED_ROLLING: Final = "rolling restart"
@@ -111,7 +111,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def write(result: Result, command: str) -> None:
-    """Put the result into docs/reliability.md, between its marks."""
+    """Put the result into docs/explanation/reliability.md, between its marks."""
     text = DOCUMENT.read_text("utf-8")
     only_outages = set(result.faults) <= {FaultKind.DATABASE_STOP, FaultKind.DATABASE_PAUSE}
     mark = (

@@ -1,4 +1,4 @@
-"""`exchange bench`: measures, prints, and with `--write` records in docs/benchmarks.md."""
+"""`exchange bench`: measures, prints, and with `--write` records in docs/reference/benchmarks.md."""
 
 import sys
 from collections.abc import Callable
@@ -39,7 +39,9 @@ def _finish(results: list[Result], *, as_json: bool, record: bool, document: Pat
 
 def _reports(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--write", "record", is_flag=True, help="Record the results in docs/benchmarks.md."),
+        click.option(
+            "--write", "record", is_flag=True, help="Record the results in docs/reference/benchmarks.md."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
     ):
         command = option(command)
@@ -178,7 +180,9 @@ def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
     help="What Redis is; under Sentinel a replica must have what is acknowledged.",
 )
 @click.option("--pauses", is_flag=True, help="Also measure how long snapshots hold matching up.")
-@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option(
+    "--write", "record", is_flag=True, help="Record the results in docs/explanation/reliability.md."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def failover(
     kills: int, resting: int, lease_ms: int, redis_mode: str, pauses: bool, as_json: bool, record: bool
@@ -207,7 +211,9 @@ def failover(
     "--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn."
 )
 @click.option("--seconds", default=8.0, show_default=True, help="Length of each of these times.")
-@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option(
+    "--write", "record", is_flag=True, help="Record the results in docs/explanation/reliability.md."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
     """Attack an exchange of its own with the dearest requests that it takes, and measure what others notice.
@@ -226,7 +232,9 @@ def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 @click.option(
     "--http", "over_http", is_flag=True, help="As clients send them; a gateway takes some 2,000 a second."
 )
-@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option(
+    "--write", "record", is_flag=True, help="Record the results in docs/explanation/reliability.md."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool) -> None:
     """Let orders arrive at an exchange of its own while something stands still, and look whether memory stays
@@ -253,7 +261,9 @@ def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool
     help="Times with an account that sends too much, and as many without, in turn.",
 )
 @click.option("--seconds", default=8.0, show_default=True, help="Length of each of these times.")
-@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option(
+    "--write", "record", is_flag=True, help="Record the results in docs/explanation/reliability.md."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
     """Let one account send ten times its share to a shard that has enough to do, and measure what the others
@@ -288,7 +298,9 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
     is_flag=True,
     help="With limits so wide that none bites, and without the turns of sign-ups and streams.",
 )
-@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option(
+    "--write", "record", is_flag=True, help="Record the results in docs/explanation/reliability.md."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def door(
     kinds: tuple[str, ...], pairs: int, seconds: float, times: int, is_open: bool, as_json: bool, record: bool

@@ -78,7 +78,9 @@ SAY_EVERY_S = 10.0
 )
 @click.option("--keep", is_flag=True, help="Keep the exchange's data and logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: verdict, figures.")
-@click.option("--report", "record", is_flag=True, help="Record the result in docs/reliability.md.")
+@click.option(
+    "--report", "record", is_flag=True, help="Record the result in docs/explanation/reliability.md."
+)
 def chaos(
     kills: int | None,
     pauses: int | None,

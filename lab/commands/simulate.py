@@ -73,7 +73,7 @@ def simulate(
     Gateways, shards with two workers each, feeds and ingests run on a stream log in memory. Processes crash
     before and after every call, stand still, lose connections and replies, take over from each other, find
     torn snapshots; at the end everything that was acknowledged must be there once, money must add up, and
-    books, candles and database must agree. docs/simulation.md has the details.
+    books, candles and database must agree. docs/explanation/simulation.md has the details.
 
     Ctrl-C, or SIGTERM, shows what the seeds came to that were run.
     """

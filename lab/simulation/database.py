@@ -13,17 +13,19 @@ from typing import Any
 
 import psycopg
 import redis
+from typing_extensions import override
 
 from lab.simulation.faulty_log import FaultyLog
 from lab.simulation.next_release import Program, news_of
 from lab.simulation.process import Process, Surroundings
 from lab.simulation.schedule import Action
 from lab.simulation.witness import Witness
-from persist.candles import CandleKey, CandlePart, candle_parts
+from persist.candles import CandleKey, candle_parts
 from persist.ingest import IngestStoppedError, ShardIngest
 from persist.rows import EventBatch, OrderRow, Row, Rows, TradeGapError
 from protocol.orders import OrderState
 from protocol.stream_id import STREAM_START, StreamId
+from protocol.trade_sums import TradeSum
 from stream_log.interface import Entry
 from stream_log.memory_log import MemoryStreamLog
 
@@ -43,7 +45,7 @@ class Tables:
         self.trades: dict[tuple[str, int], Row] = {}
         self.fills: dict[tuple[int, int, int], Row] = {}
         self.ledger_entries: list[OrderRow] = []
-        self.candles: dict[CandleKey, CandlePart] = {}
+        self.candles: dict[CandleKey, TradeSum] = {}
         self.last_ids: dict[int, StreamId] = {}
         self.last_trade_ids: dict[str, int] = {}
         self.news: list[News] = []
@@ -162,7 +164,7 @@ class MemoryConnection:
         fills: dict[tuple[int, int, int], Row],
         ledger_entries: list[OrderRow],
         orders: dict[int, OrderState],
-        candles: dict[CandleKey, CandlePart],
+        candles: dict[CandleKey, TradeSum],
     ) -> None:
         tables = self._tables
         tables.trades.update(trades)
@@ -177,7 +179,7 @@ class MemoryConnection:
             if candle is None:
                 tables.candles[key] = part
             else:
-                candle.add(part)
+                candle.merge(part)
 
     def close(self) -> None:
         """Give up: what was under way is undone."""
@@ -204,8 +206,8 @@ class MemoryIngest(ShardIngest):
         self._memory: MemoryConnection | None = None
         self._news: list[News] = []
 
+    @override
     def close(self) -> None:
-        """See `ShardIngest`."""
         if self._memory is not None:
             self._memory.close()
             self._memory = None

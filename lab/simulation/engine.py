@@ -8,6 +8,8 @@ none.
 
 from typing import Any, Final, cast
 
+from typing_extensions import override
+
 from engine_worker.candidate import Candidate
 from engine_worker.checksum import StateDiffers
 from engine_worker.core.frames import ObjectCores
@@ -315,12 +317,12 @@ class _WorkingCores(ObjectCores):
         self._process = process
         self._cores = cores
 
+    @override
     def new(self, index: int, shard_count: int) -> FrameCore:
-        """See `Cores`."""
         return self._process.working(self._cores.new(index, shard_count))
 
+    @override
     def restore(self, snapshot: bytes) -> tuple[FrameCore, StreamId]:
-        """See `Cores`."""
         core, stream_id = self._cores.restore(snapshot)
         return self._process.working(core), stream_id
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from typing_extensions import override
+
 from lab.simulation.process import Process
 from lab.simulation.shortage import RETRY_MS
 from protocol import streams
@@ -46,8 +48,8 @@ class LosingLog(MemoryStreamLog):
             self._sizes[stream] += _bytes_of(fields)
         return appended
 
+    @override
     def trim(self, stream: str, before: StreamId) -> None:
-        """See `StreamLog`."""
         super().trim(stream, before)
         self._sizes[stream] = sum(_bytes_of(entry.fields) for entry in self._streams[stream])
 
@@ -108,7 +110,7 @@ class FaultyLog(MemoryStreamLog):
     """
 
     def __init__(self, log: MemoryStreamLog, process: Process, watch: Watch) -> None:
-        vars(self).update(vars(log))
+        self.__dict__.update(vars(log))
         self._log = log
         self._process = process
         self._call = process.call
@@ -117,48 +119,48 @@ class FaultyLog(MemoryStreamLog):
         """Shard -> who leads it by this process."""
         self._watch = watch
 
+    @override
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """See `StreamLog`."""
         return self._write(
             "write_configuration", lambda: self._log.write_configuration(shard, position, configuration)
         )
 
+    @override
     def configuration(self, shard: int) -> bytes | None:
-        """See `StreamLog`."""
         return self._call("configuration", lambda: self._log.configuration(shard))
 
+    @override
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
-        """See `StreamLog`."""
         return self._write("append", lambda: self._log.append(stream, fields))
 
     def append_new_work(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """Append as a gateway does: not out of the reserve."""
         return self._write("append", lambda: self._log.append(stream, fields), is_reserved=False)
 
+    @override
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
-        """See `StreamLog`."""
         return self._call("read", lambda: self._log.read(after, count, block_ms))
 
+    @override
     def last_id(self, stream: str) -> StreamId:
-        """See `StreamLog`."""
         return self._call("last_id", lambda: self._log.last_id(stream))
 
+    @override
     def trim(self, stream: str, before: StreamId) -> None:
-        """See `StreamLog`."""
         self._write("trim", lambda: self._log.trim(stream, before))
 
+    @override
     def position(self, shard: int) -> ShardPosition:
-        """See `StreamLog`."""
         return self._call("position", lambda: self._log.position(shard))
 
+    @override
     def checksum(self, shard: int) -> StateChecksum | None:
-        """See `StreamLog`."""
         return self._call("checksum", lambda: self._log.checksum(shard))
 
+    @override
     def take_over(
         self, shard: int, candidate: Leader | None = None, over: Leader | None = None
     ) -> ShardPosition:
-        """See `StreamLog`."""
 
         def take_over() -> ShardPosition:
             position = self._log.take_over(shard, candidate, over)
@@ -169,6 +171,7 @@ class FaultyLog(MemoryStreamLog):
 
         return self._write("take_over", take_over)
 
+    @override
     def read_inputs(
         self,
         shard: int,
@@ -180,15 +183,14 @@ class FaultyLog(MemoryStreamLog):
         answers: Sequence[tuple[str, bytes]] = (),
         renew: Leader | None = None,
     ) -> list[Entry]:
-        """See `StreamLog`."""
         self.publish(publish)
         self.publish_answers(shard, position, answers)
         if renew is not None:
             self._renew(shard, renew)
         return self._call("read_inputs", lambda: self._log.read_inputs(shard, position, count, block_ms))
 
+    @override
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
-        """See `StreamLog`."""
         # One command for both, so they are of one moment.
         position, checksum = self._call(
             "position", lambda: (self._log.position(shard), self._log.checksum(shard))
@@ -202,12 +204,13 @@ class FaultyLog(MemoryStreamLog):
             checksum,
         )
 
+    @override
     def fruitless_takeovers(self, shard: int) -> int:
-        """See `StreamLog`."""
         return self._call("fruitless_takeovers", lambda: self._log.fruitless_takeovers(shard))
 
+    @override
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`. While Redis is away the lease is left as it is: this is called in the middle of a
+        """While Redis is away the lease is left as it is: this is called in the middle of a
         batch.
         """
         with suppress(*Unreachable):
@@ -221,20 +224,21 @@ class FaultyLog(MemoryStreamLog):
         self._held[shard] = leader
         self._write("renew_lease", renew)
 
+    @override
     def release_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`."""
         self._write("release_lease", lambda: self._log.release_lease(shard, leader))
 
+    @override
     def lease(self, shard: int) -> Sight:
-        """See `StreamLog`."""
         return self._call("lease", lambda: self._log.lease(shard))
 
+    @override
     def announce(self, shard: int, standby: Standby) -> None:
-        """See `StreamLog`."""
         self._write("announce", lambda: self._log.announce(shard, standby))
 
+    @override
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
-        """See `StreamLog`. What is sent has come to Redis at once, or never.
+        """What is sent has come to Redis at once, or never.
 
         The sender does not know it yet.
         """
@@ -244,8 +248,8 @@ class FaultyLog(MemoryStreamLog):
         except (Fenced, *Unreachable) as error:
             self._in_flight = _CommitInFlight(commit, publish, error)
 
+    @override
     def finish_commit(self) -> None:
-        """See `StreamLog`."""
         commit, publish, error = self._in_flight
         asked_again = False
         while error is not None:
@@ -265,8 +269,8 @@ class FaultyLog(MemoryStreamLog):
             except (Fenced, *Unreachable) as raised:
                 error = raised
 
+    @override
     def commit(self, commit: Commit) -> None:
-        """See `StreamLog`."""
         self.begin_commit(commit)
         self.finish_commit()
 
@@ -278,12 +282,12 @@ class FaultyLog(MemoryStreamLog):
         self.publish(publish)
         self._write("commit", write)
 
+    @override
     def undelivered(self, shard: int) -> list[Outgoing]:
-        """See `StreamLog`."""
         return self._call("undelivered", lambda: self._log.undelivered(shard))
 
+    @override
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
-        """See `StreamLog`."""
         for target, frame in outgoing.frames.items():
             self._write("deliver", self._appending(target, frame))
         self.trim(streams.outbox(shard), outgoing.stream_id.following())
@@ -291,15 +295,15 @@ class FaultyLog(MemoryStreamLog):
     def _appending(self, target: int, frame: bytes) -> Callable[[], StreamId]:
         return lambda: self._log.append(streams.commands(target), {MESSAGES_FIELD: frame})
 
+    @override
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `StreamLog`."""
         if messages:
             self._call("publish", lambda: self._watch.published(self._process, messages))
 
+    @override
     def publish_answers(
         self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
     ) -> None:
-        """See `StreamLog`."""
 
         def publish() -> None:
             if self._log.position(shard) == position:
@@ -308,26 +312,26 @@ class FaultyLog(MemoryStreamLog):
         if answers:
             self._call("publish_answers", publish)
 
+    @override
     def save_snapshot(
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
     ) -> None:
-        """See `StreamLog`."""
         self._write(
             "save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id, replaces=replaces)
         )
 
+    @override
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
-        """See `StreamLog`."""
         return self._call("saved_snapshots", lambda: self._log.saved_snapshots(shard))
 
+    @override
     def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
-        """See `StreamLog`."""
         return self._call("read_snapshot", lambda: self._log.read_snapshot(shard, saved))
 
+    @override
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
-        """See `StreamLog`."""
         self._write("mark_passed", lambda: self._log.mark_passed(shard, reader, stream_id))
 
+    @override
     def passed(self, shard: int) -> dict[str, StreamId]:
-        """See `StreamLog`."""
         return self._call("passed", lambda: self._log.passed(shard))

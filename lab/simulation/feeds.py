@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from typing_extensions import override
 
 from feeds.state import DIFFS_MAX, TRADES_MAX, Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError, markets_of
@@ -74,8 +75,8 @@ class MemoryFeedsStore(FeedsStore):
         self._subscriber = subscriber
         self._own_epochs: dict[int, int] = {}
 
+    @override
     def take_over(self, shard: int) -> int:
-        """See `FeedsStore`."""
 
         def raise_epoch() -> None:
             found = self._hashes[shard]
@@ -87,21 +88,21 @@ class MemoryFeedsStore(FeedsStore):
         self._process.write("take_over", raise_epoch)
         return self._own_epochs[shard]
 
+    @override
     def load(self, shard: int) -> Saved:
-        """See `FeedsStore`."""
         found = self._process.call("load", lambda: self._hashes[shard])
         if found.epoch != self._own_epochs[shard]:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
         return Saved(found.mark.stream_id, found.mark.time, found.state, dict(found.chunks))
 
+    @override
     def markets(self, shard: int) -> list[Market] | None:
-        """See `FeedsStore`."""
         return markets_of(self._process.call("configuration", lambda: self._memory.configuration(shard)))
 
+    @override
     def read(
         self, after: Mapping[int, StreamId], count: int, block_ms: int
     ) -> list[tuple[int, StreamId, bytes]]:
-        """See `FeedsStore`."""
         shards = {streams.events(shard): shard for shard in after}
         wanted = {name: after[shard] for name, shard in shards.items()}
         entries = self._process.call("read", lambda: self._memory.read(wanted, count, block_ms))
@@ -114,6 +115,7 @@ class MemoryFeedsStore(FeedsStore):
         entries = self._memory.read({streams.events(shard): self._hashes[shard].mark.stream_id}, 1, 0)
         return [(shard, entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
 
+    @override
     def commit(
         self,
         shard: int,
@@ -123,7 +125,6 @@ class MemoryFeedsStore(FeedsStore):
         dead_letters: Sequence[DeadLetter] = (),
         saved: SavedState | None = None,
     ) -> None:
-        """See `FeedsStore`."""
 
         def write() -> bool:
             found = self._hashes[shard]
@@ -164,8 +165,9 @@ class MemoryFeedsStore(FeedsStore):
             for channel, payload in outputs.messages:
                 self._subscriber.hear(channel, payload)
 
+    @override
     def close(self) -> None:
-        """See `FeedsStore`."""
+        pass
 
 
 class FeedsProcess(Process):

@@ -14,6 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Final, get_args
 
 import msgspec
+from typing_extensions import override
 
 from engine_worker.core import snapshot
 from engine_worker.core.frames import ObjectCores
@@ -131,14 +132,14 @@ def as_run_by(program: Program, shard: Shard) -> Shard:
 class NextCores(ObjectCores):
     """The cores of the next release."""
 
+    @override
     def new(self, index: int, shard_count: int) -> FrameCore:
-        """See `Cores`."""
         core = super().new(index, shard_count)
         as_run_by(Program.NEXT, shard_of(core))
         return core
 
+    @override
     def restore(self, snapshot: bytes) -> tuple[FrameCore, StreamId]:
-        """See `Cores`."""
         core, stream_id = super().restore(snapshot)
         as_run_by(Program.NEXT, shard_of(core))
         return core, stream_id

@@ -6,7 +6,7 @@ from lab.simulation.database import Tables
 from lab.simulation.feeds import candles_of
 from lab.simulation.next_release import news_of
 from lab.simulation.witness import Witness, require
-from persist.candles import STORED_INTERVALS, CandlePart
+from persist.candles import STORED_INTERVALS, candle_values
 from persist.rows import database_time
 from protocol.events import Event, TradeExecuted
 from protocol.streams import events
@@ -70,7 +70,7 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         for interval in STORED_INTERVALS:
             for candle in candles_of(market, interval, of_market):
                 part = tables.candles.get((market.symbol, interval, candle.open_time))
-                made = CandlePart(
+                made = (
                     candle.open,
                     candle.high,
                     candle.low,
@@ -84,7 +84,7 @@ def check_relations(tables: Tables, witness: Witness) -> None:
                     candle.last_trade_id,
                 )
                 require(
-                    part == made,
+                    part is not None and candle_values(part) == made,
                     f"{market.symbol}: a candle of {interval} in the database is {part}, not {made}",
                 )
     poisoned = {

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import structlog
+from typing_extensions import override
 
 import engine_worker.worker
 import feeds.worker
@@ -669,8 +670,9 @@ class HearingWitness(Witness):
         *before, count = self._commits.get(commit.shard, (0, 0, 0))
         self._commits[commit.shard] = (*now, count + 1 if tuple(before) == now else 1)
 
+    @override
     def renewed(self, shard: int, leader: Leader) -> None:
-        """See `Watch`. A lease is long only for as long as work is in the way."""
+        """A lease is long only for as long as work is in the way."""
         epoch, disturbances, count = self._commits.get(shard, (0, 0, 0))
         if (epoch, disturbances) == (leader.epoch, self._simulation.surroundings.disturbances_of(shard)):
             require(
@@ -678,8 +680,8 @@ class HearingWitness(Witness):
                 f"shard {shard}: after {count} commits the lease still lasts {leader.lease_ms} ms",
             )
 
+    @override
     def committed(self, process: Process, commit: Commit) -> None:
-        """See `Watch`."""
         self._count_commit(commit)
         known = self.twin(commit.shard).state.format
         with Running(self.program):
@@ -687,8 +689,8 @@ class HearingWitness(Witness):
         if self.twin(commit.shard).state.format != known:
             self._simulation.check_was_asked()
 
+    @override
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
-        """See `Watch`."""
         simulation = self._simulation
         self._check_progress(shard, position)
         if simulation.log.lease(shard).remaining_ms > LEASE_MS:
@@ -698,8 +700,8 @@ class HearingWitness(Witness):
         with Running(self.program):
             super().took_over(process, shard, position)
 
+    @override
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `Watch`."""
         with Running(self.program):
             self._published(process, messages)
 

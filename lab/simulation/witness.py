@@ -11,6 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from typing_extensions import override
+
 from engine_worker.core.audit import recount
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
@@ -405,12 +407,12 @@ class Witness(Watch):
             f"{reply_to} has said that nothing happened of request {request_id}, and it was committed",
         )
 
+    @override
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
-        """See `Watch`."""
         self._leaders[shard] = process
 
+    @override
     def committed(self, process: Process, commit: Commit) -> None:
-        """See `Watch`."""
         shard = commit.shard
         leader = self._leaders.get(shard)
         require(
@@ -476,8 +478,9 @@ class Witness(Watch):
             f"shard {commit.shard}: the messages of {commit.stream_id} are not those of a replay",
         )
 
+    @override
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `Watch`. A reply may say only what is committed."""
+        """A reply may say only what is committed."""
         for channel, payload in messages:
             reply_to = channel.removeprefix("reply:")
             for reply in decode_replies(payload):

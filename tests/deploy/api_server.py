@@ -1,4 +1,5 @@
-"""A stand-in for a cluster's API server: enough of it for `kubectl` to run the commands of docs/deploy.md.
+"""A stand-in for a cluster's API server: enough of it for `kubectl` to run the commands of
+docs/how-to/deploy-on-kubernetes.md.
 
 It stores objects, refuses what cannot be changed (immutable.py) and what a kind does not have, adds a few of
 the defaults that the real one adds, and says of every workload at once that it is ready: Deployments are

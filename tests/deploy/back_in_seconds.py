@@ -38,7 +38,8 @@ from runtime.settings import PREFIX, Settings
 from tests.deploy.names import Names
 from tests.deploy.rendered import ROOT
 from tests.deploy.server_programs import server_programs
-from tests.e2e.api import Api, new_account
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 
 RESOLVER: Final = "127.0.53.53"
 RETURN_S: Final = 2.0
@@ -359,14 +360,6 @@ class Exchange:
         refused = [when for _, when, status in answers if status != 200 and when > ended_s]
         first = min(when for sent, when, status in answers if status == 200 and sent > ended_s)
         return Away(max(refused) - min(refused) if refused else 0.0, first - ended_s)
-
-
-def eventually(what: str, ask: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
-    """Wait until something is so."""
-    deadline_s = time.monotonic() + timeout_s
-    while not ask():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

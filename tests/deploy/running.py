@@ -26,8 +26,8 @@ from runtime.database_roles import ServiceRole, passwords_text
 from runtime.key_files import encoded_key
 from runtime.operator_keys import public_text
 from runtime.settings import PREFIX, Settings
-from tests.conftest import ROLE_PASSWORDS, service_url
 from tests.deploy.manifests import Workload
+from tests.support.databases import ROLE_PASSWORDS, service_url
 
 DEADLINE_S: Final = 120
 ASK_EVERY_S: Final = 0.1

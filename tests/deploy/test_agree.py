@@ -22,8 +22,8 @@ from tests.deploy.manifests import Workload, environment_of_image, of_compose, o
 from tests.deploy.policy import DRAIN_S
 from tests.deploy.rendered import OVERLAYS, ROOT, VERSION, named, of_kind, rendered
 from tests.deploy.running import DEADLINE_S, Running, Servers, unchanged
-from tests.e2e.api import eventually
-from tests.redis_servers import RedisServers
+from tests.support.eventually import eventually
+from tests.support.redis_servers import RedisServers
 from ws_edge.main import CLOSE_TIMEOUT_S
 
 COMPOSE: Final = ROOT / "docker-compose.yml"

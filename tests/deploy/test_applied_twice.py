@@ -30,7 +30,7 @@ notional_min = "5"
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what Kustomize reads."""
-    for name in ("k8s", "monitoring"):
+    for name in ("k8s", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 

@@ -1,5 +1,5 @@
-"""Every command of docs/deploy.md, run by `kubectl` in the order of the page, against a stand-in for the API
-server."""
+"""Every command of docs/how-to/deploy-on-kubernetes.md, run by `kubectl` in the order of the page, against a
+stand-in for the API server."""
 
 import os
 import re
@@ -15,9 +15,9 @@ import pytest
 from tests.deploy.api_server import RUNS_NOTHING, ApiServer
 from tests.deploy.rendered import OVERLAYS, ROOT, kubectl
 
-PAGE: Final = ROOT / "docs" / "deploy.md"
-TRIED: Final = "## To try it"
-REAL: Final = "## For real"
+PAGE: Final = ROOT / "docs" / "how-to" / "deploy-on-kubernetes.md"
+TRIED: Final = "## Try it on a local cluster"
+REAL: Final = "## Deploy to production"
 STUBS: Final = ("docker", "kind", "curl")
 """Programs that the page calls, and that have nothing to do with the cluster."""
 KUBECTL: Final = f"""#!/bin/sh
@@ -61,7 +61,7 @@ def run(commands: list[str], folder: Path, server: ApiServer) -> subprocess.Comp
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what the page's commands read."""
-    for name in ("k8s", "monitoring"):
+    for name in ("k8s", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -70,7 +70,7 @@ def tree(tmp_path: Path) -> Path:
 def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ApiServer]]:
     """A copy, and a stand-in that has the overlay `local`."""
     folder = tmp_path_factory.mktemp("applied")
-    for name in ("k8s", "monitoring"):
+    for name in ("k8s", "deploy"):
         shutil.copytree(ROOT / name, folder / name)
     with ApiServer(folder, operators=False) as server:
         done = run(["kubectl apply -k k8s/overlays/local"], folder, server)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.deploy.rendered import ROOT
 
-NOT_FOR_PRODUCTION = {"lab", "loadtests", "tests", "examples", "monitoring"}
+NOT_FOR_PRODUCTION = {"lab", "loadtests", "tests", "examples", "deploy"}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from websockets.sync.client import connect
 from frontend_server.pages import cache_control, content_type, file_of, security_headers
 from tests.deploy.rendered import ROOT
 from tests.deploy.topology import Topology, env_file, images_of, podman
-from tests.e2e.api import Api, RefusedError, eventually, new_account
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
 
 BASES = {f"{name}_IMAGE" for name in ("PYTHON", "NODE", "NGINX", "REDIS", "DATABASE", "PROXY")}
 TAG = "test"

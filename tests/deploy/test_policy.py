@@ -22,7 +22,7 @@ def test_every_workload_keeps_to_the_rules(overlay: str) -> None:
 
 
 def test_two_feeds_keep_to_the_rules_and_divide_the_shards(tmp_path: Path) -> None:
-    for folder in ("k8s", "monitoring"):
+    for folder in ("k8s", "deploy"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     overlay = tmp_path / "k8s" / "overlays" / "production"
     file = overlay / "kustomization.yaml"

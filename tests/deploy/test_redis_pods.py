@@ -16,7 +16,7 @@ from cli.secret_files import REDIS_USERS, password_hash, users_acl
 from runtime import redis_clients
 from tests.deploy.rendered import ROOT
 from tests.deploy.server_programs import server_programs
-from tests.e2e.api import eventually
+from tests.support.eventually import eventually
 
 SCRIPTS: Final = ROOT / "k8s" / "components" / "redis-sentinel"
 NODES: Final = ("127.0.0.2", "127.0.0.3")

@@ -22,9 +22,10 @@ from cli.local.free_ports import free_port
 from cli.local.processes import ProcessSpec
 from cli.secret_files import Hosts, secret_files
 from runtime.database_roles import ServiceRole
-from tests.conftest import service_url
 from tests.deploy.development_users import FILE, development_users
-from tests.e2e.api import Api, RefusedError, eventually, new_account
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.databases import service_url
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 150
 ORDERS = 100
@@ -167,7 +168,8 @@ def test_nobody_is_refused_what_an_order_needs(server: Server, database_url: str
         for command in (("shards",), ("audit",), ("markets", "plan")):
             done = _command(server, "gateway", database_url, tmp_path, *command)
             assert done.returncode == 0, done.stdout + done.stderr
-    # As docs/deploy.md has it, where the engines are stopped, and have been for some seconds.
+    # As docs/how-to/deploy-on-kubernetes.md has it, where the engines are stopped, and have been for some
+    # seconds.
     said: list[str] = []
 
     def has_planned() -> bool:

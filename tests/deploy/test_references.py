@@ -25,7 +25,7 @@ PRODUCTION_SECRETS: Final[Mapping[str, Sequence[str]]] = {
     "backup-credentials": ["access-key-id", "secret-access-key"],
     "database-app": ["uri"],
 }
-"""Those that docs/deploy.md has people make, and what CloudNativePG makes."""
+"""Those that docs/reference/kubernetes.md has people make, and what CloudNativePG makes."""
 
 
 def secrets_of(overlay: str) -> Mapping[str, Sequence[str]]:
@@ -38,7 +38,7 @@ def test_everything_that_is_named_is_there(overlay: str) -> None:
 
 
 def test_the_secrets_that_must_be_made_are_documented() -> None:
-    text = Path(ROOT / "docs" / "deploy.md").read_text("utf-8")
+    text = Path(ROOT / "docs" / "reference" / "kubernetes.md").read_text("utf-8")
     assert [name for name in PRODUCTION_SECRETS if f"`{name}`" not in text] == []
 
 

@@ -1,5 +1,5 @@
-"""The steps of docs/operations.md for Redis's passwords, walked on a real server: nobody is shut out at any
-step."""
+"""The steps of docs/how-to/rotate-secrets.md for Redis's passwords, walked on a real server: nobody is shut
+out at any step."""
 
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cli.commands.secrets import secrets
 from cli.local import embedded
 from cli.local.free_ports import free_port
-from tests.e2e.api import eventually
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 60
 USERS = ("gateway", "edge", "engine", "feeds", "persist", "operator")

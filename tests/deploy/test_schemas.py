@@ -14,7 +14,8 @@ from tests.deploy import custom_resources
 from tests.deploy.rendered import OVERLAYS, Object, named, rendered
 
 VERSIONS: Final = ("1.30.0", "1.37.0")
-"""The oldest version of Kubernetes that docs/deploy.md names, and the newest that there are schemas of."""
+"""The oldest version of Kubernetes that docs/how-to/deploy-on-kubernetes.md names, and the newest that there
+are schemas of."""
 
 # It reads all definitions anew, a megabyte, for every object.
 kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.deploy.rendered import ROOT
-from tests.e2e.api import eventually
+from tests.support.eventually import eventually
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")

@@ -2,18 +2,14 @@
 marked so."""
 
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cli.local.free_ports import free_ports
-from tests.e2e.running import RunningExchange, running_exchange
-
-METRICS_PORTS = 20
-"""As many as its processes take, and some to spare."""
+from tests.support.data_dirs import METRICS_PORTS, data_dir_of_its_own
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,15 +20,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "exchange", counts, indirect=True, scope="package", ids=lambda count: f"shards={count}"
         )
-
-
-@contextmanager
-def data_dir_of_its_own() -> Iterator[Path]:
-    """Yield a folder that the servers' users may enter."""
-    with tempfile.TemporaryDirectory(prefix="exchange-e2e-") as folder:
-        path = Path(folder)
-        path.chmod(0o755)
-        yield path
 
 
 @pytest.fixture

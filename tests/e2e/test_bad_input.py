@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.e2e.api import Api, new_account, now_ms, refused
+from tests.support.api import Api, new_account, now_ms, refused
 
 LIMIT = {
     "symbol": "BTCUSDT",

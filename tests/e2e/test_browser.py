@@ -12,8 +12,8 @@ import pytest
 
 from cli.local.own_exchange import EXCHANGE
 from runtime.settings import Settings
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 CHECKOUT = Path(__file__).parents[2]
 BUILD_TIMEOUT_S = 240

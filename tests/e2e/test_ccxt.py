@@ -10,8 +10,9 @@ import ccxt
 import pytest
 
 from examples.trade_with_ccxt import connect, trade
-from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.market_data import candles_of
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.shard_counts(1, 3)
 

@@ -8,8 +8,9 @@ import redis
 
 from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol import streams
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import RunningExchange
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
 
 GARBAGE = [
     b"garbage",

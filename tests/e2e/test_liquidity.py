@@ -1,6 +1,6 @@
-from tests.e2e.api import Api, eventually
-
-LEVELS = 10
+from tests.support.api import Api
+from tests.support.eventually import eventually
+from tests.support.liquidity import is_liquid
 
 
 def test_every_market_has_a_two_sided_book_and_trades(exchange_url: str) -> None:
@@ -18,10 +18,3 @@ def test_no_book_is_crossed_and_every_level_is_on_the_grid(exchange_url: str) ->
         assert bids == sorted(bids, reverse=True)
         assert asks == sorted(asks)
         assert bids[0] < asks[0]
-
-
-def is_liquid(public: Api, symbol: str) -> bool:
-    """Whether the book has enough levels on both sides and there was a trade."""
-    book = public.get("/api/v3/depth", symbol=symbol)
-    trades = public.get("/api/v3/trades", symbol=symbol)
-    return len(book["bids"]) >= LEVELS and len(book["asks"]) >= LEVELS and bool(trades)

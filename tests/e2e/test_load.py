@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.e2e.running import RunningExchange
+from tests.support.running_exchange import RunningExchange
 
 REQUESTS = {
     *("POST order LIMIT", "POST order MARKET", "DELETE order"),

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.grafana import DASHBOARDS, dashboard
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange
-from tests.unit.monitoring.test_monitoring import DOCS, rules
+from deploy.monitoring.grafana import DASHBOARDS, dashboard
+from tests.support.alert_rules import DOCS, rules
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
 
 OF_TARGETS = {"instance", "job"}
 """Labels that Prometheus adds."""
@@ -47,9 +47,10 @@ def metrics_of(urls: Iterable[str]) -> dict[str, set[str] | None]:
 
 
 def documented() -> dict[str, set[str]]:
-    """Return the metrics in the table of docs/operations.md, as they are named there, and their labels."""
-    text = (DOCS / "docs" / "operations.md").read_text("utf-8")
-    _, _, text = text.partition("| metric | what it tells |")
+    """Return the metrics in the table of docs/reference/metrics.md, as they are named there, and their
+    labels."""
+    text = (DOCS / "docs" / "reference" / "metrics.md").read_text("utf-8")
+    _, _, text = text.partition("| metric | meaning |")
     text, _, _ = text.partition("\n\n")
     return {name: set(filter(None, (labels or "").split(","))) for name, labels in ROW.findall(text)}
 

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from mm.accounts import Accounts
-from tests.e2e.api import Api, eventually
-from tests.e2e.running import RunningExchange
+from tests.support.api import Api
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
 
 TIMEOUT_S = 120
 

@@ -25,9 +25,10 @@ from protocol.replies import BalancesQuery
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import POLL_S, eventually
-from tests.e2e.running import RunningExchange
-from tests.treasury import signed
+from tests.support.api import POLL_S
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
+from tests.support.treasury import signed
 
 pytestmark = pytest.mark.shard_counts(3)
 

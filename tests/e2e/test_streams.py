@@ -14,9 +14,10 @@ from websockets.asyncio.client import connect as connect_socket
 
 from examples.watch_with_ccxt_pro import connect
 from examples.watch_with_websockets import watch
-from tests.e2e.api import POLL_S, Api, eventually, new_account
 from tests.e2e.market_data import candles_of, ticker_of
-from tests.e2e.running import RunningExchange
+from tests.support.api import POLL_S, Api, new_account
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange
 
 SYMBOL = "BTC/USDT"
 TIMEOUT_S = 60

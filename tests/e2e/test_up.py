@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 
 from cli.local.state_file import read_state
-from tests.e2e.api import Api, eventually
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 TIMEOUT_S = 60
 EXCHANGE = [sys.executable, "-m", "cli.main"]

@@ -19,10 +19,10 @@ from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, MESSAGES_FIELD, QUE
 from runtime import redis_clients
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import eventually
-from tests.integration.test_worker import check_contiguous, deposits, events_of, trading
-from tests.redis_servers import RedisServers
-from tests.treasury import signed
+from tests.support.eventually import eventually
+from tests.support.redis_servers import RedisServers
+from tests.support.treasury import signed
+from tests.support.workers import check_contiguous, deposits, events_of, trading
 
 SHARDS = range(3)
 DEATHS = 6
@@ -58,7 +58,7 @@ class DyingEngines:
     def _started(self, shard: int) -> subprocess.Popen[bytes]:
         death = str(self.deaths) if self.deaths < DEATHS else ""
         environment = {**self._environment, f"{PREFIX}SHARD": str(shard), "DEATH": death}
-        return subprocess.Popen([sys.executable, "-m", "tests.dying_engine"], env=environment)
+        return subprocess.Popen([sys.executable, "-m", "tests.support.dying_engine"], env=environment)
 
     def look(self) -> None:
         """Start anew what was killed."""

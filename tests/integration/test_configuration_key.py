@@ -22,7 +22,7 @@ from protocol.streams import COMMANDS_FIELD
 from stream_log.interface import Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import FAR_US, all_running, market_map, memory_log, run_until_quiet, worker
+from tests.support.workers import FAR_US, all_running, market_map, memory_log, run_until_quiet, worker
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -30,10 +30,10 @@ from runtime.settings import PREFIX, load_settings
 from stream_log.halt import write_halt
 from stream_log.redis_log import RedisStreamLog
 from tests.integration.persist.stored import query
-from tests.integration.test_worker import deposits, enqueue, events_of, market_map, run_until_quiet, worker
-from tests.market_log import START_MS, MarketLog, frame, publish_markets
-from tests.market_log import deposit as deposited
-from tests.market_log import market_map as stored_markets
+from tests.support.market_log import START_MS, MarketLog, frame, publish_markets
+from tests.support.market_log import deposit as deposited
+from tests.support.market_log import market_map as stored_markets
+from tests.support.workers import deposits, enqueue, events_of, market_map, run_until_quiet, worker
 
 MARKETS = market_map(3)
 UNKNOWN = [99, 8, "new", "what"]

@@ -10,7 +10,7 @@ import redis
 from cli.local import embedded
 from runtime import redis_clients
 from runtime.settings import Settings
-from tests.redis_servers import RedisServers
+from tests.support.redis_servers import RedisServers
 
 
 def test_redis_keeps_what_it_acknowledges_and_never_evicts(redis_url: str) -> None:

@@ -6,11 +6,8 @@ The check is the strongest there is: all input, applied by a shard in memory, gi
 were published, and every order that was acknowledged is among them.
 """
 
-import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,103 +26,22 @@ from protocol import streams
 from protocol.codec import decode_events, decode_replies, encode_frame
 from protocol.commands import Deposit, PlaceOrder
 from protocol.events import Event, OrderAccepted, TimePassed
-from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import OrderReply
 from protocol.stream_id import STREAM_START
-from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
-from runtime.settings import PREFIX, Settings
+from runtime.settings import Settings
 from stream_log.redis_log import RedisStreamLog
-from tests.nursery import MODULES, Forked, nursery
-from tests.treasury import signed
+from tests.support.engine_processes import DEADLINE_S, ENGINE, SHARD, STANDBY, Workers
+from tests.support.eventually import eventually
+from tests.support.treasury import signed
 
-SHARD = 0
-DEADLINE_S = 60
-ENGINE, STANDBY = "engine-0", "engine-0-standby-1"
 PATIENT_MS = 10_000
 """A lease so long that nothing in these tests is decided by its end."""
 BRIEF_MS = 500
 ORDER_EVERY_S = 0.003
-
-
-def eventually(what: str, true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {DEADLINE_S} s: {what}")
-        time.sleep(0.01)
-
-
-class Workers:
-    """Processes of one shard on the Redis at `url`, by name."""
-
-    def __init__(self, url: str, folder: Path, lease_ms: int, **settings: object) -> None:
-        self._url = url
-        self._folder = folder
-        self._settings = {
-            "lease_ms": lease_ms,
-            "data_dir": folder,
-            "redis_url": url,
-            "log_format": "json",
-            "lost_tail_check_enabled": "false",
-            **settings,
-        }
-        self.running: dict[str, Forked | subprocess.Popen[bytes]] = {}
-        self.log = RedisStreamLog.connect(url)
-        # Nothing is trimmed: at the end the whole input is applied once more.
-        self.log.mark_passed(SHARD, ARCHIVE_READER, STREAM_START)
-
-    def start(self, name: str, module: str = "engine_worker.main", **others: object) -> None:
-        """Start a process; `others` are settings of its own."""
-        settings = {**self._settings, "engine": name, **others}
-        own = {PREFIX + key.upper(): str(value) for key, value in settings.items()}
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)} | own
-        with (self._folder / f"{name}.log").open("ab") as output:
-            if module in MODULES:
-                self.running[name] = nursery().start(module, environment, outputs=(1, output.fileno()))
-            else:
-                self.running[name] = subprocess.Popen(
-                    [sys.executable, "-m", module], env=environment, stderr=output
-                )
-
-    def start_both(self, module: str = "engine_worker.main") -> None:
-        """Start two, the second when the first leads, and wait until it stands by."""
-        self.start(ENGINE, module)
-        self.wait_for_leader(ENGINE)
-        self.start(STANDBY, module)
-        self.wait_for_standby(STANDBY)
-
-    def leader(self) -> Leader | None:
-        return self.log.lease(SHARD).leader
-
-    def wait_for_leader(self, name: str) -> None:
-        def leads() -> bool:
-            leader = self.leader()
-            return leader is not None and (leader.process, leader.pid) == (name, self.running[name].pid)
-
-        eventually(f"{name} leads", leads)
-
-    def wait_for_standby(self, name: str) -> None:
-        pid = self.running[name].pid
-        eventually(
-            f"{name} stands by", lambda: (name, pid) in {each[:2] for each in self.log.standbys(SHARD)}
-        )
-
-    def send(self, name: str, number: signal.Signals) -> None:
-        self.running[name].send_signal(number)
-
-    def said(self, name: str) -> list[str]:
-        return [
-            json.loads(line)["event"]
-            for line in (self._folder / f"{name}.log").read_text("utf-8").splitlines()
-        ]
-
-    def close(self) -> None:
-        for process in self.running.values():
-            process.kill()
-            process.wait()
 
 
 class Traffic(threading.Thread):
@@ -378,7 +294,7 @@ def test_a_leader_that_wakes_up_late_writes_nothing(workers_of: MakeWorkers, tra
 def test_without_the_comparison_a_late_leader_writes(workers_of: MakeWorkers, traffic: Traffic) -> None:
     """The control: the same story with the compare-and-set taken out, and the check must fail."""
     workers = workers_of(BRIEF_MS)
-    pause_leaders(workers, traffic, 1, "tests.integration.unfenced_worker", fenced=False)
+    pause_leaders(workers, traffic, 1, "tests.support.unfenced_worker", fenced=False)
     with pytest.raises(AssertionError):
         check_that_one_has_written(workers, traffic)
 

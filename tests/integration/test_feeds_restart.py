@@ -38,9 +38,8 @@ from protocol.units import TimeMs
 from runtime.redis_clients import ShardServers
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.conftest import OwnRedis
-from tests.kept_depth import depth_in
-from tests.market_log import (
+from tests.support.kept_depth import depth_in
+from tests.support.market_log import (
     BTC,
     ETH,
     START_MS,
@@ -54,6 +53,7 @@ from tests.market_log import (
     publish_markets,
     ticker_of,
 )
+from tests.support.own_servers import OwnRedis
 
 MARKETS = market_map()
 SAVE_PERIOD_MS = 700

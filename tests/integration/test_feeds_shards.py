@@ -21,9 +21,9 @@ from protocol.streams import EVENTS_FIELD, MarketDataKind
 from runtime.metrics import read_health
 from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import eventually
-from tests.kept_depth import depth_in
-from tests.market_log import START_MS, MarketLog, frame, market_map, publish_markets
+from tests.support.eventually import eventually
+from tests.support.kept_depth import depth_in
+from tests.support.market_log import START_MS, MarketLog, frame, market_map, publish_markets
 
 SHARDS = 3
 MARKETS = market_map(SHARDS)

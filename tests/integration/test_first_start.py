@@ -23,9 +23,9 @@ from persist.migrate import Flavour, MigrationError, migrate, migrations_of, mis
 from protocol import streams
 from runtime.schema import SCHEMA_NUMBER, note_schema, read_schema
 from runtime.settings import PREFIX, Settings
-from tests.e2e.api import eventually
-from tests.integration.conftest import OwnPostgres, OwnRedis
-from tests.integration.test_probes import Running
+from tests.support.eventually import eventually
+from tests.support.own_servers import OwnPostgres, OwnRedis
+from tests.support.probed_processes import Running
 
 NOBODY: Final = "postgresql://exchange:none@127.0.0.1:1/exchange"
 NEEDS_SCHEMA: Final = ("gateway", "ws-edge", "nudger", "worker")

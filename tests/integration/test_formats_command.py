@@ -30,10 +30,10 @@ from runtime.operator_keys import first_config
 from runtime.settings import PREFIX, Settings, load_settings
 from stream_log.interface import Commit
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import run_until_quiet
-from tests.next_release import NEXT, next_release
-from tests.unit.engine_worker.test_snapshot_2 import MARKETS as GOLDEN_MARKETS
-from tests.unit.engine_worker.test_snapshot_2 import SAID, WRITTEN, state_of
+from tests.support.next_release import NEXT, next_release
+from tests.support.snapshot_forms import MARKETS as GOLDEN_MARKETS
+from tests.support.snapshot_forms import SAID, WRITTEN, state_of
+from tests.support.workers import run_until_quiet
 
 
 @pytest.fixture

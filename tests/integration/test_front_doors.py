@@ -13,9 +13,9 @@ import pytest
 
 from cli import inquiries
 from runtime.settings import Settings
-from tests.e2e.api import eventually
-from tests.integration.conftest import OwnRedis
-from tests.integration.test_probes import Running
+from tests.support.eventually import eventually
+from tests.support.own_servers import OwnRedis
+from tests.support.probed_processes import Running
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from protocol import streams
 from protocol.lease import Leader
 from protocol.positions import ShardPosition
 from protocol.stream_id import STREAM_START, StreamId
-from tests.e2e.api import eventually
-from tests.integration.test_redis_restart import ACL_FILES, Server, Trader, _program, server_with_engine
-from tests.redis_programs import redis_programs
+from tests.support.acl_servers import ACL_FILES, Server, Trader, _program, server_with_engine
+from tests.support.eventually import eventually
+from tests.support.redis_programs import redis_programs
 
 WAITING = 40
 ACL = ACL_FILES["cli/redis_users.acl"]

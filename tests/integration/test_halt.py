@@ -39,7 +39,10 @@ from protocol.units import AccountId, PriceTicks, QuantityLots
 from runtime.settings import PREFIX, Settings
 from stream_log.halt import clear_halt, read_halt, write_halt
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import (
+from tests.support.eventually import eventually
+from tests.support.planting import Plant, grow
+from tests.support.treasury import signed
+from tests.support.workers import (
     deposits,
     enqueue,
     events_of,
@@ -48,8 +51,6 @@ from tests.integration.test_worker import (
     run_until_quiet,
     worker,
 )
-from tests.support.planting import Plant, grow
-from tests.treasury import signed
 
 DEADLINE_S = 60
 
@@ -256,24 +257,18 @@ def test_a_halted_worker_says_why_ends_with_4_and_is_not_started_at_once(
     }
     supervisor.start(ProcessSpec("engine-0", ServerCommand((sys.executable, "-c", CORRUPT)), environment))
 
-    def eventually(what: str, true: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not true():
-            supervisor.look()
-            assert time.monotonic() < deadline, f"waited in vain for {what}"
-            time.sleep(0.01)
-
-    eventually("the configuration", lambda: log.position(0).stream_id != STREAM_START)
+    wait = partial(eventually, meanwhile=supervisor.look)
+    wait("the configuration", lambda: log.position(0).stream_id != STREAM_START)
     signed_deposits = signed(settings.data_dir, 0, deposits())
     log.append(
         streams.commands(0), {COMMANDS_FIELD: encode_commands(signed_deposits, time.time_ns() // 1_000)}
     )
     enqueue(log, TRADE[:1], market_map(1))
     resting = log.last_id(streams.commands(0))
-    eventually("the resting order", lambda: log.position(0).stream_id >= resting)
+    wait("the resting order", lambda: log.position(0).stream_id >= resting)
     enqueue(log, TRADE[1:], market_map(1))
-    eventually("the halt", lambda: read_halt(client, 0))
-    eventually("the end of the process", supervisor.halted)
+    wait("the halt", lambda: read_halt(client, 0))
+    wait("the end of the process", supervisor.halted)
     halt = read_halt(client, 0)
     assert halt is not None
     assert "BTC: money is not conserved" in halt.reason
@@ -294,9 +289,9 @@ def test_a_halted_worker_says_why_ends_with_4_and_is_not_started_at_once(
     # When it is tried again, it stops again: not one of the 20 looks finds it running for long.
     monkeypatch.setattr(supervisor_module, "HALTED_PAUSE_S", 0.0)
     supervisor._processes[0].due = 0.0
-    eventually("another try", lambda: supervisor.restarts()["engine-0"] >= 1)
+    wait("another try", lambda: supervisor.restarts()["engine-0"] >= 1)
     monkeypatch.setattr(supervisor_module, "HALTED_PAUSE_S", 1_000.0)
-    eventually("another halt", supervisor.halted)
+    wait("another halt", supervisor.halted)
     assert (log.last_id(streams.events(0)), log.position(0).stream_id) == (events, position)
 
 

@@ -14,7 +14,7 @@ import uvloop
 from adapters.redis_link import RedisLink, packed
 from runtime import redis_clients
 from runtime.redis_clients import RedisOutage, asyncio_client
-from tests.redis_servers import RedisServers
+from tests.support.redis_servers import RedisServers
 
 
 def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:

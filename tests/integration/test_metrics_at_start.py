@@ -16,11 +16,11 @@ import msgspec
 import prometheus_client.parser
 import pytest
 
+from deploy.monitoring.grafana import FOLDER
 from mm.quoting_state import Activity, Pause
-from monitoring.grafana import FOLDER
-from tests.e2e.api import eventually
-from tests.integration.conftest import OwnRedis
-from tests.integration.test_probes import PROCESSES, Running
+from tests.support.eventually import eventually
+from tests.support.own_servers import OwnRedis
+from tests.support.probed_processes import PROCESSES, Running
 
 MARKETS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 UNKNOWN_BEFORE: Final = {

@@ -17,7 +17,7 @@ from protocol.replies import FundsReply
 from protocol.units import AccountId
 from runtime.settings import PREFIX, load_settings
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import run_until_quiet
+from tests.support.workers import run_until_quiet
 
 AHEAD_MS = 3_600_000
 

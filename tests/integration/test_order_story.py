@@ -23,9 +23,9 @@ from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, TRIMMED
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from runtime.settings import PREFIX
 from stream_log.memory_log import MemoryStreamLog
-from tests.integration.persist.test_archive import ALWAYS, Clock
-from tests.market_log import BTC, market_map
-from tests.worked_log import WorkedLog
+from tests.support.archive_clock import ALWAYS, Clock
+from tests.support.market_log import BTC, market_map
+from tests.support.worked_log import WorkedLog
 
 BUYER, SELLER, OTHER = AccountId(6), AccountId(7), AccountId(8)
 """On one shard, and each on one of three; BTCUSDT is matched on shard 0, the buyer's."""

@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from runtime.own_door import NoAnswerError, ask_http, ask_websocket
-from tests.e2e.api import eventually
-from tests.integration import test_probes
-from tests.integration.conftest import OwnRedis
-from tests.integration.test_probes import Running
-from tests.mutable_server import READY_S_MAX
+from tests.support.eventually import eventually
+from tests.support.mutable_server import READY_S_MAX
+from tests.support.own_servers import OwnRedis
+from tests.support.probed_processes import PROCESSES, Running
 
 Ask = Callable[[str, int, float], None]
 SERVERS: dict[str, Ask] = {"gateway": ask_http, "ws-edge": ask_websocket}
@@ -28,7 +27,7 @@ def running(
     own_redis: OwnRedis, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Running]:
     for name, module in (("gateway", "gateway"), ("ws-edge", "ws_edge")):
-        monkeypatch.setitem(test_probes.PROCESSES, name, ("tests.mutable_server", module))
+        monkeypatch.setitem(PROCESSES, name, ("tests.support.mutable_server", module))
     with ExitStack() as stack:
         started = Running(own_redis.settings.resolved_redis_url(), database_url, tmp_path, stack)
         started.say_markets()

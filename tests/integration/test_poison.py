@@ -35,7 +35,8 @@ from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.interface import Commit, Entry, Outgoing, StreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import (
+from tests.properties.profile import fewer_sequences
+from tests.support.workers import (
     deposits,
     enqueue,
     market_map,
@@ -44,7 +45,6 @@ from tests.integration.test_worker import (
     trading,
     worker,
 )
-from tests.properties.profile import fewer_sequences
 
 MARKETS = market_map(3)
 

@@ -16,8 +16,8 @@ from protocol.market_data import DepthSnapshot
 from protocol.orders import Side
 from protocol.stream_id import STREAM_START, StreamId
 from runtime.redis_clients import asyncio_client
-from tests.market_log import BTC, START_MS, MarketLog, frame, listing_of, market_map
-from tests.redis_servers import RedisServers
+from tests.support.market_log import BTC, START_MS, MarketLog, frame, listing_of, market_map
+from tests.support.redis_servers import RedisServers
 
 LISTING = listing_of(market_map())
 READS = 300

@@ -14,7 +14,7 @@ import structlog
 from adapters import redis_link
 from adapters.redis_link import CHANNELS_PER_COMMAND, RedisLink
 from protocol import streams
-from tests.integration.conftest import OwnRedis
+from tests.support.own_servers import OwnRedis
 
 CHANNELS: Final = 50_000
 BACK_S_MAX: Final = 15.0

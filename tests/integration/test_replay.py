@@ -29,7 +29,7 @@ from runtime.settings import PREFIX
 from stream_log.interface import Entry, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import deposits, enqueue, market_map, run_until_quiet, trading, worker
+from tests.support.workers import deposits, enqueue, market_map, run_until_quiet, trading, worker
 
 INTERVAL = 10
 

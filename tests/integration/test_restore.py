@@ -55,11 +55,11 @@ from tests.integration.persist.stored import (
     is_timescaledb,
     query,
 )
-from tests.kept_depth import depth_in
-from tests.keys import described, examples
-from tests.market_log import market_map
-from tests.statements import Ledger
-from tests.worked_log import WorkedLog
+from tests.support.kept_depth import depth_in
+from tests.support.keys import described, examples
+from tests.support.market_log import market_map
+from tests.support.statements import Ledger
+from tests.support.worked_log import WorkedLog
 
 SAVE_PERIOD_MS = 2_000
 

@@ -14,7 +14,7 @@ import redis
 
 from adapters.limit_exchange import _DRAW
 from adapters.shares import EMPTY, Draw, Word, drawn, reserve_of
-from tests.integration.conftest import OwnRedis
+from tests.support.own_servers import OwnRedis
 
 NOW = 1_795_400_005_000
 """In the middle of a window: none ends meanwhile, whatever the machine does."""
@@ -31,7 +31,7 @@ class Limited:
             [
                 sys.executable,
                 "-m",
-                "tests.limited_process",
+                "tests.support.limited_process",
                 url,
                 str(NOW),
                 "shared" if shares else "alone",

@@ -32,7 +32,7 @@ from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, Time
 from stream_log.interface import Commit, Skip, StreamLog, as_skipped
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import (
+from tests.support.workers import (
     deposits,
     enqueue,
     events_of,

@@ -6,7 +6,6 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 import structlog
 
-from engine_worker import snapshot_from_log
 from engine_worker.checksum import StateDiffers
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
 from engine_worker.snapshots import LEFT_MAX, LOG_PART, RARELY, Snapshotter
@@ -27,12 +25,11 @@ from protocol.market import MarketMap
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, EventReader
 from protocol.units import AccountId, AssetUnits
-from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
-from tests.integration.test_worker import run_until_quiet
+from tests.support.large_states import MARKETS, large
+from tests.support.workers import run_until_quiet
 
 DEADLINE_S = 90
-MARKETS = Settings().market_map()
 
 
 @pytest.fixture
@@ -270,27 +267,6 @@ def test_a_child_lets_go_of_its_parents_connections(log: RedisStreamLog, worker:
             os.kill(child, signal.SIGKILL)
             connection.close()
             os.waitpid(child, 0)
-
-
-def large(
-    worker: Worker,
-    log: RedisStreamLog,
-    redis_url: str,
-    start: Callable[..., int] = snapshot_from_log.start,
-    **settings: str,
-) -> Snapshotter:
-    """Return what saves the snapshots of a worker that has too much in memory to fork.
-
-    `start` starts the process for that.
-    """
-    environment = os.environ | {
-        f"{PREFIX}{name}": value for name, value in ({"REDIS_URL": redis_url} | settings).items()
-    }
-    connect = partial(RedisStreamLog.connect, redis_url)
-    start_from_log = partial(start, environment=environment)
-    return Snapshotter(
-        worker, log, connect, 0, interval_s=0.0, start_from_log=start_from_log, fork_bytes_max=0
-    )
 
 
 def test_a_leader_with_much_in_memory_does_not_fork(

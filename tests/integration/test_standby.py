@@ -18,7 +18,7 @@ from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId
 from stream_log.interface import Fenced
 from stream_log.memory_log import MemoryStreamLog
-from tests.integration.test_worker import (
+from tests.support.workers import (
     Crash,
     CrashingLog,
     check_contiguous,

@@ -1,7 +1,7 @@
 """A follower compares its state with the leader's commits: one that differs halts, whatever made it differ,
 and never leads.
 
-What makes it differ is its program (tests/other_rules.py), never its settings: what decides outcomes is
+What makes it differ is its program (tests/support/other_rules.py), never its settings: what decides outcomes is
 configured in the log.
 """
 
@@ -47,9 +47,13 @@ from stream_log.halt import HALTED_EXIT_CODE, read_halt
 from stream_log.interface import Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_failover import DEADLINE_S, ENGINE, STANDBY, Workers, eventually
-from tests.integration.test_snapshots import large
-from tests.integration.test_worker import (
+from tests.support.engine_processes import DEADLINE_S, ENGINE, STANDBY, Workers
+from tests.support.eventually import eventually
+from tests.support.large_states import large
+from tests.support.other_rules import WorkerWithOtherRules, start_snapshot
+from tests.support.probe_questions import ask
+from tests.support.redis_servers import RedisServers
+from tests.support.workers import (
     FAR_US,
     deposits,
     enqueue,
@@ -59,9 +63,6 @@ from tests.integration.test_worker import (
     settled,
     trading,
 )
-from tests.other_rules import WorkerWithOtherRules, start_snapshot
-from tests.redis_servers import RedisServers
-from tests.unit.runtime.test_probes import ask
 
 LEASE_MS = 60_000
 MARKETS = market_map(1)
@@ -601,7 +602,7 @@ def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(
     workers.start(ENGINE)
     workers.wait_for_leader(ENGINE)
     port = free_port()
-    workers.start(STANDBY, "tests.other_rules", metrics_port=port)
+    workers.start(STANDBY, "tests.support.other_rules", metrics_port=port)
     workers.wait_for_standby(STANDBY)
     assert differs(port) == 0
     put(log, trade())
@@ -637,7 +638,7 @@ def test_a_process_of_another_program_that_replays_halts_the_shard(workers: Work
     workers.send(ENGINE, signal.SIGKILL)
     workers.running[ENGINE].wait(DEADLINE_S)
     position = log.position(0)
-    workers.start(ENGINE, "tests.other_rules")
+    workers.start(ENGINE, "tests.support.other_rules")
     assert workers.running[ENGINE].wait(DEADLINE_S) == HALTED_EXIT_CODE
     assert log.position(0) == position
     halt = read_halt(client, 0)

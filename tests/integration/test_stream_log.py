@@ -17,7 +17,7 @@ from runtime import redis_clients
 from stream_log.interface import Commit, DeadLetter, Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.redis_servers import RedisServers
+from tests.support.redis_servers import RedisServers
 
 SHARD = 2
 INPUTS = streams.commands(SHARD)

@@ -37,8 +37,8 @@ from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.interface import StreamLog
 from stream_log.memory_log import MemoryStreamLog
-from tests.integration.test_worker import market_map, run_until_quiet
-from tests.next_release import NEXT, DepositsCounted, LaterDeposit, next_release
+from tests.support.next_release import NEXT, DepositsCounted, LaterDeposit, next_release
+from tests.support.workers import market_map, run_until_quiet
 
 T = TypeVar("T")
 

@@ -26,9 +26,9 @@ from protocol.orders import Balance, OrderState, OrderType, Side, TimeInForce
 from protocol.streams import ARCHIVE_READER, TRIMMED
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from stream_log.memory_log import MemoryStreamLog
-from tests.integration.persist.test_archive import ALWAYS, Clock
-from tests.market_log import BTC, market_map
-from tests.worked_log import WorkedLog, book_by_events, last_sequence
+from tests.support.archive_clock import ALWAYS, Clock
+from tests.support.market_log import BTC, market_map
+from tests.support.worked_log import WorkedLog, book_by_events, last_sequence
 
 SYMBOLS = [market.symbol for market in market_map().markets]
 

@@ -12,8 +12,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from runtime.tracing import order_trace
-from tests.e2e.api import RefusedError, eventually, new_account
-from tests.integration.test_probes import DEADLINE_S, Running
+from tests.support.api import RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.probed_processes import DEADLINE_S, Running
 
 STAGES = {
     ("gateway", "place order"),

@@ -1,7 +1,7 @@
 """Every finding that a client can meet: asked of an exchange of version e069486, where it must fail, and of
 this one, where it must not.
 
-Run by `make test-long`. Numbers are those of docs/api.md ("Every finding, by number") and of the security
+Run by `make test-long`. Numbers are those of docs/reference/api.md ("Findings by number") and of the security
 review; the question asked is the same in both, so what is right here is the control for what is wrong there.
 TEST_OLD_RELEASE names a checkout of e069486 that is set up; without it one is made.
 """
@@ -26,9 +26,10 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from cli.local.own_exchange import OwnExchange, own_environment, own_exchange
-from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, refused, signature_of
-from tests.e2e.conftest import data_dir_of_its_own
 from tests.long.upgrade_from_the_first import old_program
+from tests.support.api import Api, RefusedError, new_account, now_ms, refused, signature_of
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
 
 __all__ = ["old_program"]
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import psutil
 
 from cli.local.own_exchange import own_exchange
-from tests.e2e.alone.test_disaster import SYMBOL, exchange_command, trade
-from tests.e2e.api import eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import new_account
+from tests.support.eventually import eventually
+from tests.support.lost_redis import SYMBOL, exchange_command, trade
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 
 def receiver(exchange: RunningExchange) -> psutil.Process | None:

@@ -18,8 +18,9 @@ from cli.local.backups import BackupError
 from cli.local.free_ports import free_port
 from cli.local.recovery import Recovered, recover
 from runtime.settings import Settings
-from tests.integration.conftest import OwnPostgres, own_postgres
-from tests.integration.test_backups import Backup, backup
+from tests.integration.conftest import backup, own_postgres
+from tests.support.backups import Backup
+from tests.support.own_servers import OwnPostgres
 
 __all__ = ["backup", "own_postgres"]
 

@@ -20,9 +20,9 @@ import pytest
 from websockets.sync.client import connect
 
 from cli.local.free_ports import free_port, free_ports
-from tests.e2e.api import eventually
-from tests.e2e.conftest import METRICS_PORTS, data_dir_of_its_own
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.data_dirs import METRICS_PORTS, data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 CONFIGURATION: Final = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
 ATTACKER, OTHER = "127.0.5.1", "127.0.5.2"

@@ -5,7 +5,7 @@ Run by `make test-long`; not part of `make test`, which does not collect files o
 
 import pytest
 
-from tests.e2e.alone.test_chaos import TIMEOUT_S, broken, chaos
+from tests.support.chaos_runs import TIMEOUT_S, broken, chaos
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
 

@@ -13,7 +13,8 @@ import pytest
 
 from cli.local.own_exchange import own_environment, own_exchange
 from tests.deploy.rendered import ROOT
-from tests.e2e.api import Api, eventually, new_account
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 240
 IMPORTS = (
@@ -100,7 +101,7 @@ def test_development_tools_are_installed_beside_a_running_exchange(checkout: Pat
 
 def test_going_back_to_an_earlier_version_leaves_its_environment_alone(checkout: Path) -> None:
     first = (checkout / ".venv").readlink()
-    lock = checkout / "requirements.lock"
+    lock = checkout / "requirements/runtime.lock"
     before = lock.read_bytes()
     with subprocess.Popen(
         [checkout / ".venv" / "bin" / "python", "-c", "import msgspec; input()"], stdin=-1

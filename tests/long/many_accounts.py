@@ -6,8 +6,9 @@ While their connections are opened, the edge looks up the first listenKeys again
 
 from pathlib import Path
 
-from tests.integration.conftest import OwnRedis, own_redis
-from tests.integration.ws_edge.test_many_accounts import is_back
+from tests.integration.conftest import own_redis
+from tests.support.own_servers import OwnRedis
+from tests.support.returning_accounts import is_back
 
 __all__ = ["own_redis"]
 

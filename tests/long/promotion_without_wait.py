@@ -3,15 +3,15 @@ acknowledged."""
 
 from pathlib import Path
 
-from tests.e2e.alone.test_redis_failover import (
+from tests.support.api import new_account
+from tests.support.redis_failover import (
     Cut,
     buyer_with_a_resting_order,
     exchange_on,
     sell,
     until_available,
 )
-from tests.e2e.api import new_account
-from tests.redis_servers import redis_servers
+from tests.support.redis_servers import redis_servers
 
 
 def test_without_wait_an_acknowledged_order_is_lost(data_dir: Path) -> None:

@@ -18,14 +18,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.alone.test_disaster import SYMBOL, exchange_command, kill_everything, trade, what_is_seen
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.running import running_exchange
 from tests.long.backup_beside_trading import follows
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.lost_redis import SYMBOL, exchange_command, kill_everything, trade, what_is_seen
+from tests.support.running_exchange import running_exchange
 
 RPO_S = 2.0
-"""As docs/operations.md says: what was acknowledged longer than this before the loss comes back."""
+"""As docs/reference/storage.md says: what was acknowledged longer than this before the loss comes back."""
 OPEN_MAX = 100
 SETTINGS = {"mm_enabled": "false", "snapshot_interval_s": "2", "rate_limits_enabled": "false"}
 

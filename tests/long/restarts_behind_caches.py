@@ -66,7 +66,7 @@ def told(arrangement: str, found: list[dict[str, Any]]) -> None:
         for field in ("refused_s", "first_s"):
             values = sorted(each[field] for each in of)
             numbers = f"median {statistics.median(values):.1f}, {values[0]:.1f} – {values[-1]:.1f}"
-            print(f"{arrangement}, {what}, {field}: {numbers}")  # noqa: T201 - for docs/reliability.md
+            print(f"{arrangement}, {what}, {field}: {numbers}")  # noqa: T201 - for the documents
 
 
 @pytest.mark.parametrize("mode", ["single", "sentinel"])

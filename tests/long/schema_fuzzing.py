@@ -13,9 +13,10 @@ import sys
 import time
 from collections import Counter
 
-from tests.integration.gateway.conftest import Processes, processes
-from tests.integration.gateway.test_schema import BY_LABEL, a_world, exchange
-from tests.schema_fuzzing import ask_rightly, fuzz, fuzz_stateful, knock_on_every_door, report
+from tests.integration.gateway.conftest import processes
+from tests.support.described_api import BY_LABEL, a_world, exchange
+from tests.support.gateway_processes import Processes
+from tests.support.schema_fuzzing import ask_rightly, fuzz, fuzz_stateful, knock_on_every_door, report
 
 __all__ = ["processes"]
 

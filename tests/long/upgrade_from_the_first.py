@@ -101,7 +101,7 @@ class Crossing:
         await asyncio.to_thread(rolling.opened.enter_context, again)
 
     async def _cross(self, rolling: Rolling) -> None:
-        """Do what docs/operations.md says: stop, look, start."""
+        """Do what docs/how-to/upgrade.md says: stop, look, start."""
         await asyncio.sleep(OLD_S)
         self._teller.say(f"stopping {VERSION}")
         began = time.monotonic()

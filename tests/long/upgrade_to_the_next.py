@@ -30,7 +30,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from runtime.settings import Settings
 from stream_log.memory_log import MemoryStreamLog
 from tests.long.upgrading import Observer, ReleaseFolder, ShardLog, Teller, broken, pairs_text, say, tell
-from tests.next_release import NEXT, next_release
+from tests.support.next_release import NEXT, next_release
 
 SHARDS = 3
 ORDERS = 4_000

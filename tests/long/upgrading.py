@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import redis
 from rich.console import Console
+from typing_extensions import override
 
 from cli.formats import read_readers, release_text
 from cli.inquiries import connect, leader_of
+from engine_worker.replay import ReplaySource
 from lab.chaos import report
 from lab.chaos.run import Result, Status
 from protocol import streams
@@ -25,7 +27,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD
 from runtime.settings import Settings
 from stream_log.interface import Entry
-from tests.next_release import DepositsCounted, LaterDeposit
+from tests.support.next_release import DepositsCounted, LaterDeposit
 
 LOOK_EVERY_S = 0.2
 ENTRIES_PER_READ = 1_000
@@ -44,7 +46,9 @@ class ReleaseFolder:
 
     def become_next(self, careless_with: str = "") -> None:
         unfinished = self._file.with_suffix(".new")
-        unfinished.write_text(f"from tests.next_release import plant\n\nplant({careless_with!r})\n", "utf-8")
+        unfinished.write_text(
+            f"from tests.support.next_release import plant\n\nplant({careless_with!r})\n", "utf-8"
+        )
         unfinished.replace(self._file)
 
     def become_this(self) -> None:
@@ -76,7 +80,7 @@ class Sight(NamedTuple):
         return None if leader not in self.reads or other is None else (self.reads[leader], self.reads[other])
 
 
-class ShardLog:
+class ShardLog(ReplaySource):
     """What was in a shard's events, and the whole of its log: a `ReplaySource` of what Redis has trimmed
     meanwhile."""
 
@@ -90,16 +94,17 @@ class ShardLog:
         self.new_after = 0
         self.formats: set[int] = set()
 
+    @override
     def snapshots(self) -> list[bytes]:
-        """See `ReplaySource`. None is needed to begin at the beginning."""
+        """None is needed to begin at the beginning."""
         return []
 
+    @override
     def entries(self, after: StreamId, count: int) -> list[Entry]:
-        """See `ReplaySource`."""
         return _after(self.inputs, after, count)
 
+    @override
     def events(self, after: StreamId, count: int) -> list[Entry]:
-        """See `ReplaySource`."""
         return _after(self.outputs, after, count)
 
     def hear(self, entry: Entry, newest: Release) -> None:

@@ -51,7 +51,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.interface import Entry, as_skipped
-from tests.integration.test_worker import PRICE, deposits, market_map, trading
+from tests.support.workers import PRICE, deposits, market_map, trading
 
 SHARDS = 3
 MARKETS = market_map(SHARDS)

@@ -18,8 +18,8 @@ from protocol.market_data import DepthDiff, DepthSnapshot
 from protocol.orders import Side
 from protocol.stream_id import StreamId
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
-from tests.kept_depth import KeptDepth
-from tests.market_log import BTC, START_MS, MarketLog, frame, market_map
+from tests.support.kept_depth import KeptDepth
+from tests.support.market_log import BTC, START_MS, MarketLog, frame, market_map
 from ws_edge.book import EdgeBook
 
 LEVELS, BASE = 5, 8

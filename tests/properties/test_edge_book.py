@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.market_data import DepthDiff, DepthSnapshot
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
-from tests.market_log import BTC, market_map
+from tests.support.market_log import BTC, market_map
 from ws_edge.book import EdgeBook
 from ws_edge.conflation import Pending, Update
 from ws_edge.payloads import levels

@@ -14,8 +14,8 @@ from protocol.events import Event
 from protocol.market_data import INTERVALS
 from protocol.orders import Side
 from protocol.stream_id import StreamId
-from tests.kept_depth import KeptDepth
-from tests.market_log import (
+from tests.support.kept_depth import KeptDepth
+from tests.support.market_log import (
     BTC,
     START_MS,
     MarketFollower,

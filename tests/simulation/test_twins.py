@@ -23,8 +23,8 @@ from protocol.streams import EVENTS_FIELD, EventReader
 from stream_log.interface import StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.market_log import publish_markets
-from tests.shard_log import ShardLog
+from tests.support.market_log import publish_markets
+from tests.support.shard_log import ShardLog
 
 START_MS = 1_767_225_500_000
 SHARD = 0

@@ -88,5 +88,5 @@ def _installed(version: str, python: str) -> str | None:
 
 def _locked(packages: tuple[str, ...]) -> str:
     """Return the lines of the lock file about these packages, with their hashes."""
-    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    lock = (ROOT / "requirements/runtime.lock").read_text("utf-8")
     return "".join(re.findall(rf"^(?:{'|'.join(packages)})==.*\n(?:[ \t].*\n)*", lock, re.MULTILINE))

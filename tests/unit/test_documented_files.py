@@ -9,7 +9,7 @@ from protocol.configuration import Role
 from runtime.operator_keys import private_key
 from runtime.settings import Settings
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+BACKUPS = Path(__file__).parents[2] / "docs" / "how-to" / "back-up-and-restore.md"
 
 
 def test_the_files_to_back_up_are_those_of_the_data_folder(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_the_files_to_back_up_are_those_of_the_data_folder(tmp_path: Path) -> No
     master_key(settings)
     for role in Role:
         private_key(settings, role)
-    backups = " ".join(OPERATIONS.read_text("utf-8").split()).partition("## Backups")[2].partition(" ## ")[0]
+    backups = " ".join(BACKUPS.read_text("utf-8").split()).partition("## Back up")[2].partition(" ## ")[0]
     names = re.search(r"data folder's ((?:`[^`]+`(?:, | and )?)+)", backups)
     assert names is not None
     files = re.findall(r"`([^`]+)`", names[1])

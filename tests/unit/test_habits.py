@@ -36,6 +36,7 @@ SHARED_NAMES = {
     "report": "results, shown and recorded",
     "trading": "what generated traders do",
     "market": "a market",
+    "process": "a process of the exchange",
     "signing": "signatures",
     "api_keys": "api keys, as a port and in the database",
     "ingestion": "ingestion, as a port and in the database",
@@ -106,7 +107,7 @@ def test_only_what_can_be_wrapped_is_too_wide() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["CONTRIBUTING.md", "README.md", "docs/architecture.md", "docs/README.md"]
+    "document", ["CONTRIBUTING.md", "README.md", "docs/README.md", "docs/explanation/architecture.md"]
 )
 def test_files_that_documents_name_exist(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")

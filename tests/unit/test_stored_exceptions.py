@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from types import ModuleType
 
-from tests.stored_exceptions import stored_exceptions
+from tests.support.stored_exceptions import stored_exceptions
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
@@ -45,7 +45,7 @@ def made_when_raised():
 
 def test_no_module_keeps_an_exception() -> None:
     # In a process of its own: what tests and their libraries keep is no concern here.
-    command = [sys.executable, "-m", "tests.stored_exceptions", *PACKAGES]
+    command = [sys.executable, "-m", "tests.support.stored_exceptions", *PACKAGES]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
     assert done.stdout.splitlines() == []
 

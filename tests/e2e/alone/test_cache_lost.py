@@ -10,9 +10,10 @@ from typing import Any
 import psutil
 
 from cli.local.state_file import read_state
-from tests.e2e.alone.test_disaster import SYMBOL, trade, traded, what_is_seen
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.lost_redis import SYMBOL, trade, traded, what_is_seen
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 CACHE = "redis-cache"
 KILLS = 3

@@ -3,34 +3,11 @@
 That it does not without its safeguards, tests/long shows.
 """
 
-import json
-import subprocess
-import sys
-from typing import Any
-
 import pytest
 
-TIMEOUT_S = 560
+from tests.support.chaos_runs import TIMEOUT_S, broken, chaos
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
-
-
-def chaos(*arguments: str) -> tuple[int, dict[str, Any]]:
-    result = subprocess.run(
-        [sys.executable, "-m", "cli.main", "chaos", "--seed", "1", "--json", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
-    assert result.stdout, result.stderr
-    return result.returncode, json.loads(result.stdout)
-
-
-def broken(found: dict[str, Any]) -> dict[str, list[str]]:
-    checks = found["result"]["verdict"]["checks"]
-    return {
-        check["name"]: check["breaches"] for check in checks if check["breach_count"] or not check["examined"]
-    }
 
 
 def test_a_broken_exchange_keeps_its_promises() -> None:

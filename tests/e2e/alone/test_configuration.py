@@ -6,29 +6,15 @@ A changed file alone changes nothing that was or will be.
 import importlib.resources
 import os
 import signal
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 
-from tests.e2e.api import Api, eventually, new_account, refused
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, new_account, refused
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import running_exchange
 
 SYMBOL = "BTCUSDT"
-TIMEOUT_S = 60
-
-
-def run(exchange: RunningExchange, *arguments: str) -> str:
-    """Run a command of the exchange, and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments],
-        env=exchange.environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def trade(seller: Api, buyer: Api) -> Decimal:

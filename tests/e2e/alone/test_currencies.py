@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tests.currencies import CURRENCIES_FILE
-from tests.e2e.alone.test_configuration import run
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, new_account
+from tests.support.currencies import CURRENCIES_FILE
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 OTHER_RUPIAH = """
 [[assets]]

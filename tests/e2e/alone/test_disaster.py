@@ -2,66 +2,16 @@
 and trades on."""
 
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 from cli.commands.restore import GO_ON
-from cli.local.state_file import read_state
 from protocol.stream_id import StreamId
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
-
-SYMBOL = "SOLUSDT"
-TIMEOUT_S = 120
-
-
-def exchange_command(environment: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments],
-        env=dict(environment), capture_output=True, text=True, timeout=TIMEOUT_S,
-    )  # fmt: skip
-
-
-def kill_everything(exchange: RunningExchange) -> None:
-    """kill -9 of the supervisor and all that it has started, the servers included."""
-    state = read_state(exchange.settings)
-    assert state is not None
-    pids = [state.pid, *(each.pid for each in state.processes)]
-    processes = [psutil.Process(pid) for pid in pids if pid and psutil.pid_exists(pid)]
-    for process in processes:
-        try:
-            process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    for process in processes:
-        process.wait(TIMEOUT_S)
-
-
-def what_is_seen(account: Api) -> dict[str, Any]:
-    book = account.get("/api/v3/depth", symbol=SYMBOL)
-    return {
-        "balances": account.balances(),
-        "open orders": account.signed("GET", "/api/v3/openOrders"),
-        "orders": account.signed("GET", "/api/v3/allOrders", symbol=SYMBOL),
-        "trades": account.my_trades(SYMBOL),
-        "book": (book["bids"], book["asks"]),
-        "tape": account.historical_trades(SYMBOL),
-        "recent": account.get("/api/v3/trades", symbol=SYMBOL),
-    }
-
-
-def trade(buyer: Api, seller: Api, rounds: int) -> None:
-    for number in range(rounds):
-        seller.order(SYMBOL, "SELL", "LIMIT", quantity="1", price=f"{100 + number}")
-        buyer.order(SYMBOL, "BUY", "LIMIT", quantity="0.6", price=f"{100 + number}")
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
+from tests.support.lost_redis import SYMBOL, exchange_command, kill_everything, trade, traded, what_is_seen
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 
 @pytest.mark.timeout(600)
@@ -113,11 +63,6 @@ def test_a_wiped_redis_is_restored_and_trading_goes_on(data_dir: Path, shard_cou
 
 def pairs(levels: list[list[str]]) -> list[list[str]]:
     return [list(level) for level in levels]
-
-
-def traded(api: Api) -> Decimal:
-    """The quantity of all trades on the tape."""
-    return sum((Decimal(each["qty"]) for each in api.historical_trades(SYMBOL)), Decimal(0))
 
 
 def all_archived(exchange: RunningExchange, positions: list[str]) -> bool:

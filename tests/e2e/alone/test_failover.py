@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cli.inquiries import ShardReport, shard_reports
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange, running_exchange
-from tests.e2e.test_kill_engine import (
+from tests.support.eventually import eventually
+from tests.support.killed_engines import (
     Trader,
     balances_are_what_the_fills_say,
     every_acknowledged_order_is_there,
@@ -18,6 +17,7 @@ from tests.e2e.test_kill_engine import (
     trades_are_contiguous,
     wait_for_orders,
 )
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 CLIENTS = 3
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)

@@ -7,8 +7,9 @@ from typing import Any
 
 from websockets.sync.client import connect
 
-from tests.e2e.api import Api, eventually
-from tests.e2e.running import running_exchange
+from tests.support.api import Api
+from tests.support.eventually import eventually
+from tests.support.running_exchange import running_exchange
 
 SHARDS = 3
 TIMEOUT_S = 60

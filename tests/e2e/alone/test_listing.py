@@ -15,9 +15,10 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from cli.local.own_exchange import OwnExchangeError
-from tests.e2e.alone.test_configuration import run
-from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, RefusedError, new_account, refused
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 SYMBOL = "ADAUSDT"
 MARKET = """

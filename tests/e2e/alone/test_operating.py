@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cli.local.own_exchange import EXCHANGE
-from tests.e2e.alone.test_configuration import run
-from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
-from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, RefusedError, new_account, refused
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 SYMBOL = "BTCUSDT"
 TIMEOUT_S = 60

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from examples.watch_with_ccxt_pro import connect
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.running import RunningExchange, running_exchange
-from tests.e2e.test_kill_engine import (
+from tests.support.api import Api, new_account
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.killed_engines import (
     CLIENTS,
     Trader,
     balances_are_what_the_fills_say,
@@ -21,6 +21,7 @@ from tests.e2e.test_kill_engine import (
     trades_are_contiguous,
     wait_for_orders,
 )
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 KILLS = 3
 TIMEOUT_S = 60

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import running_exchange
-from tests.e2e.test_liquidity import is_liquid
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
+from tests.support.liquidity import is_liquid
+from tests.support.running_exchange import running_exchange
 
 SYMBOL = "SOLUSDT"
 

@@ -7,7 +7,7 @@ finish what is under way.
 
 import pytest
 
-from tests.e2e.alone.test_chaos import TIMEOUT_S, broken, chaos
+from tests.support.chaos_runs import TIMEOUT_S, broken, chaos
 
 ENGINES = {"engine-0", "engine-0-standby-1"}
 """Whichever stands by comes first."""

@@ -16,8 +16,9 @@ from protocol import streams
 from protocol.codec import FORMAT, encode_frame
 from protocol.streams import MESSAGES_FIELD
 from stream_log.halt import read_halt
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 TIMEOUT_S = 300
 HALTED, OVERLOADED = -1016, -1008

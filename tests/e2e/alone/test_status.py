@@ -9,8 +9,8 @@ from typing import Any
 
 from cli.local.free_ports import free_ports
 from cli.local.own_exchange import EXCHANGE
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.eventually import eventually
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 EDGE = "ws-edge"
 METRICS_PORTS = 30

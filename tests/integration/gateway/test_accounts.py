@@ -1,6 +1,5 @@
 """Showing who one is: passwords, mails, second factors; guessing, and who is kept out by it."""
 
-import re
 import secrets
 import time
 from functools import partial
@@ -9,7 +8,6 @@ from typing import Any
 
 import httpx
 import psycopg
-import pyotp
 import pytest
 from click.testing import CliRunner
 
@@ -19,37 +17,12 @@ from cli.rest_client import funded_account
 from cli.verifying import verified
 from client.blocking import RequestError
 from runtime.settings import PREFIX
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_credentials import PASSWORD, Person, newcomer, signed_in
-from tests.integration.gateway.test_credentials import code_of as refusal_of
+from tests.support.gateway_processes import Processes
+from tests.support.identity import Mails, code_of, post, sign_in
+from tests.support.newcomers import PASSWORD, Person, newcomer, signed_in
+from tests.support.newcomers import code_of as refusal_of
 
 NEW_PASSWORD = "an entirely different staple"
-STEP_S = 30
-
-
-class Mails:
-    """The mails that were written, newest first."""
-
-    def __init__(self, database_url: str) -> None:
-        self._database_url = database_url
-
-    def to(self, email: str) -> list[tuple[str, str]]:
-        """Return subject and body of those to an address."""
-        with psycopg.connect(self._database_url) as database:
-            return database.execute(
-                "SELECT subject, body FROM mails WHERE recipient = %s ORDER BY mail_id DESC", (email,)
-            ).fetchall()
-
-    def token(self, email: str) -> str:
-        """Return the token of the newest mail to an address."""
-        found = re.search(r"or enter: (\S+)", self.to(email)[0][1])
-        assert found
-        return found[1]
-
-    def let_a_minute_pass(self) -> None:
-        """Of one kind there is one in a minute."""
-        with psycopg.connect(self._database_url) as database:
-            database.execute("UPDATE mails SET created_at = created_at - interval '2 minutes'")
 
 
 @pytest.fixture
@@ -61,16 +34,6 @@ def mails(processes: Processes) -> Mails:
 def gateway(processes: Processes) -> str:
     """The URL of a gateway; no shard is needed."""
     return processes.gateway()
-
-
-def sign_in(url: str, email: str, password: str = PASSWORD, **others: str) -> httpx.Response:
-    return httpx.post(
-        f"{url}/api/v1/signin", json={"email": email, "password": password, **others}, timeout=30
-    )
-
-
-def post(url: str, path: str, **body: str) -> httpx.Response:
-    return httpx.post(f"{url}/api/v1/{path}", json=body, timeout=30)
 
 
 def test_nobody_learns_who_has_an_account(gateway: str, mails: Mails) -> None:
@@ -199,10 +162,6 @@ def test_the_owner_hears_of_a_new_device(gateway: str, mails: Mails) -> None:
     assert subject == "A new sign-in"
     assert "127.0.0.1" in body
     assert "another" in body
-
-
-def code_of(secret: str, steps: int = 0) -> str:
-    return str(pyotp.TOTP(secret).at(int(time.time()) + steps * STEP_S))
 
 
 def with_factor(person: Person) -> tuple[str, list[str]]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from functions.api.function import Function
 from functions.catalog import FUNCTIONS
-from tests.e2e.api import Api, new_account, now_ms
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, new_account, now_ms
+from tests.support.gateway_processes import Processes
 
 LIMIT = {
     "symbol": "BTCUSDT",

@@ -9,7 +9,7 @@ import sys
 
 import httpx
 
-from tests.integration.gateway.conftest import Processes
+from tests.support.gateway_processes import Processes
 
 OURS, FOREIGN = "http://127.0.0.1:3000", "http://evil.example"
 PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-mbx-apikey"}

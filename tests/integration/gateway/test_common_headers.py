@@ -4,8 +4,8 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from tests.e2e.api import now_ms
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import now_ms
+from tests.support.gateway_processes import Processes
 
 MINE = {"X-Request-Id": "mine"}
 

@@ -9,11 +9,11 @@ import pytest
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from stream_log.memory_log import MemoryStreamLog
-from tests.currencies import CURRENCIES_FILE, currencies
-from tests.e2e.api import Api, new_account, refused
-from tests.integration.gateway.conftest import Processes
 from tests.integration.persist.stored import ingest_all, query
-from tests.market_log import MarketLog, frame
+from tests.support.api import Api, new_account, refused
+from tests.support.currencies import CURRENCIES_FILE, currencies
+from tests.support.gateway_processes import Processes
+from tests.support.market_log import MarketLog, frame
 
 T0 = 1_795_392_000_000
 """Monday, 2026-11-23 00:00:00 UTC."""

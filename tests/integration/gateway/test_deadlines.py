@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.e2e.api import Api, new_account, refused
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, new_account, refused
+from tests.support.gateway_processes import Processes
 
 PAUSE_S = 1.2
 WINDOW_MS = 300

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.integration.gateway.conftest import Processes
+from tests.support.gateway_processes import Processes
 
 TIMEOUT_S = 30
 ENDLESS = 30_000_000

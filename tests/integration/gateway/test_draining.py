@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.gateway.conftest import Processes
+from tests.support.gateway_processes import Processes
 
 PING = b"GET /api/v3/ping HTTP/1.1\r\nHost: exchange\r\n\r\n"
 TIMEOUT_S = 60

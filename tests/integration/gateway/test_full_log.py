@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import redis
 
 from runtime import redis_clients
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_orders import BUSY
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
+from tests.support.order_weights import BUSY
 
 ORDERS_MAX = 20_000
 

@@ -14,8 +14,9 @@ from protocol.stream_id import STREAM_START
 from protocol.streams import COMMANDS_FIELD
 from stream_log.halt import clear_halt, write_halt
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
 
 
 def order(api: Api, symbol: str) -> object:

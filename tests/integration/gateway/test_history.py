@@ -16,10 +16,10 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime import redis_clients
 from stream_log.memory_log import MemoryStreamLog
-from tests.e2e.api import Api, new_account, refused
-from tests.integration.gateway.conftest import Processes
 from tests.integration.persist.stored import ingest_all
-from tests.market_log import MarketLog, frame, market_map
+from tests.support.api import Api, new_account, refused
+from tests.support.gateway_processes import Processes
+from tests.support.market_log import MarketLog, frame, market_map
 
 DAY_MS = 86_400_000
 T0 = 1_795_392_000_000

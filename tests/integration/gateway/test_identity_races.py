@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_accounts import Mails, code_of, post, sign_in
-from tests.integration.gateway.test_credentials import PASSWORD, newcomer
+from tests.support.gateway_processes import Processes
+from tests.support.identity import Mails, code_of, post, sign_in
+from tests.support.newcomers import PASSWORD, newcomer
 
 NEW_PASSWORD, OTHER_PASSWORD = "an entirely different staple", "yet another battery horse"
 TIMEOUT_S = 30

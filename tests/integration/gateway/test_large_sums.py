@@ -7,10 +7,10 @@ from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AMOUNT_UNITS_MAX
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import Api
-from tests.integration.gateway.conftest import Processes
 from tests.integration.persist.stored import ingest_all, query
-from tests.market_log import BTC, MarketLog, frame, market_map
+from tests.support.api import Api
+from tests.support.gateway_processes import Processes
+from tests.support.market_log import BTC, MarketLog, frame, market_map
 
 TRADES = 14
 PRICE, QUANTITY = 8_100_000_000_00, 100_000

@@ -21,9 +21,9 @@ from functions.api.key_permissions import Scope
 from functions.catalog import FUNCTIONS
 from functions.users.session_cookies import COOKIE
 from functions.users.sessions import csrf_token
-from tests.e2e.api import Api, signature_of
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_credentials import ORIGIN, PASSWORD, Person, newcomer
+from tests.support.api import Api, signature_of
+from tests.support.gateway_processes import Processes
+from tests.support.newcomers import ORIGIN, PASSWORD, Person, newcomer
 from ws_edge import websocket_api
 
 NOT_LET_IN: Final = frozenset({-1002, -1021, -1022, -2014, -2015, -9001})

@@ -10,9 +10,9 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from tests.e2e.api import new_account, now_ms, signature_of
-from tests.integration.gateway.conftest import Processes
-from tests.memory import growth_of
+from tests.support.api import new_account, now_ms, signature_of
+from tests.support.gateway_processes import Processes
+from tests.support.memory import growth_of
 
 REQUESTS: Final = int(os.environ.get("TEST_REFUSED_REQUESTS", "10000"))
 CONNECTIONS: Final = 4

@@ -15,13 +15,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from websockets.sync.client import connect
 
-from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, refused, signature_of
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError, new_account, now_ms, refused, signature_of
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
+from tests.support.order_weights import BUSY
 
 UNKNOWN_STATUS = (
     "Timeout waiting for response from backend server. Send status unknown; execution status unknown."
 )
-BUSY = "Server is currently overloaded with other requests. Please try again in a few minutes."
 
 
 def test_the_life_of_an_order(url: str) -> None:

@@ -1,6 +1,6 @@
 """Redis or the database is away: 503 and Retry-After, never a 500, and back to work afterwards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -8,9 +8,11 @@ import httpx
 import pytest
 import redis
 
-from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
-from tests.integration.conftest import OwnRedis
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError, new_account, refused
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
+from tests.support.outages import is_done, order
+from tests.support.own_servers import OwnRedis
 
 UNAVAILABLE = "Internal error; unable to process your request. Please try again."
 
@@ -19,23 +21,6 @@ UNAVAILABLE = "Internal error; unable to process your request. Please try again.
 def apart(own_redis: OwnRedis, database_url: str, tmp_path: Path) -> Iterator[Processes]:
     with ExitStack() as stack:
         yield Processes(own_redis.settings.resolved_redis_url(), database_url, tmp_path, stack)
-
-
-def order(api: Api) -> object:
-    return api.order("BTCUSDT", "BUY", "LIMIT", quantity="0.001", price="20000")
-
-
-def is_done(action: Callable[[], object]) -> Callable[[], bool]:
-    def done() -> bool:
-        try:
-            action()
-        except RefusedError as error:
-            if error.status != httpx.codes.SERVICE_UNAVAILABLE:
-                raise
-            return False
-        return True
-
-    return done
 
 
 def test_redis_dies_and_comes_back(apart: Processes, own_redis: OwnRedis) -> None:

@@ -13,10 +13,11 @@ import redis
 from redis.cluster import key_slot  # type: ignore[attr-defined]
 
 from protocol import streams
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_outages import is_done, order
-from tests.redis_servers import RedisServers, redis_servers
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
+from tests.support.outages import is_done, order
+from tests.support.redis_servers import RedisServers, redis_servers
 
 BALLAST = 3_000
 """Values that make loading take some seconds.

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.api import RefusedError, eventually, new_account
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import RefusedError, new_account
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
 
 PATHS = ("/api/v3/ping", "/api/v3/order", "/api/v3/klines")
 

@@ -14,9 +14,9 @@ from websockets.exceptions import InvalidStatus
 
 from adapters.clock import now_ms
 from functions.users.session_cookies import COOKIE
-from tests.e2e.api import Api, signature_of
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_credentials import Person, newcomer
+from tests.support.api import Api, signature_of
+from tests.support.gateway_processes import Processes
+from tests.support.newcomers import Person, newcomer
 
 ENDED_S = 1.0
 TIMEOUT_S = 60

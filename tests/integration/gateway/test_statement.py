@@ -9,9 +9,9 @@ import httpx
 
 from persist.ingest import Progress, ShardIngest
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import Api
-from tests.integration.gateway.conftest import Processes
-from tests.integration.gateway.test_credentials import ORIGIN, Person, newcomer
+from tests.support.api import Api
+from tests.support.gateway_processes import Processes
+from tests.support.newcomers import ORIGIN, Person, newcomer
 
 PATH = "/api/v1/statement"
 

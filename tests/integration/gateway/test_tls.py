@@ -20,9 +20,9 @@ from client.rest import Client, UnavailableError
 from frontend_server.passing_on import Passing
 from runtime.own_door import NoAnswerError, ask_http, ask_websocket
 from runtime.tls import LocalTrust, unverified_context
-from tests.certificates import Files, certificate, serial_of
-from tests.e2e.api import eventually
-from tests.integration.gateway.conftest import Processes
+from tests.support.certificates import Files, certificate, serial_of
+from tests.support.eventually import eventually
+from tests.support.gateway_processes import Processes
 
 TIMEOUT_S = 60
 PING = b"GET /api/v3/ping HTTP/1.1\r\nHost: exchange\r\n\r\n"

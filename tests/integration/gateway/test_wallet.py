@@ -13,8 +13,8 @@ from protocol.codec import encode_frame
 from protocol.market_data import Ticker
 from protocol.units import PriceTicks, QuantityLots, TimeMs
 from runtime import redis_clients
-from tests.e2e.api import Api, RefusedError, new_account, now_ms, refused
-from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError, new_account, now_ms, refused
+from tests.support.gateway_processes import Processes
 
 T0 = 1_795_392_000_123
 """2026-11-23 00:00:00.123 UTC."""

@@ -23,8 +23,8 @@ from protocol.events import (
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
 from stream_log.interface import StreamLog
-from tests.conftest import as_persist
-from tests.market_log import candles_of, publish_markets
+from tests.support.databases import as_persist
+from tests.support.market_log import candles_of, publish_markets
 
 FAR_FUTURE_MS = 1 << 50
 

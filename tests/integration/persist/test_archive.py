@@ -23,22 +23,13 @@ from protocol.streams import ARCHIVE_READER
 from stream_log.interface import Entry, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import query
-from tests.market_log import START_MS, market_map
-from tests.worked_log import WorkedLog
+from tests.support.archive_clock import ALWAYS, Clock
+from tests.support.databases import as_persist
+from tests.support.market_log import START_MS, market_map
+from tests.support.worked_log import WorkedLog
 
-ALWAYS = Retention(snapshot_interval_s=0, snapshots_max=1_000, days=36_500)
 NEVER = Retention(snapshot_interval_s=10**9, snapshots_max=1_000, days=36_500)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = START_MS
-
-    def __call__(self) -> int:
-        self.now_ms += 1
-        return self.now_ms
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from adapters.candles import PostgresCandles
 from adapters.database import PostgresDatabase
 from feeds.candles import Candles
 from feeds.frames import Trade
-from feeds.trades import fold
 from functions.market_data.get_klines import grid_offset, window_of
 from functions.market_data.klines import KlineRow, Window, bucket_start, filled, next_bucket
 from protocol.events import TradeExecuted
@@ -25,10 +24,11 @@ from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, Candle
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
+from protocol.trade_sums import fold
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
-from tests.market_log import (
+from tests.support.market_log import (
     BTC,
     ETH,
     START_MS,

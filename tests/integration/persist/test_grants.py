@@ -17,9 +17,9 @@ from persist.grants import GRANTS, columns_of, grant_rights, provide_roles, role
 from persist.migrate import RoleLogins, RolesMissingError, migrate
 from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, PREVENTED_MATCHES, TRADES, TRANSFERS
 from runtime.database_roles import ServiceRole, url_as
-from tests.conftest import ROLE_PASSWORDS, service_url
-from tests.integration.conftest import OwnPostgres
-from tests.sql_statements import statements_of
+from tests.support.databases import ROLE_PASSWORDS, service_url
+from tests.support.own_servers import OwnPostgres
+from tests.support.sql_statements import statements_of
 from ws_edge.websocket_api import FUNCTIONS as EDGE_FUNCTIONS
 
 TABLES = (

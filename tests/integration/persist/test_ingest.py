@@ -22,10 +22,10 @@ from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD, EventReader, events
 from protocol.units import TimeMs
 from stream_log.memory_log import MemoryStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import assert_candles, assert_stored, query
-from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map, publish_markets
-from tests.shard_log import ShardLog
+from tests.support.databases import as_persist
+from tests.support.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map, publish_markets
+from tests.support.shard_log import ShardLog
 
 
 @pytest.fixture

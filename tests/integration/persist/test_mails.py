@@ -10,7 +10,7 @@ from aiosmtpd.handlers import Message as Receiving
 
 from cli.local.free_ports import free_port
 from persist.mails import ATTEMPTS_MAX, BATCH, Mailer, send_due
-from tests.conftest import as_persist
+from tests.support.databases import as_persist
 
 
 class Inbox(Receiving):

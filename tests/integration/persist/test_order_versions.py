@@ -23,7 +23,7 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, query
-from tests.market_log import BTC, START_MS, frame, market_map
+from tests.support.market_log import BTC, START_MS, frame, market_map
 
 PLACED = OrderState(
     OrderId(100), AccountId(1), "mine", BTC, Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10), QuantityLots(5),

@@ -17,10 +17,10 @@ from persist.ingest import Progress, ShardIngest
 from persist.migrate import migrate
 from persist.retention import HistoryRetention, drop_history
 from stream_log.memory_log import MemoryStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import query
 from tests.integration.persist.version_before import ORDERS as ORDERS_BEFORE
 from tests.integration.persist.version_before import make_database
+from tests.support.databases import as_persist
 
 DAY_MS = 86_400_000
 NOW_MS = int(datetime(2026, 6, 1, tzinfo=UTC).timestamp() * 1000)

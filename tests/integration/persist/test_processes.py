@@ -23,8 +23,8 @@ from protocol.streams import EVENTS_FIELD, EventReader, events
 from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import RedisStreamLog
 from tests.integration.persist.stored import assert_stored, query
-from tests.market_log import START_MS, market_map, publish_markets
-from tests.shard_log import ShardLog
+from tests.support.market_log import START_MS, market_map, publish_markets
+from tests.support.shard_log import ShardLog
 
 DEADLINE_S = 60
 PICKED_UP_S = 15

@@ -16,8 +16,8 @@ from protocol.orders import OrderState
 from protocol.units import AccountId, AssetUnits, OrderId, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all
-from tests.market_log import BTC, market_map
-from tests.shard_log import FIRST_ACCOUNT, ShardLog
+from tests.support.market_log import BTC, market_map
+from tests.support.shard_log import FIRST_ACCOUNT, ShardLog
 from tests.unit.functions.repositories import MemoryOrders, MemoryTrades
 
 T0: Final = 1_795_392_000_000

@@ -22,9 +22,9 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, query
-from tests.market_log import frame, market_map
-from tests.shard_log import FIRST_ACCOUNT, ShardLog
-from tests.statements import Ledger
+from tests.support.market_log import frame, market_map
+from tests.support.shard_log import FIRST_ACCOUNT, ShardLog
+from tests.support.statements import Ledger
 
 T0 = 1_795_392_000_000
 ANN, BOB = AccountId(1001), AccountId(1002)

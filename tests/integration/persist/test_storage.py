@@ -20,7 +20,6 @@ from protocol.market_data import INTERVALS, interval_bounds
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from stream_log.memory_log import MemoryStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import (
     assert_candles,
     assert_stored,
@@ -30,8 +29,9 @@ from tests.integration.persist.stored import (
     query,
     run_policies,
 )
-from tests.market_log import BTC, ETH, MarketLog, frame, market_map
-from tests.shard_log import ShardLog
+from tests.support.databases import as_persist
+from tests.support.market_log import BTC, ETH, MarketLog, frame, market_map
+from tests.support.shard_log import ShardLog
 
 DAY_MS = 86_400_000
 REFRESHES = "policy_refresh_continuous_aggregate"
@@ -218,7 +218,7 @@ def empty_url(postgres_server: str) -> Iterator[str]:
 def test_a_dump_is_restored_and_goes_on(
     database_url: str, empty_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As docs/operations.md says it is done."""
+    """As docs/how-to/set-up-the-database.md says it is done."""
     programs = embedded.find_postgres(os.environ.get("TEST_POSTGRES_BIN", ""))
     if not (programs / "pg_dump").exists():
         pytest.skip(f"{programs} has no pg_dump; install PostgreSQL's client programs there")

@@ -10,7 +10,7 @@ from protocol import streams
 from protocol.codec import encode_frame
 from protocol.events import Event
 from protocol.streams import EVENTS_FIELD
-from tests.shard_log import ShardLog
+from tests.support.shard_log import ShardLog
 
 COMMANDS_PER_S = 600
 BATCH = 3

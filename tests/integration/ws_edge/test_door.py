@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from adapters.crowd import Crowd
 from protocol import streams
-from tests.integration.ws_edge.conftest import running_edge
+from tests.support.edge_processes import running_edge
 from ws_edge.connection import EdgeConnection
 from ws_edge.subscriptions import Door, Target
 

@@ -19,9 +19,9 @@ from functions.users.api_key_record import ApiKeyRecord, KeyKind, encode_record
 from protocol import streams
 from protocol.units import AccountId
 from runtime.settings import Settings
-from tests.integration.ws_edge.conftest import Edge, running_edge
-from tests.integration.ws_edge.test_accounts_catch_up import until
-from tests.integration.ws_edge.test_hostile_clients import closing
+from tests.support.closing import closing
+from tests.support.edge_processes import Edge, running_edge
+from tests.support.waiting import until
 
 TIMEOUT_S = 30
 KEY, SECRET = "k" * 64, b"secret"

@@ -6,34 +6,22 @@ And a slow one hurts only itself.
 import asyncio
 import json
 import socket
-from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 
+from tests.support.closing import TIMEOUT_S, closing
 from ws_edge.conflation import text_frame
 from ws_edge.connection import STUCK_S_MAX, EdgeConnection
 from ws_edge.subscriptions import Door, Target
-
-TIMEOUT_S = 60
 
 
 async def ask(client: ClientConnection, frame: str | dict[str, Any]) -> Any:
     await client.send(frame if isinstance(frame, str) else json.dumps(frame))
     return json.loads(await client.recv())
-
-
-async def closing(client: ClientConnection) -> tuple[int, str]:
-    """Read until the connection ends; return code and reason of its close."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while client.close_code is None:
-            with suppress(ConnectionClosed):
-                await client.recv()
-    return client.close_code, client.close_reason or ""
 
 
 async def test_one_edge_bears_it_all(edge: str) -> None:

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.ws_edge.conftest import Edge
-from tests.memory import growth_of
+from tests.support.edge_processes import Edge
+from tests.support.memory import growth_of
 
 HANDSHAKES: Final = int(os.environ.get("TEST_REFUSED_HANDSHAKES", "2000"))
 AT_ONCE: Final = 8

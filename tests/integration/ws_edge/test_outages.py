@@ -24,9 +24,9 @@ from protocol.positions import ShardPosition
 from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD
 from protocol.units import TimeMs
-from tests.integration.ws_edge.conftest import running_edge
-from tests.kept_depth import depth_in
-from tests.market_log import BTC, START_MS, MarketLog, candles_of, frame, market_map
+from tests.support.edge_processes import running_edge
+from tests.support.kept_depth import depth_in
+from tests.support.market_log import BTC, START_MS, MarketLog, candles_of, frame, market_map
 from ws_edge.payloads import kline
 
 TIMEOUT_S = 60

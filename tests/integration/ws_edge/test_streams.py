@@ -22,8 +22,8 @@ from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, Ord
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD
 from tests.integration.ws_edge.load import BATCH, COMMANDS_PER_S, Load
-from tests.market_log import BTC, START_MS, listing_of, market_map
-from tests.shard_log import FIRST_ACCOUNT, ShardLog
+from tests.support.market_log import BTC, START_MS, listing_of, market_map
+from tests.support.shard_log import FIRST_ACCOUNT, ShardLog
 from ws_edge.payloads import levels
 
 MARKETS = market_map()

@@ -16,10 +16,10 @@ from websockets.asyncio.client import connect
 from cli.local.free_ports import free_port
 from protocol.events import Event, TradeExecuted
 from protocol.market_data import INTERVALS
-from tests.integration.ws_edge.conftest import running_edge
 from tests.integration.ws_edge.load import Load
-from tests.market_log import BTC, START_MS, market_map
-from tests.shard_log import ShardLog
+from tests.support.edge_processes import running_edge
+from tests.support.market_log import BTC, START_MS, market_map
+from tests.support.shard_log import ShardLog
 
 STUCK, HEALTHY = 30, 5
 WARM_TRADES = 200

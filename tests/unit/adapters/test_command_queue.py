@@ -22,7 +22,7 @@ from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import Refused
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
-from tests.market_log import listing_of
+from tests.support.market_log import listing_of
 
 
 class Wire:

@@ -19,7 +19,7 @@ from protocol.listing import Listing, ShardConfiguration, encode_configuration
 from protocol.stream_id import STREAM_START
 from protocol.units import TimeMs
 from runtime.settings import Settings
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 BTC, ETH, SOL = market_map().markets
 

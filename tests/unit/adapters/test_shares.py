@@ -20,6 +20,8 @@ class World:
         self.pot = EMPTY
         self.shares = [Share(BUCKET, limit) for _ in range(processes)]
         self.admitted = 0
+        self.admitted_by = [0] * processes
+        """And not taken back by the process, since it started."""
         self.lost = 0
         """Units that nobody can use any more."""
 
@@ -28,6 +30,7 @@ class World:
         share = self.shares[process]
         is_met = share.take(needed) or (not share.is_out(needed) and self.exchange(process, needed))
         self.admitted += needed * is_met
+        self.admitted_by[process] += needed * is_met
         return is_met
 
     def exchange(self, process: int, needed: int = 0, *, tops_up: bool = False, leaves: bool = False) -> bool:
@@ -54,17 +57,22 @@ class World:
         """End a process, and start another in its place."""
         self.lost += self.shares[process].left
         self.shares[process] = Share(BUCKET, self.limit)
+        self.admitted_by[process] = 0
 
     def take_back(self, process: int, units: int) -> None:
+        """Take back something that this process has admitted: an order that was refused after all."""
         share = self.shares[process]
         before = share.left
-        share.take_back(units)
+        share.take_back(min(units, self.admitted_by[process]))
         self.admitted -= share.left - before
+        self.admitted_by[process] -= share.left - before
 
     def hand_back(self) -> None:
-        """Have everybody hand back, as all do when somebody has asked in vain."""
+        """Have everybody hand back, as all do when somebody has asked in vain, and hear what came of it."""
         for process in range(len(self.shares)):
             self.exchange(process, leaves=True)
+        for share in self.shares:
+            share.hear(self.pot)
 
     def held(self) -> int:
         return sum(share.left for share in self.shares)

@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,6 +25,7 @@ from cli.local.state_file import (
 )
 from cli.local.supervisor import Supervisor, backoff_s
 from runtime.settings import Settings
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 60
 WAITS = "import signal; signal.pause()"
@@ -56,14 +56,6 @@ def state_of(settings: Settings, name: str) -> ProcessState:
     return next(process for process in state.processes if process.name == name)
 
 
-def eventually(true: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not true():
-        assert time.monotonic() < deadline
-        meanwhile()
-        time.sleep(0.01)
-
-
 def test_the_pause_before_a_restart_doubles_up_to_a_limit() -> None:
     assert [backoff_s(deaths) for deaths in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.8]
     assert backoff_s(1000) == 10.0
@@ -75,7 +67,11 @@ def test_a_process_that_is_killed_is_started_anew(supervisor: Supervisor, settin
     before = state_of(settings, "one")
     assert (before.state, before.restarts) == (ProcessStatus.RUNNING, 0)
     os.kill(before.pid, signal.SIGKILL)
-    eventually(lambda: state_of(settings, "one").restarts == 1, supervisor.look)
+    eventually(
+        "the supervisor has done it",
+        lambda: state_of(settings, "one").restarts == 1,
+        meanwhile=supervisor.look,
+    )
     after = state_of(settings, "one")
     assert after.pid != before.pid
     assert psutil.pid_exists(after.pid)
@@ -85,8 +81,14 @@ def test_a_process_that_always_dies_is_tried_less_and_less_often(
     supervisor: Supervisor, settings: Settings
 ) -> None:
     supervisor.start(spec("one", "print('no luck', flush=True)"))
-    eventually(lambda: supervisor.restarts()["one"] == 2, supervisor.look)
-    eventually(lambda: state_of(settings, "one").state is ProcessStatus.RESTARTING, supervisor.look)
+    eventually(
+        "the supervisor has done it", lambda: supervisor.restarts()["one"] == 2, meanwhile=supervisor.look
+    )
+    eventually(
+        "the supervisor has done it",
+        lambda: state_of(settings, "one").state is ProcessStatus.RESTARTING,
+        meanwhile=supervisor.look,
+    )
     assert state_of(settings, "one").pid == 0
     assert log_file(settings, "one").read_text().splitlines() == ["no luck"] * 3
 
@@ -106,7 +108,11 @@ def test_the_pause_is_short_again_after_a_long_life(
         if restarts == 4:
             monkeypatch.setattr(supervisor_module, "LIVED_LONG_S", 0.0)
         os.kill(state_of(settings, "one").pid, signal.SIGKILL)
-        eventually(lambda restarts=restarts: supervisor.restarts()["one"] == restarts, supervisor.look)  # type: ignore[misc]
+        eventually(
+            "the supervisor has done it",
+            lambda restarts=restarts: supervisor.restarts()["one"] == restarts,  # type: ignore[misc]
+            meanwhile=supervisor.look,
+        )
     assert deaths == [1, 2, 3, 1]
 
 
@@ -116,10 +122,12 @@ def test_a_large_log_is_set_aside(
     monkeypatch.setattr(supervisor_module, "LOG_BYTES_MAX", 10)
     supervisor.start(spec("one", f"print('a long story', flush=True); {WAITS}"))
     file = log_file(settings, "one")
-    eventually(lambda: file.read_text() == "a long story\n")
+    eventually("the supervisor has done it", lambda: file.read_text() == "a long story\n")
     os.kill(state_of(settings, "one").pid, signal.SIGKILL)
-    eventually(lambda: supervisor.restarts()["one"] == 1, supervisor.look)
-    eventually(lambda: file.read_text() == "a long story\n")
+    eventually(
+        "the supervisor has done it", lambda: supervisor.restarts()["one"] == 1, meanwhile=supervisor.look
+    )
+    eventually("the supervisor has done it", lambda: file.read_text() == "a long story\n")
     assert file.with_suffix(".log.1").read_text() == "a long story\n"
 
 
@@ -144,7 +152,7 @@ def test_what_does_not_end_in_time_is_killed(
 ) -> None:
     monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 0.2)
     supervisor.start(spec("stubborn", IGNORES_SIGTERM))
-    eventually(lambda: "ready" in log_file(settings, "stubborn").read_text())
+    eventually("the supervisor has done it", lambda: "ready" in log_file(settings, "stubborn").read_text())
     pid = state_of(settings, "stubborn").pid
     supervisor.stop_all(lambda _: None)
     assert not psutil.pid_exists(pid)
@@ -157,7 +165,11 @@ def test_a_restart_that_was_asked_for_is_no_death(supervisor: Supervisor, settin
     before, other = state_of(settings, "one"), state_of(settings, "two")
     assert request_restart(settings, RestartRequest("one"))
     assert not request_restart(settings, RestartRequest("two")), "one at a time"
-    eventually(lambda: state_of(settings, "one").pid != before.pid, supervisor.look)
+    eventually(
+        "the supervisor has done it",
+        lambda: state_of(settings, "one").pid != before.pid,
+        meanwhile=supervisor.look,
+    )
     after = state_of(settings, "one")
     assert after.state is ProcessStatus.RUNNING
     assert not psutil.pid_exists(before.pid)
@@ -169,11 +181,15 @@ def test_a_restart_of_what_does_not_end_kills_it(
 ) -> None:
     monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 0.2)
     supervisor.start(spec("stubborn", IGNORES_SIGTERM))
-    eventually(lambda: "ready" in log_file(settings, "stubborn").read_text())
+    eventually("the supervisor has done it", lambda: "ready" in log_file(settings, "stubborn").read_text())
     pid = state_of(settings, "stubborn").pid
     supervisor.restart("stubborn")
     assert state_of(settings, "stubborn").state is ProcessStatus.RESTARTING
-    eventually(lambda: state_of(settings, "stubborn").pid != pid, supervisor.look)
+    eventually(
+        "the supervisor has done it",
+        lambda: state_of(settings, "stubborn").pid != pid,
+        meanwhile=supervisor.look,
+    )
     assert not psutil.pid_exists(pid)
     supervisor.stop_all(lambda _: None)  # while its patience is short
 
@@ -192,11 +208,14 @@ def test_with_overlap_the_new_one_starts_first_and_the_old_one_ends_by_itself(
     supervisor.mark_ready()
     before = state_of(settings, "one")
     eventually(
-        lambda: (tmp_path / "leader").is_file() and (tmp_path / "leader").read_text() == str(before.pid)
+        "the supervisor has done it",
+        lambda: (tmp_path / "leader").is_file() and (tmp_path / "leader").read_text() == str(before.pid),
     )
     supervisor.restart("one", overlap=True)
     assert psutil.pid_exists(before.pid)
-    eventually(lambda: not psutil.pid_exists(before.pid), supervisor.look)
+    eventually(
+        "the supervisor has done it", lambda: not psutil.pid_exists(before.pid), meanwhile=supervisor.look
+    )
     after = state_of(settings, "one")
     assert (after.restarts, after.state) == (0, ProcessStatus.RUNNING)
     assert after.pid != before.pid
@@ -217,10 +236,14 @@ def test_what_a_process_leaves_behind_is_killed_when_it_dies(
     child = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {WAITS!r}]); "
     supervisor.start(spec("parent", child + WAITS))
     parent = psutil.Process(state_of(settings, "parent").pid)
-    eventually(lambda: bool(parent.children()))
+    eventually("the supervisor has done it", lambda: bool(parent.children()))
     orphan = parent.children()[0]
     parent.kill()
-    eventually(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, supervisor.look)
+    eventually(
+        "the supervisor has done it",
+        lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE,
+        meanwhile=supervisor.look,
+    )
 
 
 _UNTIL_KILLED = """
@@ -249,11 +272,16 @@ def test_when_the_supervisor_is_killed_its_processes_are_asked_to_end_and_the_st
         assert state is not None
         obedient, stubborn = state.processes
         assert leftover_processes(settings) == []
-        eventually(lambda: "ready" in log_file(settings, stubborn.name).read_text())
+        eventually(
+            "the supervisor has done it", lambda: "ready" in log_file(settings, stubborn.name).read_text()
+        )
         process.kill()
         process.wait()
     assert read_state(settings) is None
-    eventually(lambda: [each.pid for each in leftover_processes(settings)] == [stubborn.pid])
+    eventually(
+        "the supervisor has done it",
+        lambda: [each.pid for each in leftover_processes(settings)] == [stubborn.pid],
+    )
     assert obedient.pid != stubborn.pid
     os.kill(stubborn.pid, signal.SIGKILL)
-    eventually(lambda: leftover_processes(settings) == [])
+    eventually("the supervisor has done it", lambda: leftover_processes(settings) == [])

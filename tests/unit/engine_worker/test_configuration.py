@@ -31,7 +31,7 @@ from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
 from stream_log.interface import Entry
-from tests.pure_exchange import BTC, BUYER, LISTED, SELLER, Exchange, changed, order
+from tests.support.pure_exchange import BTC, BUYER, LISTED, SELLER, Exchange, changed, order
 
 
 @pytest.fixture

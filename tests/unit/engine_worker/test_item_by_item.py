@@ -26,7 +26,7 @@ from protocol.stream_id import StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from stream_log.interface import Entry, as_skipped
-from tests.integration.test_worker import market_map
+from tests.support.workers import market_map
 
 NOW_US = 1_795_000_000_000_000
 NOW_MS = NOW_US // 1_000

@@ -41,7 +41,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.interface import Entry
-from tests.pure_exchange import BUYER, LISTED, SELLER, changed, order
+from tests.support.pure_exchange import BUYER, LISTED, SELLER, changed, order
 
 PRIVATE = {role: Ed25519PrivateKey.from_private_bytes(bytes([role]) * 32) for role in Role}
 STRANGER = Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32)

@@ -11,7 +11,7 @@ from protocol.replies import FundsReply, Refused, Reply
 from protocol.stream_id import STREAM_START
 from protocol.units import AccountId, AssetUnits, TimeMs
 from protocol.windows import Windows
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 WINDOWS = Windows(transfer_ms=1_000)
 ANN, BOB = AccountId(1), AccountId(2)

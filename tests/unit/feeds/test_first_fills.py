@@ -10,7 +10,7 @@ from protocol.events import Event, OrderFilled
 from protocol.orders import Liquidity
 from protocol.stream_id import StreamId
 from protocol.units import AssetUnits, PriceTicks, QuantityLots, TimeMs, TradeId
-from tests.market_log import START_MS, accepted, frame, market_map
+from tests.support.market_log import START_MS, accepted, frame, market_map
 
 TEN_SECONDS = START_MS // 10_000
 DAY = START_MS // 86_400_000

@@ -1,8 +1,8 @@
 """Open candles of three days that an earlier release began a day or two before Binance's do."""
 
 from feeds.candles import Candles, OpenCandle
-from feeds.trades import TradeSum
 from protocol.market_data import INTERVALS
+from protocol.trade_sums import TradeSum
 
 DAY_MS = 86_400_000
 FIRST = 1_795_392_000_000  # Monday 2026-11-23, a multiple of three days after the epoch

@@ -44,7 +44,7 @@ from protocol.units import (
     TimeMs,
     TradeId,
 )
-from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map
+from tests.support.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map
 
 FIRST = StreamId(START_MS)
 SECOND = StreamId(START_MS, 1)

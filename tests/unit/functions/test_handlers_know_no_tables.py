@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sql_statements import sql_in
+from tests.support.sql_statements import sql_in
 
 
 def sql_of(package: str) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from functions.market_data.get_exchange_info import symbol_shape
 from mm.main import changed
 from mm.markets import orders_per_10s, plans_of, trading_markets
 from protocol.units import format_decimal, parse_decimal
-from tests.currencies import currencies
+from tests.support.currencies import currencies
 
 
 def symbol(name: str = "BTCUSDT", status: str = "TRADING", tick_size: str = "0.01000000") -> dict[str, Any]:

@@ -10,20 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.grafana import DASHBOARDS, FOLDER, made
+from deploy.monitoring.grafana import DASHBOARDS, FOLDER, made
+from tests.support.alert_rules import ALERTS, DOCS, rules, yaml
 
-ALERTS = FOLDER / "alerts.yaml"
 RULE_TESTS = FOLDER / "alerts_test.yaml"
-DOCS = FOLDER.parent
 NO_PROMTOOL = "promtool is missing: install Debian's package `prometheus`"
-
-
-def yaml(text: str) -> Any:
-    return msgspec.yaml.decode(text)
-
-
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
 NAMES = [rule["alert"] for rule in rules()]
@@ -32,7 +23,9 @@ NAMES = [rule["alert"] for rule in rules()]
 def test_what_is_committed_is_what_the_code_makes() -> None:
     written = made()
     for path, text in written.items():
-        assert path.read_text("utf-8") == text, f"{path.name} is old: run `python monitoring/grafana.py`"
+        assert path.read_text("utf-8") == text, (
+            f"{path.name} is old: run `python deploy/monitoring/grafana.py`"
+        )
     assert {path.name for path in (FOLDER / "dashboards").iterdir()} == {
         f"{name}.json" for name in DASHBOARDS
     }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persist.candles import STORED_INTERVALS, candle_parts
+from persist.candles import STORED_INTERVALS, candle_parts, candle_values
 from persist.rows import (
     CLEARING_ACCOUNT,
     EXTERNAL_ACCOUNT,
@@ -49,8 +49,8 @@ from protocol.orders import (
 )
 from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
-from tests.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
-from tests.shard_log import ShardLog
+from tests.support.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
+from tests.support.shard_log import ShardLog
 
 ENTRY = StreamId(START_MS, 7)
 MARKETS = market_map()
@@ -261,9 +261,7 @@ def test_candles_are_what_the_trades_say(drawn: list[tuple[int, int, int, Side]]
     parts = candle_parts(rows_for(*log.trades[BTC]).trades)
     for interval in STORED_INTERVALS:
         made = [
-            (opened, *msgspec.structs.astuple(part))
-            for (_, each, opened), part in parts.items()
-            if each == interval
+            (opened, *candle_values(part)) for (_, each, opened), part in parts.items() if each == interval
         ]
         assert made == [
             (

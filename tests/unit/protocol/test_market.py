@@ -16,7 +16,7 @@ from protocol.market import (
 from protocol.orders import Side
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, format_amount, parse_decimal
 from runtime.settings import Settings, SettingsError, markets_of
-from tests.currencies import currencies
+from tests.support.currencies import currencies
 
 CURRENCIES = currencies()
 RUPIAH = {"IDR": Asset("IDR", 2)}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from protocol.lease import Leader, Standby
 from protocol.positions import NEW_SHARD, ShardPosition, StateChecksum, Takeovers
 from protocol.stream_id import STREAM_START, StreamId
-from tests.unit.protocol.test_stream_id import IDS
+from tests.support.stream_ids import IDS
 
 NAMES = st.text(st.characters(exclude_characters="|", exclude_categories=["Cs"]), max_size=20)
 COUNTS = st.integers(0, 2**53)

@@ -6,12 +6,12 @@ import pytest
 
 from protocol.codec import FIELDS_BEFORE, FORMAT, OLDEST_FORMAT, encode_as
 from protocol.configuration import ShardConfig
-from tests.formats import Shapes, golden, shapes
+from tests.support.formats import Shapes, golden, shapes
 
 HOW = (
     "A field or member was added, taken away or changed. Where a release has written this format, or other "
     "machines may run it, it takes a new one (docs/decisions/0027-a-release-is-switched-on.md). Otherwise "
-    "write its file anew: python -m tests.formats"
+    "write its file anew: python -m tests.support.formats"
 )
 
 

@@ -4,7 +4,6 @@ database and snapshots hold."""
 import msgspec
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import (
@@ -18,9 +17,7 @@ from persist.segments import merged, pack, unpack
 from protocol.market import MarketMap
 from protocol.stream_id import NOTHING_NEEDED, NUMBER_MAX, STREAM_START, StreamId
 from stream_log.interface import DeadLetter
-
-PARTS = st.integers(0, NUMBER_MAX) | st.integers(0, 3)
-IDS = st.builds(StreamId, PARTS, PARTS)
+from tests.support.stream_ids import IDS
 
 
 @given(IDS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from protocol import streams
 from protocol.streams import KEYS, AfterLoss, MarketDataKind, after_loss
-from tests.keys import described
+from tests.support.keys import described
 
 NOT_NAMES = {"process_of_health", "shard_of", "after_loss"}
 ARGUMENTS: dict[str, Any] = {"shard": 3, "account_id": 5, "window": 7, "kind": MarketDataKind.TRADE}

@@ -10,7 +10,6 @@ import urllib.request
 from importlib import metadata
 from wsgiref.util import setup_testing_defaults
 
-import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,6 +17,7 @@ from cli.local.free_ports import free_port
 from runtime.metrics import metrics_application, reach_redis, serve_metrics
 from runtime.probes import START_S_MAX, TURN_S_MAX, Probes
 from runtime.settings import Settings, SettingsError
+from tests.support.probe_questions import ask
 
 
 class Clock:
@@ -26,15 +26,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def ask(url: str) -> tuple[int, dict[str, str]]:
-    try:
-        with urllib.request.urlopen(url, timeout=20) as response:
-            status, body = response.status, response.read()
-    except urllib.error.HTTPError as error:
-        status, body = error.code, error.read()
-    return status, msgspec.json.decode(body)["reasons"]
 
 
 def test_a_loop_that_hangs_is_not_alive_although_the_server_answers() -> None:

@@ -7,12 +7,12 @@ import msgspec
 from runtime.settings import Settings
 from runtime.settings_description import document, sections
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "settings.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
 
 
 def test_the_document_is_what_the_settings_make() -> None:
     assert DOCUMENT.read_text("utf-8") == document(), (
-        "python -m runtime.settings_description > docs/settings.md"
+        "python -m runtime.settings_description > docs/reference/settings.md"
     )
 
 

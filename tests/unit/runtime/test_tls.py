@@ -15,7 +15,7 @@ import structlog.testing
 
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.tls import CertificateError, LocalTrust, ServerTls, unverified_context
-from tests.certificates import DAY, NOW, Files, certificate, locked_key, serial_of
+from tests.support.certificates import DAY, NOW, Files, certificate, locked_key, serial_of
 
 TIMEOUT_S = 20
 

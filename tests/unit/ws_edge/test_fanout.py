@@ -7,7 +7,7 @@ from typing import Any
 
 from protocol.market_data import DepthDiff
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 from ws_edge.conflation import Conflation, Update
 from ws_edge.fanout import WAITING_MAX, WAITING_S_MAX, Fanout
 

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.market_data import Candle
 from protocol.units import PriceTicks, QuantityLots, TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 from ws_edge.conflation import Conflation, Update
 from ws_edge.market import FLAT_MAX, MarketStreams
 

@@ -27,8 +27,8 @@ from protocol.orders import (
     TimeInForce,
 )
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
-from tests.currencies import currencies
-from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, market_map
+from tests.support.currencies import currencies
+from tests.support.market_log import BTC, START_MS, MarketLog, accepted, deposit, market_map
 from ws_edge import payloads
 
 MARKETS = market_map()

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.market_data import INTERVALS, INTERVALS_MS, Candle, interval_bounds
 from protocol.units import PriceTicks, QuantityLots, TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 from ws_edge.conflation import Update
 from ws_edge.market import MarketStreams
 from ws_edge.shifted_candles import OFFSET_MS, PARTS, ShiftedCandles

@@ -9,7 +9,7 @@ from protocol.listing import Listing, ShardConfiguration
 from protocol.orders import Balance
 from protocol.stream_id import STREAM_START
 from protocol.units import AssetUnits
-from tests.currencies import currencies
+from tests.support.currencies import currencies
 
 
 def test_a_balance_of_a_delisted_market_keeps_its_decimals() -> None:

@@ -16,7 +16,7 @@ from functions.account.ledger_position import Position
 from functions.api.errors import ApiError
 from functions.repositories.ledger import LedgerEntry
 from protocol.units import TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 MARKETS = market_map()
 T0 = TimeMs(1_795_392_000_000)

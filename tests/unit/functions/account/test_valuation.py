@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from functions.account.valuation import shown_worth, worth_in
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 MARKETS = market_map()
 PRICES = {"BTCUSDT": 5_000_000, "ETHUSDT": 250_000, "SOLUSDT": 0}

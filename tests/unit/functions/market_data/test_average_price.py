@@ -9,7 +9,7 @@ from protocol.events import TradeExecuted
 from protocol.market_data import Ticker
 from protocol.units import TimeMs
 from runtime.settings import Settings
-from tests.market_log import MarketLog
+from tests.support.market_log import MarketLog
 from tests.unit.functions.repositories import MemoryTrades, ports_of
 
 MARKET = Settings().market_map().by_symbol["BTCUSDT"]

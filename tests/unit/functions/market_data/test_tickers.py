@@ -14,7 +14,7 @@ from functions.market_data import absent_features, get_ticker_24h, get_window_ti
 from functions.repositories.candles import CandleSums
 from protocol.market_data import Ticker
 from protocol.units import PriceTicks, QuantityLots, TimeMs
-from tests.market_log import market_map
+from tests.support.market_log import market_map
 
 NOW = TimeMs(1_641_287_867_099)  # 2022-01-04 09:17:47.099 UTC, the example of rest-api.md
 DAY_MS = 86_400_000

@@ -16,7 +16,7 @@ from functions.market_data import get_aggregate_trades, get_historical_trades, g
 from protocol.events import TradeExecuted
 from protocol.orders import Side
 from protocol.units import TimeMs
-from tests.market_log import BTC, START_MS, MarketLog
+from tests.support.market_log import BTC, START_MS, MarketLog
 from tests.unit.functions.repositories import MemoryIngestion, MemoryTrades, ports_of
 
 

@@ -19,7 +19,7 @@ from protocol.orders import (
 )
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
-from tests.unit.functions.orders.test_place_order import Exchange
+from tests.support.order_ports import Exchange
 
 MARKET = Settings().market_map().by_symbol["BTCUSDT"]
 ORDER = OrderState(

@@ -24,7 +24,7 @@ from protocol.orders import (
 )
 from protocol.replies import OpenOrdersQuery, OrdersReply
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
-from tests.market_log import BTC
+from tests.support.market_log import BTC
 from tests.unit.functions.repositories import MemoryOrders, ports_of
 
 ANN = AccountId(1)

@@ -9,7 +9,7 @@ from protocol.market_data import BookTicker
 from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from runtime.settings import Settings
-from tests.currencies import currencies
+from tests.support.currencies import currencies
 
 MARKETS = Settings().market_map()
 LIMIT = {

@@ -1,0 +1,1 @@
+"""What the exchange is deployed with: configurations of other programs, and what is watched."""

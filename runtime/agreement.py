@@ -1,0 +1,130 @@
+"""What all processes of an exchange have to agree on, compared when one starts.
+
+Every process keeps its own entry in `settings:{0}` current for as long as it runs, and removes it when it leaves.
+One that starts reads the entries of the others: a gateway with another number of shards would send orders to
+shards that do not own them. Decision: docs/decisions/0043-shared-settings.md.
+"""
+
+import os
+import signal
+from typing import Final
+
+import msgspec
+import redis
+import structlog
+
+from protocol import streams
+from protocol.decoding import json_decoder
+from runtime import redis_clients
+from runtime.redis_reserve import write_reserved
+from runtime.settings import PREFIX, ClusterSettings, Settings, SettingsError
+from runtime.unique_names import own_instance
+
+FRESH_S: Final = 10
+"""An entry that was not renewed for so long is of a process that was killed."""
+_TIMEOUT_S: Final = 2.0
+_ADVICE: Final = "All processes of an exchange need the same values; stop those that have other ones first, or set these alike."
+
+_log = structlog.get_logger()
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What one process said last."""
+
+    time_s: int
+    """By Redis's clock."""
+    settings: ClusterSettings
+
+
+_decode: Final = json_decoder(Entry)
+
+
+def differences(own: ClusterSettings, others: dict[str, ClusterSettings]) -> list[str]:
+    """Return a line for each setting in which another process differs, by its variable; empty: all agree."""
+    lines = []
+    for field in msgspec.structs.fields(ClusterSettings):
+        value = getattr(own, field.name)
+        other = {name: getattr(each, field.name) for name, each in sorted(others.items())}
+        if wrong := [f"{theirs} in {name}" for name, theirs in other.items() if theirs != value]:
+            lines.append(f"{PREFIX}{field.name.upper()}: {value} here, {', '.join(wrong)}")
+    return lines
+
+
+class Agreement:
+    """The entry of one process, and its comparison with those of the others."""
+
+    def __init__(self, settings: Settings, process: str) -> None:
+        self._name = f"{process}@{own_instance()}"
+        self._own = settings.cluster()
+        self._key = streams.cluster_settings()
+        self._redis = redis_clients.client_for(
+            settings.resolved_redis_url(), self._key, socket_timeout=_TIMEOUT_S
+        )
+        self._has_agreed = False
+
+    def renew(self) -> None:
+        """Write this process's entry, and compare it with the others' when that was not done yet.
+
+        Raises:
+            SettingsError: another running process has other values.
+            redis.RedisError: Redis is away.
+        """
+        now_s = int(self._redis.time()[0])
+        entry = msgspec.json.encode(Entry(now_s, self._own))
+        write_reserved(self._redis, "HSET", self._key, self._name, entry)
+        if self._has_agreed:
+            return
+        # Written before the others are read: of two that start at the same moment at least one sees the other.
+        if mistakes := differences(self._own, self._others(now_s)):
+            self._redis.hdel(self._key, self._name)
+            raise SettingsError("\n".join([*mistakes, _ADVICE]))
+        self._has_agreed = True
+
+    def renew_or_end(self) -> None:
+        """Renew the entry; end this process when another one that runs has other values.
+
+        For a process that started while Redis was away.
+        """
+        try:
+            self.renew()
+        except redis.RedisError as error:
+            _log.debug("the shared settings were not compared", error=str(error))
+        except SettingsError as error:
+            _log.critical("other processes have other settings", reason=str(error))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def leave(self) -> None:
+        """Remove this process's entry."""
+        try:
+            self._redis.hdel(self._key, self._name)
+        except redis.RedisError as error:
+            _log.debug("the shared settings were not removed", error=str(error))
+        self._redis.close()
+
+    def _others(self, now_s: int) -> dict[str, ClusterSettings]:
+        """Return what the running ones have; remove what is left of those that were killed."""
+        others = {}
+        entries: dict[bytes, bytes] = self._redis.hgetall(self._key)  # type: ignore[assignment]
+        for name, value in entries.items():
+            try:
+                entry = _decode(value)
+            except msgspec.MsgspecError:
+                continue  # of another release, whose settings are its own
+            if now_s - entry.time_s > FRESH_S:
+                self._redis.hdel(self._key, name)
+            elif name != self._name.encode():
+                others[name.decode()] = entry.settings
+        return others
+
+
+def agree(settings: Settings, process: str) -> None:
+    """Compare the settings with those of the running processes; when Redis is away, that is left to the heartbeat.
+
+    Raises:
+        SettingsError: another running process has other values.
+    """
+    agreement = Agreement(settings, process)
+    try:
+        agreement.renew()
+    except redis.RedisError as error:
+        _log.debug("the shared settings were not compared", error=str(error))
