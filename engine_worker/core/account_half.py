@@ -122,25 +122,29 @@ class AccountHalf:
                 self._replies.refuse_for_now(command, account, RejectReason.MARKET_BEHIND)
                 return
             state.in_flight[market_shard] += 1
-        order_id = self._open(command, market, account, hold, is_local=is_local)
+        order_id = self._open(command, market, account, hold, NEW if is_local else IN_FLIGHT)
         # Behind everything else: on this very shard the market's half answers before `send` returns, and the
         # order must be there for that (docs/decisions/0001-two-halves-of-an-order.md).
         self._messages.send(market_shard, _order_to_match(order_id, command, market, hold))
 
     def _open(
-        self, command: PlaceOrder, market: Market, account: Account, hold: int, *, is_local: bool
+        self, command: PlaceOrder, market: Market, account: Account, hold: int, status: OrderStatus
     ) -> OrderId:
-        """Hold an order's funds and put it into the state; return the number that it gets."""
-        state = self._state
+        """Hold an order's funds and put it into the state; return the number that it gets.
+
+        It is NEW at once when this very shard matches it: nobody can look before. Otherwise it is IN_FLIGHT.
+        """
+        state, now = self._state, self._state.time
+        is_new = status is NEW
         asset = market.quote if command.side is BUY else market.base
         account.funds[asset].hold(hold)
         state.totals[asset].held += hold
-        account.changed_time = state.time
+        account.changed_time = now
         if account.limits is not None:
-            account.count_order(state.time)
+            account.count_order(now)
         state.open_order_count += 1
-        state.order_count += 1
-        order_id: OrderId = state.order_count * SHARD_COUNT_MAX + state.index  # type: ignore[assignment]  # to name the unit is a call
+        order_count = state.order_count = state.order_count + 1
+        order_id: OrderId = order_count * SHARD_COUNT_MAX + state.index  # type: ignore[assignment]  # to name the unit is a call
         orders = account.open_orders.get(market.symbol)
         if orders is None:
             orders = account.open_orders[market.symbol] = {}
@@ -156,17 +160,15 @@ class AccountHalf:
             command.quantity,
             command.quote_quantity,
             command.self_trade_prevention,
-            # Nobody can look before this very shard has matched it, so there the order is at once what it
-            # then becomes.
-            NEW if is_local else IN_FLIGHT,
+            status,
             0,
             0,
             hold,
-            state.time,
-            state.time,
+            now,
+            now,
             # Counted once the order is accepted: one that is refused takes no number.
-            (state.execution_count + 1) * SHARD_COUNT_MAX + state.index if is_local else 0,
-            1 if is_local else 0,
+            (state.execution_count + 1) * SHARD_COUNT_MAX + state.index if is_new else 0,
+            1 if is_new else 0,
             None,
             command.terms,
         )
@@ -561,8 +563,7 @@ class AccountHalf:
             del account.open_orders[order.market]
         del account.client_order_ids[order.client_order_id]
         # Another open order of the account holds something, so what is empty belongs to none.
-        account.forget_if_empty(market.base)
-        account.forget_if_empty(market.quote)
+        account.forget_empty(market.base, market.quote)
 
     def cancel_order(self, command: CancelOrder) -> None:
         """Ask an order's market to cancel it."""

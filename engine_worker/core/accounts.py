@@ -192,11 +192,13 @@ class Account:
             return Balance(asset, AssetUnits(0), AssetUnits(0))
         return make_balance(asset, funds.available, funds.held)
 
-    def forget_if_empty(self, asset: str) -> None:
+    def forget_empty(self, *assets: str) -> None:
         """Keep no record of nothing. The caller knows that no open order of the account needs it."""
-        funds = self.funds.get(asset)
-        if funds is not None and not (funds.available or funds.held):
-            del self.funds[asset]
+        by_asset = self.funds
+        for asset in assets:
+            funds = by_asset.get(asset)
+            if funds is not None and not (funds.available or funds.held):
+                del by_asset[asset]
 
     def is_in_use(self, now: TimeMs) -> bool:
         """Return whether there is anything that must not be forgotten."""

@@ -96,7 +96,7 @@ class FundsTransfers:
         account.changed_time = state.time
         balances = (account.balance(command.asset),)
         # After the balance has been read, which an event tells also when it is zero.
-        account.forget_if_empty(command.asset)
+        account.forget_empty(command.asset)
         state.events.append(
             moved(
                 state.time, command.account_id, command.asset, command.amount, command.transfer_id, balances

@@ -65,7 +65,7 @@ CORRUPTIONS = (
     Plant("a settlement of another size", AccountHalf, "_exchange", "received_totals.settled += received",
           "received_totals.settled += paid"),
     Plant("two prices for one trade", AccountHalf, "_settle", "price * quantity * k",
-          "(price + (liquidity is MAKER)) * quantity * k"),
+          "(price - (liquidity is MAKER)) * quantity * k"),
     Plant("a deposit counted twice", FundsTransfers, "_move_funds", "funds.available += command.amount",
           "funds.available += 2 * command.amount"),
     Plant("a withdrawal not paid", FundsTransfers, "_move_funds", "funds.available -= command.amount",
