@@ -33,6 +33,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MarketDataKind
 from protocol.trade_sums import fold
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
+from protocol.violations import InvariantBroken, UnknownMarketError
 
 TRADES_MAX: Final = 1_000
 """Trades that a market's list holds."""
@@ -51,14 +52,6 @@ TICKER_PERIOD_MS: Final = 1_000
 
 _CHUNK_SECONDS: Final = 600
 """A saved ticker window is kept in chunks of ten minutes: a full one is written once, not at every save."""
-
-
-class InvariantError(RuntimeError):
-    """The log contradicts what is always true of it; nothing more may be published."""
-
-
-class UnknownMarketError(ValueError):
-    """A frame tells of a market that this shard does not have."""
 
 
 class Outputs(msgspec.Struct):
@@ -443,7 +436,7 @@ class ShardFeeds:
         Raises:
             msgspec.MsgspecError: it is not an event frame.
             UnknownMarketError: it tells of a market that these feeds do not know.
-            InvariantError: a market's sequence has a gap, or goes back.
+            InvariantBroken: a market's sequence has a gap, or goes back.
         """
         events, raws, self.unread = decode(frame)
         markets = self._markets
@@ -466,7 +459,7 @@ class ShardFeeds:
                 # Trades and depth changes of a market share one sequence, so a lost or doubled event cannot
                 # pass unnoticed.
                 if event.sequence != market.sequence + 1:
-                    raise InvariantError(
+                    raise InvariantBroken(
                         f"shard {self.shard}, entry {stream_id}: sequence of {event.market} goes on with "
                         f"{event.sequence} after {market.sequence}"
                     )

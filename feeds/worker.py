@@ -13,11 +13,12 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from feeds.state import InvariantError, ShardFeeds, UnknownMarketError
+from feeds.state import ShardFeeds
 from feeds.store import FeedsStore, Mark
 from protocol import streams
 from protocol.codec import LaterFormatError
 from protocol.stream_id import STREAM_START, StreamId
+from protocol.violations import InvariantBroken, MarketsUnknownError, UnknownMarketError
 from runtime.portion import Portion
 from runtime.tracing import Tracer, trace_events
 from stream_log.interface import LETTERS_PER_ENTRY_MAX, DeadLetter
@@ -93,8 +94,8 @@ class _ShardFollower:
         """Bring the feeds to the last commit.
 
         Raises:
-            SupersededError: another process has taken over.
-            InvariantError: the log contradicts itself, or what was needed of it is gone.
+            Fenced: another process has taken over.
+            InvariantBroken: the log contradicts itself, or what was needed of it is gone.
             MarketsUnknownError: nobody has said yet which markets the shard has.
         """
         saved, markets = self._store.load(self._shard), self._store.markets(self._shard) or ()
@@ -102,11 +103,11 @@ class _ShardFollower:
             try:
                 self.feeds = ShardFeeds.decode(self._shard, markets, saved.state, saved.chunks)
             except msgspec.MsgspecError as error:
-                raise InvariantError(
+                raise InvariantBroken(
                     f"shard {self._shard}: the saved state cannot be read: {error}"
                 ) from error
             if self.feeds.undefined:
-                raise MarketsUnknownError(self._shard, ", ".join(sorted(self.feeds.undefined)))
+                raise _markets_unknown(self._shard, ", ".join(sorted(self.feeds.undefined)))
         else:
             self.feeds = ShardFeeds(self._shard, markets)
         self._saved_id = self.feeds.position
@@ -121,7 +122,7 @@ class _ShardFollower:
                 self._apply(stream_id, frame)
             self.feeds.skip_outputs()
             if not known:
-                raise InvariantError(
+                raise InvariantBroken(
                     f"shard {self._shard}: the log does not reach {saved.published_id}, which was published"
                 )
         # Time has gone on without events, too: seconds and candles that were closed then were published.
@@ -220,7 +221,7 @@ class _ShardFollower:
             # has said so since.
             markets = self._store.markets(self._shard)
             if markets is None:
-                raise MarketsUnknownError(self._shard, str(error)) from error
+                raise _markets_unknown(self._shard, str(error)) from error
             self.feeds.know(markets)
             return self.feeds.apply(stream_id, frame, are_markets_known=True)
 
@@ -250,13 +251,6 @@ class _ShardFollower:
             self._saved_id = following.stream_id
 
 
-class MarketsUnknownError(RuntimeError):
-    """What a shard has said cannot be understood before its leader has written which markets it has."""
-
-    def __init__(self, shard: int, reason: str) -> None:
-        super().__init__(f"shard {shard} has not said yet which markets it has: {reason}")
-
-
 class FeedsWorker:
     """Runs the feeds of several shards.
 
@@ -284,8 +278,8 @@ class FeedsWorker:
         """Bring every shard's feeds to their last commit.
 
         Raises:
-            SupersededError: another process has taken over.
-            InvariantError: the log contradicts itself, or what was needed of it is gone.
+            Fenced: another process has taken over.
+            InvariantBroken: the log contradicts itself, or what was needed of it is gone.
             MarketsUnknownError: nobody has said yet which markets a shard has.
         """
         for shard, follower in self._followers.items():
@@ -298,8 +292,8 @@ class FeedsWorker:
         `now` counts ms from anywhere.
 
         Raises:
-            SupersededError: another process has taken over.
-            InvariantError: the log contradicts itself.
+            Fenced: another process has taken over.
+            InvariantBroken: the log contradicts itself.
         """
         block = min([block_ms, *(follower.wait_ms(now) for follower in self._followers.values())])
         after = {shard: follower.feeds.position for shard, follower in self._followers.items()}
@@ -325,7 +319,7 @@ class FeedsWorker:
         """
         try:
             yield
-        except InvariantError:
+        except InvariantBroken:
             self._store.load(shard)
             raise
 
@@ -337,3 +331,7 @@ class FeedsWorker:
         """Save every shard's state, for a quick start."""
         for follower in self._followers.values():
             follower.finish(now)
+
+
+def _markets_unknown(shard: int, reason: str) -> MarketsUnknownError:
+    return MarketsUnknownError(f"shard {shard} has not said yet which markets it has: {reason}")

@@ -13,6 +13,6 @@ Checks beside the work are comparisons of whole numbers, O(1). `audit.check_mone
 batch, `audit.check_invariants` O(state) beside every snapshot.
 """
 
+from protocol.violations import InvariantBroken
 
-class InvariantBroken(Exception):  # noqa: N818 - it is a verdict on the program, not an error of a caller
-    """What must always be true is not; the shard stops and publishes nothing."""
+__all__ = ["InvariantBroken"]

@@ -22,7 +22,6 @@ from adapters.backlog import allowed
 from engine_worker.core.shard import WRITER_BEHIND_MS_MAX
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.worker import LogDamaged
-from feeds.state import InvariantError
 from lab.simulation.clients import Client, Gateway, endowment
 from lab.simulation.database import IngestProcess, Tables
 from lab.simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
@@ -51,6 +50,7 @@ from protocol.stream_id import StreamId
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.switching import Reader
 from protocol.units import AccountId, OrderId
+from protocol.violations import InvariantBroken
 from stream_log.interface import Commit
 
 START_MS = 1_767_225_500_000
@@ -716,7 +716,7 @@ class HearingWitness(Witness):
                 gateways[channel].hear(payload)
 
 
-DETECTIONS = (LogDamaged, InvariantError, TradeGapError)
+DETECTIONS = (LogDamaged, InvariantBroken, TradeGapError)
 """By what a program refuses to go on with a log that lost its end."""
 
 
