@@ -158,7 +158,7 @@ class Simulation:
         ]
         self.children: list[SnapshotChild] = []
         self.tail = Tail(self)
-        self.operator = Operator(self.surroundings, self.log, self.witness.twin)
+        self.operator = Operator(self.surroundings, self.log, lambda shard: self.witness.twin(shard).state)
         self._actions = self._drawn()
         self.taken: list[Action] = []
         """The actions that have happened, which are a schedule of their own."""
@@ -368,7 +368,9 @@ class Simulation:
         for _ in range(SWITCHES_MAX):
             for _ in range(10):
                 self._round()
-            if all(self.witness.twin(shard).format == NEXT.format for shard in range(self.plan.shard_count)):
+            if all(
+                self.witness.twin(shard).state.format == NEXT.format for shard in range(self.plan.shard_count)
+            ):
                 self.surroundings.inject("switched")
                 return
             self._switch(asks=True)
@@ -577,10 +579,10 @@ class Simulation:
         ]
         for shard in shards:
             require(
-                witness.twin(shard).time - told[shard] <= TOLD_MS_MAX,
+                witness.twin(shard).state.time - told[shard] <= TOLD_MS_MAX,
                 f"shard {shard} does not tell that time passes",
             )
-            ahead_ms = witness.twin(shard).time - self.surroundings.now
+            ahead_ms = witness.twin(shard).state.time - self.surroundings.now
             require(
                 ahead_ms <= WRITER_BEHIND_MS_MAX,
                 f"the time of shard {shard} is {ahead_ms} ms ahead of every right clock",
@@ -681,10 +683,10 @@ class HearingWitness(Witness):
     @override
     def committed(self, process: Process, commit: Commit) -> None:
         self._count_commit(commit)
-        known = self.twin(commit.shard).format
+        known = self.twin(commit.shard).state.format
         with Running(self.program):
             super().committed(process, commit)
-        if self.twin(commit.shard).format != known:
+        if self.twin(commit.shard).state.format != known:
             self._simulation.check_was_asked()
 
     @override

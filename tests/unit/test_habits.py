@@ -52,6 +52,8 @@ SHARED_NAMES = {
     "activity": "the record of what was done with an account",
     "garbage": "Python's garbage collector",
     "sessions": "sessions of signed-in users",
+    "configuration": "the configuration of shards and their markets",
+    "transfers": "deposits and withdrawals",
 }
 """Module names that several packages use, each in one meaning.
 
