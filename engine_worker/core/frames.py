@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from typing_extensions import override
 
 from engine_worker.core import journal
 from engine_worker.core.invariants import InvariantBroken
@@ -21,6 +22,7 @@ from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot
 from engine_worker.frame_core import (
     Answer,
+    Cores,
     DeadItem,
     FrameCore,
     FrameOutput,
@@ -82,26 +84,30 @@ _NOT_AUTHORIZED = "no key of an operator of this shard has signed it"
 _decode_fields = msgpack_decoder(dict[bytes, bytes])
 
 
-class ObjectOutput:
+class ObjectOutput(FrameOutput):
     """Implements `FrameOutput`. What a follower does not ask for is never encoded."""
 
-    __slots__ = ("_format", "_index", "_output", "_time", "frame")
+    __slots__ = ("_format", "_index", "_output", "_time")
 
     def __init__(self, shard: Shard, output: Output) -> None:
         self._index, self._time, self._format = shard.state.index, shard.state.time, shard.state.format
         self._output = output
-        self.frame = output.frame
 
+    @property
+    @override
+    def frame(self) -> bytes:
+        return self._output.frame
+
+    @override
     def replies(self) -> list[tuple[str, bytes]]:
-        """See `FrameOutput`."""
         by_waiter: defaultdict[str, list[Reply]] = defaultdict(list)
         for reply_to, reply in self._output.replies:
             if reply_to:
                 by_waiter[reply_to].append(reply)
         return [(reply_to, encode_frame(each)) for reply_to, each in by_waiter.items()]
 
+    @override
     def outbox(self) -> dict[int, bytes]:
-        """See `FrameOutput`."""
         if not self._output.outbox:
             return {}
         by_target: defaultdict[int, list[tuple[int, ShardMessage]]] = defaultdict(list)
@@ -121,12 +127,12 @@ class ObjectOutput:
             for target, numbered in by_target.items()
         }
 
+    @override
     def closed_orders(self) -> Sequence[OrderState]:
-        """See `FrameOutput`."""
         return self._output.closed
 
 
-class ObjectCore:
+class ObjectCore(FrameCore):
     """Implements `FrameCore`; tools that look inside use its `shard`."""
 
     def __init__(self, shard: Shard) -> None:
@@ -138,90 +144,90 @@ class ObjectCore:
         """
         self._changes = 0
 
+    @override
     def let_go(self) -> None:
-        """See `FrameCore`."""
         self.shard.let_go()
 
     @property
+    @override
     def index(self) -> int:
-        """See `FrameCore`."""
         return self.shard.state.index
 
     @property
+    @override
     def shard_count(self) -> int:
-        """See `FrameCore`."""
         return self.shard.state.shard_count
 
     @property
+    @override
     def command_count(self) -> int:
-        """See `FrameCore`."""
         return self.shard.state.command_count
 
     @property
+    @override
     def order_count(self) -> int:
-        """See `FrameCore`."""
         return self.shard.state.order_count
 
     @property
+    @override
     def checksum(self) -> int:
-        """See `FrameCore`."""
         return self.shard.state.checksum
 
     @property
+    @override
     def time(self) -> TimeMs:
-        """See `FrameCore`."""
         return self.shard.state.time
 
     @property
+    @override
     def format(self) -> int:
-        """See `FrameCore`."""
         return self.shard.state.format
 
     @property
+    @override
     def state_hash_interval(self) -> int:
-        """See `FrameCore`."""
         return journal.STATE_HASH_INTERVAL
 
     @property
+    @override
     def is_configured(self) -> bool:
-        """See `FrameCore`."""
         return self.shard.state.config is not None
 
     @property
+    @override
     def has_work(self) -> bool:
-        """See `FrameCore`."""
         return bool(self.shard.state.drains)
 
     @property
+    @override
     def symbols(self) -> Collection[str]:
-        """See `FrameCore`."""
         return self.shard.state.market_map.by_symbol.keys()
 
     @property
+    @override
     def configuration_number(self) -> int:
-        """See `FrameCore`."""
         config, market_map = self.shard.state.config, self.shard.state.market_map
         if self._seen[0] is not config or self._seen[1] is not market_map:
             self._seen = (config, market_map)
             self._changes += 1
         return self._changes
 
+    @override
     def encode_configuration(self, stream_id: StreamId) -> bytes:
-        """See `FrameCore`."""
         shard = self.shard
         own = [each for each in shard.state.market_configs.values() if each.shard == shard.state.index]
         own.sort(key=lambda each: each.market.symbol)
         return encode_configuration(ShardConfiguration(str(stream_id), shard.state.config, tuple(own)))
 
     @property
+    @override
     def waiting_events(self) -> int:
-        """See `FrameCore`."""
         return self.shard.waiting_events
 
+    @override
     def apply_frame(
         self, stream_id: StreamId, fields: Mapping[bytes, bytes], progressed: Callable[[], None] | None = None
     ) -> list[DeadItem]:
-        """See `FrameCore`."""
         shard = self.shard
         commands = fields.get(COMMANDS_FIELD)
         dead: list[DeadItem] = []
@@ -240,8 +246,8 @@ class ObjectCore:
                 progressed()
         return dead
 
+    @override
     def why_not_followed(self, instruction: bytes) -> str | None:
-        """See `FrameCore`."""
         read = decode_skip_frame(instruction)
         return (
             None
@@ -249,12 +255,12 @@ class ObjectCore:
             else _NOT_AUTHORIZED
         )
 
+    @override
     def take(self) -> FrameOutput:
-        """See `FrameCore`."""
         return ObjectOutput(self.shard, self.shard.take())
 
+    @override
     def answer(self, queries: bytes, time: TimeMs, position: StreamId) -> list[Answer]:
-        """See `FrameCore`."""
         answers = []
         for query in decode_queries(queries):
             reply_to, reply = self.shard.answer(query, time)
@@ -264,41 +270,41 @@ class ObjectCore:
             answers.append(Answer(reply_to, encode_frame(reply), query if is_unknown else None))  # type: ignore[arg-type]
         return answers
 
+    @override
     def encode_snapshot(self, stream_id: StreamId | None) -> bytes:
-        """See `FrameCore`."""
         return encode_snapshot(self.shard, stream_id)
 
+    @override
     def digest(self) -> str:
-        """See `FrameCore`."""
         return self.shard.digest()
 
+    @override
     def differences(self) -> dict[str, int]:
-        """See `FrameCore`."""
         return {asset: totals.difference() for asset, totals in self.shard.state.totals.items()}
 
+    @override
     def market_counts(self) -> dict[str, MarketCounts]:
-        """See `FrameCore`."""
         markets = self.shard.state.markets.items()
         return {symbol: MarketCounts(len(state.book.orders), state.trade_id) for symbol, state in markets}
 
+    @override
     def check_money(self) -> None:
-        """See `FrameCore`."""
         self.shard.check_money()
 
+    @override
     def check_invariants(self) -> None:
-        """See `FrameCore`."""
         self.shard.check_invariants()
 
 
-class ObjectCores:
+class ObjectCores(Cores):
     """Implements `Cores`."""
 
+    @override
     def new(self, index: int, shard_count: int) -> FrameCore:
-        """See `Cores`."""
         return ObjectCore(Shard(index, MarketMap.placed([], shard_count)))
 
+    @override
     def restore(self, snapshot: bytes) -> tuple[FrameCore, StreamId]:
-        """See `Cores`."""
         shard, stream_id = decode_snapshot(snapshot)
         return ObjectCore(shard), stream_id
 
