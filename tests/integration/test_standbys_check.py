@@ -649,6 +649,7 @@ def test_a_process_of_another_program_that_replays_halts_the_shard(workers: Work
     eventually("the halt is over", lambda: read_halt(client, 0) is None)
 
 
+# Takes long: several workers start one after the other, each restoring and comparing.
 def test_processes_with_another_markets_file_follow_and_lead(
     workers: Workers, redis_url: str, tmp_path: Path
 ) -> None:
