@@ -145,7 +145,7 @@ class RedisStreamLog(StreamLog):
     def __init__(
         self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0
     ) -> None:
-        """Use `client`, which must not decode responses, or with several servers each shard's of `servers`."""
+        """Use `client`, which must not decode responses, or with several servers those of `servers`."""
         self._redis = client
         self._servers = servers
         self._replicas_min = replicas_min
