@@ -1,6 +1,6 @@
-"""Who waits for which reply.
+"""The requests that wait for replies.
 
-Replies arrive on this process's own channel, in frames, and are matched by request id.
+Replies arrive in frames on this process's own channel, and are matched by request id.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ class _Waiting(NamedTuple):
     deadline_s: float
     reply: asyncio.Future[Reply]
     command: Command | None
-    """What may be sent again for its answer; None: a query."""
+    """The command to repeat if its answer is missing; None: a query."""
 
 
 class ReplyWaiter:
-    """The requests that wait. All wait equally long, so the oldest is always the first to time out."""
+    """The waiting requests. All have the same timeout, so the oldest is always the first to time out."""
 
     def __init__(self, timeout_ms: int) -> None:
         self._timeout_s = timeout_ms / 1000
@@ -40,22 +40,22 @@ class ReplyWaiter:
         self._sweeper = self._loop.create_task(self._sweep())
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of waiting requests."""
         return len(self._waiting)
 
     def next_request_id(self) -> int:
-        """Return a request id that was not used before."""
+        """Return a new request id."""
         self._last_id += 1
         return self._last_id
 
     def wait_for(self, request_id: int, command: Command | None = None) -> asyncio.Future[Reply]:
-        """Return what will be the reply, or `ApiError` (status unknown) when none comes in time."""
+        """Return a future of the reply, or of `ApiError` (status unknown) if none comes in time."""
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting[request_id] = _Waiting(self._loop.time() + self._timeout_s, future, command)
         return future
 
     def is_waiting(self, request_id: int) -> bool:
-        """Return whether someone still waits for the reply; time that is up counts before anybody is told."""
+        """Return whether a request still waits; one whose time is up no longer does."""
         waiting = self._waiting.get(request_id)
         return waiting is not None and waiting.deadline_s > self._loop.time()
 
@@ -65,9 +65,7 @@ class ReplyWaiter:
         return {request_id for request_id, each in self._waiting.items() if each.deadline_s > soonest_s}
 
     def commands(self, age_s: float = 0) -> Iterator[tuple[float, Command]]:
-        """Yield (seconds waited, command) of the commands that have waited for at least `age_s`, oldest
-        first.
-        """
+        """Yield (seconds waited, command) of commands that have waited at least `age_s`, oldest first."""
         now_s = self._loop.time()
         for deadline_s, _, command in self._waiting.values():
             waited_s = now_s - deadline_s + self._timeout_s
@@ -77,7 +75,7 @@ class ReplyWaiter:
                 yield waited_s, command
 
     def resolve(self, payload: bytes) -> None:
-        """Hand out one frame of replies."""
+        """Distribute one frame of replies."""
         try:
             replies = decode_replies(payload)
         except msgspec.MsgspecError as error:
