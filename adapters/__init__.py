@@ -1,5 +1,4 @@
-"""What implements the ports of the functions (functions/api/ports.py), and what every process that serves
-functions needs besides.
+"""Implementations of the functions' ports (functions/api/ports.py), and what their processes share.
 
-Redis and the database behind ports, the queue to the shards, who may call and how often.
+Redis and the database behind ports, the queue to the shards, authentication and rate limits.
 """

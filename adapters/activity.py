@@ -1,4 +1,4 @@
-"""The table of activity, which is written in the statement that does what is noted."""
+"""The activity table, which is written in the statement of the recorded action."""
 
 from typing import Final, LiteralString
 
@@ -29,7 +29,7 @@ def note_parameters(activity: Activity, origin: Origin) -> dict[str, object]:
 
 
 def noting(changing: LiteralString, then: LiteralString) -> LiteralString:
-    """Return the statement that does `changing`, notes it, and returns what `then` selects from `changed`."""
+    """Return a statement that does `changing`, records it, and returns what `then` selects from `changed`."""
     return "WITH changed AS (" + changing + "), noted AS (" + NOTE + ") " + then
 
 
@@ -42,11 +42,11 @@ class PostgresActivityLog:
     async def newest(
         self, account_id: AccountId, *, before_id: int | None, limit: int
     ) -> list[ActivityEntry]:
-        """Return the last `limit` entries, of those before a number where it is given, newest first."""
+        """Return the newest `limit` entries, older than a given number if there is one, newest first."""
         wanted = {"account": account_id, "before": before_id, "limit": limit}
         return [ActivityEntry(*row) for row in await self._database.fetch(_NEWEST, wanted)]
 
     async def note_refused_sign_in(self, email: str, origin: Origin) -> None:
-        """Note what was tried with an address; the same work where there is no such account."""
+        """Record a refused sign-in for an address; the work is the same if there is no such account."""
         noted = note_parameters(Activity.SIGN_IN_REFUSED, origin)
         await self._database.fetch(_BY_EMAIL, {**noted, "email": email})

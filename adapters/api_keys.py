@@ -1,4 +1,4 @@
-"""The table of API keys, as their owner manages them; adapters/signers.py reads it to tell who signs."""
+"""The table of API keys, for their owners; adapters/signers.py reads it for authentication."""
 
 from typing import Final, LiteralString
 
@@ -43,8 +43,8 @@ _REVOKE_ALL: Final[LiteralString] = noting(
     UPDATE api_keys SET revoked_at = now() WHERE account_id = %(account)s AND revoked_at IS NULL
     RETURNING account_id, key AS detail
     """,
-    # With those of a day ago, in case whoever revoked them was interrupted before all processes had heard of
-    # it.
+    # Including those revoked in the last day, in case that revocation was interrupted before all processes
+    # learned of it.
     """
     SELECT key FROM api_keys
     WHERE account_id = %(account)s AND (revoked_at IS NULL OR revoked_at > now() - interval '1 day')
@@ -61,8 +61,9 @@ class PostgresApiKeys:
     async def add(
         self, account_id: AccountId, new: NewKey, origin: Origin, *, password_hash: str, keys_max: int
     ) -> bool:
-        """Add a key; return whether the account's password still has this hash, and it had fewer than
-        `keys_max` keys.
+        """Add a key.
+
+        Return whether the account's password still has this hash, and it had fewer than `keys_max` keys.
         """
         rows = await self._database.fetch(
             _ADD,
@@ -87,7 +88,7 @@ class PostgresApiKeys:
         return [StoredKey(*row) for row in await self._database.fetch(_OF_ACCOUNT, {"account": account_id})]
 
     async def terms(self, key: str) -> KeyTerms | None:
-        """Return what a key may do; None: there is none such."""
+        """Return the permissions of a key; None: there is no such key."""
         rows = await self._database.fetch(_TERMS, {"key": key})
         if not rows:
             return None
@@ -95,12 +96,12 @@ class PostgresApiKeys:
         return KeyTerms(created, tuple(scopes), has_networks, expires)
 
     async def revoke(self, account_id: AccountId, key: str, origin: Origin) -> bool:
-        """Revoke a key, if it was not yet; return whether the account has, or had, it."""
+        """Revoke a key, if it is not revoked yet; return whether the key is, or was, the account's."""
         noted = note_parameters(Activity.KEY_REVOKED, origin)
         return bool(await self._database.fetch(_REVOKE, {**noted, "key": key, "account": account_id}))
 
     async def revoke_all(self, account_id: AccountId, origin: Origin) -> list[str]:
-        """Revoke all keys of an account; return them, with those that were revoked in the last day."""
+        """Revoke all keys of an account; return them and those that were revoked in the last day."""
         noted = note_parameters(Activity.KEY_REVOKED, origin)
         rows = await self._database.fetch(_REVOKE_ALL, {**noted, "account": account_id})
         return [key for (key,) in rows]

@@ -1,10 +1,10 @@
-"""Attempts to sign in, counted in Redis.
+"""Sign-in attempts, counted in Redis.
 
-Three counters: of an account from one network, of an account from all, of a network.
+There are three counters: for an account from one network, for an account from all networks, for a network.
 
-An attacker with many networks, or in the same one, makes newcomers wait, not an account's owner who was there
-before: for them the first counter alone counts. An attempt that succeeds is taken back, but it ends no wait
-that failures have brought about.
+An attacker with many networks, or in the same network, delays new clients, but not an owner who has signed in
+from there before: for the owner only the first counter applies. A successful attempt is taken back, but does
+not end a delay that failures have caused.
 """
 
 import hashlib
@@ -21,12 +21,13 @@ from protocol import streams
 from runtime.redis_scripts import load_script
 
 _FORGOTTEN_MS: Final = 3_600_000
-"""After so long without an attempt nothing is remembered."""
+"""The counters are forgotten after this time without an attempt."""
 
 
 class Patience(NamedTuple):
-    """How many attempts may fail before the next has to wait: 1 s, then twice as long each time, up to
-    `wait_max_ms`.
+    """How many attempts may fail before the next has to wait.
+
+    The wait is 1 s, doubled with each further failure up to `wait_max_ms`.
     """
 
     free: int
@@ -51,10 +52,10 @@ class RedisAttempts:
         self._enabled = enabled
 
     async def begin(self, attempt: Attempt) -> None:
-        """Count one.
+        """Count an attempt.
 
         Raises:
-            ApiError: -1003, HTTP 429: it is too early for another.
+            ApiError: -1003, HTTP 429: the next attempt is not allowed yet.
         """
         if not self._enabled:
             return
@@ -68,7 +69,7 @@ class RedisAttempts:
                 raise ApiError(-1003, "Too many attempts; wait before the next.", 429, -(-left_ms // 1000))
 
     async def succeeded(self, attempt: Attempt) -> None:
-        """Forget what failed before for this account from this network, and take this one back elsewhere."""
+        """Forget the failures for this account from this network, and take this attempt back elsewhere."""
         if not self._enabled:
             return
         (pair, _), *others = _counters(attempt)

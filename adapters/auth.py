@@ -1,7 +1,6 @@
 """Signed requests, checked exactly as Binance does. Pure: keys and the time are passed in.
 
-What is signed is the raw query followed by the raw body, as they were on the wire, without the `signature`
-itself.
+The signed bytes are the raw query followed by the raw body, as received, without the `signature` itself.
 """
 
 import base64
@@ -34,7 +33,7 @@ class Verifier(Protocol):
     """Checks signatures of one API key."""
 
     def is_valid(self, payload: bytes, signature: str) -> bool:
-        """Return whether `signature` is the key's for `payload`."""
+        """Return whether `signature` is the key's signature of `payload`."""
         ...
 
 
@@ -44,18 +43,17 @@ class HmacVerifier(NamedTuple):
     secret: bytes
 
     def is_valid(self, payload: bytes, signature: str) -> bool:
-        """Return whether `signature` is the key's for `payload`."""
-        if _hmac_signature.fullmatch(signature) is None:  # `fromhex` passes over white space
+        """Return whether `signature` is the key's signature of `payload`."""
+        if _hmac_signature.fullmatch(signature) is None:  # `fromhex` ignores white space
             return False
         return hmac.compare_digest(hmac.digest(self.secret, payload, "sha256"), bytes.fromhex(signature))
 
 
 def _base64_of(text: str) -> bytes:
-    """Return the bytes that `text` stands for.
+    """Return the bytes that `text` encodes.
 
     Raises:
-        ValueError: it is not the one text that stands for them: it has white space, or bits behind the last
-            byte.
+        ValueError: it is not the canonical encoding: it has white space, or bits after the last byte.
     """
     decoded = base64.b64decode(text, validate=True)
     if base64.b64encode(decoded).decode() != text:
@@ -69,7 +67,7 @@ class Ed25519Verifier(NamedTuple):
     key: ed25519.Ed25519PublicKey
 
     def is_valid(self, payload: bytes, signature: str) -> bool:
-        """Return whether `signature` is the key's for `payload`."""
+        """Return whether `signature` is the key's signature of `payload`."""
         try:
             self.key.verify(_base64_of(signature), payload)
         except (InvalidSignature, ValueError):
@@ -83,7 +81,7 @@ class RsaVerifier(NamedTuple):
     key: rsa.RSAPublicKey
 
     def is_valid(self, payload: bytes, signature: str) -> bool:
-        """Return whether `signature` is the key's for `payload`."""
+        """Return whether `signature` is the key's signature of `payload`."""
         try:
             self.key.verify(_base64_of(signature), payload, padding.PKCS1v15(), hashes.SHA256())
         except (InvalidSignature, ValueError):
@@ -92,18 +90,18 @@ class RsaVerifier(NamedTuple):
 
 
 class Signer(NamedTuple):
-    """Who an API key stands for, how its signatures are checked, and what it may do."""
+    """The account of an API key, its verifier, and its permissions."""
 
     account_id: AccountId
     verifier: Verifier
     credential: str = ""
-    """What it stands and falls with: see functions/users/revocations.py."""
+    """The credential on which it depends: see functions/users/revocations.py."""
     scopes: frozenset[str] = EVERY_SCOPE
     networks: tuple[Network, ...] = ()
     expires_ms: int = 0
-    """When it ends (ms); 0: never."""
+    """Its expiry (ms); 0: never."""
     stands_until_ms: int = 0
-    """When what was opened with it ends (ms); 0: never."""
+    """The expiry (ms) of everything opened with it; 0: never."""
     is_ticket: bool = False
 
 
@@ -124,14 +122,14 @@ def verifier_of(kind: KeyKind, secret: bytes) -> Verifier:
 
 
 def check_key_format(key: str | None) -> str:
-    """Return the API key of the header; -2014 when it is missing or cannot be one."""
+    """Return the API key of the header; -2014 if it is missing or malformed."""
     if key is None or _api_key.fullmatch(key) is None:
         raise ApiError(-2014, "API-key format invalid.", 401)
     return key
 
 
 def check_permission(signer: Signer, scope: Scope, address: str, now_us: int) -> None:
-    """Refuse with -2015 what the key may not do, from where it may not, or any more."""
+    """Refuse with -2015 a key without the scope, from a wrong address, or expired."""
     if (
         scope not in signer.scopes
         or (signer.expires_ms and now_us >= signer.expires_ms * 1000)
@@ -141,11 +139,11 @@ def check_permission(signer: Signer, scope: Scope, address: str, now_us: int) ->
 
 
 def check_request(signer: Signer, query: bytes, body: bytes, parameters: Parameters, now_us: int) -> int:
-    """Check signature and timing of a signed request, and return until when it is wanted (µs).
+    """Check signature and timing of a signed request, and return its deadline (µs).
 
     Raises:
-        ApiError: -1102, -1100 for parameters that are missing or malformed, -1022 for a wrong signature,
-            -1021 for a request from outside its window.
+        ApiError: -1102, -1100 for missing or malformed parameters, -1022 for a wrong signature, -1021 for a
+            request outside its window.
     """
     signature = parameters.required("signature")
     timestamp = parameters.integer("timestamp")
@@ -158,7 +156,7 @@ def check_request(signer: Signer, query: bytes, body: bytes, parameters: Paramet
 
 
 def without_signature(encoded: bytes) -> bytes:
-    """Return a query string or form body without its `signature`, everything else as it was."""
+    """Return a query string or form body without its `signature`, otherwise unchanged."""
     if _SIGNATURE not in encoded:
         return encoded
     head, separator, tail = encoded.rpartition(b"&" + _SIGNATURE)
@@ -184,7 +182,7 @@ def receive_window_us(parameters: Parameters) -> int:
 
 
 def check_timing(timestamp: int, window_us: int, now_us: int) -> int:
-    """Refuse with -1021 what is 1 s ahead or older than its window; `timestamp` is in ms or µs.
+    """Refuse with -1021 a `timestamp` (ms or µs) that is 1 s ahead, or older than its window.
 
     Return the window's end (µs).
     """

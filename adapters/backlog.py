@@ -1,8 +1,8 @@
-"""How far behind and how full each shard is, as seen from outside: what gateways refuse new work by.
+"""The lag and fill level of each shard, measured from outside; gateways refuse new work by them.
 
-How long the oldest waiting command has waited, and which time it is there, is seen about ten times a second;
-how full Redis is, twice. A shard that nobody leads any more is behind from then on, though nothing waits
-there yet: whoever comes first would learn it by waiting.
+The age of the oldest waiting command and the shard's time are measured about ten times a second, Redis's
+memory twice. A shard without a leader counts as lagging from then on, even if nothing waits yet: otherwise
+the first command would discover it by waiting.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from runtime.tasks import end_tasks
 
 _INTERVAL_S: Final = 0.1
 _FILLED_EVERY: Final = 5
-"""Each so many looks it is asked how full Redis is: that costs it some 20 us for each shard."""
+"""Redis's memory is measured in every nth look: it costs about 20 µs per shard."""
 MEMORY_FOR_ORDERS: Final = 0.75
-"""While Redis uses a larger part of its `maxmemory`, orders are refused.
+"""Orders are refused while Redis uses a larger part of its `maxmemory`.
 
-The rest is for cancels, and for what was accepted.
+The rest is for cancels, and for accepted work.
 """
 _CANCELS_MAY: Final = 1.2
-"""Cancels, which make room, are refused last: at so much more of what orders are refused at."""
+"""Cancels, which free memory, are refused only at this multiple of the level for orders."""
 _LOG: Final = (streams.commands, streams.events, streams.outbox)
-"""What nobody has passed stays in these streams, so their sizes tell how much that is."""
+"""These streams keep what not all readers have passed, so their sizes measure the backlog."""
 
 _log = structlog.get_logger()
 
@@ -40,36 +40,37 @@ _log = structlog.get_logger()
 def filled(used: int, maxmemory: int, log: int, log_max: int) -> float:
     """Return how full a shard is: orders are refused above 1. All are bytes; a `maxmemory` of 0 is none.
 
-    What is fuller counts: the server, of which orders may use a part, or what the shard's log may take of it.
+    The larger ratio counts: that of the server's memory to the part for orders, or that of the shard's log to
+    its maximum.
     """
     memory = used / (maxmemory * MEMORY_FOR_ORDERS) if maxmemory else 0.0
     return max(memory, log / log_max)
 
 
 def allowed(*, is_cancel: bool) -> float:
-    """Return above how much of what orders are refused at a command is refused."""
+    """Return the fill level, relative to that for orders, above which a command is refused."""
     return _CANCELS_MAY if is_cancel else 1.0
 
 
 class Backlog:
-    """`age_ms[shard]`: 0 when nothing waits, and somebody leads.
+    """`age_ms[shard]` is 0 when nothing waits and there is a leader.
 
-    `halted` are the shards that have stopped for good.
+    `halted` are the shards that are halted.
     """
 
     def __init__(
         self, client: redis.asyncio.Redis, shard_count: int, reach: Reach, log_bytes_max: int
     ) -> None:
-        """Note in `reach` whether Redis answers. `log_bytes_max`: what a shard's log may take."""
+        """Record in `reach` whether Redis answers. `log_bytes_max` is the maximum size of a shard's log."""
         self.age_ms = [0] * shard_count
         self.filled = [0.0] * shard_count
         self._log_bytes_max = log_bytes_max
         self._looks = 0
         self.clock_offset_ms = [0] * shard_count
-        """How far the clock that gives a shard's entries their ids is ahead of this process's own."""
+        """The offset of the clock that assigns a shard's entry ids from this process's clock."""
         self.halted: frozenset[int] = frozenset()
         self._led = [False] * shard_count
-        """Whether somebody has led the shard since this process looks."""
+        """Whether the shard has had a leader since this process started."""
         self._unled_since_s: list[float | None] = [None] * shard_count
         self._client = client
         self._reach = reach
@@ -81,7 +82,7 @@ class Backlog:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     def oldest_ms(self) -> int:
-        """Return the greatest age of all shards."""
+        """Return the largest age of all shards."""
         return max(self.age_ms)
 
     async def look(self) -> None:
@@ -104,8 +105,8 @@ class Backlog:
         oldest, newest = found[: len(shards)], found[len(shards) :]
         now_ms = seconds * 1000 + microseconds // 1000
         for shard, entries in zip(shards, newest, strict=True):
-            # No id is smaller than the last: after a jump ahead and back they stay where they are until the
-            # clock is there again.
+            # No id is smaller than the last one: after the clock jumped ahead and back, ids stay until the
+            # clock has caught up.
             stream_ms = max(now_ms, StreamId.parse(entries[0][0]).ms) if entries else now_ms
             self.clock_offset_ms[shard] = stream_ms - own_ms
             CLOCK_OFFSET.labels(shard).set(self.clock_offset_ms[shard] / 1_000)
@@ -119,7 +120,7 @@ class Backlog:
             HALTED.labels(shard).set(shard in self.halted)
 
     def _unled_ms(self, shard: int, lease: bytes | None) -> int:
-        """Return for how long nobody has been seen to lead a shard that was led before."""
+        """Return for how long a shard that had a leader has had none."""
         if lease is not None:
             self._led[shard], self._unled_since_s[shard] = True, None
         if lease is not None or not self._led[shard]:
@@ -137,7 +138,7 @@ class Backlog:
         )
         for shard in shards:
             log = sum(size or 0 for size in sizes[shard * len(_LOG) : (shard + 1) * len(_LOG)])
-            # Of several servers the fullest counts: an order may need any of them.
+            # The fullest of several servers counts: an order may need any of them.
             self.filled[shard] = max(filled(*server, log, self._log_bytes_max) for server in servers)
             FILLED.labels(shard).set(self.filled[shard])
 
@@ -152,7 +153,7 @@ class Backlog:
         return [(int(each["used_memory"]), int(each["maxmemory"])) for each in found]
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop measuring."""
         await end_tasks([self._watcher])
 
     async def _watch(self) -> None:

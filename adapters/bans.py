@@ -1,6 +1,6 @@
-"""Networks that are banned, each time for longer, as long as they are remembered.
+"""Bans of networks, longer each time while earlier bans are remembered.
 
-Pure: bans of other processes are told.
+Pure: bans of other processes are passed in.
 """
 
 from itertools import islice
@@ -15,11 +15,11 @@ LONGEST_BAN_MS: Final = 3 * _DAY_MS
 _GROWTH: Final = 4
 """2 minutes, 8, 32, 2 hours, 8, 34, 3 days."""
 FORGIVEN_AFTER_MS: Final = 3 * _DAY_MS
-"""A network that has kept its limits for so long after a ban begins anew."""
+"""A network that has kept its limits for this long after a ban starts with the shortest ban again."""
 BANS_MAX: Final = 100_000
-"""Networks that are remembered; beyond that the one that was banned first is forgotten."""
+"""Maximum of remembered networks; beyond it the one banned first is forgotten."""
 _LOOKED_AT: Final = 100
-"""Of the oldest bans, how many are looked at each time."""
+"""How many of the oldest bans each call checks."""
 
 
 class Ban(NamedTuple):
@@ -28,11 +28,11 @@ class Ban(NamedTuple):
     network: str
     until: TimeMs
     times: int
-    """How often it has been banned without having been forgiven, this time included."""
+    """The number of consecutive bans, including this one."""
 
 
 def ban_ms(times: int) -> int:
-    """Return how long a ban lasts that is a network's first (1), second, and so forth."""
+    """Return the duration of a network's first (1), second, … ban."""
     duration = FIRST_BAN_MS
     while times > 1 and duration < LONGEST_BAN_MS:
         duration, times = duration * _GROWTH, times - 1
@@ -40,7 +40,7 @@ def ban_ms(times: int) -> int:
 
 
 class Bans:
-    """The bans that this process knows of, oldest first."""
+    """The bans that this process knows, oldest first."""
 
     def __init__(self) -> None:
         self._bans: dict[str, Ban] = {}
@@ -49,7 +49,7 @@ class Bans:
         return len(self._bans)
 
     def until(self, network: str, now: TimeMs) -> TimeMs | None:
-        """Return until when a network is banned; None: it is not."""
+        """Return the end of a network's ban, or None."""
         ban = self._bans.get(network)
         return ban.until if ban is not None and now < ban.until else None
 
@@ -63,7 +63,7 @@ class Bans:
         return ban
 
     def learn(self, ban: Ban) -> bool:
-        """Take over what another process says; return whether it bans for longer than was known here."""
+        """Adopt the ban of another process; return whether it is longer than the known one."""
         earlier = self._bans.get(ban.network)
         if earlier is not None and earlier.until >= ban.until:
             return False
@@ -71,9 +71,9 @@ class Bans:
         return True
 
     def forget(self, now: TimeMs) -> None:
-        """Drop those that are forgiven.
+        """Drop forgiven bans.
 
-        They stand in about the order in which they were made, so this looks at few that stay.
+        They are stored roughly in the order in which they were made, so this checks few bans that remain.
         """
         for network, ban in list(islice(self._bans.items(), _LOOKED_AT)):
             if now >= ban.until + FORGIVEN_AFTER_MS:

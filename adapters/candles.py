@@ -1,4 +1,4 @@
-"""The candles, of which there is a table or view for each interval."""
+"""The candles: one table or view for each interval."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -15,8 +15,8 @@ _DAY_MS, _MONTH_MS = 86_400_000, 31 * 86_400_000
 _COLUMNS: Final = """(extract(epoch from open_time) * 1000)::bigint, open, high, low, close, volume, quote_volume,
     trade_count, taker_buy_volume, taker_buy_quote"""
 # One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both
-# sides, so that it touches few chunks however much history there is; the last candle before may lie anywhere:
-# it is looked for among days, which are few.
+# sides, so that it reads few chunks however much history there is. The last earlier candle may be anywhere:
+# it is looked up among days, which are few.
 _EARLIER: Final = {
     interval: f"""
         (SELECT * FROM (
@@ -42,7 +42,7 @@ _STATEMENTS: Final = {
     """
     for interval in INTERVALS
 }
-# Candles by other clocks than UTC's are made of smaller ones when they are asked for.
+# Candles in time zones other than UTC are computed from smaller ones on request.
 _SUMS: Final = """market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close ORDER BY open_time DESC))[1],
     sum(volume), sum(quote_volume), sum(trade_count), sum(taker_buy_volume), sum(taker_buy_quote)"""
 _FIXED: Final = (
@@ -96,7 +96,7 @@ class PostgresCandles:
         rows = await self._rows_from(symbol, interval, window, window.first, offset_ms)
         if rows and rows[0].open_time < window.first:
             return rows
-        # Nothing was traded before, so the window's first candle is the first there ever was.
+        # Nothing was traded before, so the window's first candle is the market's first one.
         found = await self._database.fetch(
             _FIRST_DAY, {"market": symbol, "start": _near(interval, window.first)}
         )
@@ -108,8 +108,8 @@ class PostgresCandles:
     async def _rows_from(
         self, symbol: str, interval: str, window: Window, first: TimeMs, offset_ms: int
     ) -> list[KlineRow]:
-        """Return the candles of the window from `first` on, and the last one before that."""
-        # As many intervals as are wanted, and a day in which the first trade may be found.
+        """Return the candles of the window from `first` on, and the last one before."""
+        # The requested number of intervals, and a day in which the first trade may be found.
         end = min(window.last, first + _DAY_MS + window.limit * INTERVALS_MS.get(interval, _MONTH_MS))
         parameters = {
             "market": symbol,
@@ -139,14 +139,12 @@ class PostgresCandles:
         return [KlineRow(*map(int, row)) for row in rows]
 
     async def sums_since(self, symbols: Sequence[str], opened: TimeMs) -> dict[str, CandleSums]:
-        """Return for each market that traded since what was traded from `opened` on, which begins a
-        minute.
-        """
+        """Return the sums of all trades from `opened` (a whole minute) on, for each market that has any."""
         hour = -(-opened // _HOUR_MS) * _HOUR_MS
         rows = await self._database.fetch(_SINCE, {"markets": list(symbols), "open": opened, "hour": hour})
         return {symbol: CandleSums(*map(int, values)) for symbol, *values in rows}
 
 
 def _near(interval: str, time: int) -> int:
-    """Return where the day of `time` begins, or its interval if that is longer."""
+    """Return the start of the day of `time`, or of its interval if that is longer."""
     return min(bucket_start("1d", TimeMs(time)), bucket_start(interval, TimeMs(time)))

@@ -1,15 +1,15 @@
-"""The way to the shards: commands and queries of one event-loop tick leave together, one stream entry per
-target shard.
+"""The queue to the shards: commands and queries of one event-loop tick are sent together.
 
-Under load a tick collects many commands, so the cost of an entry is shared; at light load a tick is one
-command, and nothing waits for a timer. A shard that has enough to do gets no more until it answers; meanwhile
-commands wait here, where accounts take turns (fair_queue.py). A command is refused before it is enqueued
-(`overloaded`, `unavailable`: nothing happened), or it is enqueued and answered, or its outcome is unknown.
+They form one stream entry per target shard. Under load a tick collects many commands, so the cost of an entry
+is shared; at light load a tick is one command, and nothing waits for a timer. A busy shard gets no more
+commands until it answers; meanwhile commands wait here, where accounts take turns (fair_queue.py). A command
+is refused before it is enqueued (`overloaded`, `unavailable`: nothing happened), or is enqueued and answered,
+or its outcome is unknown.
 
-A command whose answer may be lost is sent again under its number: the shard answers one that it has seen with
-its first outcome (docs/decisions/0005). That is so when the connection is lost with the append, when the
-reply channel was not listened to for a while, and when the shard has long gone past the command. Only what is
-still waited for is sent again, that is within one reply timeout, and the shard remembers for ten of them.
+A command whose answer may be lost is sent again with its number: the shard answers a repetition with the
+first outcome (docs/decisions/0005). This happens when the connection is lost during the append, when the
+reply channel was not subscribed for a while, and when the shard is long past the command. Only commands with
+a waiting client are sent again, that is within one reply timeout; the shard remembers outcomes for ten.
 """
 
 import asyncio
@@ -48,18 +48,18 @@ from runtime.tracing import Tracer
 _WITH_DEADLINE: Final = (PlaceOrder, CancelOrder, CancelAllOrders)
 _CANCELS: Final = (CancelOrder, CancelAllOrders)
 _SAME_CANCELS_MAX: Final = 10
-"""So many requests to cancel all of the same orders may wait for the one that is under way."""
+"""Maximum of requests to cancel all of the same orders that may wait for the one in progress."""
 _ADAPTED_S: Final = 0.1
 _QUERIES_KEPT: Final = 10_000
-"""A query stream is cut to about this length: who asked for what is older has given up."""
+"""The approximate maximum length of a query stream: the senders of older queries have given up."""
 
 _BACKLOG_STALE_MS: Final = 500
-"""By so much at most the age of a backlog is that of a moment ago."""
+"""The maximum age of a backlog measurement that is used."""
 _TOGETHER: Final = 500
-"""Commands in one frame: who reads entries reads many at once."""
+"""Maximum of commands in one frame; readers read many entries at once."""
 
 _Pack = Callable[[int, Sequence[Any]], bytes]
-"""(shard, batch) -> the command that appends it."""
+"""(shard, batch) -> the Redis command that appends it."""
 
 _log = structlog.get_logger()
 
@@ -90,31 +90,33 @@ class CommandQueue:
         self._pending_max = settings.pending_requests_max
         self._tracer = tracer
         self._faucet = faucet
-        """The key that deposits are signed with; None: this process has none, and shards refuse its deposits.
-        """
+        """The key that signs deposits; None: this process has none, and shards refuse its deposits."""
         self._faucet_name = key_name(Role.FAUCET, public_half(faucet)) if faucet is not None else ""
         self._signed_ms = settings.reply_timeout_ms * REPLY_TIMEOUTS // 2
-        """So long a signature counts: as long as a command may be repeated."""
+        """How long a signature is valid: as long as a command may be repeated."""
         self._loop = asyncio.get_running_loop()
         self._commands: dict[int, list[Command]] = {}
         shards = range(settings.shard_count)
         self._waiting = [FairQueue[Command]() for _ in shards]
-        """Shard -> commands that wait until it has less to do."""
+        """Shard -> commands that wait until the shard is less busy."""
         self._windows = [Window() for _ in shards]
         self._in_flight = [0] * settings.shard_count
-        """Shard -> commands that it has, or is about to get, and has not answered."""
+        """Shard -> its unanswered commands, including those about to be sent."""
         self._settled = [partial(self._answered, shard) for shard in shards]
         self._canceling_all: dict[tuple[AccountId, str], deque[_Later]] = {}
-        """Account and market whose orders are being canceled -> those who want the same, and go one after the
-        other. Each order costs its market's shard a message, also one whose cancel is already on its way."""
+        """Account and market whose orders are being canceled -> the waiting requests for the same.
+
+        They are sent one at a time. Each order costs its market's shard a message, even if its cancel is
+        already in progress.
+        """
         self._queries: dict[int, list[Query]] = {}
         self._flush_is_due = False
         self._began_s = 0.0
-        """When the first command or query of this tick came."""
+        """The time of the first command or query of this tick."""
         self._to_retry: list[tuple[int, _Pack, Sequence[Any]]] = []
         self._overdue_s = settings.reply_timeout_ms / 1_000 / 2
         self._repeated_to = [0] * settings.shard_count
-        """Shard -> the last request id that was sent again for being overdue; once is enough."""
+        """Shard -> the last request id that was repeated because it was overdue; one repetition suffices."""
         self._repeater = self._loop.create_task(self._repeat_overdue())
         self._adapter = self._loop.create_task(self._adapt_windows())
 
@@ -125,15 +127,13 @@ class CommandQueue:
         return self._submit(command, deadline_us)
 
     def _submit_one_by_one(self, command: CancelAllOrders, deadline_us: int) -> asyncio.Future[Reply]:
-        """Enqueue a request to cancel all orders of an account in a market when the one before it is
-        answered.
-        """
+        """Enqueue a request to cancel all orders of an account in a market, after the previous one."""
         key = (command.account_id, command.market)
         later = self._canceling_all.get(key)
         if later is None:
             reply = self._submit(command, deadline_us)
             self._canceling_all[key] = deque()
-            # Not the shard's answer itself: a client that goes away must not end the turn.
+            # Not the shard's answer itself: the cancellation by a client must not end the turn.
             promised: asyncio.Future[Reply] = self._loop.create_future()
             reply.add_done_callback(partial(_pass_on, promised))
             reply.add_done_callback(lambda _: self._next_of(key))
@@ -149,7 +149,7 @@ class CommandQueue:
         while later:
             command, deadline_us, promised = later.popleft()
             if promised.done():
-                continue  # whoever asked has gone
+                continue  # the client has disconnected
             try:
                 reply = self._submit(command, deadline_us)
             except ApiError as error:
@@ -189,7 +189,7 @@ class CommandQueue:
         return self._listing().known.shard_of_account(account_id)
 
     def query(self, shard: int, query: Query) -> asyncio.Future[Reply]:
-        """Ask a shard."""
+        """Query a shard."""
         self._refuse_when_not_possible(shard)
         if shard in self._backlog.halted:
             raise halted()
@@ -198,7 +198,7 @@ class CommandQueue:
         return self._replies.wait_for(query.request_id)
 
     def retry_lost(self) -> None:
-        """Send again what was lost with the last connection and is still waited for.
+        """Send again what was lost with the last connection and still has a waiting client.
 
         For a link's `on_ready`.
         """
@@ -210,7 +210,7 @@ class CommandQueue:
                 self._send(shard, pack, waiting, is_retry=True)
 
     def repeat_unanswered(self) -> None:
-        """Send again all commands that wait, for their replies may have been published to nobody.
+        """Send all waiting commands again, because their replies may have been published to nobody.
 
         For the reply link's `on_ready`.
         """
@@ -223,10 +223,9 @@ class CommandQueue:
         )
 
     def repeat_overdue(self) -> None:
-        """Send again, once, what has waited for half the time although nothing as old waits in front of its
-        shard.
+        """Send again, once, commands that are overdue although their shard has no backlog of that age.
 
-        The worker may have ended between its commit and its reply.
+        Overdue is half of the reply timeout. The worker may have ended between its commit and its reply.
         """
         overdue = []
         unsent = self._waiting_here()
@@ -261,22 +260,19 @@ class CommandQueue:
                 self._send(shard, self._commands_entry, frame, is_retry=True)
 
     async def close(self) -> None:
-        """Repeat nothing more."""
+        """Stop repeating."""
         await end_tasks([self._repeater, self._adapter])
 
     def _concerned(self, shard: int, command: Command) -> tuple[int, ...]:
-        """Return the shards without which a command gets no answer: the account's, and the market's if it
-        names one.
-        """
+        """Return the shards that must answer a command: the account's, and the market's if it names one."""
         of_market = self._listing().known.shards.get(getattr(command, "market", ""), shard)
         return (shard,) if of_market == shard else (shard, of_market)
 
     def _refuse_when_behind(self, concerned: tuple[int, ...], may: float) -> None:
-        """Refuse what would wait for a shard that is behind, or fill one that is full; `may`: how much more
-        than for orders is allowed.
+        """Refuse a command that would wait for a lagging shard or fill a full one; `may`: see `allowed`.
 
-        A market's shard counts as the account's does. Else all who trade there would wait for an answer until
-        they must be told that nobody knows, and its input would grow with what they send.
+        A market's shard counts like the account's. Otherwise all traders of that market would wait until
+        their requests time out with an unknown status, and its input would keep growing.
         """
         for shard in concerned:
             if not self._links.of(shard).ready:
@@ -305,7 +301,7 @@ class CommandQueue:
             self._flush_soon()
 
     def _take_waiting(self) -> None:
-        """Let as many of those that wait go as their shards may have."""
+        """Send as many waiting commands as their shards may have."""
         for shard, waiting in enumerate(self._waiting):
             room = self._windows[shard].size - self._in_flight[shard]
             if waiting and room > 0:
@@ -319,14 +315,15 @@ class CommandQueue:
             self.adapt_windows()
 
     def adapt_windows(self) -> None:
-        """Fit what each shard may have to how long that takes it, and refuse what has waited here for too
-        long: nothing of it was done.
+        """Adapt the windows of the shards to their latency, and refuse commands that have waited too long.
+
+        Nothing of a refused command was executed.
         """
         still = self._replies.waiting_for(self._age_ms_max / 1_000) if any(self._waiting) else set()
         for shard, waiting in enumerate(self._waiting):
             self._windows[shard].adapt(self._backlog.age_ms[shard], is_full=bool(waiting))
             for command in waiting.drop(lambda command: command.request_id not in still):
-                self._in_flight[shard] += 1  # the answer takes it off again
+                self._in_flight[shard] += 1  # the answer subtracts it again
                 self._replies.fail(command.request_id, overloaded())
             if waiting:
                 self._flush_soon()
@@ -382,9 +379,9 @@ class CommandQueue:
         )
 
     def _signed(self, shard: int, command: Command, now_ms: int) -> LoggedCommand:
-        """Return a command as its shard takes it.
+        """Return a command in the form that its shard accepts, signed if necessary.
 
-        A signature is made anew for each repetition: the deadline is in it.
+        A repetition is signed again, because the signature includes the deadline.
         """
         if self._faucet is None or not isinstance(command, Deposit):
             return command
@@ -426,7 +423,7 @@ class CommandQueue:
 
 
 class _Later(NamedTuple):
-    """A command that waits for another one's answer."""
+    """A command that waits for the answer to another one."""
 
     command: CancelAllOrders
     deadline_us: int

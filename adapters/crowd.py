@@ -1,4 +1,4 @@
-"""How many connections a process has, and each network of them: who is one too many is not let in. Pure."""
+"""Counts the connections of a process by network, and refuses those beyond the maximum. Pure."""
 
 from collections import Counter
 
@@ -19,13 +19,13 @@ class Crowd:
         return self._by_network[networks_of(address).own]
 
     def networks(self) -> int:
-        """Return how many networks have a connection, each /48 besides its /64s."""
+        """Return how many networks have a connection; a /48 counts in addition to its /64s."""
         return len(self._by_network)
 
     def enter(self, address: str | None) -> bool:
-        """Count a connection; return whether there was room for it. If there was not, it is not counted.
+        """Count a connection if there is room for it; return whether there was.
 
-        None is a proxy, behind which many are: only the total is bounded for it.
+        None is a proxy with many clients: only the total is bounded for it.
         """
         if self.total >= self._connections_max:
             return False
@@ -43,7 +43,7 @@ class Crowd:
         return True
 
     def leave(self, address: str | None) -> None:
-        """Count a connection no more that was let in."""
+        """Remove an admitted connection from the counts."""
         self.total -= 1
         for network in networks_of(address) if address is not None else ():
             if network:

@@ -1,4 +1,4 @@
-"""The database behind a small pool."""
+"""The database with a small connection pool."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ _WAITING_MAX: Final = 200
 _CONNECT_TIMEOUT_S: Final = 2
 _POOL_TIMEOUT_S: Final = 3.0
 _RECONNECT_S: Final = 0.25
-"""How long after a failed attempt to connect the next one is made.
+"""Pause after a failed attempt to connect.
 
-By itself the pool doubles the time from one second on.
+By default the pool doubles the pause, beginning with one second.
 """
 _SAY_EVERY_S: Final = 5.0
 _STATEMENT_TIMEOUT_MS: Final = 10_000
@@ -29,21 +29,17 @@ _log = structlog.get_logger()
 
 
 class Database(Protocol):
-    """What the repositories (functions/repositories/) run their statements on; unreachable: `ApiError`
-    (unavailable).
-    """
+    """The connection of the repositories to the database; unreachable: `ApiError` (unavailable)."""
 
     async def fetch(
         self, statement: LiteralString, parameters: Mapping[str, object] | None = None
     ) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own and return its rows (none for a statement
-        without).
-        """
+        """Run one statement in its own transaction and return its rows, if it has any."""
         ...
 
 
 class PostgresDatabase:
-    """Implements `Database`. It may be started while the database is away."""
+    """Implements `Database`. It may be started while the database is unreachable."""
 
     def __init__(self, url: str) -> None:
         logging.getLogger("psycopg.pool").setLevel(
@@ -59,8 +55,8 @@ class PostgresDatabase:
             kwargs={
                 "autocommit": True,
                 "connect_timeout": _CONNECT_TIMEOUT_S,
-                # A plan that is made for the values asked for touches the chunks of their times only; a
-                # generic one, all there are.
+                # A plan for the actual values reads only the chunks of their times; a generic plan reads all
+                # chunks.
                 "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c plan_cache_mode=force_custom_plan",
             },
             check=self._check,
@@ -70,7 +66,7 @@ class PostgresDatabase:
         self._said_s = float("-inf")
 
     async def start(self) -> None:
-        """Begin to connect."""
+        """Start connecting."""
         await self._pool.open(wait=False)
 
     async def close(self) -> None:
@@ -81,8 +77,8 @@ class PostgresDatabase:
         try:
             await self._pool.check_connection(connection)
         except psycopg.Error:
-            # After an outage no idle connection is whole. The pool would try them one by one, and wait a
-            # second, then two, between them.
+            # After an outage no idle connection works. The pool would try them one by one, with pauses of one
+            # second, then two.
             await self._pool.check()
             raise
 
@@ -91,14 +87,12 @@ class PostgresDatabase:
         if now_s - self._said_s >= _SAY_EVERY_S:
             self._said_s = now_s
             _log.warning("database unreachable")
-        await pool.check()  # makes the next attempt, and so forth
+        await pool.check()  # starts the next attempt
 
     async def fetch(
         self, statement: LiteralString, parameters: Mapping[str, object] | None = None
     ) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own and return its rows (none for a statement
-        without).
-        """
+        """Run one statement in its own transaction and return its rows, if it has any."""
         with database_outages():
             try:
                 return await self._run(statement, parameters)
@@ -109,10 +103,10 @@ class PostgresDatabase:
                 raise unavailable() from error
 
     async def migration_number(self) -> int:
-        """Return the number of the newest migration; 0 where nothing was ever migrated.
+        """Return the number of the newest migration; 0 if there was none.
 
         Raises:
-            psycopg.Error, psycopg_pool.PoolTimeout: the database cannot be reached, or refuses.
+            psycopg.Error, psycopg_pool.PoolTimeout: the database is unreachable, or refuses.
         """
         try:
             rows = await self._run(SCHEMA_QUERY, None)

@@ -1,10 +1,10 @@
-"""Commands that wait because their shard has enough to do: each account gets its turn, and cancels go first.
+"""Commands that wait because their shard is busy: accounts take turns, and cancels go first.
 
 Pure.
 
-As long as a shard keeps up, nothing waits here and commands go in the order in which they came. When it does
-not, the order of arrival would give most to whoever sends most; so then accounts take turns, and an account
-that has too much waiting is refused alone.
+While a shard keeps up, nothing waits here, and commands are sent in the order of arrival. When it does not,
+that order would favour the busiest sender; therefore accounts take turns, and an account with too many
+waiting commands is refused alone.
 """
 
 from collections import OrderedDict, deque
@@ -16,17 +16,15 @@ from protocol.units import AccountId
 T = TypeVar("T")
 
 PER_ACCOUNT_MAX: Final = 100
-"""Commands of one account that may wait; further ones are refused."""
+"""Maximum of waiting commands of one account; further ones are refused."""
 SIZE_MIN, SIZE_FIRST, SIZE_MAX = 64, 1_000, 20_000
-"""Commands that one process lets a shard have unanswered."""
+"""Bounds and initial value of the number of commands that one process may have unanswered at a shard."""
 AGE_MS_MAX: Final = 200
-"""A shard whose oldest command has waited for longer has too much to do."""
+"""A shard whose oldest command has waited for longer is overloaded."""
 
 
 class FairQueue(Generic[T]):
-    """Items of accounts, which are taken in turns: one of each account that has any, then the next one of
-    each.
-    """
+    """Items of accounts, taken round-robin: one of each account, then the next one of each."""
 
     def __init__(self, per_account_max: int = PER_ACCOUNT_MAX) -> None:
         self._per_account_max = per_account_max
@@ -38,15 +36,15 @@ class FairQueue(Generic[T]):
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        """All that wait, in no particular order."""
+        """All waiting items, in no particular order."""
         for queue in (self._urgent, self._others):
             for items in queue.values():
                 yield from items
 
     def put(self, account_id: AccountId, item: T, *, is_urgent: bool) -> bool:
-        """Let an item wait; False: so many of the account do already.
+        """Add an item; False: the account already has the maximum.
 
-        What is urgent is taken before all that is not.
+        Urgent items are taken before all others.
         """
         items = (self._urgent if is_urgent else self._others).setdefault(account_id, deque())
         if len(items) >= self._per_account_max:
@@ -56,7 +54,7 @@ class FairQueue(Generic[T]):
         return True
 
     def take(self, count: int) -> list[T]:
-        """Return up to so many items, and let the others wait on."""
+        """Return and remove up to `count` items."""
         taken: list[T] = []
         for queue in (self._urgent, self._others):
             while queue and len(taken) < count:
@@ -68,7 +66,7 @@ class FairQueue(Generic[T]):
         return taken
 
     def drop(self, is_dropped: Callable[[T], bool]) -> list[T]:
-        """Return the items that are dropped; they wait no more."""
+        """Return and remove the items for which `is_dropped` is true."""
         dropped: list[T] = []
         for queue in (self._urgent, self._others):
             for account_id, items in list(queue.items()):
@@ -84,15 +82,13 @@ class FairQueue(Generic[T]):
 
 
 class Window:
-    """How many commands a shard may have unanswered: as many as it answers soon, found out by trying."""
+    """How many commands a shard may have unanswered; adapts to its latency."""
 
     def __init__(self) -> None:
         self.size = SIZE_FIRST
 
     def adapt(self, age_ms: int, *, is_full: bool) -> None:
-        """Shrink when the shard's oldest command has waited for long, and grow while it has not and more
-        would be sent.
-        """
+        """Shrink if the shard's oldest command has waited too long; otherwise grow if the window was full."""
         if age_ms > AGE_MS_MAX:
             self.size = max(SIZE_MIN, self.size * 3 // 4)
         elif is_full:

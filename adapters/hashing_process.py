@@ -1,15 +1,15 @@
-"""Passwords of sign-ups are compared with the rules and hashed in a process of its own, which gives way to
-every other one.
+"""A separate low-priority process that checks and hashes the passwords of sign-ups.
 
-A thread of low priority would not do: while it has the interpreter's lock and waits for a processor, the
-event loop waits for it. The process starts with the first password, and ends with its parent: its input does.
+A low-priority thread would not do: while it holds the interpreter's lock and waits for a processor, the event
+loop waits, too. The process starts with the first password, and ends with its parent, when its input ends.
 
-    parent -> process: 4 bytes each, the lengths, then the password and the address that it is for in UTF-8;
-    no address: no rules process -> parent: "+" and the hash, or "-", the code of the refusal, a space and its
-    words; and a newline
+    parent -> process: 4 bytes each, the lengths, then the password and its address in UTF-8;
+    no address: no rules
+    process -> parent: "+" and the hash, or "-", the code of the refusal, a space and its message;
+    and a newline
 
-It is started from the code that is on the disk by then, which may be of another release than its parent's. So
-its argument says which exchange of bytes the parent speaks, and a process that speaks another ends at once:
+It runs the code that is on disk when it starts, which may be of another release than its parent's. Its
+argument therefore names the version of this protocol, and a process with another version ends at once:
 sign-ups are refused until the parent is restarted.
 """
 
@@ -28,12 +28,12 @@ from runtime import child_process
 from runtime.priority import give_way
 
 SPOKEN: Final = "2"
-"""The number of the exchange above; it grows with every change of it. The first one had no number."""
+"""The version of the protocol above, which grows with every change. The first version had no number."""
 _LENGTHS: Final = struct.Struct(">II")
 
 
 def password_hasher() -> argon2.PasswordHasher:
-    """Return the hasher of all passwords; it takes some 20 ms of a processor."""
+    """Return the hasher of all passwords; a hash takes about 20 ms of processor time."""
     return argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 
@@ -47,15 +47,15 @@ class HashingProcess:
 
     @property
     def pid(self) -> int | None:
-        """The number of the process; None before the first password."""
+        """The process id; None before the first password."""
         return self._child.pid if self._child is not None else None
 
     def hash(self, password: str, email: str = "") -> str:
-        """Return the password's hash. When the process has died, another one does it.
+        """Return the password's hash. If the process has died, it is restarted.
 
         Raises:
             ApiError: -1130, the rules refuse the password for this address.
-            OSError: no process can be started, or two in turn have died; or this is closed.
+            OSError: no process can be started, two in a row have died, or this is closed.
         """
         secret, address = password.encode(), email.encode()
         with self._lock:
@@ -71,9 +71,9 @@ class HashingProcess:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """End the process, whatever it is doing.
+        """End the process in any state.
 
-        It has given way to all others, so it may not hear soon that its input has ended.
+        Because of its low priority it may be slow to notice the end of its input.
         """
         self._is_closed = True
         if (child := self._child) is not None:
@@ -88,7 +88,8 @@ class HashingProcess:
                 child_process.command("adapters.hashing_process", SPOKEN),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                start_new_session=True,  # Linux gives processors to sessions first, and to their processes then
+                # Linux distributes processors among sessions first, and then among their processes
+                start_new_session=True,
             )
         child = self._child
         assert child.stdin is not None

@@ -1,4 +1,4 @@
-"""Waiting until the database holds what a shard has said."""
+"""Waiting until the database has all current events of a shard."""
 
 import asyncio
 from typing import Final
@@ -19,8 +19,9 @@ _log = structlog.get_logger()
 
 
 class PostgresIngestion:
-    """Implements `functions.repositories.ingestion.Ingestion`: compares the database's position with the
-    shard's stream of events.
+    """Implements `functions.repositories.ingestion.Ingestion`.
+
+    It compares the database's position with the shard's stream of events.
     """
 
     def __init__(self, database: Database, client: redis.asyncio.Redis) -> None:
@@ -28,7 +29,7 @@ class PostgresIngestion:
         self._client = client
 
     async def catch_up(self, shard: int) -> None:
-        """Wait, for about a second at most, until the database holds all that the shard has said so far."""
+        """Wait, at most about a second, until the database has all current events of the shard."""
         with redis_outages():
             (newest,) = await pipelined(
                 self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)]

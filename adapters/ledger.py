@@ -10,17 +10,17 @@ from functions.repositories.ledger import LedgerEntry, LedgerPage, Transfer
 from protocol.units import AccountId, TimeMs
 
 _FOREVER_MS: Final = TimeMs(10**15 - 1)
-# Positions are compared as rows; the time alone, which is what is indexed, is compared besides.
+# Positions are compared as rows; the time, which is indexed, is compared in addition.
 _KEY: Final = "split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::numeric, event, entry"
 _FIRST_TIME: Final = "to_timestamp(%(time)s::bigint / 1000.0)"
 _FIRST: Final = """%(shard)s::integer, %(milliseconds)s::bigint, %(number)s::numeric, %(event)s::integer,
     %(entry)s::integer"""
 _AT: Final = "to_timestamp(place.time_ms / 1000.0)"
 _PLACE: Final = f"({_AT}, place.shard, place.milliseconds, place.number, place.event, place.entry)"
-# What the account has at a place is what it had after the newest entry before that says so, and all amounts
-# since. Those are few: entries that a restore took back, and whatever was stored by a release before 0011.
+# The balance at a position is the balance of the newest earlier entry that stores one, plus all amounts
+# since. Entries without a balance are few: those that a restore reversed, and those of releases before 0011.
 # One statement, so that all of it is of one moment. Entries are bounded by the parameters themselves: the
-# planner sees how many there are, and goes by the index instead of sorting them all.
+# planner then knows how many there are, and uses the index instead of sorting all.
 _PAGE: Final = f"""
 WITH places (name, time_ms, shard, milliseconds, number, event, entry) AS (VALUES
     ('opening', %(start)s::bigint, 0, 0::bigint, 0::numeric, 0, 0),
@@ -66,10 +66,10 @@ _TRANSFERS: Final = """
         AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
     ORDER BY time DESC, transfer_id LIMIT %(limit)s OFFSET %(offset)s
 """
-# Until the backfill is done, what it has not reached is looked up in the ledger: slowly, but rightly. One
-# statement, since both parts must see the same position. What a restore could not bring back has not happened
-# (history/restore.py). The inner query depends on the backfill's row (LATERAL), so that nothing is read of
-# the ledger when there is none.
+# Until the backfill is done, transfers that it has not reached are looked up in the ledger: slow, but
+# correct. One statement, since both parts must see the same position. Transfers that a restore could not
+# recover have not happened (history/restore.py). The inner query depends on the backfill's row (LATERAL), so
+# that the ledger is not read if there is none.
 _HAS_TRANSFER: Final = """
 SELECT 1 FROM transfers WHERE account_id = %(account_id)s AND kind = %(kind)s AND transfer_id = %(transfer_id)s
 AND asset = %(asset)s AND amount = %(amount)s AND time < to_timestamp(%(before_ms)s / 1000.0)
@@ -105,9 +105,7 @@ class PostgresLedger:
         end: TimeMs | None,
         limit: int,
     ) -> LedgerPage:
-        """Return the first `limit` entries from `first` on, of the period from `start` to `end`, and its
-        balances.
-        """
+        """Return the first `limit` entries from `first` on, of the period `start` to `end`, with balances."""
         rows = await self._database.fetch(
             _PAGE,
             {
@@ -133,8 +131,9 @@ class PostgresLedger:
         limit: int,
         offset: int,
     ) -> list[Transfer]:
-        """Return transfers of a kind (deposit, withdrawal), newest first, without the first `offset`; None:
-        no condition.
+        """Return transfers of a kind (deposit, withdrawal), newest first, without the first `offset`.
+
+        A condition that is None does not apply.
         """
         rows = await self._database.fetch(
             _TRANSFERS,
@@ -154,9 +153,9 @@ class PostgresLedger:
     async def has_transfer(
         self, account_id: AccountId, kind: str, transfer_id: str, asset: str, amount: int, *, before_ms: int
     ) -> bool:
-        """Return whether there is such a transfer, made before a time.
+        """Return whether this transfer exists and was made before a time.
 
-        Also while `transfers` is being filled in.
+        This also works while `transfers` is being backfilled.
         """
         rows = await self._database.fetch(
             _HAS_TRANSFER,
@@ -173,7 +172,7 @@ class PostgresLedger:
 
 
 def _page(rows: list[tuple[Any, ...]]) -> LedgerPage:
-    """Return what the rows of `_PAGE` say."""
+    """Return the page in the rows of `_PAGE`."""
     balances: defaultdict[str, dict[str, int]] = defaultdict(dict)
     entries: list[LedgerEntry] = []
     for name, asset, kind, amount, balance, reference, *position in rows:

@@ -1,9 +1,8 @@
-"""The way of a process's shares of limits to the pots in Redis, and of what others do with these to the
-process.
+"""Synchronizes a process's shares of limits with the pots in Redis.
 
-What is asked in one turn of the loop goes out together. What was used is told every 80 ms, and every change
-of a pot is published, so what a process says of a bucket that it knows is at most 100 ms old. As long as
-Redis does not answer, shares are borrowed.
+All requests of one turn of the loop are sent together. Usage is reported every 80 ms, and every change of a
+pot is published, so a process's view of a known bucket is at most 100 ms old. While Redis does not answer,
+shares are borrowed.
 """
 
 import asyncio
@@ -33,13 +32,13 @@ from runtime.tasks import end_tasks
 _TELL_S: Final = 0.08
 _BANS_S: Final = 0.15
 _ANSWER_S_MAX: Final = 0.25
-"""A Redis that takes longer is away."""
+"""A Redis that takes longer counts as unreachable."""
 _FIRST_S_MAX: Final = 0.5
 _SHARES_PER_TURN: Final = 5_000
-"""What is told at once at most, so that it never takes long; the rest follows."""
+"""Maximum of shares in one report, so that it never takes long; the rest follows."""
 _SHARES_PER_COMMAND: Final = 250
 _PEER_S: Final = 60.0
-"""A process that has said nothing for so long counts among those that are there no more."""
+"""A process that has been silent for this time no longer counts."""
 
 _DRAW: Final = load_script("adapters", "draw_shares", PART=PART, RATE_WORDS=streams.RATE_WORDS)
 
@@ -49,7 +48,7 @@ _Future = asyncio.Future[bool | None]
 
 
 class _Ask(NamedTuple):
-    """What is asked of one pot; nobody waits where there is no `met`."""
+    """A request to one pot; nobody waits if there is no `met`."""
 
     share: Share
     needed: int
@@ -57,9 +56,9 @@ class _Ask(NamedTuple):
 
 
 class LimitExchange:
-    """Keeps one process's limits in touch with the others'. Implements `adapters.rate_limits.Pots`.
+    """Synchronizes one process's limits with the other processes. Implements `adapters.rate_limits.Pots`.
 
-    Counts are in the Redis of what may be lost, bans in `log`, the one of what must not.
+    Counts are in the Redis for data that can be lost, bans in `log`, the durable Redis.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class LimitExchange:
         self._words.subscribe(streams.RATE_WORDS)
         self._words.on_ready = limits.distrust
         self._loaded: set[RedisLink] = set()
-        """Those behind which the script is known."""
+        """The links whose servers have loaded the script."""
         self._digest = ""
         self._links.call_when_ready(self._loaded.clear)
         self._asks: dict[int, list[_Ask]] = defaultdict(list)
@@ -92,18 +91,18 @@ class LimitExchange:
 
     @property
     def hears(self) -> bool:
-        """Whether it is told of every change."""
+        """Whether it receives every change."""
         return self._words.ready
 
     @property
     def processes(self) -> int:
-        """How many processes share the limits, this one included, as far as they were heard of."""
+        """The number of processes that share the limits, including this one, as far as known."""
         now_s = time.monotonic()
         self._peers = {name: heard_s for name, heard_s in self._peers.items() if now_s - heard_s < _PEER_S}
         return 1 + len(self._peers)
 
     async def start(self) -> None:
-        """Begin. Redis need not be there; if it is, it can be asked from now on."""
+        """Start. Redis need not be reachable; if it is, it can be asked from now on."""
         if not self._limits.enabled:
             return
         self._limits.share_with(self)
@@ -113,7 +112,7 @@ class LimitExchange:
         self._tasks = [asyncio.create_task(self._tell()), asyncio.create_task(self._exchange_bans())]
 
     async def close(self) -> None:
-        """Hand back what is left, and stop."""
+        """Return the remaining shares, and stop."""
         await end_tasks(self._tasks)
         if self._tasks and not self.is_away:
             self._hand_out(self._limits.shares(), leaves=True)
@@ -122,9 +121,7 @@ class LimitExchange:
         await self._links.close()
 
     def ask(self, share: Share, needed: int) -> _Future:
-        """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be
-        asked.
-        """
+        """Request an amount: True, it was granted; False, it was not; None: the pots are unreachable."""
         LIMITS_ASKED.inc()
         met: _Future = self._loop.create_future()
         if not self._asks:
@@ -133,7 +130,7 @@ class LimitExchange:
         return met
 
     def hand_back(self, share: Share) -> None:
-        """Tell at once what is left of a share."""
+        """Return the rest of a share at once."""
         if not self.is_away:
             self._send(share.place, [_Ask(share, 0, None)], leaves=True)
 
@@ -187,7 +184,7 @@ class LimitExchange:
             if timer is not None:
                 timer.cancel()
             if is_over:
-                return  # what it has given is lost
+                return  # the granted amount is lost
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
                 self._loaded.discard(link)
                 self._not_sent(asks, draws)
@@ -224,7 +221,7 @@ class LimitExchange:
             if ask.met is not None and not ask.met.done():
                 ask.met.set_result(is_met)
             elif ask.met is not None and is_met:
-                ask.share.take_back(ask.needed)  # whoever asked is gone
+                ask.share.take_back(ask.needed)  # the waiting client has disconnected
             self._limits.wake(ask.share)
 
     def _fail(self, asks: list[_Ask], reason: str) -> None:
@@ -254,7 +251,7 @@ class LimitExchange:
             _log.info("limits are shared again")
 
     async def _answered(self) -> bool:
-        """Return whether every server answers in time, after all that it was told before."""
+        """Return whether every server answers in time, after all previous reports."""
         answers: list[asyncio.Future[Reply]] = []
         for link in self._links.all():
             answer: asyncio.Future[Reply] = self._loop.create_future()

@@ -1,4 +1,4 @@
-"""The tables of mails that are to be sent, and of the tokens in them."""
+"""The tables of outgoing mails and of the tokens in them."""
 
 from typing import Final, LiteralString
 
@@ -39,26 +39,26 @@ class PostgresMails:
         self._database = database
 
     async def write(self, account_id: AccountId, mail: Mail) -> None:
-        """Write a mail to the owner of an account, unless there was one of the same kind a minute ago."""
+        """Write a mail to an account's owner, unless one of the same kind was written within a minute."""
         await self._database.fetch(
             _WRITE, {"account": account_id, "subject": mail.subject, "body": mail.body}
         )
 
     async def add_token(self, token_hash: str, account_id: AccountId, purpose: Purpose, ttl_s: int) -> None:
-        """Keep a token."""
+        """Store a token."""
         asked = {"hash": token_hash, "account": account_id, "purpose": purpose, "ttl_s": ttl_s}
         await self._database.fetch(_KEEP, asked)
 
     async def owner_of_token(self, token_hash: str, purpose: Purpose) -> AccountId | None:
-        """Return whose token it is; None: it is none, or none any more."""
+        """Return the account of a token; None: it does not exist or has expired."""
         rows = await self._database.fetch(_OWNER, {"hash": token_hash, "purpose": purpose})
         return AccountId(rows[0][0]) if rows else None
 
     async def use_token(self, token_hash: str, purpose: Purpose) -> AccountId | None:
-        """Return whose token it is; from now on it is none."""
+        """Return the account of a token and invalidate it."""
         rows = await self._database.fetch(_USE, {"hash": token_hash, "purpose": purpose})
         return AccountId(rows[0][0]) if rows else None
 
     async def use_up_tokens(self, account_id: AccountId, purpose: Purpose) -> None:
-        """Let no token of an account be good for this any more, of whichever mail."""
+        """Invalidate all tokens of an account for this purpose."""
         await self._database.fetch(_USE_UP, {"account": account_id, "purpose": purpose})

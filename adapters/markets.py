@@ -1,6 +1,4 @@
-"""The markets as their shards say them, looked at about once a second: whoever asks gets the newest there is,
-without waiting.
-"""
+"""The markets from the shards' configurations, read about once a second; callers never wait."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from runtime.tasks import end_tasks
 
 PERIOD_S: Final = 1.0
 FIRST_PERIOD_S: Final = 0.1
-"""How often it looks while not all shards have said which markets they have."""
+"""Interval of reading until all shards have published their configurations."""
 
 _FIRST_LOOK_S: Final = 1.0
 
@@ -27,7 +25,7 @@ _log = structlog.get_logger()
 
 
 class MarketWatch:
-    """Keeps the listing. A shard whose configuration cannot be read keeps what it said last."""
+    """Keeps the listing. A shard whose configuration is unreadable keeps its previous one."""
 
     def __init__(self, client: "redis.asyncio.Redis", shard_count: int) -> None:
         self._client = client
@@ -39,32 +37,32 @@ class MarketWatch:
         self._task: asyncio.Task[None] | None = None
 
     def listing(self) -> Listing:
-        """Return the markets as they were said last."""
+        """Return the markets as last read."""
         return self._listing
 
     def call_when_changed(self, callback: Callable[[Listing], None]) -> None:
-        """Call `callback` with every listing from now on, beginning with this one."""
+        """Call `callback` with every new listing, beginning with the current one."""
         self._callbacks.append(callback)
         callback(self._listing)
 
     def why_not(self) -> str | None:
-        """Return why not all markets are known; for `Probes.ready_when`."""
+        """Return why not all markets are known, or None; for `Probes.ready_when`."""
         unknown = self._listing.unknown_shards
         return f"shard {unknown[0]} has not said yet which markets it has" if unknown else None
 
     async def start(self) -> None:
-        """Begin to look; return when the first look is done, or takes too long."""
+        """Start; return when the first read is done, or takes too long."""
         with suppress(TimeoutError, redis.RedisError):
             async with asyncio.timeout(_FIRST_LOOK_S):
                 await self.look()
         self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop reading."""
         await end_tasks([self._task] if self._task is not None else [])
 
     async def look(self) -> None:
-        """Look at every shard once. One that cannot be asked keeps nobody from seeing the others."""
+        """Read every shard once; an unreachable shard does not affect the others."""
         values = await asyncio.gather(*(self._read(shard) for shard in range(self._shard_count)))
         changed = {
             shard: value

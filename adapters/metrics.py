@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus."""
+"""The gateway's metrics, for Prometheus."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -45,14 +45,14 @@ ORDERS: Final = Counter(
     "Requests to place an order, by what they were answered: accepted, or the error's code.",
     ["answer"],
 )
-# At 0, so that the first one is seen as an increase.
+# At 0, so that the first one is visible as an increase.
 _by_answer: dict[str, Callable[[], None]] = {
     answer: ORDERS.labels(answer).inc for answer in ("accepted", str(STATUS_UNKNOWN))
 }
 
 
 class Refusal(StrEnum):
-    """Why a request or a connection was refused before anybody looked at what it wants."""
+    """Why a request or a connection was refused before it was examined."""
 
     BANNED = "banned"
     WEIGHT = "weight"
@@ -62,13 +62,13 @@ class Refusal(StrEnum):
     URL = "url"
     BODY = "body"
     SLOW = "slow"
-    """It did not arrive in time, or its answer was not taken."""
+    """The request did not arrive in time, or the client did not take its answer."""
 
 
 _REFUSALS: Final = Counter(
     "gateway_refusals", "Requests and connections refused at the door, by reason.", ["reason"]
 )
-# At 0, so that the first one is seen as an increase.
+# At 0, so that the first one is visible as an increase.
 _by_refusal: Final = {refusal: _REFUSALS.labels(refusal.value).inc for refusal in Refusal}
 BATCH: Final = Histogram(
     "gateway_batch_commands",
@@ -90,7 +90,7 @@ PARSE: Final = _STAGE.labels("parse")
 APPEND: Final = _STAGE.labels("append")
 REPLY: Final = _STAGE.labels("reply")
 PARSES_EVERY: Final = 16
-"""A histogram costs a microsecond; of what happens per order a sample does."""
+"""A histogram costs a microsecond, so only a sample of the orders is measured."""
 
 
 def count_order(error: ApiError | None) -> None:
@@ -103,7 +103,7 @@ def count_order(error: ApiError | None) -> None:
 
 
 def count_refusal(refusal: Refusal) -> None:
-    """Count what was refused at the door."""
+    """Count a refusal at the door."""
     _by_refusal[refusal]()
 
 
@@ -119,7 +119,7 @@ class FunctionMetrics:
     def __init__(self, name: str) -> None:
         self._name = name
         self._latency = LATENCY.labels(name)
-        # At 0, so that the first failure is seen as an increase.
+        # At 0, so that the first failure is visible as an increase.
         self._by_status: dict[int, Callable[[], None]] = {
             status: REQUESTS.labels(name, str(status)).inc for status in (200, 500, 503)
         }

@@ -1,4 +1,4 @@
-"""Which networks an address belongs to. Limits count networks: whoever has one IPv6 address has 2⁶⁴ of them.
+"""The networks of an address. Limits count networks: an owner of one IPv6 address has 2⁶⁴ of them.
 
 Pure.
 """
@@ -8,27 +8,27 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 _OWN_BITS: Final = 64
-"""The smallest IPv6 network that is given to anybody."""
+"""The smallest IPv6 network that is assigned to a customer."""
 _WIDE_BITS: Final = 48
-"""The largest that one customer commonly gets."""
+"""The largest network that one customer commonly gets."""
 WIDE_FACTOR: Final = 10
-"""A /48 may use so many times what one address may: some are one customer's, in others many live."""
+"""A /48 may use this multiple of the limits of one address: some have one customer, others many."""
 _REMEMBERED: Final = 65_536
-"""Addresses whose networks are remembered; to parse one takes some microseconds."""
+"""Number of addresses whose networks are cached; parsing takes some microseconds."""
 
 
 class Networks(NamedTuple):
-    """Whose limits a request uses."""
+    """The networks whose limits a request uses."""
 
     own: str
-    """An IPv4 address, or an IPv6 address's /64."""
+    """An IPv4 address, or the /64 of an IPv6 address."""
     wide: str
     """The /48 of an IPv6 address; empty for IPv4."""
 
 
 @lru_cache(_REMEMBERED)
 def networks_of(address: str) -> Networks:
-    """Return the networks of an address; what is no IP address stands for itself."""
+    """Return the networks of an address; a text that is not an IP address stands for itself."""
     if ":" not in address:
         return Networks(address, "")
     try:

@@ -22,7 +22,7 @@ _ORDER_COLUMNS: Final = """order_id, account_id, client_order_id, market, side, 
     quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, 0,
     (extract(epoch from accepted_time) * 1000)::bigint, (extract(epoch from updated_time) * 1000)::bigint,
     coalesce(version, 0), close_reason, strategy_id, strategy_type, prevented_quantity, prevented_match_id"""
-"""What `_order` takes; funds held are known to the shard alone."""
+"""The columns for `_order`; only the shard knows the held funds."""
 _ORDER: Final = f"""
     SELECT {_ORDER_COLUMNS} FROM orders
     WHERE account_id = %(account)s AND market = %(market)s
@@ -34,8 +34,8 @@ _ORDERS: Final = """
     AND (%(start)s::bigint IS NULL OR accepted_time >= to_timestamp(%(start)s / 1000.0))
     AND (%(end)s::bigint IS NULL OR accepted_time <= to_timestamp(%(end)s / 1000.0))
 """
-# The order of time and that of numbers are the same; the first is asked for where a time bounds the page, so
-# that its index is read.
+# Times and numbers have the same order; sorting by time is used where a time bounds the page, so that its
+# index is read.
 _ORDERS_FROM: Final = f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY order_id LIMIT %(limit)s"
 _ORDERS_SINCE: Final = (
     f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY accepted_time, order_id LIMIT %(limit)s"
@@ -53,8 +53,7 @@ _FILLS: Final = """
         AND (%(start)s::bigint IS NULL OR time >= to_timestamp(%(start)s / 1000.0))
         AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
 """
-# The order of time and that of numbers are the same; which one is asked for decides what index and which
-# chunks are read.
+# Times and numbers have the same order; the sort column decides which index and which chunks are read.
 _FILLS_FROM: Final = f"{_FILLS} ORDER BY trade_id, order_id LIMIT %(limit)s"
 _FILLS_SINCE: Final = f"{_FILLS} ORDER BY time, trade_id, order_id LIMIT %(limit)s"
 _NEWEST_FILLS: Final = f"{_FILLS} ORDER BY time DESC, trade_id DESC, order_id DESC LIMIT %(limit)s"
@@ -94,9 +93,7 @@ class PostgresOrders:
         end: TimeMs | None,
         limit: int,
     ) -> list[OrderState]:
-        """Return the first `limit` orders from a number or an acceptance on, or without either the last
-        ones.
-        """
+        """Return the first `limit` orders from a number or an acceptance time on, or else the newest ones."""
         statement = (
             _ORDERS_SINCE if start is not None else _ORDERS_FROM if from_id is not None else _NEWEST_ORDERS
         )
@@ -125,7 +122,7 @@ class PostgresOrders:
         end: TimeMs | None,
         limit: int,
     ) -> list[StoredFill]:
-        """Return the first `limit` fills from a trade or a time on, or without either the last ones."""
+        """Return the first `limit` fills from a trade or a time on, or else the newest ones."""
         statement = (
             _FILLS_FROM if from_id is not None else _FILLS_SINCE if start is not None else _NEWEST_FILLS
         )
@@ -154,8 +151,9 @@ class PostgresOrders:
         from_id: int,
         limit: int,
     ) -> list[PreventedMatch]:
-        """Return the first `limit` matches from a number on: only this one, or those of one order, where they
-        are given.
+        """Return the first `limit` matches from a number on.
+
+        With `match_id` only this one; with `order_id` only those of this order.
         """
         rows = await self._database.fetch(
             _PREVENTED_MATCHES,

@@ -21,8 +21,11 @@ NOT_MIGRATED: Final = (
     psycopg.errors.UndefinedObject,
     psycopg.errors.InvalidSchemaName,
 )
-"""What a statement meets where a migration has not been applied yet. Our statements are constants, and tests
-run each of them against the migrated schema, so nothing else names what is not there."""
+"""The errors of a statement whose migration has not been applied yet.
+
+Our statements are constants, and tests run each of them against the migrated schema, so nothing else causes
+these errors.
+"""
 SCHEMA_RETRY_S: Final = 5
 
 _log = structlog.get_logger()
@@ -30,7 +33,7 @@ _log = structlog.get_logger()
 
 @contextmanager
 def redis_outages() -> Iterator[None]:
-    """Turn what Redis raises while it is away, loading or read-only into `unavailable`."""
+    """Turn the errors of Redis while it is unreachable, loading or read-only into `unavailable`."""
     try:
         yield
     except RedisOutage as error:
@@ -40,9 +43,9 @@ def redis_outages() -> Iterator[None]:
 
 @contextmanager
 def database_outages() -> Iterator[None]:
-    """Turn what the database raises while it cannot be reached or used into `unavailable`.
+    """Turn the errors of an unreachable or unusable database into `unavailable`.
 
-    A wrong statement stays an error.
+    An invalid statement remains an error.
     """
     try:
         yield

@@ -1,7 +1,6 @@
-"""Password hashing with argon2id, a few at a time. Nobody who has an account waits for those who sign up.
+"""Password hashing with argon2id, with limited concurrency: sign-ups do not delay existing users.
 
-Those who have an account are served by threads. Sign-ups are hashed in a process that gives way to all
-others.
+Existing users are served by threads. Sign-ups are hashed in a low-priority process.
 """
 
 import asyncio
@@ -21,20 +20,17 @@ T = TypeVar("T")
 _PARALLEL: Final = 2
 _SIGN_UPS_PARALLEL: Final = 1
 _SIGN_UPS_REST: Final = 3.0
-"""How often the time that a sign-up has taken passes before the next one's turn, so that they have a quarter
-of a processor at most."""
+"""The pause after a sign-up, as a multiple of its duration: they get at most a quarter of a processor."""
 _REST_S_MAX: Final = 0.3
-"""On a machine that is full, a turn takes seconds, for the process gives way.
+"""Maximum of the pause: on a busy machine a low-priority hash takes seconds.
 
-A rest after that would only keep people out.
+A proportional pause would then only delay users.
 """
 _WAITING_MAX: Final = 50
 
 
 class _Queue:
-    """Lets so many have a turn at once, rests after each turn for `rest` times as long, and lets not too many
-    wait.
-    """
+    """Limits concurrency and waiting callers, and pauses after each turn for `rest` times its duration."""
 
     def __init__(self, parallel: int, rest: float = 0.0) -> None:
         self._slots = asyncio.Semaphore(parallel)
@@ -68,39 +64,37 @@ class ArgonPasswords:
         self._hasher = password_hasher()
         self._low = HashingProcess()
         self._sign_ins, self._sign_ups = _Queue(_PARALLEL), _Queue(_SIGN_UPS_PARALLEL, _SIGN_UPS_REST)
-        # What an unknown user's password is compared with, so that the answer takes as long as for a known
-        # one.
+        # Compared with an unknown user's password, so that the answer takes as long as for a known one.
         self._nobody = self._hasher.hash("nobody has this password")
         self._threads = ThreadPoolExecutor(_PARALLEL + _SIGN_UPS_PARALLEL, "passwords")
 
     def close(self) -> None:
-        """Hash no more; whoever waits gets a 503."""
+        """Stop hashing; waiting callers get a 503."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._low.close()
 
     async def hashed(self, password: str, email: str, *, is_known: bool) -> str:
-        """Return the hash to keep.
+        """Return the hash to store.
 
         Raises:
-            ApiError: -1130, the rules refuse the password; 503, too many wait, or the machine has no memory
-                for it.
+            ApiError: -1130, the rules refuse the password; 503, too many callers wait, or memory is short.
         """
         async with (self._sign_ins if is_known else self._sign_ups).turn():
             try:
                 if not is_known:
                     return await self._in_thread(self._low.hash, password, email)
-                # The rules take some milliseconds of the event loop: only those whose turn it is may have
-                # them.
+                # The rules take some milliseconds of the event loop, so they are checked only when it is the
+                # caller's turn.
                 check_password(password, email)
                 return await self._in_thread(self._hasher.hash, password)
             except (OSError, argon2.exceptions.HashingError):  # no process, or no memory
                 raise overloaded() from None
 
     async def matches(self, password_hash: str, password: str) -> bool:
-        """Return whether the password is the one that was hashed; never, for an empty hash.
+        """Return whether the password matches the hash; never, for an empty hash.
 
         Raises:
-            ApiError: 503, too many wait, or the machine has no memory for it.
+            ApiError: 503, too many callers wait, or memory is short.
         """
         async with self._sign_ins.turn():
             return await self._in_thread(self._verify, password_hash, password)

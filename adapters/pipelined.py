@@ -11,7 +11,7 @@ async def pipelined(
 ) -> list[Any]:
     """Send the commands together and return their replies; raise the first error among them.
 
-    `at_once`: nothing else happens between them; in a cluster all keys must then be of one slot.
+    `at_once`: as a transaction; in a cluster all keys must then be of one slot.
     """
     async with client.pipeline(transaction=at_once) as pipeline:
         for command in commands:

@@ -1,6 +1,4 @@
-"""Whose word counts for who a client is: proxies at the addresses, or in the networks, that the settings
-name.
-"""
+"""Trusted proxies, whose X-Forwarded-For identifies the client."""
 
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -12,7 +10,7 @@ class TrustedProxies:
     """The addresses and networks of EXCHANGE_TRUSTED_PROXIES."""
 
     def __init__(self, text: str) -> None:
-        """Read addresses and networks, comma separated.
+        """Parse addresses and networks, comma separated.
 
         Raises:
             SettingsError: one of them is neither.
@@ -34,9 +32,7 @@ class TrustedProxies:
         return any(parsed in network for network in self._networks)
 
     def client_of(self, peer: str, forwarded_for: Iterable[str]) -> str:
-        """Return who asks: `peer`, or the last address that trusted proxies in a row have put into
-        X-Forwarded-For.
-        """
+        """Return the client: `peer`, or the last address in X-Forwarded-For that no trusted proxy has."""
         if peer not in self:
             return peer
         for hop in reversed([each.strip() for each in ",".join(forwarded_for).split(",") if each.strip()]):

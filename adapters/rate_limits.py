@@ -1,12 +1,11 @@
-"""Rate limits that all processes work under together, without a Redis round trip per request.
+"""Rate limits shared by all processes, without a Redis round trip per request.
 
-A process admits what its share of a limit reaches for, and asks for more where it does not: the arithmetic is
-in adapters/shares.py, the way to Redis in adapters/limit_exchange.py. What is counted is a network
-(`networks_of`), not an address, or an account's unfilled orders. Bans stand in the Redis of what must not be
-lost: docs/decisions/0035, 0037.
+A process admits requests from its share of a limit, and asks for more when the share does not suffice: the
+arithmetic is in adapters/shares.py, the connection to Redis in adapters/limit_exchange.py. Limits count
+networks (`networks_of`), not addresses, and accounts' unfilled orders. Bans are stored in the durable Redis:
+docs/decisions/0035, 0037.
 
-A method that returns an awaitable has not decided: the caller awaits it. Far from a limit it returns None,
-and nothing is awaited.
+A method that returns an awaitable has not decided: the caller awaits it. Far from a limit it returns None.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ CONNECTIONS: Final = "connections"
 ORDERS_10S: Final = streams.ORDERS_10S
 ORDERS_DAY: Final = streams.ORDERS_DAY
 REFUSALS: Final = "refusals"
-"""Requests that came after a limit was used up."""
+"""Requests after a limit was used up."""
 WINDOW_MS: Final = {
     WEIGHT: _MINUTE_MS,
     RAW_REQUESTS: 5 * _MINUTE_MS,
@@ -46,26 +45,26 @@ WINDOW_MS: Final = {
 }
 
 REFUSALS_BEFORE_BAN: Final = 600
-"""So many refused requests within two minutes ban a network."""
+"""A network with this many refused requests within two minutes is banned."""
 _WAIT_S_MAX: Final = 0.25
-"""How long a request waits for what others hold of its limit."""
+"""How long a request waits for shares that other processes hold of its limit."""
 _TTL_EXTRA_MS: Final = 60_000
-"""How long a pot outlives its window, for whoever's clock is behind."""
+"""How long a pot outlives its window, for processes whose clock is behind."""
 _AHEAD_MS: Final = 1_000
-"""So long before a window ends, whoever was active in it gets a share of the next one."""
+"""This long before a window ends, its active owners get a share of the next one."""
 _AHEAD_PER_TURN: Final = 2_000
 _BANS_PER_READ: Final = 1_000
 _UNSENT_BANS_MAX: Final = 10_000
-"""Bans that wait for a Redis that cannot take them; the oldest are then known to this process alone."""
+"""Maximum of bans that wait for an unavailable Redis; older ones are then known only to this process."""
 
 _log = structlog.get_logger()
 
 Undecided = Awaitable[None]
-"""Ends when a request is admitted, or raises its refusal."""
+"""Completes when a request is admitted, or raises its refusal."""
 Short = Sequence[tuple[Share, int]]
-"""Shares that do not reach, and what is needed of each."""
+"""Insufficient shares, and the amount needed of each."""
 Over = Callable[[Short], Undecided | None]
-"""Raises a refusal, or returns what does."""
+"""Raises a refusal, or returns an awaitable that does."""
 
 
 def seconds_left(kind: str, now: TimeMs) -> int:
@@ -75,51 +74,49 @@ def seconds_left(kind: str, now: TimeMs) -> int:
 
 
 class Pots(Protocol):
-    """What is counted by all processes together."""
+    """The counts of all processes together."""
 
     @property
     def hears(self) -> bool:
-        """Whether every change of a pot is heard of."""
+        """Whether every change of a pot is received."""
         ...
 
     @property
     def processes(self) -> int:
-        """How many processes share the limits."""
+        """The number of processes that share the limits."""
         ...
 
     is_away: bool
-    """Whether nobody can be asked."""
+    """Whether the pots are unreachable."""
     outage: int
-    """The how manieth time that is, or was last, so."""
+    """The number of the current or last outage, from 1."""
 
     def ask(self, share: Share, needed: int) -> Awaitable[bool | None]:
-        """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be
-        asked.
-        """
+        """Request an amount: True, it was granted; False, it was not; None: the pots are unreachable."""
         ...
 
     def hand_back(self, share: Share) -> None:
-        """Tell at once what is left of a share."""
+        """Return the rest of a share at once."""
         ...
 
 
 class _Alone:
-    """The pots of a process that shares its limits with nobody."""
+    """The pots of a process that shares its limits with no other."""
 
     hears, processes, is_away, outage = True, 1, True, 1
 
     async def ask(self, _share: Share, _needed: int) -> bool | None:
-        """Say that nobody can be asked."""
+        """Answer that the pots are unreachable."""
         return None
 
     def hand_back(self, share: Share) -> None:
-        """Keep it."""
+        """Do nothing."""
 
 
 class _Lane:
     """The shares of one kind in the current window.
 
-    One that is over is dropped whole: no step looks at every owner.
+    A finished window is dropped as a whole: no step iterates over every owner.
     """
 
     def __init__(self, kind: str) -> None:
@@ -127,17 +124,17 @@ class _Lane:
         self.window_ms = WINDOW_MS[kind]
         self.number = -1
         self.since = self.until = 0
-        """From when to when the window lasts (ms)."""
+        """The bounds of the window (ms)."""
         self.shares: dict[str, Share] = {}
         self.next: dict[str, Share] = {}
-        """Shares of the window that follows."""
+        """Shares of the next window."""
         self.active: dict[str, None] = {}
-        """Owners that have used something in this window, as far as it was told."""
+        """Owners that have used something in this window, as far as it was reported."""
 
     def turn(self, now: TimeMs) -> None:
         """Begin the window of `now`.
 
-        A clock that goes back by less than a window does not begin an old one again.
+        A clock that goes back by less than a window does not begin the previous one again.
         """
         if self.since - self.window_ms <= now < self.until:
             return
@@ -156,9 +153,9 @@ class RateLimits:
     def __init__(
         self, settings: Settings, shard_of_account: Callable[[AccountId], int] | None = None
     ) -> None:
-        """Count as the settings say, without others until `share_with`.
+        """Count with the limits of the settings, alone until `share_with`.
 
-        An account's counts are where `shard_of_account` says.
+        `shard_of_account` gives the place of an account's counts.
         """
         self.enabled = settings.rate_limits_enabled
         self._shard_count = settings.shard_count
@@ -170,7 +167,7 @@ class RateLimits:
         self._weights, self._raws = self._lanes[WEIGHT], self._lanes[RAW_REQUESTS]
         self._orders_10s, self._orders_day = self._lanes[ORDERS_10S], self._lanes[ORDERS_DAY]
         self._dirty: list[Share] = []
-        """Shares of which something is to be told; some may be of windows that are over."""
+        """Shares with unreported changes; some may be of finished windows."""
         self._waiting: defaultdict[Share, list[asyncio.Future[None]]] = defaultdict(list)
         self._bans = Bans()
         self._unsent_bans: deque[Ban] = deque(maxlen=_UNSENT_BANS_MAX)
@@ -186,20 +183,20 @@ class RateLimits:
         )
 
     def share_with(self, pots: Pots) -> None:
-        """Share the limits with the processes at `pots` from now on."""
+        """Share the limits with the processes that use `pots` from now on."""
         self._pots = pots
 
     def call_when_banned(self, callback: Callable[[Ban], None]) -> None:
-        """Call `callback` for each ban from now on, also for one that another process made."""
+        """Call `callback` for each new ban, including those of other processes."""
         self._on_ban.append(callback)
 
     def charge(self, address: str, weight: int, now: TimeMs) -> Undecided | None:
         """Count one request and add to its network's request weight.
 
-        `weight` is what is known of it before anything is read: `correct` adds the rest.
+        `weight` is the part known before anything is read: `correct` adds the rest.
 
         Raises:
-            ApiError: -1003, HTTP 429 over a limit, 418 for a network that is banned.
+            ApiError: -1003, HTTP 429 over a limit, 418 for a banned network.
         """
         if not self.enabled:
             return None
@@ -221,7 +218,7 @@ class RateLimits:
             and counted.left > 0
             and not networks.wide
         ):
-            # `Share.take`, written out: every request comes by here.
+            # `Share.take`, inlined: every request passes here.
             weighed.left -= weight
             weighed.unsaid += weight
             counted.left -= 1
@@ -268,9 +265,7 @@ class RateLimits:
         )
 
     def weight_used(self, address: str, now: TimeMs) -> int:
-        """Return the request weight that an address's network has used in the current minute, in all
-        processes.
-        """
+        """Return the weight that an address's network has used in this minute, in all processes."""
         return self._count_of(self._weights, networks_of(address).own, now)
 
     def _count_of(self, lane: _Lane, owner: str, now: TimeMs) -> int:
@@ -311,7 +306,7 @@ class RateLimits:
         self._note_change(share)
 
     def _decide(self, wanted: Sequence[tuple[Share, int]], over: Over) -> Undecided | None:
-        """Take of every share what is needed; `over` refuses when some of them do not reach."""
+        """Take the needed amount of every share; `over` refuses if some shares are insufficient."""
         short = [(share, needed) for share, needed in wanted if not self._takes(share, needed)]
         if not short:
             return None
@@ -348,9 +343,9 @@ class RateLimits:
             await undecided
 
     async def _obtain(self, share: Share, needed: int) -> bool:
-        """Return whether a request gets what it needs, now that it did not at once.
+        """Return whether a request gets the amount that its process's share did not have.
 
-        Wait for what others hold meanwhile.
+        It waits for other processes to return theirs.
         """
         loop = asyncio.get_running_loop()
         until_s = loop.time() + _WAIT_S_MAX
@@ -371,20 +366,20 @@ class RateLimits:
         return True
 
     async def _news(self, share: Share, seconds: float) -> None:
-        """Wait until something is heard of a share's pot, for so long."""
+        """Wait until a share's pot changes, for at most `seconds`."""
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[share].append(heard)
         await asyncio.wait((heard,), timeout=seconds)
 
     def wake(self, share: Share) -> None:
-        """Let those look again who wait for something of a share's pot."""
+        """Wake the requests that wait for a share's pot."""
         for heard in self._waiting.pop(share, ()):
             if not heard.done():
                 heard.set_result(None)
 
     def _over_requests(self, networks: Networks, short: Short, now: TimeMs) -> Undecided | None:
         for share, needed in short:
-            share.overrun(needed)  # the weight of what is refused counts all the same
+            share.overrun(needed)  # the weight of a refused request counts, too
         if any(share.bucket.kind == RAW_REQUESTS for share, _ in short):
             limit = f"{self._raw_max} requests per 5 MINUTE"
             return self._refuse(
@@ -403,7 +398,7 @@ class RateLimits:
         return self._refuse(networks, ApiError(-1034, text, 429, seconds_left(CONNECTIONS, now)), now)
 
     def _refuse(self, networks: Networks, error: ApiError, now: TimeMs) -> Undecided:
-        """Raise a refusal, once it is counted; whoever has used up these is banned."""
+        """Raise a refusal after counting it; a network with too many refusals is banned."""
         shares = self._shares_of(networks, REFUSALS, REFUSALS_BEFORE_BAN - 1, now)
         undecided = self._decide([(share, 1) for share in shares], lambda short: self._ban(short, now))
         if undecided is None:
@@ -433,7 +428,7 @@ class RateLimits:
         )
 
     def _knowing(self, shares: Iterable[Share]) -> Undecided | None:
-        """Hear how the pots stand that this process does not know yet."""
+        """Read the pots that this process does not know yet."""
         unknown = [share for share in shares if not share.is_known]
         if not unknown or self._pots.is_away:
             return None
@@ -487,7 +482,7 @@ class RateLimits:
         raise ApiError(-1015, text, 429, seconds_left(kind, now))
 
     def forgive_order(self, account_id: AccountId, now: TimeMs) -> None:
-        """Take one order back that was counted at `now`: it was refused, or it traded at once."""
+        """Take back an order that was counted at `now`: it was refused, or it traded at once."""
         if not self.enabled:
             return
         owner = str(account_id)
@@ -497,7 +492,7 @@ class RateLimits:
                 self._take_back(share, 1)
 
     def know_orders(self, account_id: AccountId, now: TimeMs) -> Undecided | None:
-        """Make sure that `order_counts` says what all processes have counted."""
+        """Ensure that `order_counts` includes the counts of all processes."""
         return self._knowing(self._shares_of_account(account_id, now)) if self.enabled else None
 
     def order_counts(self, account_id: AccountId, now: TimeMs) -> tuple[int, int]:
@@ -506,9 +501,7 @@ class RateLimits:
         return self._count_of(self._orders_10s, owner, now), self._count_of(self._orders_day, owner, now)
 
     def to_tell(self, now: TimeMs, most: int) -> list[Share]:
-        """Return up to `most` shares of which something is to be told, and those that are wanted of windows
-        to come.
-        """
+        """Return up to `most` shares with unreported changes, and those wanted of future windows."""
         told = []
         dirty, self._dirty = self._dirty[:most], self._dirty[most:]
         for lane in self._lanes.values():
@@ -537,7 +530,7 @@ class RateLimits:
                 yield ahead
 
     def shares(self) -> list[Share]:
-        """Return every share of which something is left, or to be told."""
+        """Return every share with a rest or unreported changes."""
         return [
             share
             for lane in self._lanes.values()
@@ -546,18 +539,18 @@ class RateLimits:
         ]
 
     def distrust(self) -> None:
-        """Have every pot asked for: changes may have been missed."""
+        """Mark every pot as unknown: changes may have been missed."""
         for lane in self._lanes.values():
             for share in (*lane.shares.values(), *lane.next.values()):
                 self._note_change(share)
 
     def hear(self, key: str, word: Word, *, is_wanted: bool) -> None:
-        """Note how a pot stands.
+        """Process a change of a pot.
 
-        What is left of it is handed back when little is left for all, or somebody has asked in vain.
+        The rest of the share is returned when little is left for all, or a process has asked in vain.
 
         Raises:
-            ValueError: the key is not one of a pot.
+            ValueError: the key is not that of a pot.
         """
         _, _, kind, rest = key.split(":", 3)
         owner, _, window = rest.rpartition(":")
@@ -574,13 +567,11 @@ class RateLimits:
 
     @staticmethod
     def ttl_ms(share: Share) -> int:
-        """Return how long a share's pot is kept."""
+        """Return the time to live of a share's pot."""
         return WINDOW_MS[share.bucket.kind] + _TTL_EXTRA_MS
 
     async def exchange_bans(self, client: redis.asyncio.Redis, now: TimeMs) -> None:
-        """Read the bans of others from `client`, the Redis of what must not be lost, and write those that
-        were made here.
-        """
+        """Read the bans of others from `client`, the durable Redis, and write those made here."""
         self._bans.forget(now)
         while True:
             start = self._last_ban if self._last_ban == "-" else f"({self._last_ban}"
@@ -596,7 +587,7 @@ class RateLimits:
             ban = self._unsent_bans[0]
             fields: dict[Any, Any] = {"network": ban.network, "until": ban.until, "times": ban.times}
             await client.xadd(streams.bans(), fields, maxlen=BANS_MAX, approximate=True)
-            if self._unsent_bans and self._unsent_bans[0] is ban:  # else it has made room meanwhile
+            if self._unsent_bans and self._unsent_bans[0] is ban:  # otherwise it was dropped to make room
                 self._unsent_bans.popleft()
 
 

@@ -1,4 +1,4 @@
-"""The feeds' read models in Redis, as the functions see them."""
+"""The feeds' read models in Redis, for the functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 
 
 class RedisReadModels:
-    """Implements `functions.api.ports.ReadModels`. What cannot be understood counts as not there."""
+    """Implements `functions.api.ports.ReadModels`. An undecodable value counts as missing."""
 
     def __init__(self, client: redis.asyncio.Redis, listing: Callable[[], Listing]) -> None:
         self._client = client
@@ -38,13 +38,11 @@ class RedisReadModels:
         return self._listing().known.shard_of_market(symbol)
 
     async def depth(self, symbol: str, limit: int) -> DepthSnapshot | None:
-        """Return the best `limit` levels of each side, 5,000 at most, after the last batch that feeds have
-        written.
-        """
+        """Return the best `limit` levels of each side, 5,000 at most, after the last batch of the feeds."""
         shard = self._shard_of(symbol)
         key, diffs_key = streams.depth(shard, symbol), streams.depth_diffs(shard, symbol)
         base: DepthSnapshot | None = None
-        # The newest diffs lead back to the base; all of them are read only if they do not.
+        # Usually the newest diffs suffice to reach the base; all of them are read only if they do not.
         for last in (DIFFS_AFTER_BASE_MAX - 1, -1):
             with redis_outages():
                 commands: list[tuple[str | int, ...]] = [("GET", key), ("LRANGE", diffs_key, 0, last)]
@@ -59,7 +57,7 @@ class RedisReadModels:
                 break
             if diffs is not None:
                 return book_after(base, diffs, limit)
-        # Right, though of a moment ago.
+        # Consistent, but slightly out of date.
         _log.warning("diffs of the depth are missing", market=symbol)
         return book_after(base, (), limit) if base is not None else None
 

@@ -1,9 +1,8 @@
-"""One pipelined connection to Redis for the order path: bytes out, replies in by callback, no task and no
-future per command.
+"""One pipelined connection to Redis for the order path, without a task or future per command.
 
 The library's asyncio client spends more on one small pipeline than everything else on an order's way through
-this process (docs/decisions has the figures), so the two busy directions, appending and listening, use this
-instead.
+this process (docs/decisions has the figures). The two busy directions, appending and listening, therefore use
+this: bytes out, replies in by callback.
 """
 
 import asyncio
@@ -20,28 +19,26 @@ from runtime.redis_clients import RedisOutage, asyncio_finder, is_passing, parse
 from runtime.tasks import end_tasks
 
 Reply = object
-"""What hiredis reads; an error that Redis answered is a `hiredis.ReplyError`, a lost connection a
-`ConnectionError`."""
+"""A value from hiredis; a Redis error is a `hiredis.ReplyError`, a lost connection a `ConnectionError`."""
 OnReply = Callable[[Reply], None]
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S: Final = 2.0
-"""For finding the server and the connection to it.
+"""Timeout for finding the server and connecting to it.
 
-What is asked then takes as long as it takes, as long as replies come.
+Later requests may take any time while replies arrive.
 """
 _SETUP_SILENCE_S: Final = 2.0
-"""How long a new connection may say nothing although it was asked something."""
+"""How long a new connection may be silent after a request."""
 CHANNELS_PER_COMMAND: Final = 1_000
-"""A SUBSCRIBE of so many keeps the server from everything else for a millisecond or two."""
+"""A larger SUBSCRIBE would block the server for more than a millisecond or two."""
 CHANNELS_UNCONFIRMED_MAX: Final = 4_000
-"""Subscriptions on their way at once: some 100 kB of commands, and 200 kB of replies that the server has to
-buffer."""
+"""Maximum of unconfirmed subscriptions: about 100 kB of commands, and 200 kB of buffered replies."""
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5)
 _PING_S: Final = 1.0
 _SILENCE_MAX_S: Final = 4.0
 _LOG_EVERY_S: Final = 10.0
-"""How often an outage that goes on is logged."""
+"""Interval at which a continuing outage is logged."""
 
 _log = structlog.get_logger()
 
@@ -53,21 +50,18 @@ def packed(*parts: bytes | str | int) -> bytes:
 
 
 class RedisLink(asyncio.Protocol):
-    """A connection that is made again whenever it is lost.
+    """A connection that reconnects whenever it is lost.
 
     `on_ready` runs after every (re)connection, before anything else can be sent. With `on_message` the link
-    is for listening: it hands over (channel, payload) of what is said on the channels subscribed to; `ready`
-    then means that all subscriptions stand. What is said before that is handed over after `on_ready`, so that
-    a listener knows first that it may have missed something.
+    is for listening: it passes on (channel, payload) of the subscribed channels; `ready` then means that all
+    subscriptions are confirmed. Earlier messages are passed on after `on_ready`, so that a listener first
+    learns that it may have missed some.
     """
 
     def __init__(
         self, url: str, *, key: str = "pos:{0}", on_message: Callable[[bytes, bytes], None] | None = None
     ) -> None:
-        """Link to the server that has `key`, which is looked up anew for every connection.
-
-        There may be only one.
-        """
+        """Link to the server that has `key`, which is looked up for every connection."""
         self.ready = False
         self.on_ready: Callable[[], None] | None = None
         address = parse_address(url)
@@ -88,7 +82,7 @@ class RedisLink(asyncio.Protocol):
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to connect, and to keep connected."""
+        """Start connecting, and stay connected."""
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -101,7 +95,7 @@ class RedisLink(asyncio.Protocol):
     def send(self, command: bytes, on_reply: OnReply) -> None:
         """Send one packed command.
 
-        `on_reply` gets its reply, or a ConnectionError when it is lost on the way.
+        `on_reply` gets its reply, or a ConnectionError if the reply is lost.
 
         Raises:
             ConnectionError: there is no connection now; nothing was sent.
@@ -112,27 +106,26 @@ class RedisLink(asyncio.Protocol):
         self._transport.write(command)
 
     def _is_open(self) -> bool:
-        # A transport that was aborted is gone a moment later; until then uvloop refuses to write to it with a
-        # RuntimeError.
+        # An aborted transport is closed slightly later; until then uvloop raises a RuntimeError for writes.
         return self.ready and self._transport is not None and not self._transport.is_closing()
 
     def subscribe(self, channel: str, on_reply: OnReply | None = None) -> None:
-        """Listen to `channel`, now and after every reconnection.
+        """Subscribe to `channel`, now and after every reconnection.
 
-        `on_reply` hears when the subscription stands, if connected now.
+        `on_reply` is called when the subscription is confirmed, if connected now.
         """
         self._channels[channel] = None
         if self._is_open():
             self.send(packed("SUBSCRIBE", channel), on_reply or _ignore)
 
     def unsubscribe(self, channel: str) -> None:
-        """Listen to `channel` no more."""
+        """Unsubscribe from `channel`."""
         self._channels.pop(channel, None)
         if self._is_open():
             self.send(packed("UNSUBSCRIBE", channel), _ignore)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start anew, as asyncio calls it."""
+        """Start the new connection; called by asyncio."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._reader = hiredis.Reader()
         self._early = []
@@ -140,7 +133,7 @@ class RedisLink(asyncio.Protocol):
         self._lost.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Hand out the replies in `data`."""
+        """Pass on the replies in `data`."""
         self._heard = True
         self._reader.feed(data)
         while True:
@@ -170,7 +163,7 @@ class RedisLink(asyncio.Protocol):
                     return
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell everyone who still waits."""
+        """Fail all waiting commands."""
         self.ready = False
         self._transport = None
         waiting, self._waiting = self._waiting, deque()
@@ -230,8 +223,8 @@ class RedisLink(asyncio.Protocol):
             await self._ask("AUTH", str(options.get("username") or "default"), str(options["password"]))
         if options.get("db"):
             await self._ask("SELECT", int(options["db"]))
-        # LOADING and MOVED are answers to this, so a server that is still reading its files, or lost its
-        # keys, does not count.
+        # LOADING and MOVED are answers to this, so a server that is still loading, or lost its keys, does not
+        # count.
         await self._ask("EXISTS", self._key)
         await self._subscribe_all()
         self.ready = True
@@ -243,9 +236,9 @@ class RedisLink(asyncio.Protocol):
                 self._on_message(*message)
 
     async def _subscribe_all(self) -> None:
-        """Subscribe to every channel, also to those that come and go meanwhile.
+        """Subscribe to every channel, including those that change meanwhile.
 
-        A slice per command, several on their way.
+        Each command has a part of the channels, and several commands are in flight.
         """
         subscribed: dict[str, None] = {}
         while missing := [channel for channel in self._channels if channel not in subscribed]:
@@ -258,7 +251,7 @@ class RedisLink(asyncio.Protocol):
             self._write_for_all("UNSUBSCRIBE", channels)
 
     def _write_for_all(self, command: str, channels: list[str]) -> None:
-        """Send one command for many channels; each of them gets a reply of its own."""
+        """Send one command for many channels; each of them gets its own reply."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionError("connection to Redis lost")
         self._unconfirmed += len(channels)
@@ -272,11 +265,12 @@ class RedisLink(asyncio.Protocol):
         self._progress.set()
 
     async def _confirmed(self, unconfirmed_max: int) -> None:
-        """Return when no more than `unconfirmed_max` subscriptions are on their way.
+        """Return when no more than `unconfirmed_max` subscriptions are unconfirmed.
 
         Raises:
-            TimeoutError: Redis has fallen silent. hiredis.ReplyError: it refuses; a whole command is refused
-            with one reply, so the connection is of no more use.
+            TimeoutError: Redis is silent.
+            hiredis.ReplyError: it refuses; a whole command is refused with one reply, so the connection is
+            useless.
         """
         while self._refusal is None and self._unconfirmed > unconfirmed_max:
             self._progress.clear()
@@ -288,7 +282,7 @@ class RedisLink(asyncio.Protocol):
         """Return the result of `waiting`.
 
         Raises:
-            TimeoutError: the connection has said nothing for `_SETUP_SILENCE_S`.
+            TimeoutError: the connection was silent for `_SETUP_SILENCE_S`.
         """
         try:
             while True:
@@ -313,7 +307,7 @@ class RedisLink(asyncio.Protocol):
         return reply
 
     async def _watch(self) -> None:
-        """Return when the connection is lost; abort it when nothing is heard although asked for."""
+        """Return when the connection is lost; abort it when it is silent after a request."""
         silent_s = 0.0
         while True:
             try:

@@ -7,7 +7,7 @@ from runtime.redis_clients import parse_address
 
 
 class RedisLinks:
-    """A link for each shard; on one server they are all the same."""
+    """A link for each shard; on one server all are the same."""
 
     def __init__(
         self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], None] | None = None
@@ -25,16 +25,16 @@ class RedisLinks:
         return self._links[shard]
 
     def all(self) -> Iterable[RedisLink]:
-        """Return every link, once."""
+        """Return every distinct link."""
         return dict.fromkeys(self._links)
 
     def call_when_ready(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called after every (re)connection of any link."""
+        """Call `callback` after every (re)connection of any link."""
         for link in self.all():
             link.on_ready = callback
 
     async def start(self) -> None:
-        """Begin to connect, and to keep connected."""
+        """Start connecting, and stay connected."""
         for link in self.all():
             await link.start()
 

@@ -1,6 +1,6 @@
 """The replies of shards, handed to the requests that wait for them.
 
-Replies arrive on this process's own channel, in frames, and are matched by request id.
+Replies arrive in frames on this process's own channel, and are matched by request id.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class ReplyWaiter:
         return len(self._waiting)
 
     def next_request_id(self) -> int:
-        """Return a request id that was not used before."""
+        """Return a new request id."""
         self._last_id += 1
         return self._last_id
 
@@ -63,7 +63,7 @@ class ReplyWaiter:
         return self._waiting.commands(age_s, self._loop.time())
 
     def resolve(self, payload: bytes) -> None:
-        """Hand out one frame of replies."""
+        """Distribute one frame of replies."""
         try:
             replies = decode_replies(payload)
         except msgspec.MsgspecError as error:

@@ -1,8 +1,7 @@
-"""Which credentials were revoked: a list in Redis that every process reads several times a second.
+"""Revoked credentials: a list in Redis that every process reads several times a second.
 
-What a process remembers of keys, and connections that stand on one, count as long as the list was read within
-the last second. A process that was stopped for a while, or cannot reach Redis, has to ask first: it believes
-nothing that it knew.
+A process's cached keys, and connections that depend on a credential, are valid only if the list was read
+within the last second. A process that was stopped for a while, or cannot reach Redis, has to read it first.
 """
 
 import asyncio
@@ -21,12 +20,12 @@ from runtime.redis_reserve import reserved
 from runtime.tasks import end_tasks
 
 FRESH_S: Final = 1.0
-"""For how long after the list was read what is remembered counts."""
+"""How long cached data is valid after the list was read."""
 _LOOK_S: Final = 0.25
 KEPT_MAX: Final = 100_000
-"""Revocations that the list keeps, the newest.
+"""Maximum of revocations in the list, the newest ones.
 
-A read model of a key that was revoked before them is long over.
+The read model of a key that was revoked before them has expired long ago.
 """
 _PER_READ: Final = 5_000
 
@@ -34,14 +33,14 @@ _log = structlog.get_logger()
 
 
 class RevokedCredentials:
-    """What was read of the list, and when. Pure."""
+    """The known part of the list, and when it was read. Pure."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
         self._looked_at: float | None = None
 
     def hear(self, credential: str) -> bool:
-        """Note a revocation; return whether it is new."""
+        """Record a revocation; return whether it is new."""
         if credential in self._names:
             return False
         self._names[credential] = None
@@ -50,11 +49,11 @@ class RevokedCredentials:
         return True
 
     def looked(self, at: float) -> None:
-        """Note that everything that was on the list at `at` (s) is known."""
+        """Record that everything on the list at `at` (s) is known."""
         self._looked_at = at
 
     def is_fresh(self, now: float) -> bool:
-        """Return whether nothing that was on the list a second ago can be unknown."""
+        """Return whether everything that was on the list a second ago is known."""
         return self._looked_at is not None and now - self._looked_at <= FRESH_S
 
     def __contains__(self, credential: object) -> bool:
@@ -78,21 +77,19 @@ class RevocationWatch:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         await end_tasks([self._task])
 
     def call_when_revoked(self, callback: Callable[[Revocation], None]) -> None:
-        """Call `callback` for every revocation from now on."""
+        """Call `callback` for every new revocation."""
         self._on_revoked.append(callback)
 
     def call_when_lost(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when revocations may have been missed for good: nothing that is remembered counts
-        any more.
-        """
+        """Call `callback` when revocations may have been missed for good: all cached data is invalid."""
         self._on_gap.append(callback)
 
     def call_when_looked(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the list has been read anew, which is done at once."""
+        """Call `callback` once, after the list has been read again, which starts at once."""
         self._when_looked.append(callback)
         self._look_now.set()
 
@@ -105,9 +102,7 @@ class RevocationWatch:
         return credential in self._revoked
 
     async def freshened(self, timeout_s: float) -> bool:
-        """Return whether the list was read within the last second, once it was; False: it could not be read
-        in time.
-        """
+        """Return whether the list was read within the last second, after reading it; False: it timed out."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         while not self.is_fresh():
@@ -121,12 +116,12 @@ class RevocationWatch:
         return True
 
     async def add(self, revoked: Revocation) -> None:
-        """Add to the list, also where Redis's memory is full.
+        """Add to the list, even if Redis's memory is full.
 
-        This process has heard of it when the call returns.
+        This process knows the revocations when the call returns.
 
         Raises:
-            ApiError: unavailable, Redis is away; what was revoked may be on the list or not.
+            ApiError: unavailable, Redis is unreachable; the revocations may or may not be on the list.
         """
         fields = ("credential", revoked.credential, "account", revoked.account_id)
         with redis_outages():
@@ -154,9 +149,7 @@ class RevocationWatch:
                 pass
 
     async def _look(self) -> None:
-        """Read what is new. It begins with the newest entry that is known: without that one, others may be
-        gone too.
-        """
+        """Read new entries, beginning with the newest known one: if it is gone, others may be gone, too."""
         while True:
             started = self._monotonic()
             entries: Any = await self._client.xrange(

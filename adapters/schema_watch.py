@@ -1,9 +1,7 @@
-"""Whether the database has its schema, as far as a process that serves functions has to know before it is
-ready.
+"""Whether the database has its schema, for the readiness of a process that serves functions.
 
-A database that answers is believed. While it does not answer, the note in Redis tells whether its schema was
-ever seen: then the exchange has been in use, and a process that starts anew takes orders for everybody whose
-keys Redis has.
+A reachable database decides. While it is unreachable, the note in Redis tells whether its schema was ever
+seen: then the exchange has been in use, and a new process accepts orders of all keys in Redis.
 """
 
 import asyncio
@@ -27,21 +25,21 @@ _log = structlog.get_logger()
 
 
 class SchemaWatch:
-    """Looks until the schema is known to be there."""
+    """Checks until the schema is known to exist."""
 
     def __init__(self, database: PostgresDatabase, client: "redis.asyncio.Redis") -> None:
-        """Begin to look; `client` is asked for the note."""
+        """Start checking; `client` reads the note."""
         self._database = database
         self._client = client
         self._why_not: str | None = "the database was not asked yet"
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     def why_not(self) -> str | None:
-        """Return why the schema is not known to be there; for `Probes.ready_when`."""
+        """Return why the schema is not known to exist, or None; for `Probes.ready_when`."""
         return self._why_not
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop checking."""
         await end_tasks([self._task])
 
     async def _watch(self) -> None:

@@ -22,8 +22,8 @@ _USE_RECOVERY_CODE: Final[LiteralString] = """
 _BEGIN: Final[LiteralString] = """
     UPDATE users SET totp_secret = %(secret)s WHERE account_id = %(account)s AND totp_since IS NULL RETURNING email
 """
-# Only the device that has shown a code: another one may have been begun since. One statement, so that of two
-# at once one alone has codes.
+# Only the device that has shown a code: another one may have been started since. One statement, so that only
+# one of two concurrent calls creates codes.
 _CONFIRM: Final[LiteralString] = noting(
     """
     UPDATE users SET totp_since = now()
@@ -60,8 +60,9 @@ class PostgresSecondFactors:
         return StoredFactor(email, b"" if kept is None else bytes(kept), is_on)
 
     async def begin(self, account_id: AccountId, sealed: bytes) -> str | None:
-        """Keep the secret of a device that is to be confirmed; return the account's address, None: it has a
-        second factor.
+        """Store the secret of an unconfirmed device.
+
+        Return the account's address; None: it already has a second factor.
         """
         rows = await self._database.fetch(_BEGIN, {"secret": sealed, "account": account_id})
         return str(rows[0][0]) if rows else None
@@ -69,9 +70,9 @@ class PostgresSecondFactors:
     async def confirm(
         self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin
     ) -> bool:
-        """Turn the device on that has this secret, and give the account new recovery codes.
+        """Activate the device with this secret, and give the account new recovery codes.
 
-        Return whether it was still that one.
+        Return whether the device was still the unconfirmed one.
         """
         noted = note_parameters(Activity.FACTOR_ADDED, origin)
         wanted = {"account": account_id, "sealed": sealed, "hashes": list(code_hashes)}
@@ -83,11 +84,11 @@ class PostgresSecondFactors:
         return bool(await self._database.fetch(_REMOVE, {**noted, "account": account_id}))
 
     async def use_step(self, account_id: AccountId, step: int) -> bool:
-        """Return whether no code of this step or a later one was used; from now on one was."""
+        """Use the code of a step; return whether no code of this step or a later one was used before."""
         return bool(await self._database.fetch(_USE_STEP, {"account": account_id, "step": step}))
 
     async def use_recovery_code(self, account_id: AccountId, code_hash: str) -> bool:
-        """Return whether the account has such a recovery code that was not used; from now on it was."""
+        """Use a recovery code; return whether the account has it and had not used it."""
         return bool(
             await self._database.fetch(_USE_RECOVERY_CODE, {"account": account_id, "hash": code_hash})
         )

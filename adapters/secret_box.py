@@ -1,7 +1,6 @@
-"""Secrets at rest: AES-GCM under the master key, each bound to what it belongs to.
+"""Encryption of secrets at rest: AES-GCM under the master key, each bound to its owner.
 
-The binding is authenticated with it: a sealed secret that was copied to another key's row does not open
-there.
+The binding is authenticated: a sealed secret that is copied to another key's row cannot be opened there.
 """
 
 import os
@@ -18,7 +17,7 @@ _log = structlog.get_logger()
 
 _NONCE_BYTES: Final = 12
 _BOUND: Final = b"\x01"
-"""What begins a bound secret. Those that an earlier release sealed have neither this nor a binding."""
+"""The prefix of a bound secret. Secrets that an earlier release sealed have neither this nor a binding."""
 _FILE_NAME: Final = "master.key"
 _FURTHER_FILE_NAME: Final = "master.previous.key"
 
@@ -27,7 +26,7 @@ class SecretBox:
     """Seals and opens secrets; implements `functions.api.ports.SecretBox`."""
 
     def __init__(self, master_key: bytes, *further_keys: bytes) -> None:
-        """Seal under the master key; open what was sealed under it, or under one of the further keys."""
+        """Seal with the master key; open with it or with one of the further keys."""
         self._ciphers = tuple(map(AESGCM, (master_key, *further_keys)))
 
     def seal(self, secret: bytes, bound_to: str) -> bytes:
@@ -39,14 +38,14 @@ class SecretBox:
         """Return the secret.
 
         Raises:
-            ValueError: it was sealed under another key or for something else, or changed since.
+            ValueError: it was sealed with another key or for another binding, or was modified.
         """
         for cipher in self._ciphers:
             if sealed[:1] == _BOUND:
                 try:
                     return _opened(cipher, sealed[1:], bound_to.encode())
                 except InvalidTag:
-                    pass  # an unbound one may begin so too
+                    pass  # an unbound one may begin like this, too
             try:
                 return _opened(cipher, sealed, None)
             except InvalidTag:
@@ -56,7 +55,7 @@ class SecretBox:
 
 
 def secret_box(settings: Settings) -> SecretBox:
-    """Return the box of the settings' master key, which also opens what their further key has sealed.
+    """Return the box of the settings' master key, which also opens secrets of the previous key.
 
     Raises:
         SettingsError: a key is not 32 bytes in base64url.
@@ -70,7 +69,7 @@ def _opened(cipher: AESGCM, sealed: bytes, bound_to: bytes | None) -> bytes:
 
 
 def master_key(settings: Settings) -> bytes:
-    """Return the master key of the settings, or the one in the data folder, which is made when there is none.
+    """Return the master key of the settings, or the one in the data folder, which is created if missing.
 
     Raises:
         SettingsError: the key is not 32 bytes in base64url.
@@ -81,8 +80,7 @@ def master_key(settings: Settings) -> bytes:
 
 
 def further_key(settings: Settings) -> bytes | None:
-    """Return the key that opens secrets besides the master key, while one takes the other's place; None:
-    there is none.
+    """Return the previous master key, which opens secrets during a rotation, or None.
 
     Raises:
         SettingsError: it is not 32 bytes in base64url.

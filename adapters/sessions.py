@@ -9,8 +9,8 @@ from functions.repositories.sessions import EndedSession, StoredSession
 from functions.users.activity import AGENT_MAX, Activity, Origin
 from protocol.units import AccountId
 
-# Whoever changes the password meanwhile waits for this and then finds the session, or has changed it: then
-# there is none.
+# A concurrent password change waits for this statement and then finds the session, or was first: then no
+# session is added.
 _BEGIN: Final[LiteralString] = noting(
     """
     INSERT INTO sessions (session_id, account_id, token_hash, expires_at, address, agent)
@@ -59,7 +59,7 @@ class PostgresSessions:
         ttl_s: int,
         origin: Origin,
     ) -> bool:
-        """Add a session; return whether the account's password still has this hash: if not, there is none."""
+        """Add a session; return whether the account's password still has this hash; otherwise add none."""
         rows = await self._database.fetch(
             _BEGIN,
             {
@@ -91,7 +91,7 @@ class PostgresSessions:
     async def end(
         self, account_id: AccountId, session_ids: Sequence[str], origin: Origin
     ) -> list[EndedSession]:
-        """End sessions; return those that there are, also those that had ended before."""
+        """End sessions; return those that exist, including those that had ended before."""
         noted = note_parameters(Activity.SIGNED_OUT, origin)
         rows = await self._database.fetch(
             _END, {**noted, "account": account_id, "sessions": list(session_ids)}

@@ -1,66 +1,64 @@
-"""One limit that several processes work under: what a process may use without asking, and what comes of
-asking. Pure.
+"""One limit shared by several processes: the share that each may use without asking. Pure.
 
-Redis has a *pot* for every bucket (what is counted, whose, in which window): `taken` is what processes were
-given of it, `used` what they have said they used of that. A process has a *share* of the bucket: what it was
-given and has not used. It admits a request at once while its share reaches; else it asks, and is given what
+Redis has a *pot* for every bucket (kind of limit, owner, window): `taken` is the amount granted to processes,
+`used` the amount of it that they have reported as used. A process has a *share* of the bucket: the granted,
+unused amount. It admits a request at once while its share suffices; otherwise it asks, and is granted what
 the request needs and, while more than the reserve (the last 5 %) is left, some more: up to a quarter of that,
 and a tenth of the limit. So
 
-- what all processes admit never exceeds `taken`, and `taken` never exceeds the limit. No clock is part of
-  that;
-- a process that dies, or an answer that is lost, takes along at most the share: nothing expires into the pot,
-  so nothing is used twice;
-- in the reserve nobody is given more than a request needs, and everybody hands back what is left of the share
-  as soon as they hear. So they do whenever somebody needs more than there is, who waits for that. So a
-  request is refused only when less than it needs is left of the limit, not counting what was lost with a
-  process, or is held by one that stands still.
+- what all processes admit never exceeds `taken`, and `taken` never exceeds the limit. No clock is involved;
+- a process that dies, or a lost answer, loses at most the share: nothing is returned to the pot by expiry, so
+  nothing is used twice;
+- in the reserve no process is granted more than a request needs, and all return their rest as soon as they
+  learn of it. They also do so whenever a request needs more than is left, and the request waits for that. A
+  request is therefore refused only when less than it needs is left of the limit, apart from amounts that were
+  lost with a process or are held by one that has stopped.
 
-What is refused may count, too (`overrun`): then it is in `taken` and `used` beyond what was given, so these
-may exceed the limit.
+Refused requests may count, too (`overrun`): then they are in `taken` and `used` beyond the granted amount, so
+these may exceed the limit.
 """
 
 from typing import Final, NamedTuple
 
 RESERVE_PERCENT: Final = 5
 PART: Final = 4
-"""A share is at most this part of what is left above the reserve."""
+"""A share is at most this fraction of the amount left above the reserve."""
 _FIRST_PART: Final = 50
-"""A first share is this part of the limit."""
+"""The first share is this fraction of the limit."""
 _LARGEST_PART: Final = 10
-"""And so large is the largest."""
+"""The largest share is this fraction of the limit."""
 
 
 def reserve_of(limit: int) -> int:
-    """Return the last part of a limit, of which nobody gets more than a request needs."""
+    """Return the reserve of a limit, of which no process is granted more than a request needs."""
     return max(1, limit * RESERVE_PERCENT // 100)
 
 
 class Draw(NamedTuple):
-    """What a process tells and asks of a pot, in one step."""
+    """A process's report and request to a pot, in one step."""
 
     limit: int
     used: int
-    """What it has used since it said so last; less than 0: it has taken something back that it had said."""
+    """The amount used since the last report; negative: it has taken back a reported amount."""
     returned: int
-    """What it hands back of its share; less than 0: it has taken more than it was given."""
+    """The amount returned of its share; negative: it has taken more than it was granted."""
     needed: int
-    """What a request needs: it is given and used at once, or nothing is given; 0: there is no request."""
+    """The amount a request needs: it is granted and used at once, or nothing is granted; 0: no request."""
     wished: int
-    """What it would like besides."""
+    """The additional amount wished for."""
 
 
 class Word(NamedTuple):
-    """How a pot stands."""
+    """The state of a pot."""
 
     used: int
     taken: int
     version: int
-    """Rises with every change."""
+    """Increases with every change."""
 
 
 def drawn(pot: Word, draw: Draw) -> tuple[int, Word]:
-    """Return what is given, and the pot after it.
+    """Return the granted amount, and the pot after it.
 
     The script in adapters/limit_exchange.py does the same in Redis.
     """
@@ -77,7 +75,7 @@ EMPTY: Final = Word(0, 0, 0)
 
 
 class Bucket(NamedTuple):
-    """What is counted, whose, and in which window (its number since the epoch)."""
+    """A kind of limit, its owner, and the number of the window since the epoch."""
 
     kind: str
     owner: str
@@ -85,7 +83,7 @@ class Bucket(NamedTuple):
 
 
 class Share:
-    """One bucket as one process has it."""
+    """One process's view of a bucket."""
 
     __slots__ = (
         "borrowed",
@@ -108,47 +106,47 @@ class Share:
     def __init__(self, bucket: Bucket, limit: int, key: str = "", place: int = 0) -> None:
         self.bucket = bucket
         self.key = key
-        """Of its pot in Redis."""
+        """The key of its pot in Redis."""
         self.place = place
-        """The shard where its pot is."""
+        """The shard on whose node its pot is."""
         self.limit = limit
         self.left = 0
-        """What may be used without asking."""
+        """The amount that may be used without asking."""
         self.unsaid = 0
-        """What was used since it was said last."""
+        """The amount used since the last report."""
         self.said = 0
-        """What was told, and is not answered."""
+        """The reported amount that is not confirmed."""
         self.borrowed = 0
-        """What was taken without having been given, as long as nobody could be asked."""
+        """The amount taken without being granted, while the pot was unreachable."""
         self.used = self.taken = self.version = 0
-        """The pot as it was heard of last; version 0: never."""
+        """The last known state of the pot; version 0: unknown."""
         self.lost = 0
-        """What was given to somebody, and did not come back when it was waited for."""
+        """The amount that other processes hold and did not return when it was waited for."""
         self.wished = 0
-        """What was asked for besides what requests need, and is not answered."""
+        """The additional amount wished for that is not answered."""
         self.is_dirty = False
-        """Whether it is among those that are told of soon."""
+        """Whether it is scheduled for a report."""
         self.outage = 0
-        """The last outage in which some was borrowed, by its number; 0: none."""
+        """The number of the last outage in which some was borrowed; 0: none."""
 
     @property
     def count(self) -> int:
-        """What all processes have used, as far as this one knows; never less than 0."""
+        """The amount used by all processes, as far as known; at least 0."""
         count = self.used + self.said + self.unsaid
         return count if count > 0 else 0
 
     @property
     def is_known(self) -> bool:
-        """Whether the pot was ever heard of, or nobody could be asked for it."""
+        """Whether the pot is known, or was unreachable."""
         return self.version > 0 or self.outage > 0
 
     @property
     def is_in_reserve(self) -> bool:
-        """Whether little is left of the limit, so that nobody should hold any of it."""
+        """Whether little is left of the limit, so that no process should hold any of it."""
         return self.limit - self.taken <= reserve_of(self.limit)
 
     def take(self, needed: int) -> bool:
-        """Use some of the share; return whether it reached."""
+        """Use some of the share; return whether it sufficed."""
         if self.left < needed:
             return False
         self.left -= needed
@@ -156,7 +154,7 @@ class Share:
         return True
 
     def take_back(self, units: int) -> None:
-        """Note that what was used is not used after all. It cannot be more than was."""
+        """Take back a used amount. It cannot exceed the used amount."""
         count = self.used + self.said + self.unsaid
         if count < units:
             units = max(0, count)
@@ -164,29 +162,26 @@ class Share:
         self.unsaid -= units
 
     def overrun(self, units: int) -> None:
-        """Count what was refused."""
+        """Count a refused request."""
         self.unsaid += units
         self.borrowed += units
 
     def is_out(self, needed: int) -> bool:
-        """Return whether asking is in vain: too little is left, and nobody holds any of it who will hand it
-        back.
-        """
+        """Return whether asking is futile: too little is left, and no process will return any."""
         return self.version > 0 and self.limit - self.taken < needed and self.taken - self.used <= self.lost
 
     def awaits(self, needed: int) -> bool:
-        """Return whether somebody holds what will be handed back, and too little is left without."""
+        """Return whether too little is left, and other processes hold amounts that they will return."""
         return self.limit - self.taken < needed and self.taken - self.used > self.lost
 
     def give_up_on_others(self) -> None:
-        """Note that what others hold does not come back."""
+        """Record that the amounts held by other processes will not be returned."""
         self.lost = max(self.lost, self.taken - self.used)
 
     def borrow(self, outage: int, processes: int) -> None:
-        """Take a part of what was left when the pot was heard of last: nobody can be asked, and so many
-        processes may do the same.
+        """Borrow a part of the last known rest of an unreachable pot; `processes` processes may do the same.
 
-        Once in an outage, which has a number from 1 on.
+        Once per outage; outages are numbered from 1.
         """
         if self.outage != outage:
             self.outage = outage
@@ -196,11 +191,10 @@ class Share:
             self.borrowed += units
 
     def draw(self, needed: int = 0, *, tops_up: bool = False, leaves: bool = False) -> Draw:
-        """Return what to tell and to ask, which is then on its way: `answered`, `not_sent` or `not_answered`
-        ends that.
+        """Return the next report and request; `answered`, `not_sent` or `not_answered` must follow.
 
-        Everything in hand is handed back where others may need it, also what was borrowed and not used, and
-        by a process that `leaves`. `tops_up`: ask for what will be used soon.
+        The whole share is returned if other processes may need it, including borrowed and unused amounts, and
+        by a process that `leaves`. `tops_up`: ask for the amount that will be used soon.
         """
         hands_back = leaves or self.is_in_reserve or self.borrowed or self.limit - self.taken < needed
         kept = 0 if hands_back else self.left
@@ -215,7 +209,7 @@ class Share:
         return draw
 
     def answered(self, draw: Draw, given: int, word: Word) -> bool:
-        """Take what was given; return whether the request has got what it needs."""
+        """Add the granted amount; return whether the request got what it needs."""
         self.wished -= draw.wished
         self.said -= draw.used
         is_met = given >= draw.needed
@@ -225,7 +219,7 @@ class Share:
         return is_met
 
     def not_sent(self, draw: Draw) -> None:
-        """Take back what was to be told: it was not."""
+        """Undo a report that was not sent."""
         self.wished -= draw.wished
         self.said -= draw.used
         self.unsaid += draw.used
@@ -235,8 +229,9 @@ class Share:
             self.borrowed -= draw.returned
 
     def not_answered(self, draw: Draw) -> None:
-        """Note that nobody knows whether it was told: what was handed back is gone, what was used is told
-        again.
+        """Handle a report that may or may not have arrived.
+
+        The returned amount is lost, the used amount is reported again.
         """
         self.wished -= draw.wished
         self.said -= draw.used
@@ -244,7 +239,7 @@ class Share:
         self.borrowed += max(0, -draw.returned)
 
     def hear(self, word: Word) -> bool:
-        """Note how the pot stands; return whether that is news."""
+        """Update the state of the pot; return whether it has changed."""
         if word.version <= self.version:
             return False
         self.used, self.taken, self.version = word

@@ -1,9 +1,8 @@
-"""Who signs with each API key: a small cache in this process, filled from Redis, and from the database where
-Redis has none.
+"""The signer of each API key: a small cache, filled from Redis, or else from the database.
 
-What is remembered counts while the list of revocations was read within the last second
-(adapters/revocations.py); when it cannot be read, the database is asked each time. Keys that do not exist are
-remembered too, so that guessing does not reach the database each time.
+The cache is valid while the list of revocations was read within the last second (adapters/revocations.py); if
+the list is unreachable, the database is queried each time. Unknown keys are cached, too, so that guessing
+does not reach the database each time.
 """
 
 import asyncio
@@ -28,10 +27,9 @@ from runtime.tasks import end_tasks
 
 _TTL_S: Final = 60.0
 _UNKNOWN_TTL_S: Final = 3.0
-"""How long it is remembered that a key does not exist: it may be made meanwhile."""
+"""How long an unknown key is cached: it may be created meanwhile."""
 _LOOKUP_MAX_S: Final = 30.0
-"""A lookup that took longer is not believed: what it read first may have been revoked, and forgotten, since.
-"""
+"""A slower lookup is discarded: the key may have been revoked, and the revocation forgotten, since."""
 _FRESHEN_S: Final = 1.0
 _ENTRIES_MAX: Final = 10_000
 _USES_EVERY_S: Final = 15.0
@@ -49,7 +47,7 @@ _log = structlog.get_logger()
 
 
 class Signers:
-    """Who each API key stands for."""
+    """The signers of API keys."""
 
     def __init__(
         self,
@@ -66,17 +64,17 @@ class Signers:
         self._monotonic = monotonic
         self._entries: dict[str, tuple[float, Signer | None]] = {}
         self._used: dict[str, float] = {}
-        """When each key was used last (s since the epoch), where the database has not heard of it."""
+        """The last use of each key (s since the epoch), if the database does not have it yet."""
         self._noting = asyncio.get_running_loop().create_task(self._note_uses())
         revocations.call_when_lost(self._entries.clear)
 
     async def close(self) -> None:
-        """Stop, with all uses noted, if the database is there."""
+        """Stop after recording all uses, if the database is reachable."""
         await end_tasks([self._noting])
         await self._write_uses()
 
     def cached(self, key: str) -> Signer | None:
-        """Return the signer if it is known, fresh, and not revoked."""
+        """Return the signer if it is cached, fresh, and not revoked."""
         entry = self._entries.get(key)
         if entry is None or self._monotonic() - entry[0] > _TTL_S:
             return None
@@ -93,7 +91,7 @@ class Signers:
         """Return the signer.
 
         Raises:
-            ApiError: -2015 there is no such key; unavailable when it cannot be looked up.
+            ApiError: -2015 there is no such key; unavailable if it cannot be looked up.
         """
         if not await self._revocations.freshened(_FRESHEN_S):
             signer = await self._from_database(key)
@@ -110,7 +108,7 @@ class Signers:
         return signer
 
     def note_use(self, key: str, now_us: int) -> None:
-        """Note that a request came with the key."""
+        """Record a use of the key."""
         self._used[key] = now_us / 1_000_000
 
     def _remember(self, key: str, now: float, signer: Signer | None) -> None:
@@ -139,12 +137,12 @@ class Signers:
         return self._signer_of(key, record)
 
     async def _from_database(self, key: str) -> Signer | None:
-        """Ask the one that is always right: revoking begins there."""
+        """Query the database, which is authoritative: revocations begin there."""
         record = await self._load(key)
         return None if record is None else self._signer_of(key, record)
 
     async def _load(self, key: str) -> ApiKeyRecord | None:
-        """Return a key that is not revoked from the database."""
+        """Return an unrevoked key from the database."""
         rows = await self._database.fetch(_RECORD, {"key": key})
         if not rows:
             return None

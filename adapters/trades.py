@@ -12,8 +12,7 @@ _FROM: Final = f"""
     SELECT {_COLUMNS} FROM trades WHERE market = %(market)s AND trade_id >= %(from)s
     ORDER BY trade_id LIMIT %(limit)s
 """
-# In the order of time, which is the same: the newest chunk has them then, and the others need not be looked
-# into.
+# Sorted by time, which is the same order: then the newest chunk suffices, and the others are not read.
 _NEWEST: Final = f"""
     SELECT {_COLUMNS} FROM trades WHERE market = %(market)s ORDER BY time DESC, trade_id DESC LIMIT %(limit)s
 """
@@ -21,8 +20,7 @@ _BEFORE: Final = """
     SELECT trade_id, price, quantity, (extract(epoch from time) * 1000)::bigint, taker_side FROM trades
     WHERE market = %(market)s AND trade_id < %(before)s ORDER BY time DESC, trade_id DESC LIMIT %(limit)s
 """
-# Numbers of aggregates follow on each other and never go back in time, so the page is known once one end of
-# it is found.
+# Ids of aggregates are consecutive and never go back in time, so one end of the page determines it.
 _FIRST_AGGREGATE_FROM: Final = """
     SELECT aggregate_id, time FROM trades WHERE market = %(market)s AND aggregate_id >= %(from)s
     ORDER BY aggregate_id LIMIT 1
@@ -69,26 +67,24 @@ class PostgresTrades:
         self._database = database
 
     async def starting_at(self, symbol: str, trade_id: int, limit: int) -> list[StoredTrade]:
-        """Return the first `limit` trades from a number on."""
+        """Return the first `limit` trades from an id on."""
         rows = await self._database.fetch(_FROM, {"market": symbol, "from": trade_id, "limit": limit})
         return [_trade(row) for row in rows]
 
     async def newest(self, symbol: str, limit: int) -> list[StoredTrade]:
-        """Return the last `limit` trades."""
+        """Return the newest `limit` trades."""
         rows = await self._database.fetch(_NEWEST, {"market": symbol, "limit": limit})
         return [_trade(row) for row in reversed(rows)]
 
     async def newest_before(self, symbol: str, trade_id: int, limit: int) -> list[StoredTrade]:
-        """Return the last `limit` trades whose number is smaller."""
+        """Return the newest `limit` trades with a smaller id."""
         rows = await self._database.fetch(_BEFORE, {"market": symbol, "before": trade_id, "limit": limit})
         return [_trade(row) for row in reversed(rows)]
 
     async def aggregates(
         self, symbol: str, *, from_id: int | None, start: TimeMs | None, end: TimeMs | None, limit: int
     ) -> list[AggregateTrade]:
-        """Return the first `limit` aggregate trades from a number or a time on, or without either the last
-        ones.
-        """
+        """Return the first `limit` aggregate trades from an id or a time on, or else the newest ones."""
         if from_id is not None:
             edge, page = _FIRST_AGGREGATE_FROM, _AGGREGATES_AFTER
         elif start is not None:
@@ -103,11 +99,11 @@ class PostgresTrades:
         return [AggregateTrade._make((*row[:6], Side(row[6]))) for row in rows]
 
     async def turnover_since(self, symbol: str, start: int) -> Turnover:
-        """Return what was traded from a time (ms) on."""
+        """Return the turnover from a time (ms) on."""
         ((quantity, quote, last_time),) = await self._database.fetch(
             _TURNOVER, {"market": symbol, "start": start}
         )
-        # Sums of bigint are numeric, since they may be beyond 64 bits; of whole numbers they are whole.
+        # Sums of bigint are numeric, since they may exceed 64 bits; sums of whole numbers are whole.
         return Turnover(int(quantity), int(quote), last_time)
 
     async def last_time(self, symbol: str) -> TimeMs | None:

@@ -61,7 +61,7 @@ class PostgresUsers:
         self._database = database
 
     async def add(self, email: str, password_hash: str, origin: Origin) -> AccountId | None:
-        """Make an account and return its number; None: the address has one."""
+        """Create an account and return its number; None: the address already has one."""
         noted = note_parameters(Activity.SIGNED_UP, origin)
         rows = await self._database.fetch(_ADD, {**noted, "email": email, "hash": password_hash})
         return AccountId(rows[0][0]) if rows else None
@@ -72,20 +72,18 @@ class PostgresUsers:
         return AccountId(rows[0][0]) if rows else None
 
     async def sign_in_facts(self, email: str, origin: Origin) -> SignInFacts | None:
-        """Return what a sign-in from there needs to know; None: there is no such account."""
+        """Return the data for a sign-in from this origin; None: there is no such account."""
         wanted = {"email": email, "address": origin.address, "agent": origin.agent}
         rows = await self._database.fetch(_SIGN_IN_FACTS, wanted)
         return SignInFacts(*rows[0]) if rows else None
 
     async def step_up_facts(self, account_id: AccountId, address: str) -> StepUpFacts | None:
-        """Return what a step-up needs to know: who asks again from `address`; None: there is no such
-        account.
-        """
+        """Return the data for a step-up from `address`; None: there is no such account."""
         rows = await self._database.fetch(_STEP_UP_FACTS, {"account": account_id, "address": address})
         return StepUpFacts(*rows[0]) if rows else None
 
     async def profile(self, account_id: AccountId) -> Profile | None:
-        """Return what the account's owner is shown; None: there is no such account."""
+        """Return the data that the account's owner sees; None: there is no such account."""
         rows = await self._database.fetch(_PROFILE, {"account": account_id})
         return Profile(*rows[0]) if rows else None
 
@@ -95,20 +93,20 @@ class PostgresUsers:
         return Contact(*rows[0]) if rows else None
 
     async def is_verified(self, account_id: AccountId) -> bool:
-        """Return whether the account's address was shown to be its owner's."""
+        """Return whether the account's address is verified."""
         rows = await self._database.fetch(_IS_VERIFIED, {"account": account_id})
         return bool(rows and rows[0][0])
 
     async def verify(self, account_id: AccountId, origin: Origin) -> None:
-        """Mark the account's address as its owner's, and note it as activity."""
+        """Mark the account's address as verified, and record it as activity."""
         await self._database.fetch(
             _VERIFY, {**note_parameters(Activity.VERIFIED, origin), "account": account_id}
         )
 
     async def verify_silently(self, account_id: AccountId) -> None:
-        """Mark the account's address as its owner's.
+        """Mark the account's address as verified.
 
-        What proved it, such as a password reset, has an activity entry of its own.
+        The action that proved it, such as a password reset, has its own activity entry.
         """
         await self._database.fetch(_VERIFY_SILENTLY, {"account": account_id})
 
@@ -121,7 +119,7 @@ class PostgresUsers:
         *,
         known_hash: str | None,
     ) -> bool:
-        """Set another password, if the one of now still has the hash that is known; return whether it did."""
+        """Replace the password, if the current one still has `known_hash`; return whether it was replaced."""
         noted = note_parameters(activity, origin)
         wanted = {**noted, "hash": password_hash, "account": account_id, "known": known_hash}
         return bool(await self._database.fetch(_SET_PASSWORD, wanted))

@@ -1,5 +1,6 @@
-"""Opens what a process that serves functions stands on, in the order of an order's way, and closes it in
-reverse.
+"""Opens the resources of a process that serves functions, in the order of an order's path.
+
+They are closed in reverse.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ _REDIS_TIMEOUT_S: Final = 2.0
 
 
 class Surroundings(NamedTuple):
-    """What all endpoints of a process share."""
+    """The resources that all endpoints of a process share."""
 
     ports: Ports
     limits: RateLimits
@@ -74,17 +75,17 @@ async def opened(
     role: ServiceRole = ServiceRole.GATEWAY,
     gives_funds: bool = False,
 ) -> AsyncIterator[Surroundings]:
-    """Yield what all endpoints of `process` share; to the database it has `role`.
+    """Yield the resources of `process`, which uses the database with `role`.
 
-    Neither Redis nor the database need be there yet; `probes` hear of Redis.
+    Neither Redis nor the database need be reachable yet; `probes` learn of Redis.
 
-    A process that `gives_funds` needs the faucet's key, where there is a faucet.
+    A process that `gives_funds` needs the faucet's key, if there is a faucet.
 
     Raises:
-        SettingsError: the master key is not one, or what sends traces is not installed.
+        SettingsError: the master key is invalid, or the exporter of traces is not installed.
     """
     box = secret_box(settings)
-    # A name that no other process has or had, so that nobody gets replies to requests of another life.
+    # A unique name, so that no process gets replies to the requests of an earlier one.
     reply_to = f"{process}-{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:
         url = settings.resolved_redis_url()
@@ -139,7 +140,7 @@ async def opened(
         stack.push_async_callback(database.close)
         schema = SchemaWatch(database, client)
         stack.push_async_callback(schema.close)
-        # Once: what is answered while the database is away is for the functions to say.
+        # Once: the functions themselves answer while the database is unreachable.
         probes.ready_when("schema", schema.why_not, once=True)
         limits = RateLimits(settings, lambda account_id: markets.listing().known.shard_of_account(account_id))
         limit_exchange = LimitExchange(

@@ -40,12 +40,12 @@ class Account(NamedTuple):
 def request(
     url: str, body: Mapping[str, str] | None = None, token: str = "", context: ssl.SSLContext | None = None
 ) -> Any:
-    """GET, or with a body POST, and return the decoded answer.
+    """GET, or POST with a body, and return the decoded answer.
 
-    `context` says whom an https URL trusts; None: as usual.
+    `context` has the trusted certificates for an https URL; None: the system's.
 
     Raises:
-        RequestError: the exchange refused, or is not there.
+        RequestError: the exchange refused, or is unreachable.
     """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = None if body is None else json.dumps(body).encode()

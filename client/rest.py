@@ -1,6 +1,4 @@
-"""The public API, signed: parameters in, decoded JSON out, and every way to fail as one of three
-exceptions.
-"""
+"""The public API, signed: parameters in, decoded JSON out, and three exceptions for all failures."""
 
 import asyncio
 import time
@@ -60,9 +58,9 @@ class Client:
     """
 
     def __init__(self, url: str, trust: LocalTrust | None = None) -> None:
-        """Connect when asked first.
+        """Connect at the first request.
 
-        `trust` says whom to take for the exchange at an https URL, else whom everybody trusts.
+        `trust` has the trusted certificate for an https URL; None: the system's.
         """
         self._url = url.rstrip("/")
         self._trust = trust

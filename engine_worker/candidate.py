@@ -1,7 +1,6 @@
-"""One of the workers of a shard: it follows until it is its turn, then it leads.
+"""One worker of a shard: it follows until it may take over, then it leads.
 
-Any number may run. Each joins as a standby, also the only one there is: it finds nobody who leads, and takes
-over at once.
+Any number may run. Each joins as a standby; a single worker finds no leader, and takes over at once.
 """
 
 from collections.abc import Callable
@@ -31,9 +30,9 @@ class Candidate:
         lease_ms: int,
         now_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
-        """Make `worker` one of its shard's, known to the others as `process`.
+        """Make `worker` one of its shard's workers, with the name `process`.
 
-        `join` comes first, then `step` again and again.
+        Call `join` first, then `step` repeatedly.
         """
         self._worker = worker
         self._streams = log
@@ -44,7 +43,7 @@ class Candidate:
         self._now_ms = now_ms
         self._watch = Watch(lease_ms)
         self._look_ms = 0
-        """When to look at the lease."""
+        """The time of the next look at the lease."""
         self._announce_ms = 0
 
     @property
@@ -67,10 +66,10 @@ class Candidate:
         Returns the number of entries processed or followed.
 
         Raises:
-            Fenced: it has led, and another worker has taken over; it must be made anew.
-            Rewound: Redis has lost what it has applied; so must it then.
+            Fenced: another worker has taken over from this leader, which must be created again.
+            Rewound: Redis has lost entries that it has applied; it must be created again.
             LogDamaged: the committed position cannot be reached.
-            InvariantBroken: the state is wrong; nothing that came of it was published.
+            InvariantBroken: the state is wrong; nothing derived from it was published.
         """
         if self.leads:
             led_from = self._worker.position
@@ -104,7 +103,7 @@ class Candidate:
         except Rewound:
             raise
         except Fenced:
-            return  # another standby was first, or the leader has come back
+            return  # another standby was first, or the leader has returned
         self._streams.withdraw(self._index, self._standby())
         _log.info(
             "this worker leads", shard=self._index, after=sight.leader.process if sight.leader else None
@@ -114,16 +113,16 @@ class Candidate:
         return Standby(self._process, self._pid, self._worker.position.stream_id, self._worker.lag_ms)
 
     def tick(self, now_us: int) -> None:
-        """Let the time of a shard pass that this worker leads. See `Worker.tick`."""
+        """Advance the time of a shard that this worker leads. See `Worker.tick`."""
         if self.leads:
             self._worker.tick(now_us)
 
     def redis_was_away(self) -> None:
-        """Note that a step failed because Redis was away."""
+        """Record that a step failed because Redis was unreachable."""
         self._watch.redis_was_away(self._now_ms())
 
     def leave(self) -> None:
-        """Give the place up: say what is left to say and release the lease, or stand by no more."""
+        """Leave: publish pending replies and release the lease, or withdraw as a standby."""
         if self.leads:
             self._worker.finish()
         else:

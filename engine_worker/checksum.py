@@ -1,9 +1,10 @@
-"""The checksum that goes with each commit, and what it means that a follower comes to another one.
+"""The checksum of each commit, and the comparison with a follower's state.
 
-It is the CRC of all events that the shard has ever produced, with the numbers of commands and orders, which
-also count what makes no event. None of the three depends on how the input was cut into batches, so who has
-applied the log up to the same entry can compare. `Shard.digest` is not part of it: it costs ten times as
-much, and what it adds is in the next `StateHashed`, so in the CRC.
+The checksum is the CRC of all events that the shard has ever produced, with the numbers of commands and
+orders, which also count commands without events. None of the three depends on how the input was divided into
+batches, so all workers that have applied the log up to the same entry can compare. `Shard.digest` is not
+included: it costs ten times as much, and its additional information is in the next `StateHashed`, so in the
+CRC.
 """
 
 from typing import Protocol
@@ -14,9 +15,9 @@ from protocol.units import TimeMs
 
 
 class StateDiffers(InvariantBroken):
-    """A follower's state is not what the leader's was at the same entry.
+    """A follower's state differs from the leader's at the same entry.
 
-    The leader's is what was published, so the follower must stop.
+    The leader's state was published, so the follower must stop.
     """
 
 
@@ -40,9 +41,9 @@ class _Counts(Protocol):
 
 
 def state_checksum(core: _Counts) -> str:
-    """Return the checksum of a state of which everything was taken.
+    """Return the checksum of a state whose output was taken.
 
-    It costs the same however large the state is.
+    O(1) in the size of the state.
     """
     return f"{core.checksum:08x}-{core.command_count}-{core.order_count}-{core.time}"
 
@@ -51,7 +52,7 @@ def compare(core: _Counts, committed: StateChecksum) -> None:
     """Compare a state with the commit at the same entry.
 
     Raises:
-        StateDiffers: they are not the same.
+        StateDiffers: they differ.
     """
     own = state_checksum(core)
     if own != committed.checksum:

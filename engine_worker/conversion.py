@@ -1,9 +1,8 @@
-"""What an earlier release has left, brought to what this one reads: by a worker at its start, or by `exchange
-convert`.
+"""Conversion of an earlier release's data: by a worker at its start, or by `exchange convert`.
 
-Snapshots of format 2 have no configuration; what they lack comes from the settings. So one is converted only
-where nobody leads and nothing has been committed after it: else the settings would decide again what became
-of that.
+Snapshots of format 2 have no configuration; it comes from the settings. So a snapshot is converted only if
+there is no leader and nothing has been committed after it: otherwise the settings would decide the outcome of
+those commits again.
 """
 
 from collections import Counter
@@ -25,26 +24,23 @@ _STOP: Final = "stop all engine workers of the earlier release, so that the last
 
 
 class Formats(NamedTuple):
-    """Which formats there are in what a shard has."""
+    """The formats of a shard's data."""
 
     snapshots: tuple[int, ...]
-    """Of the kept snapshots, newest first; 0: it is torn."""
+    """Of the kept snapshots, newest first; 0: torn."""
     input: dict[int, int]
-    """Format -> the number of entries in `in:{k}` that have it; later than this program reads: as it says
-    itself."""
+    """Format -> number of entries of `in:{k}`; later formats count under the number they state."""
     events: dict[int, int]
-    """The same of `ev:{k}`."""
+    """The same for `ev:{k}`."""
 
     @property
     def is_present(self) -> bool:
-        """Whether a worker can start from it: its newest snapshot has the present format, or there is
-        none.
-        """
+        """Whether a worker can start from it: its newest snapshot, if any, is of the present format."""
         return not self.snapshots or self.snapshots[0] >= FORMAT_VERSION
 
 
 def formats_of(log: StreamLog, shard: int) -> Formats:
-    """Look at everything that is kept of a shard, and change nothing."""
+    """Inspect all data of a shard without changing anything."""
     snapshots = []
     for snapshot in log.snapshots(shard):
         try:
@@ -73,17 +69,16 @@ def _formats(log: StreamLog, stream: str, fields: tuple[bytes, ...]) -> dict[int
 
 
 def is_convertible(snapshot: bytes) -> bool:
-    """Return whether these are the whole bytes of a snapshot that `convert` reads."""
+    """Return whether these are the complete bytes of a snapshot that `convert` reads."""
     return is_of_format_2(snapshot)
 
 
 def convert(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConfig, snapshot: bytes) -> bytes:
-    """Return a snapshot of the release before configuration was in the log, configured as the settings say,
-    and keep it in its place.
+    """Convert a snapshot from before configuration was in the log, using the settings; keep and return it.
 
     Raises:
-        SnapshotError: it cannot be used: its release goes on, something was committed after it, or it does
-            not fit the markets.
+        SnapshotError: it cannot be used: its release is still running, something was committed after it, or
+            it does not fit the markets.
     """
     if log.lease(shard).leader is not None:
         raise SnapshotError(f"the snapshot has format {FORMAT}, and somebody leads the shard; {_STOP}")
@@ -108,8 +103,9 @@ def _converted(
 
 
 def why_not(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConfig) -> str:
-    """Return why no worker of this release can go on with what an earlier one has left of a shard; empty: it
-    can. Nothing is changed.
+    """Return why no worker of this release can continue with an earlier release's data; empty: it can.
+
+    Nothing is changed.
     """
     snapshots = log.snapshots(shard)
     try:
@@ -133,7 +129,7 @@ def _has_number(frame: bytes) -> bool:
 
 
 def counts_text(counts: dict[int, int]) -> str:
-    """Return how many entries have which format, as people read it."""
+    """Return the number of entries per format, as text for people."""
     named = (f"{count} of format {number}" for number, count in counts.items())
     text = ", ".join(named) or "none"
     return text + (" (without a number)" if UNNUMBERED in counts else "")

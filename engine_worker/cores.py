@@ -1,4 +1,4 @@
-"""Which cores there are, and which one runs: the one place that knows."""
+"""The implementations of the core, and the choice of the one that runs."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,7 +10,7 @@ from engine_worker.frame_core import Cores, FrameCore
 __all__ = ["CORES", "Shard", "chosen_cores", "shard_of"]
 
 CORES: Final[Mapping[str, Cores]] = {"objects": ObjectCores()}
-"""By name. All of them write the same bytes, which tests/properties/test_cores.py checks of each."""
+"""By name. All write the same bytes, which tests/properties/test_cores.py checks."""
 
 
 def chosen_cores() -> Cores:

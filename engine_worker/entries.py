@@ -1,4 +1,4 @@
-"""Entries of a shard's input, for tools that look into the object core: see engine_worker/core/frames.py."""
+"""Entries of a shard's input, for tools that inspect the object core: see engine_worker/core/frames.py."""
 
 from collections.abc import Iterator
 
@@ -23,16 +23,16 @@ __all__ = [
 
 
 def skipped(entry: Entry) -> Skipped | None:
-    """Return by which instruction an entry is passed over; None: by none.
+    """Return the instruction by which an entry is skipped, or None.
 
     Raises:
-        NotUnderstoodError: it says that it is, and by no instruction that names it.
+        NotUnderstoodError: it is marked as skipped, but by no instruction that names it.
     """
     return frames.skipped(entry.stream_id, entry.fields)
 
 
 def apply_entry(shard: Shard, entry: Entry) -> list[DeadItem]:
-    """Apply everything in one entry of the shard's input; return those of its commands that could not be.
+    """Apply everything in one entry of the shard's input; return the commands that could not be applied.
 
     Raises:
         NotUnderstoodError, LaterFormatError, InvariantBroken: as `FrameCore.apply_frame`.
@@ -43,8 +43,8 @@ def apply_entry(shard: Shard, entry: Entry) -> list[DeadItem]:
 def apply_one_by_one(
     shard: Shard, entry: Entry, dead: list[DeadItem] | None = None
 ) -> Iterator[LoggedCommand | ShardMessage | SkipEntry]:
-    """Apply an entry as `apply_entry` does; yield each command and each new message once it is applied.
+    """Apply an entry like `apply_entry`; yield each command and each new message after it is applied.
 
-    Commands that are not understood are added to `dead`.
+    Undecodable commands are added to `dead`.
     """
     return frames.apply_one_by_one(shard, entry.stream_id, entry.fields, dead)

@@ -1,4 +1,4 @@
-"""What the leader of a shard tells it that nobody has configured yet."""
+"""The commands with which the leader configures a new shard."""
 
 from typing import Final
 
@@ -17,9 +17,9 @@ def first_configuration(
 ) -> list[ConfigCommand]:
     """Return the commands that configure a new shard and list its markets.
 
-    A shard that is configured already refuses them all.
+    A shard that is already configured refuses all of them.
 
-    A new shard begins with the newest format, kinds and rules that its program has.
+    A new shard begins with its program's newest format, kinds and rules.
     """
     newest = this_release()._asdict()
     markets = market_map.markets_of_shard(shard)

@@ -1,8 +1,8 @@
-"""The core of a shard as its shell knows it: frames in, frames out.
+"""The interface of a shard's core to its shell: frames in, frames out.
 
-The worker, its standbys, replays and snapshots use a core only by what is here, so another one may take its
-place: what it writes must be the same bytes (docs/decisions/0029). `engine_worker/cores.py` says which cores
-there are.
+The worker, its standbys, replays and snapshots use a core only through this interface, so that it can be
+replaced: every core must write the same bytes (docs/decisions/0029). `engine_worker/cores.py` lists the
+cores.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,31 +32,31 @@ __all__ = [
 
 
 class NotUnderstoodError(ValueError):
-    """The entry is not one that this shard can apply; nothing of it was."""
+    """This shard cannot apply the entry; nothing of it was applied."""
 
 
 class MessageNotUnderstood(InvariantBroken):
-    """Another shard sent what this one cannot apply.
+    """Another shard sent a message that this shard cannot apply.
 
     It may carry money, so the shard stops before it; nothing of it was applied.
     """
 
 
 class DeadItem(NamedTuple):
-    """A command that could not be applied, beside others of its frame that were."""
+    """A command that could not be applied, in a frame with others that were."""
 
     number: int
-    """Its place in the frame, from 0 on."""
+    """Its index in the frame, from 0."""
     payload: bytes
     reason: str
 
 
 class FrameOutput(Protocol):
-    """What a core produced since it was last asked. It is read before anything else is applied."""
+    """The output of a core since the last call. Read it before applying anything else."""
 
     @property
     def frame(self) -> bytes:
-        """The frame of events; empty when there are none."""
+        """The frame of events; empty if there are none."""
         ...
 
     def replies(self) -> list[tuple[str, bytes]]:
@@ -73,25 +73,25 @@ class FrameOutput(Protocol):
 
 
 class Answer(NamedTuple):
-    """What a core says to a query."""
+    """A core's answer to a query."""
 
     reply_to: str
     reply: bytes
     """One encoded reply."""
     unknown_order: OrderQuery | None = None
-    """The query, when it asks for an order that is not open.
+    """The query, if it asks for an order that is not open.
 
     The shell may know that order, see `UnstoredOrders`.
     """
 
 
 class MarketCounts(NamedTuple):
-    """How much there is in a market of the shard."""
+    """Counts of a market of the shard."""
 
     resting: int
-    """Orders."""
+    """Resting orders."""
     trades: int
-    """Since it was listed."""
+    """Trades since it was listed."""
 
 
 class FrameCore(Protocol):
@@ -108,7 +108,7 @@ class FrameCore(Protocol):
         ...
 
     def let_go(self) -> None:
-        """Free what the core has; it is not used any more. Its process has no collector that would."""
+        """Free the core, which is not used any more. Its process has no garbage collector that would."""
         ...
 
     @property
@@ -143,7 +143,7 @@ class FrameCore(Protocol):
 
     @property
     def is_configured(self) -> bool:
-        """Whether somebody has configured the shard."""
+        """Whether the shard is configured."""
         ...
 
     @property
@@ -153,12 +153,12 @@ class FrameCore(Protocol):
 
     @property
     def symbols(self) -> Collection[str]:
-        """The markets that the shard knows, its own and those of others."""
+        """The markets that the shard knows, including those of other shards."""
         ...
 
     @property
     def configuration_number(self) -> int:
-        """Another one after each change of what `encode_configuration` says."""
+        """Changes with every change of `encode_configuration`."""
         ...
 
     def encode_configuration(self, stream_id: StreamId) -> bytes:
@@ -167,36 +167,38 @@ class FrameCore(Protocol):
 
     @property
     def waiting_events(self) -> int:
-        """How many events the next `take` returns."""
+        """The number of events that the next `take` returns."""
         ...
 
     def apply_frame(
         self, stream_id: StreamId, fields: Mapping[bytes, bytes], progressed: Callable[[], None] | None = None
     ) -> list[DeadItem]:
-        """Apply everything in one entry of the shard's input; return those of its commands that could not be.
+        """Apply everything in one entry of the shard's input; return the commands that could not be applied.
 
-        Calls `progressed` in between, when the entry has many commands.
+        Calls `progressed` in between, if the entry has many commands.
 
         Raises:
-            NotUnderstoodError: it cannot be applied; nothing of it was. LaterFormatError: a later release
-            wrote it, or switches to what that does; nothing of it was applied. InvariantBroken: the state is
-            wrong, it must not be used or published; or a message of another shard is not understood.
+            NotUnderstoodError: it cannot be applied; nothing of it was.
+            LaterFormatError: a later release wrote it, or it switches to a later release; nothing of it was
+                applied.
+            InvariantBroken: the state is wrong and must not be used or published; or a message of another
+                shard is undecodable.
         """
         ...
 
     def why_not_followed(self, instruction: bytes) -> str | None:
-        """Return why the shard does not follow an instruction to skip its next entry; None: it does.
+        """Return why the shard does not follow an instruction to skip its next entry, or None.
 
         Raises:
-            msgspec.MsgspecError, LaterFormatError: the frame is no instruction that this program reads.
+            msgspec.MsgspecError, LaterFormatError: this program cannot decode the instruction.
         """
         ...
 
     def take(self) -> FrameOutput:
-        """Return what was produced since the last call.
+        """Return the output since the last call.
 
         Raises:
-            InvariantBroken: what came of it is not worth what went in.
+            InvariantBroken: the value of the output differs from that of the input.
         """
         ...
 
@@ -204,54 +206,52 @@ class FrameCore(Protocol):
         """Return the answers to a frame of queries at the shard's position. Changes nothing.
 
         Raises:
-            msgspec.MsgspecError: it is no frame of queries.
+            msgspec.MsgspecError: it is not a frame of queries.
         """
         ...
 
     def encode_snapshot(self, stream_id: StreamId | None) -> bytes:
-        """Return the whole state, after the input up to `stream_id`; None: only to be hashed, wherever in the
-        log it is.
-        """
+        """Return the whole state after the input up to `stream_id`; None: only for hashing."""
         ...
 
     def digest(self) -> str:
-        """Return what a `StateHashed` says of the state."""
+        """Return the digest of the state for a `StateHashed`."""
         ...
 
     def differences(self) -> dict[str, int]:
-        """Return asset -> by how much its money does not add up. O(assets)."""
+        """Return asset -> the difference in its accounting. O(assets)."""
         ...
 
     def market_counts(self) -> dict[str, MarketCounts]:
-        """Return how much there is in each of the shard's own markets. O(markets)."""
+        """Return the counts of each of the shard's own markets. O(markets)."""
         ...
 
     def check_money(self) -> None:
-        """Compare what came in, went out and was settled with what there is. O(assets).
+        """Compare deposits, withdrawals and settlements with the balances. O(assets).
 
         Raises:
-            InvariantBroken: it does not add up.
+            InvariantBroken: they do not match.
         """
         ...
 
     def check_invariants(self) -> None:
-        """Add everything up anew. O(state).
+        """Recompute all sums. O(state).
 
         Raises:
-            InvariantBroken: naming what is not as it must always be.
+            InvariantBroken: names the violated invariant.
         """
         ...
 
 
 class Cores(Protocol):
-    """One implementation: makes the cores of shards."""
+    """One implementation, which creates the cores of shards."""
 
     def new(self, index: int, shard_count: int) -> FrameCore:
-        """Return the core of a shard that nobody has configured yet."""
+        """Return the core of an unconfigured shard."""
         ...
 
     def restore(self, snapshot: bytes) -> tuple[FrameCore, StreamId]:
-        """Return the core that wrote a snapshot, as it was then, and up to where it had applied its input.
+        """Return the core of a snapshot, and the last input entry that it had applied.
 
         Raises:
             SnapshotError: the bytes are torn, of another format, or describe an impossible state.

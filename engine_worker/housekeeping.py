@@ -1,6 +1,4 @@
-"""What a worker looks after beside its batches: whether its money adds up, what strangers left in its outbox,
-an old halt.
-"""
+"""A worker's periodic checks: its accounting, foreign entries in its outbox, and an old halt."""
 
 import time
 from typing import Any
@@ -20,7 +18,7 @@ INTERVAL_S = 1.0
 
 
 class Care:
-    """Runs between two batches, about once a second; each time it costs less than a millisecond."""
+    """Runs between two batches, about once a second; takes less than a millisecond each time."""
 
     def __init__(self, worker: Worker, log: RedisStreamLog, settings: Settings) -> None:
         self._worker = worker
@@ -29,13 +27,13 @@ class Care:
         self._redis = redis_clients.client_for(settings.resolved_redis_url(), streams.halted(settings.shard))
         self._due_s = 0.0
         self._counted: dict[str, int] = {}
-        """What had happened when it was counted last: orders, and trades by market."""
+        """The counts at the last time: orders, and trades by market."""
 
     def run(self) -> None:
-        """Look after what is due.
+        """Do what is due.
 
         Raises:
-            InvariantBroken: the money does not add up.
+            InvariantBroken: the accounting is wrong.
         """
         if time.monotonic() < self._due_s:
             return
@@ -47,17 +45,17 @@ class Care:
         self._worker.core.check_money()
         self._measure()
         if not self._worker.leads:
-            return  # what is in the outbox is the leader's to deliver
-        # Whatever this shard stopped at, a step has got past it.
+            return  # the leader delivers the outbox
+        # A step has got past the place at which this shard was halted.
         clear_halt(self._redis, self._shard)
         self._worker.clean_outbox()
         metrics.DEAD_LETTERS.labels(self._shard).set(self._redis.xlen(streams.dead_letters(self._shard)))
         metrics.STANDBYS.labels(self._shard).set(len(self._streams.standbys(self._shard)))
 
     def _measure(self) -> None:
-        """Tell how the shard stands.
+        """Update the metrics of the shard.
 
-        What has come since is counted by the leader only, or it would count twice.
+        Only the leader counts new orders and trades; otherwise they would count twice.
         """
         core, leads = self._worker.core, self._worker.leads
         metrics.LEADER.labels(self._shard).set(leads)

@@ -1,4 +1,4 @@
-"""Before a shard opens: its log has been compared with the database since Redis started."""
+"""Before a shard opens, persist compares its log with the database, once per start of Redis."""
 
 import threading
 import time
@@ -19,10 +19,10 @@ _log = structlog.get_logger()
 
 
 def await_guard(redis_url: str, shard: int, stopping: threading.Event, probes: Probes) -> None:
-    """Wait until persist has compared the shard's log with the database, or until told to stop.
+    """Wait until persist has compared the shard's log with the database, or until a stop request.
 
     Raises:
-        LogDamaged: the log has lost what was stored of it.
+        LogDamaged: the log has lost entries that were stored.
     """
     say_s = time.monotonic() + SAY_EVERY_S
     with redis_clients.client_for(redis_url, streams.guard(shard)) as client:

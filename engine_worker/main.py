@@ -1,9 +1,9 @@
-"""Runs one shard: `python -m engine_worker.main`, with EXCHANGE_SHARD naming which.
+"""Runs one shard: `python -m engine_worker.main`, with EXCHANGE_SHARD naming the shard.
 
-Of several, one leads and the others stand by.
+Of several workers one leads and the others stand by.
 
-in:{k} ──> worker ──> commit: pos:{k}, ev:{k}, out:{k} ──> replies, other shards' in, answers
-      └──> standby, up to pos:{k}
+    in:{k} ──> worker ──> commit: pos:{k}, ev:{k}, out:{k} ──> replies, other shards' in, answers
+          └──> standby, up to pos:{k}
 """
 
 import gc
@@ -51,29 +51,29 @@ from stream_log.interface import Fenced, Rewound
 from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 
 DURABILITY_RETRY_S = 1.0
-"""How often a worker that cannot stand by asks whether its server would keep what is written to it."""
+"""Interval at which a worker that cannot stand by checks the durability of its server."""
 DIFFERS_RETRY_S = 30.0
-"""After so long a worker whose state was not the leader's restores the newest snapshot.
+"""After this time a worker whose state differed from the leader's restores the newest snapshot.
 
 The supervisor waits as long after a halt.
 """
 BLOCKS_PER_LEASE = 10
-"""A step waits so long a part of the lease for input.
+"""A step waits for input for this fraction of the lease.
 
-The granularity of everything else that this process does.
+It is the granularity of everything else that this process does.
 """
 
 _log = structlog.get_logger()
 
 
 def main() -> None:
-    """Run until told to stop."""
+    """Run until a stop request."""
     process.run(_run, Settings.engine_name)
 
 
 def _run(started: Process) -> None:
     settings = started.settings
-    first_config(settings)  # raises what is wrong with the markets file and the keys, before anything is done
+    first_config(settings)  # raises errors in the markets file and the keys before anything is done
     try:
         run(settings, started.probes, started.tracer())
     except Fenced as error:
@@ -92,8 +92,8 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
     process = _Process(settings, stopping, probes, reach_redis(probes, settings.engine_name()), tracer)
-    # A collection would pause matching for as long as it takes to walk all orders. What refers to each other
-    # in a state that is not used any more is taken apart instead (`Worker.let_go`).
+    # A collection would pause matching while it scans all orders. Reference cycles in an unused state are
+    # broken up explicitly instead (`Worker.let_go`).
     gc.disable()
     was_away = False
     while not stopping.is_set():
@@ -109,16 +109,15 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             probes.starting("waiting for Redis")
             stopping.wait(RETRY_AFTER_S)
         except NotDurableError as error:
-            # Of a worker that stands by this is no reason to stop the shard; the server may be put right
-            # meanwhile.
+            # For a standby this is no reason to stop the shard; the server may be corrected meanwhile.
             if not _another_leads(settings):
                 raise
             _log.critical("this worker cannot stand by", shard=settings.shard, reason=str(error))
             probes.starting(str(error))
             stopping.wait(DURABILITY_RETRY_S)
         except StateDiffers as error:
-            # The leader's state is what was published, and the leader goes on. This process stays, so that
-            # its metric is seen.
+            # The leader's state was published, and the leader continues. This process stays, so that its
+            # metric is visible.
             if not _another_leads(settings):
                 raise
             _log.critical("this worker cannot stand by", shard=settings.shard, reason=str(error))
@@ -130,7 +129,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
 
 
 class _Process(NamedTuple):
-    """What stays the same while workers come and go."""
+    """State that outlives single workers."""
 
     settings: Settings
     stopping: threading.Event
@@ -141,11 +140,11 @@ class _Process(NamedTuple):
 
 
 def _work(process: _Process, *, was_away: bool) -> None:
-    """Make a worker from what Redis has, and let it follow and lead until `stopping`.
+    """Create a worker from the data in Redis, and let it follow and lead until `stopping`.
 
     Raises:
-        Rewound: Redis has lost what the worker came of.
-        Unreachable: Redis was away before there was a worker.
+        Rewound: Redis has lost data on which the worker is based.
+        Unreachable: Redis was unreachable before there was a worker.
     """
     settings = process.settings
     url = settings.resolved_redis_url()
@@ -182,7 +181,7 @@ def _run_on(
     candidate.join()
     metrics.DIFFERS.labels(settings.shard).set(0)
     probes.ready_when("shard", lambda: why_not_ready(worker, settings.ready_lag_ms_max))
-    # The restored state lives as long as the process: children that are forked for snapshots then share its
+    # The restored state lives as long as the process: forked children, which take snapshots, then share its
     # pages.
     gc.freeze()
     if was_away:
@@ -202,7 +201,7 @@ def _run_on(
         try:
             processed = candidate.step(settings.lease_ms // BLOCKS_PER_LEASE)
             candidate.tick(time.time_ns() // 1_000)
-            # After the step, when nothing is half done: a snapshot is of what was committed.
+            # After the step, when no batch is in progress: a snapshot is of committed state.
             snapshotter.run()
             heartbeat.run()
             care.run()
@@ -216,7 +215,7 @@ def _run_on(
             stopping.wait(RETRY_AFTER_S)
             continue
         except (Rewound, StateDiffers):
-            # What a child is about to save is of a state that is not the log's any more.
+            # The state that a child is about to save is no longer the log's.
             snapshotter.abandon()
             raise
         if not candidate.leads and not processed:
@@ -230,16 +229,14 @@ def _run_on(
 
 
 def why_not_ready(worker: Worker, lag_ms_max: int) -> str | None:
-    """Return what keeps a worker from being ready: one that stands by must be in step."""
+    """Return why a worker is not ready, or None: a standby must be in step."""
     if worker.leads or worker.lag_ms <= lag_ms_max:
         return None
     return f"it stands by, {worker.lag_ms} ms behind; more than {lag_ms_max} is too much"
 
 
 def _another_leads(settings: Settings) -> bool:
-    """Return whether another worker leads the shard, as far as Redis can be asked: it goes on, whatever has
-    become of this one.
-    """
+    """Return whether another worker leads the shard and continues, as far as Redis can be asked."""
     try:
         with closing(RedisStreamLog.connect(settings.resolved_redis_url(), shard=settings.shard)) as log:
             sight = log.lease(settings.shard)
@@ -250,9 +247,7 @@ def _another_leads(settings: Settings) -> bool:
 
 
 def _say_halted(settings: Settings, reason: str) -> None:
-    """Note why the shard stands still, unless it does not: then only this worker does, and clients must not
-    be refused.
-    """
+    """Record why the shard is halted, unless another worker leads: then clients must not be refused."""
     try:
         if _another_leads(settings):
             _log.critical("another worker leads the shard; only this one stops", shard=settings.shard)
@@ -264,8 +259,9 @@ def _say_halted(settings: Settings, reason: str) -> None:
 
 
 class _Heartbeat:
-    """Says that the shard is alive from within its loop: a thread would not stop with it, and is in the way
-    of a fork.
+    """Reports that the shard is alive from within its loop.
+
+    A thread would not stop with the loop, and would interfere with a fork.
     """
 
     def __init__(self, settings: Settings, worker: Worker) -> None:

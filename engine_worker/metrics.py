@@ -1,4 +1,4 @@
-"""What a worker counts, for Prometheus: by the batch, never by the order."""
+"""A worker's metrics, for Prometheus: counted per batch, never per order."""
 
 from typing import Final
 
@@ -91,11 +91,11 @@ FORK_SECONDS: Final = Gauge(
 
 
 class BatchMetrics:
-    """What one shard's worker counts with each batch; looked up once."""
+    """The metrics of one shard's worker per batch; looked up once."""
 
     def __init__(self, shard: int) -> None:
         FRUITLESS_TAKEOVERS.labels(shard)
-        TAKEOVERS.labels(shard)  # at 0, so that the first one is seen as an increase
+        TAKEOVERS.labels(shard)  # at 0, so that the first one is visible as an increase
         DIFFERS.labels(shard)
         self._held = HELD.labels(shard)
         self._held_format = -1
@@ -118,7 +118,7 @@ class BatchMetrics:
         self._commit.observe(commit_s)
 
     def held(self, number: int) -> None:
-        """Tell the format of an entry that cannot be read, 0 when there is none."""
+        """Set the format of an unreadable entry, 0 if there is none."""
         if number != self._held_format:
             self._held_format = number
             self._held.set(number)

@@ -1,6 +1,6 @@
 """The stages of sampled orders in a shard.
 
-What is traced is decoded once more, so that nothing is kept when nobody wants traces.
+Traced orders are decoded a second time, so that nothing is stored when traces are off.
 """
 
 import time
@@ -18,7 +18,7 @@ from stream_log.interface import Entry
 def trace_batch(
     tracer: Tracer, shard: int, entries: Sequence[Entry], apply_s: float, commit_s: float
 ) -> None:
-    """Tell how the orders of a batch that has just been committed waited, were applied and committed."""
+    """Record how the orders of a committed batch waited, were applied and were committed."""
     committed_ns = time.time_ns()
     applied_ns = committed_ns - int(commit_s * 1e9)
     began_ns = applied_ns - int(apply_s * 1e9)

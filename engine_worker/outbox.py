@@ -1,4 +1,4 @@
-"""What an entry of `out:{k}` says."""
+"""Decodes entries of `out:{k}`."""
 
 import msgspec
 

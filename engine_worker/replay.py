@@ -1,11 +1,11 @@
 """Replay: a shard rebuilt from a snapshot, or from nothing, and the input after it.
 
-And the proof that it comes out the same.
+It also proves that the result is the same.
 
-Only reads. Where the past comes from is a `ReplaySource`: a running exchange's Redis (`StreamLogSource`), or
-an archive of it. What is compared with what the exchange wrote: every event in `ev:{k}`, byte for byte and so
-every `StateHashed` among them; every snapshot, and the checksum of a commit, that is passed on the way; at
-the end, what the shard itself says of its state.
+It only reads. A `ReplaySource` provides the past: a running exchange's Redis (`StreamLogSource`), or an
+archive of it. The replay is compared with everything that the exchange wrote: every event in `ev:{k}`, byte
+for byte, including every `StateHashed`; every snapshot and commit checksum on the way; and at the end the
+shard's own digest.
 """
 
 import hashlib
@@ -34,17 +34,17 @@ _raw_events = msgpack_decoder(list[msgspec.Raw])
 
 
 class SourceTrimmed(Exception):  # noqa: N818 - a verdict on the data; the message says what to do
-    """The source does not have what the replay needs."""
+    """The source lacks entries that the replay needs."""
 
 
 class ReplaySource(Protocol):
-    """Where one shard's past is read.
+    """Provides one shard's past.
 
     Ids are those of `in:{k}`; an entry of `ev:{k}` has the id of the last input of its batch.
     """
 
     def snapshots(self) -> list[bytes]:
-        """Return the snapshots that there are, newest first."""
+        """Return the available snapshots, newest first."""
         ...
 
     def entries(self, after: StreamId, count: int) -> list[Entry]:
@@ -75,8 +75,8 @@ class StreamLogSource(ReplaySource):
     def entries(self, after: StreamId, count: int) -> list[Entry]:
         stream = streams.commands(self._shard)
         found = self._log.read({stream: after}, count, block_ms=0)
-        # Asked afterwards, so that what was trimmed meanwhile is noticed. A trimmed input begins with the
-        # older snapshot's own entry.
+        # Read afterwards, so that concurrent trimming is noticed. A trimmed input begins with the older
+        # snapshot's own entry.
         oldest = self._log.read({stream: STREAM_START}, 1, block_ms=0)
         begin = oldest[0].stream_id if oldest else STREAM_START
         is_whole = after >= begin if after != STREAM_START else not self._begins_at_a_snapshot(begin)
@@ -88,8 +88,7 @@ class StreamLogSource(ReplaySource):
         return with_skips(found, self._log.skips(self._shard)) if found else found
 
     def _begins_at_a_snapshot(self, begin: StreamId) -> bool:
-        # It may begin earlier than the older snapshot, when it was kept for the archive; then this mark
-        # tells.
+        # It may begin earlier than the older snapshot if it was kept for the archive; then this mark tells.
         if self._log.passed(self._shard).get(TRIMMED, STREAM_START) != STREAM_START:
             return True
         older = self.snapshots()[1:]
@@ -101,40 +100,40 @@ class StreamLogSource(ReplaySource):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """The first thing that a replay made otherwise than the exchange."""
+    """The first difference between the replay and the exchange."""
 
     stream: str
     stream_id: str
     commands: tuple[int, int]
-    """Between which commands, counted from the exchange's beginning, it came to be."""
+    """The commands, counted from the exchange's beginning, between which it arose."""
     what: str
     expected: str
-    """By the replay."""
+    """Of the replay."""
     found: str
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a replay has shown."""
+    """The result of a replay."""
 
     shard: int
     start: str
-    """The id of the entry after which it begins, and …"""
+    """The id of the entry after which it begins."""
     end: str
-    """… of the one that it ends at."""
+    """The id of the entry at which it ends."""
     entries: int
     commands: int
     dead_letters: int
-    """Input entries, and single commands, that could not be applied, then and now."""
+    """Input entries, and single commands, that could not be applied."""
     events: int
     state_hashes: int
-    """How many of the events were these."""
+    """The number of `StateHashed` events."""
     snapshots: int
-    """Passed on the way, and the same."""
+    """The number of identical snapshots on the way."""
     foreign: int
     """Entries of `ev` that no shard can have written."""
     difference: Difference | None
     checksums: int = 0
-    """Of commits, passed on the way, and the same."""
+    """The number of identical commit checksums on the way."""
 
 
 class _Differs(Exception):  # noqa: N818 - ends the replay
@@ -143,9 +142,9 @@ class _Differs(Exception):  # noqa: N818 - ends the replay
 
 
 class Replay:
-    """One shard on its way through its past.
+    """One shard during the replay of its past.
 
-    `step` applies the next entries; the shard is then as it was at `position`.
+    `step` applies the next entries; the shard then has its state at `position`.
     """
 
     def __init__(
@@ -158,7 +157,7 @@ class Replay:
     ) -> None:
         """Begin at `snapshot`, or (None) at the beginning, before the shard was configured.
 
-        `cores` (None: the chosen ones) make its core.
+        `cores` (None: the chosen ones) create its core.
 
         Raises:
             SnapshotError: the snapshot cannot be used.
@@ -175,13 +174,13 @@ class Replay:
 
     @property
     def shard(self) -> Shard:
-        """The objects of the object core, for tools and tests that look inside."""
+        """The shard object of the object core, for tools and tests."""
         return shard_of(self.core)
 
     def step(self, goal: StreamId, count: int = READ_ENTRIES) -> Iterator[StreamId]:
         """Apply up to `count` entries, none after `goal`; yield the position after each.
 
-        What is produced is left to take.
+        The caller takes the output.
 
         Raises:
             SourceTrimmed: the next entry is gone, or `goal` is not reached.
@@ -204,7 +203,7 @@ class Replay:
             yield self.position
 
     def run_to(self, goal: StreamId) -> None:
-        """Apply everything up to `goal`, and forget what it produces.
+        """Apply everything up to `goal`, and discard the output.
 
         Raises:
             SourceTrimmed, InvariantBroken: as `step`.
@@ -215,7 +214,7 @@ class Replay:
 
 
 class Verifier:
-    """Replays, and compares with what the exchange wrote, up to a position."""
+    """Replays, and compares with the exchange's output, up to a position."""
 
     def __init__(
         self,
@@ -227,7 +226,7 @@ class Verifier:
     ) -> None:
         """Compare events after `events_after`, an id at which a batch ended; None: from the replay's start.
 
-        `checksum` is that of a commit; it is compared if the replay comes by its entry.
+        `checksum` is that of a commit; it is compared if the replay passes its entry.
         """
         self.replay = replay
         self._source = source
@@ -239,15 +238,15 @@ class Verifier:
         self._last_found = self._events_after
         self._ended = False
         self._produced: deque[bytes] = deque()
-        """Events that the replay produced, until they are found."""
+        """Events of the replay that were not found yet."""
         self._snapshots = {snapshot_stream_id(each): each for each in source.snapshots()}
         self._checksum = checksum
         self._events = self._hashes = self._same_snapshots = self._foreign = self._same_checksums = 0
 
     def run(self) -> Iterator[int]:
-        """Replay and compare; yield the number of commands applied, now and then.
+        """Replay and compare; yield the number of applied commands now and then.
 
-        Afterwards ask for the `verdict`.
+        Afterwards call `verdict`.
 
         Raises:
             SourceTrimmed, InvariantBroken: as `Replay.step`.
@@ -275,7 +274,7 @@ class Verifier:
             self.difference = differs.difference
 
     def compare_digest(self, command_count: int, digest: str) -> None:
-        """Compare with what the shard says of itself at the goal."""
+        """Compare with the shard's own digest at the goal."""
         core = self.replay.core
         if self.difference is None and (core.command_count, core.digest()) != (command_count, digest):
             self.difference = Difference(
@@ -288,7 +287,7 @@ class Verifier:
             )
 
     def verdict(self) -> Verdict:
-        """Return what came out."""
+        """Return the result."""
         replay = self.replay
         return Verdict(
             replay.core.index,
@@ -314,9 +313,9 @@ class Verifier:
         return self._found[0] if self._found else None
 
     def _take(self) -> bytes:
-        """Return what the replay produced, as one frame.
+        """Return the replay's output as one frame.
 
-        What comes before the events that are compared is dropped.
+        Events before the compared ones are dropped.
         """
         frame = self.replay.core.take().frame
         if self.replay.position <= self._events_after:
@@ -324,7 +323,7 @@ class Verifier:
         return frame
 
     def _compare(self) -> None:
-        """Compare the events of the batch that ended here. In the usual case it is the very same frame."""
+        """Compare the events of the batch that ended here. Usually the frames are identical."""
         frame = self._take()
         entry = self._found.popleft()
         payload = entry.fields.get(EVENTS_FIELD, b"")
@@ -358,7 +357,7 @@ class Verifier:
         self._batch_command = commands[1]
 
     def _take_aside(self) -> None:
-        """Take what the replay produced, and keep it until it is found."""
+        """Take the replay's output, and keep it until it is found."""
         if frame := self._take():
             self._produced.extend(bytes(event) for event in _raw_events(event_items(frame)))
 
@@ -398,9 +397,7 @@ class Verifier:
         self._same_snapshots += 1
 
     def _compare_rest(self) -> None:
-        """Find what is still missing: an entry of `ev` may have a later id when somebody else wrote
-        into it.
-        """
+        """Find the missing events: an entry of `ev` has a later id after a foreign entry in the stream."""
         self._take_aside()
         while self._produced and self._next_found() is not None:
             self._compare()
@@ -419,14 +416,12 @@ class Verifier:
 
 
 def _state_hash(core: FrameCore) -> str:
-    """Return a hash of the state, wherever in the log it is."""
+    """Return a hash of the state, independent of its position in the log."""
     return hashlib.blake2b(core.encode_snapshot(None), digest_size=16).hexdigest()
 
 
 def _is_foreign(payload: bytes, symbols: Collection[str]) -> bool:
-    """Return whether the readers of `ev` pass this frame over: no frame of events, or one of a market that
-    there is not.
-    """
+    """Return whether readers of `ev` skip this frame: not a frame of events, or of an unknown market."""
     try:
         events = decode_events(payload)
     except msgspec.MsgspecError:
@@ -439,7 +434,7 @@ def _is_foreign(payload: bytes, symbols: Collection[str]) -> bool:
 
 
 def _shown(event: bytes) -> str:
-    """Return one event as a reader can understand it."""
+    """Return one event in readable form."""
     if not event:
         return "nothing"
     return repr(decode_events(b"\x91" + event)[0])

@@ -1,10 +1,10 @@
-"""A snapshot by a process of its own: `python -m engine_worker.snapshot_from_log`.
+"""A snapshot made by a separate process: `python -m engine_worker.snapshot_from_log`.
 
-Its size goes to the standard output.
+Its size is written to standard output.
 
-It is a standby that nobody counts on: it restores the snapshot before, follows the log up to the position as
-it is then, compares what it came to with the leader's commit, saves, and ends. The leader, with however much
-in memory, has nothing to fork, and goes on meanwhile.
+The process is an unannounced standby: it restores the previous snapshot, follows the log up to the current
+position, compares its state with the leader's commit, saves, and ends. The leader, however much memory it
+has, need not fork, and continues meanwhile.
 """
 
 import gc
@@ -31,9 +31,9 @@ _log = structlog.get_logger()
 def start(output: int, environment: Mapping[str, str] | None = None) -> int:
     """Start the process, with `output` as its standard output, and return its id.
 
-    That takes no longer for a parent that is large.
+    The time does not depend on the parent's memory.
 
-    `environment` is what its settings come from; None: this process's own.
+    `environment` has its settings; None: this process's own.
     """
     return os.posix_spawn(
         sys.executable,
@@ -44,7 +44,7 @@ def start(output: int, environment: Mapping[str, str] | None = None) -> int:
 
 
 def main() -> None:
-    """Make the snapshot with the settings of the engine worker whose shard it is."""
+    """Make the snapshot with the settings of the shard's engine worker."""
     be_patient()
     gc.disable()
     settings = load_settings()
@@ -52,7 +52,7 @@ def main() -> None:
     try:
         size = _make(settings)
     except StateDiffers as error:
-        # Its parent's state is what was published, so that one goes on, and forks the next snapshot.
+        # The parent's state was published, so the parent continues, and forks the next snapshot.
         _log.critical("no snapshot from the log: its state differs", shard=settings.shard, reason=str(error))
         sys.exit(1)
     except InvariantBroken as error:

@@ -1,10 +1,9 @@
-"""Taking snapshots beside the matching: a forked child has the state as it is now, and all the time it needs
-to write it.
+"""Snapshots in the background: a forked child has the present state, and can take its time to write it.
 
-A fork takes the longer the more there is in memory, so where a standby is, it is the one that forks; and a
-leader without one that has much in memory has its snapshots made from the log, by a process that comes to the
-same state (engine_worker/snapshot_from_log.py). Whoever has saved a snapshot trims the logs, by what Redis
-says is kept: it need not remember what it, or another, has saved before.
+A fork takes longer the more memory there is. So a standby, if there is one, forks; and a leader without a
+standby and with much memory has its snapshots made from the log, by a process that reaches the same state
+(engine_worker/snapshot_from_log.py). The saver of a snapshot trims the logs by the snapshots that Redis
+lists: it need not remember its own or others' snapshots.
 """
 
 import gc
@@ -26,40 +25,45 @@ from protocol.streams import ARCHIVE_READER, TRIMMED, EventReader
 from stream_log.redis_log import RedisStreamLog
 
 LEFT_MAX = 3
-"""So often in a row a leader leaves a snapshot that is due to its standby.
+"""How often in a row a leader leaves a due snapshot to its standby.
 
-When none comes it takes one itself.
+If none comes, it takes one itself.
 """
 FORK_BYTES_MAX = 100 << 20
-"""With more than this in memory a leader does not fork.
+"""With more memory than this a leader does not fork.
 
-On a virtual machine a fork takes 40 µs for each MB of small pages, or more.
+On a virtual machine a fork takes 40 µs or more per MB of small pages.
 """
 LOG_PART = 8
-"""A snapshot is due when the log has grown by this part of what it may take before orders are refused: two
-let it be trimmed."""
+"""A snapshot is due when the log has grown by this fraction of its maximum size.
+
+Orders are refused at the maximum; after two snapshots the log is trimmed.
+"""
 RARELY = 10
-"""A snapshot is also due after so many intervals in which the log has not grown by the size of one."""
+"""A snapshot is also due after this many intervals in which the log has grown by less than one's size."""
 PATIENCE_S = 120
-"""A snapshot has time; what matches orders on the same cores has not. So it is made when a core has nothing
-else to do: niceness alone would let it finish its slice while matching waits. When that takes longer than
-this, or fails, the next one is forked, and merely nice."""
+"""How long a snapshot may run only on idle cores; after a timeout or failure the next is forked and nice.
+
+Matching on the same cores is more urgent than a snapshot, and niceness alone would let the snapshot finish
+its time slice while matching waits.
+"""
 HANGS_S = 120
-"""So long may one take that is merely nice: what has not ended by then hangs, on a connection for instance,
-and would be the last."""
+"""How long a merely nice snapshot may take; beyond that it is considered hung, for example on a connection.
+
+Otherwise it would be the last snapshot.
+"""
 _NICENESS = 10
 IMPOSSIBLE = 4
-"""How a child ends when the state must not be saved, nor used any further."""
+"""Exit code of a child if the state must neither be saved nor used any further."""
 STDOUT = 1
 
 _log = structlog.get_logger()
 
 
 def save(worker: Worker, log: RedisStreamLog, index: int) -> int:
-    """Save the state of shard `index`, and return how many bytes that took. 0: it is not saved, the log does
-    not lead to it any more.
+    """Save the state of shard `index`, and return its size in bytes; 0: the log no longer leads to it.
 
-    So it is after a failover of Redis that has lost the end of the log.
+    That happens after a failover of Redis that has lost the end of the log.
     """
     position = worker.position
     snapshot = worker.core.encode_snapshot(position.stream_id)
@@ -74,9 +78,9 @@ class _Child(NamedTuple):
 
     pid: int
     output: int
-    """What it writes to its standard output, which is the size of the snapshot.
+    """The descriptor of its standard output, on which it writes the size of the snapshot.
 
-    It keeps off metrics: those are its parent's.
+    It does not update metrics, which are its parent's.
     """
     began_s: float
     is_from_log: bool
@@ -84,7 +88,7 @@ class _Child(NamedTuple):
 
 
 def be_patient() -> None:
-    """Let this process run only when a core has nothing else to do."""
+    """Let this process run only on idle cores."""
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except PermissionError:  # some sandboxes forbid it
@@ -92,12 +96,12 @@ def be_patient() -> None:
 
 
 class Snapshotter:
-    """Saves a worker's state every so often, and trims the logs that no start will need any more.
+    """Saves a worker's state periodically, and trims the parts of the logs that no start will need.
 
-    Snapshots are written to the server that has the log, where each is a part of what its file grows by until
-    it is rewritten. So one is due when the log has grown by the size of the last one: then they are no more
-    than half of what is written, however large the state is, and a start has no more to apply than there is
-    to restore. A state that hardly changes is saved rarely.
+    Snapshots are written to the server of the log, whose file grows by each until it is rewritten. So one is
+    due when the log has grown by the size of the last one: then snapshots are at most half of the writes,
+    however large the state is, and a start has no more to apply than to restore. A state that hardly changes
+    is saved rarely.
     """
 
     def __init__(
@@ -112,11 +116,11 @@ class Snapshotter:
         fork_bytes_max: int = FORK_BYTES_MAX,
         log_bytes_max: int = 1 << 62,
     ) -> None:
-        """Use `log` from this process; a forked child calls `connect` for one of its own.
+        """Use `log` in this process; a forked child calls `connect` for its own.
 
-        `start_from_log` starts a process that makes the snapshot from the log, with the file descriptor it is
-        given as its standard output, and returns its id. A leader uses it when it has more than
-        `fork_bytes_max` in memory. `log_bytes_max` is what the shard's log may take of Redis.
+        `start_from_log` starts a process that makes the snapshot from the log, with the given file descriptor
+        as its standard output, and returns its id. A leader uses it if it has more than `fork_bytes_max` in
+        memory. `log_bytes_max` is the maximum size of the shard's log in Redis.
         """
         self._log_bytes_max = log_bytes_max
         self._worker = worker
@@ -127,8 +131,8 @@ class Snapshotter:
         self._start_from_log = start_from_log
         self._fork_bytes_max = fork_bytes_max
         self._due_s: float | None = None
-        """When the next snapshot is due; None: that has yet to be looked up."""
-        metrics.SNAPSHOT_FAILURES.labels(index)  # at 0, so that the first one is seen as an increase
+        """When the next snapshot is due; None: unknown yet."""
+        metrics.SNAPSHOT_FAILURES.labels(index)  # at 0, so that the first one is visible as an increase
         self._child: _Child | None = None
         self._patience_s: float = PATIENCE_S
         self._hangs_s: float = HANGS_S
@@ -136,20 +140,20 @@ class Snapshotter:
         """Whether the last snapshot was not saved, or not in time."""
         self._newest = STREAM_START
         self._sized: tuple[str, int, int] | None = None
-        """The newest snapshot, its size, and how much the worker had applied when it was first seen."""
+        """The newest snapshot, its size, and the worker's applied bytes when it was first seen."""
         self._left = 0
-        """How often a snapshot after that one was left to a standby."""
+        """How often a later snapshot was left to a standby."""
 
     @property
     def busy(self) -> bool:
-        """Whether a snapshot is being written."""
+        """Whether a snapshot is in progress."""
         return self._child is not None
 
     def run(self) -> None:
-        """Start a snapshot when one is due, and finish one that is done. Returns at once.
+        """Start a due snapshot, and complete a finished one. Returns at once.
 
         Raises:
-            InvariantBroken: the child, which has time for it, has added everything up, and it is not right.
+            InvariantBroken: the child, which has time for it, has recomputed all sums, and they are wrong.
         """
         if self._child is not None:
             pid, status = os.waitpid(self._child.pid, os.WNOHANG)
@@ -176,8 +180,8 @@ class Snapshotter:
         """Return whether a snapshot is due, once in an interval."""
         now_s = time.monotonic()
         if self._due_s is None:
-            # By the newest snapshot's age, whoever saved it: workers that do not live for long would never
-            # save one, and each would have more of the log to apply than the one before.
+            # By the newest snapshot's age, whoever saved it: short-lived workers would otherwise never save
+            # one, and each would have to apply more of the log than the previous one.
             saved = self._streams.saved_snapshots(self._index)
             age_s = saved[0].age_ms / 1_000 if saved else self._interval_s
             self._due_s = now_s + self._interval_s - age_s
@@ -187,20 +191,20 @@ class Snapshotter:
         if self._is_worth_it():
             return True
         if self._worker.leads:
-            self._trim()  # readers may have come further since the last snapshot
+            self._trim()  # readers may have advanced since the last snapshot
         return False
 
     def _is_worth_it(self) -> bool:
-        """Return whether the log has grown by the size of the newest snapshot since, or that is old.
+        """Return whether the log has grown by the size of the newest snapshot, or that snapshot is old.
 
-        Only the events are counted, most of what the log grows by.
+        Only the events are counted, which are most of the log's growth.
         """
         saved = self._streams.saved_snapshots(self._index)
         if not saved or saved[0].age_ms >= RARELY * self._interval_s * 1_000:
             return True
         newest, applied = saved[0], self._worker.event_bytes
         if self._sized is None or newest.name != self._sized[0]:
-            # The first one that it sees it has most likely begun with.
+            # The first one that it sees is most likely the one it has started with.
             before = 0 if self._sized is None else applied
             self._sized = newest.name, self._streams.snapshot_bytes(self._index, newest), before
         _, size, before = self._sized
@@ -223,14 +227,14 @@ class Snapshotter:
         self._trim()
 
     def finish(self) -> None:
-        """End a running child, and save once more what this worker led: the next start has nothing to apply.
+        """End a running child, and save once more if this worker led: the next start has nothing to apply.
 
-        Also where there is a standby. When all stop it may be told to before it has taken over, and then
-        nobody else saves.
+        This also applies with a standby. If all stop, the standby may be stopped before it has taken over,
+        and then nobody else saves.
         """
         self.abandon()
         worker, index = self._worker, self._index
-        # Asked first, too: what another worker has gone beyond need not be encoded beside it.
+        # Checked first, too: a state that another worker has passed need not be encoded.
         if (
             worker.leads
             and self._has_news()
@@ -258,7 +262,7 @@ class Snapshotter:
         return True
 
     def abandon(self) -> None:
-        """End a running child. So it must be when the state that it saves is no more."""
+        """End a running child, because the state that it saves is obsolete."""
         if self._child is not None:
             os.kill(self._child.pid, signal.SIGKILL)
             os.waitpid(self._child.pid, 0)
@@ -293,9 +297,9 @@ class Snapshotter:
         pid = os.fork()
         if pid:
             return pid
-        # The child: its own connection, no clean-up of what belongs to the parent, and no collector that
-        # would copy pages. It lets go of the parent's connections, or they would outlive a parent that is
-        # killed and make it look alive.
+        # The child: its own connection, no clean-up of the parent's resources, and no collector, which would
+        # copy pages. It closes the parent's connections, which would otherwise outlive a killed parent and
+        # make it look alive.
         status = 1
         try:
             gc.disable()
@@ -316,16 +320,14 @@ class Snapshotter:
             os._exit(status)
 
     def _trim(self) -> None:
-        """Trim the input to the older snapshot and what is archived, and the events to what that and all
-        readers have passed.
-        """
+        """Trim the input to the older snapshot and the archive, and the events also to all readers."""
         saved = self._streams.saved_snapshots(self._index)
         if len(saved) < 2:
             return
         older = min(each.stream_id for each in saved)
         passed = self._streams.passed(self._index)
         needed = min(older, passed.get(ARCHIVE_READER, older))
-        # Said first: whoever reads the input from its beginning must know that it is gone.
+        # Recorded first: a reader of the input's beginning must know that it is gone.
         self._streams.mark_passed(self._index, TRIMMED, needed)
         self._streams.trim(streams.commands(self._index), needed)
         if set(passed) >= set(EventReader):

@@ -1,10 +1,9 @@
 """Closed orders that the database may not have yet, so that no acknowledged order is ever unknown.
 
-A shard's state has open orders only. Whoever asks for another one is sent to the database, which has what the
-shard has committed only after a while. Until then the order is here. It is let go of when the ingest says
-that its events are stored, which it says after the commit. When more orders wait than fit, the oldest are
-dropped, and until the database has those too, the answer for an order that is not here is that it may be one
-of them.
+A shard's state has open orders only. Queries for other orders go to the database, which receives the shard's
+commits with a delay. Until then the order is here. It is dropped when the ingest reports, after its commit,
+that its events are stored. If there are more orders than fit, the oldest are dropped, and until the database
+has those too, the answer for an order that is not here is that it may be one of them.
 """
 
 from collections import deque
@@ -18,11 +17,11 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.units import AccountId, OrderId, TimeMs
 
 _DROPPED_AT_ONCE: Final = 10_000
-"""Orders let go of between two batches: some milliseconds."""
+"""Maximum of orders dropped between two batches: some milliseconds."""
 _UNINDEXED_MAX: Final = 20_000
-"""Orders that a question has to index first: some milliseconds, too.
+"""Maximum of orders that a query has to index first: some milliseconds, too.
 
-The database is seldom further behind.
+The database rarely lags further behind.
 """
 
 _Name = tuple[AccountId, str, str]
@@ -41,9 +40,9 @@ def closed_orders(events: Iterable[Event]) -> list[OrderState]:
 class UnstoredOrders:
     """The last state of closed orders, up to `orders_max` of them, by number and by client order id.
 
-    Which entry of the events an order is in is not asked when it is added, but from time to time: `look`
-    tells the newest entry, and whatever was added before is in that one at the latest. Every batch adds some
-    and few are asked for, so the newest are found by number and name only from when somebody asks.
+    The event entry of an order is not recorded when it is added, but periodically: `look` passes the newest
+    entry, and all orders added before are in that entry at the latest. Every batch adds some and queries are
+    rare, so the newest orders are indexed by number and name only when a query comes.
     """
 
     def __init__(self, orders_max: int) -> None:
@@ -52,23 +51,23 @@ class UnstoredOrders:
         self._orders: dict[OrderId, OrderState] = {}
         self._newest: dict[_Name, OrderId] = {}
         self._unindexed: deque[OrderState] = deque()
-        """The newest ones, which are not in the two above yet, oldest first."""
+        """The newest orders, not in the two indexes above yet, oldest first."""
         self._added: deque[OrderState] = deque()
-        """Since the last look, oldest first."""
+        """Added since the last look, oldest first."""
         self._batches: deque[tuple[StreamId, deque[OrderState]]] = deque()
-        """(the newest entry at a look, what was added before it), oldest first."""
+        """(the newest entry at a look, the orders added before it), oldest first."""
         self._stored_to = STREAM_START
         self._lost_to = STREAM_START
         """Up to this entry there may be closed orders that did not fit."""
         self._has_lost_added = False
-        """Whether there are such since the last look."""
+        """Whether there are such orders since the last look."""
         self._may_drop = False
-        """Whether the database may have some that are still here."""
+        """Whether the database may have some of the orders here."""
         self.lost = 0
         """Orders that did not fit."""
 
     def __len__(self) -> int:
-        """How many orders are here; one that was added twice counts twice."""
+        """The number of orders here; an order that was added twice counts twice."""
         return self._count
 
     @property
@@ -77,7 +76,7 @@ class UnstoredOrders:
         return not self._has_lost_added and self._stored_to >= self._lost_to
 
     def add(self, closed: Sequence[OrderState]) -> None:
-        """Take in orders that were closed by committed events; again changes nothing."""
+        """Add orders that committed events have closed; repetition changes nothing."""
         self._added += closed
         self._unindexed += closed
         self._count += len(closed)
@@ -86,7 +85,7 @@ class UnstoredOrders:
         self._index(_UNINDEXED_MAX)
 
     def _index(self, left: int) -> None:
-        """Index the oldest of what is not yet, so that no more than `left` remain."""
+        """Index the oldest unindexed orders, so that at most `left` remain."""
         unindexed = self._unindexed
         while len(unindexed) > left:
             order = unindexed.popleft()
@@ -107,7 +106,7 @@ class UnstoredOrders:
         self._drop(self._added.popleft())
 
     def look(self, newest_id: StreamId, stored_to: StreamId) -> None:
-        """Note the newest entry of the events, and up to which the database has them."""
+        """Record the newest event entry, and the entry up to which the database has the events."""
         if self._added:
             self._batches.append((newest_id, self._added))
             self._added = deque()
@@ -117,7 +116,7 @@ class UnstoredOrders:
         self._may_drop = True
 
     def drop_stored(self) -> None:
-        """Let go of orders that the database has; of many at once only the first."""
+        """Drop orders that the database has; of many, only the first portion."""
         if not self._may_drop:
             return
         left = _DROPPED_AT_ONCE
@@ -132,7 +131,7 @@ class UnstoredOrders:
         self._may_drop = False
 
     def _drop(self, order: OrderState) -> None:
-        """Let go of the oldest."""
+        """Drop the oldest."""
         self._count -= 1
         if self._count < len(self._unindexed):
             self._unindexed.popleft()

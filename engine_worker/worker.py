@@ -1,12 +1,12 @@
-"""The shell around a shard: read a batch, apply it, commit it whole, then say what came of it.
+"""The shell around a shard: read a batch, apply it, commit it atomically, then publish the results.
 
 Recovery is start-up: restore the newest snapshot, apply the input up to the committed position, take the
-shard over, deliver what was committed but not delivered, and go on. Between the second and the third of these
-a standby stays for as long as another worker leads: it follows. What a step says – replies, messages to other
-shards, answers to queries – it says after its commit.
+shard over, deliver committed but undelivered messages, and continue. A standby follows between the second and
+the third step for as long as another worker leads. A step publishes its results (replies, messages to other
+shards, answers to queries) after its commit.
 
-Whoever follows compares its state with the checksum of the leader's commits, and never leads with another one
-(checksum.py).
+A follower compares its state with the checksum of the leader's commits, and never leads with a different
+state (checksum.py).
 """
 
 import time
@@ -84,26 +84,25 @@ REPLAY_ENTRIES = 1_000
 """Entries read at once while catching up."""
 OUTBOX_ENTRIES = 100
 FOLLOW_ENTRIES = 100
-"""Entries read at once while following: a standby has to look at the lease, too."""
+"""Entries read at once while following; small, because a standby must also look at the lease."""
 _HELD_S = 0.2
-"""Pause before an input is looked at again that begins with what this program cannot read."""
+"""Pause before reading again when the next entry is of a later format."""
 _RENEW_ENTRIES = 32
-"""After as many entries of a batch a leader looks whether its lease is due.
+"""A leader checks after this many entries of a batch whether its lease is due.
 
-Within an entry of many commands, too.
+It also checks within an entry of many commands.
 """
 STEP_COMMANDS_MAX, STEP_EVENTS_MAX = 2_048, 8_192
-"""With so many commands, or events, a step ends, whatever else was read: some 30 ms of work, and two
-megabytes."""
+"""A step ends with this many commands or events: about 30 ms of work, and two megabytes."""
 BATCH_COMMANDS_MAX, BATCH_EVENTS_MAX = 256, 1_024
-"""With so many a batch is committed.
+"""A batch with this many commands or events is committed.
 
-While Redis writes it the next one is applied, so that none waits for the other.
+The next batch is applied while Redis writes it, so that neither waits for the other.
 """
 _STORED_INTERVAL_MS = 1_000
-"""How often a worker asks up to where the database has the shard's events."""
+"""Interval at which a worker reads the position of the database in the shard's events."""
 _WRITTEN_AGAIN_MS = 30_000
-"""How often a leader tells how its shard is configured also without a change."""
+"""Interval at which a leader rewrites its shard's configuration without a change."""
 _EVENT_ENTRIES = 100
 """Entries of events read at once at a start."""
 
@@ -133,14 +132,14 @@ class Worker:
         tracer: Tracer | None = None,
         cores: Cores | None = None,
     ) -> None:
-        """Make the worker of shard `index`; `join` gives it its state, `lead` the shard.
+        """Make the worker of shard `index`; `join` restores its state, `lead` takes the shard over.
 
-        `now_ms` tells when its lease is due.
+        `now_ms` is the clock for its lease.
 
-        `cores` makes its core; None: the one that is chosen for all.
+        `cores` creates its core; None: the default one.
 
-        A new shard, which nobody has configured yet, its leader configures as `market_map` and `config` say,
-        by commands in its input.
+        The leader of a new, unconfigured shard configures it with `market_map` and `config`, by commands in
+        its input.
         """
         self._streams = log
         self._index = index
@@ -158,41 +157,44 @@ class Worker:
         """Closed orders that the shard no longer has and the database may not have yet."""
         self._stored_due_ms = 0
         self._collected_to = STREAM_START
-        """Up to where its closed orders were read from the events, so that a replay need not tell them again.
-        """
+        """The position up to which closed orders were read from the events; a replay need not add them."""
         self.position = NEW_SHARD
-        """The position that this worker has committed; of one that does not lead: up to where it has
-        followed, in epoch 0, in which nobody may write."""
+        """The position that this worker has committed.
+
+        Of a standby: the position up to which it has followed, in epoch 0, in which nobody may write.
+        """
         self.lag_ms = 0
-        """How far a worker that does not lead is behind the position, as it saw that last."""
+        """A standby's last known distance from the position."""
         self.event_bytes = 0
-        """The events that came of what it has applied: by more than that the log has grown meanwhile."""
+        """The size of the events of the entries that it has applied; the log has grown by more than that."""
         self._committed: StateChecksum | None = None
-        """The checksum to compare with when its entry is reached. A later one is looked for only then: a
-        worker that is far behind would otherwise chase the newest and never compare."""
+        """The checksum to compare with when its entry is reached.
+
+        The next one is chosen only then: a worker that is far behind would otherwise always wait for the
+        newest and never compare.
+        """
         self._differs: StateDiffers | None = None
         self._renewals: Renewals | None = None
-        """When the lease is due, while this worker has one."""
+        """The renewals of the lease, while this worker has one."""
         self._to_say: list[tuple[str, bytes]] = []
-        """Replies that go out with the next read: a round trip less for each batch."""
+        """Replies that are published with the next read, which saves a round trip per batch."""
         self._answers: list[tuple[str, bytes]] = []
-        """Answers to queries, which go out with the next read if this worker still leads then."""
+        """Answers to queries, published with the next read if this worker still leads then."""
         self._told_second = self._ticked_second = 0
-        """The seconds of the last event, and of the last tick, that this worker wrote."""
+        """The seconds of the last event, and of the last tick, of this worker."""
         self._drained_at: ShardPosition | None = None
-        """The position at which a tick was written for orders that are to be canceled."""
+        """The position at which a tick was written for orders to be canceled."""
         self._written: tuple[int, bytes] | None = None
-        """The configuration that this worker has written to `config:{k}` since it leads, and its number."""
+        """The configuration that this worker has written to `config:{k}` as leader, and its number."""
         self._written_due_ms = 0
         self._single_entries = 0
-        """So many entries are still committed one by one: after a halt, that the next one names the entry and
-        is right before it."""
+        """How many more entries are committed singly: after a halt, the next must name the exact entry."""
         self._skip: _OrderedSkip | None = None
-        """The entry that an operator wants passed over; only the very next one can be."""
+        """The entry that an operator wants skipped; it must be the very next one."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets.
 
-        Later ones must not overtake them.
+        Later messages must not overtake them.
         """
 
     def _new_core(self) -> FrameCore:
@@ -200,7 +202,7 @@ class Worker:
 
     @classmethod
     def of(cls, settings: Settings, log: StreamLog, tracer: Tracer | None = None) -> Self:
-        """Make the worker that the settings say, on `log`."""
+        """Make the worker of the settings, on `log`."""
         return cls(
             log,
             settings.shard,
@@ -218,22 +220,20 @@ class Worker:
 
     @property
     def shard(self) -> Shard:
-        """The objects of the object core, for tools and tests that look inside."""
+        """The shard object of the object core, for tools and tests."""
         return shard_of(self.core)
 
     @property
     def leads(self) -> bool:
         """Whether this worker has taken its shard over.
 
-        Another one may have done so since; the next step will tell.
+        Another worker may have done so since; the next step detects that.
         """
         return self.position.epoch > 0
 
     @property
     def is_compared(self) -> bool:
-        """Whether its state is that of the leader as far as anybody can tell: at its very position, or there
-        is nothing to compare with.
-        """
+        """Whether its state equals the leader's: compared at its position, or nothing to compare."""
         return self._differs is None and self._committed is None
 
     def start(self) -> None:
@@ -266,22 +266,23 @@ class Worker:
         )
 
     def follow(self, entries_max: int = FOLLOW_ENTRIES) -> int:
-        """Apply what has been committed since, saying nothing of it; return the number of entries. 0: in
-        step.
+        """Apply the commits since the last call without publishing; return the number of entries. 0: in step.
 
         Raises:
-            Rewound: Redis has lost what this worker has applied. LogDamaged: the input does not reach the
-            position, or not as far back as the newest usable snapshot. InvariantBroken: the state that was
-            committed is wrong. LaterFormatError: a later release has led meanwhile; this program must not
-            lead after it. StateDiffers: this worker's state is not the one that was committed; it will
-            neither follow nor lead any more.
+            Rewound: Redis has lost entries that this worker has applied.
+            LogDamaged: the input does not reach the position, or not as far back as the newest usable
+                snapshot.
+            InvariantBroken: the committed state is wrong.
+            LaterFormatError: a later release has led in the meantime; this program must not lead after it.
+            StateDiffers: this worker's state differs from the committed one; it will neither follow nor lead
+                any more.
         """
         self._check_agrees()
         after = self.position.stream_id
         entries, goal, trimmed_to, checksum = self._streams.read_committed(self._index, after, entries_max)
         self._check_not_behind(goal)
         if trimmed_to > after:
-            # This worker was away for so long that what it has not applied yet may be gone.
+            # This worker was away for so long that entries it has not applied yet may be gone.
             restored = self._restore()
             if trimmed_to > restored:
                 raise LogDamaged(
@@ -314,24 +315,22 @@ class Worker:
         return len(entries)
 
     def _due(self, newest: StateChecksum | None, goal: ShardPosition) -> StateChecksum | None:
-        """Return what to compare with next: what was waited for, unless Redis has lost it, or what was
-        committed last.
-        """
+        """Return the checksum to compare next: the awaited one, unless Redis has lost it, or the newest."""
         begin, end = self.position.stream_id, goal.stream_id
         for each in (self._committed, newest):
-            # The newest is behind when a program that writes none has led since.
+            # The newest is behind if a program that writes none has led since.
             if each is not None and begin <= each.stream_id <= end:
                 return each
         return None
 
     def _up_to_due(self, entries: list[Entry]) -> list[Entry]:
-        """Return the entries up to the one at which to compare; the rest is read again."""
+        """Return the entries up to the one at which to compare; the others are read again."""
         if self._committed is None:
             return entries
         return entries[: bisect_right(entries, self._committed.stream_id, key=lambda entry: entry.stream_id)]
 
     def _compare(self) -> None:
-        """Compare if it is time to, and have nothing to compare with afterwards."""
+        """Compare if the entry is reached, and clear the awaited checksum."""
         if self._committed is None or self._committed.stream_id != self.position.stream_id:
             return
         committed, self._committed = self._committed, None
@@ -348,23 +347,22 @@ class Worker:
     def lead(
         self, candidate: Leader | None = None, over: Leader | None = None, usual_lease_ms: int | None = None
     ) -> None:
-        """Take the shard over, apply the last of what its last leader committed, deliver its outbox, and go
-        live.
+        """Take the shard over, apply the previous leader's last commits, deliver its outbox, and go live.
 
-        A `candidate` takes the lease, from `over` if need be, and `step` keeps it; for `usual_lease_ms` at a
-        time after the first commit.
+        A `candidate` takes the lease, from `over` if necessary, and `step` renews it; for `usual_lease_ms` at
+        a time after the first commit.
 
         Raises:
             Fenced: another worker holds the lease; this one may go on following.
-            Rewound: Redis has lost what this worker has applied.
+            Rewound: Redis has lost entries that this worker has applied.
             LogDamaged: the committed position cannot be reached.
-            InvariantBroken: the state that was committed is wrong.
-            StateDiffers: this worker's state is not the one that was committed.
+            InvariantBroken: the committed state is wrong.
+            StateDiffers: this worker's state differs from the committed one.
         """
-        # Of an attempt that Redis's absence has ended: to renew that lease now would keep everybody from
-        # taking it.
+        # From an attempt that an outage of Redis has ended: renewing that lease now would keep all others
+        # from taking it.
         self._renewals = None
-        # Before and after: a worker that must not lead must not push aside one that does, and the last commit
+        # Before and after: a worker that must not lead must not replace one that does, and the last commit
         # may come in between.
         self._follow_to(self._streams.position(self._index))
         position = self._streams.take_over(self._index, candidate, over)
@@ -398,9 +396,7 @@ class Worker:
         return restored
 
     def _collect_unstored_orders(self) -> None:
-        """Read the closed orders that the database may not have from the events, which are kept until it has
-        them.
-        """
+        """Read the closed orders that the database may lack from the events, which are kept until then."""
         self._collected_to = self._streams.position(self._index).stream_id
         stream, after = streams.events(self._index), self._stored_to()
         while entries := self._streams.read({stream: after}, _EVENT_ENTRIES, block_ms=0):
@@ -409,13 +405,11 @@ class Worker:
                 try:
                     events = decode_readable_events(event_items(entry.fields.get(EVENTS_FIELD, b"")))
                 except msgspec.MsgspecError:
-                    continue  # a stranger's; whoever reads the events reports it
+                    continue  # a foreign entry, which the readers of the events report
                 self.unstored_orders.add(closed_orders(events))
 
     def _look_what_is_stored(self) -> None:
-        """Ask about once a second up to where the database has the events, and let go of orders that it
-        has.
-        """
+        """Read about once a second the database's position in the events, and drop the orders that it has."""
         now_ms = self._now_ms()
         if now_ms >= self._stored_due_ms:
             self._stored_due_ms = now_ms + _STORED_INTERVAL_MS
@@ -431,8 +425,8 @@ class Worker:
         self.core.let_go()
 
     def _restore_shard(self) -> StreamId:
-        # Before there is another one: two may be more than the process can have. Where Redis goes away now,
-        # it begins anew from nothing.
+        # Before another one is created: the process may not have memory for two. If Redis becomes unreachable
+        # now, it starts from nothing.
         self.core.let_go()
         self.core, self.position = self._new_core(), NEW_SHARD
         goal = self._streams.position(self._index).stream_id
@@ -445,7 +439,7 @@ class Worker:
                 core, stream_id = self._cores.restore(snapshot)
                 self._check_is_of_this_exchange(core)
             except LaterFormatError:
-                raise  # an older snapshot leads to what this program does not read
+                raise  # an older snapshot leads to entries that this program cannot read
             except SnapshotError as error:
                 _log.warning("snapshot not used", shard=self._index, reason=str(error))
                 continue
@@ -459,8 +453,7 @@ class Worker:
         return STREAM_START
 
     def _check_is_of_this_exchange(self, core: FrameCore) -> None:
-        # Which accounts are the shard's follows from the number of shards, and that is no part of the
-        # configuration.
+        # The number of shards, which is not part of the configuration, determines the shard's accounts.
         here = (self._index, self._market_map.shard_count)
         if (core.index, core.shard_count) != here:
             raise SnapshotError(
@@ -476,9 +469,9 @@ class Worker:
             )
 
     def _follow_to(self, goal: ShardPosition) -> int:
-        """Follow at least up to there, and on to an entry at which the state has been compared.
+        """Follow at least up to `goal`, and on to an entry at which the state has been compared.
 
-        Also when there is nothing to follow.
+        Also if there is nothing to follow.
         """
         followed = 0
         while True:
@@ -488,9 +481,9 @@ class Worker:
                 return followed
 
     def _deliver_rest(self) -> None:
-        """Deliver what is still in the outbox; the targets drop what they have seen.
+        """Deliver the remaining outbox; the targets drop messages that they have received before.
 
-        What is no message is a dead letter.
+        An entry that is not a message is a dead letter.
         """
         outbox = streams.outbox(self._index)
         while entries := self._streams.read({outbox: STREAM_START}, OUTBOX_ENTRIES, block_ms=0):
@@ -504,15 +497,13 @@ class Worker:
         self._delivery_unsure = False
 
     def clean_outbox(self) -> None:
-        """Between two steps only what strangers have left can be in the outbox, or what stands there under
-        another id.
-        """
+        """Clean the outbox of foreign entries and of entries under another id: all it has between steps."""
         self._deliver_rest()
 
     def step(self, block_ms: int) -> int:
-        """Say what came of the last step.
+        """Publish the results of the last step.
 
-        Process what has come in since, waiting up to `block_ms` for something.
+        Process the new input, waiting up to `block_ms` for some.
 
         Returns the number of entries processed.
 
@@ -545,9 +536,9 @@ class Worker:
         return len(entries)
 
     def _write_configuration(self) -> None:
-        """Tell how the shard is configured, before it says or does anything that readers need that for.
+        """Publish the shard's configuration before anything for which readers need it.
 
-        Said again now and then: a Redis that has lost its last writes may have lost this one alone.
+        Repeated now and then: a Redis that has lost its last writes may have lost only this one.
         """
         number, now_ms, written = self.core.configuration_number, self._now_ms(), self._written
         if written is not None and written[0] == number:
@@ -560,9 +551,7 @@ class Worker:
             self._written, self._written_due_ms = (number, value), now_ms + _WRITTEN_AGAIN_MS
 
     def _check_is_new(self) -> None:
-        """Refuse a log whose commands were decided by settings: a shard that begins without any would have
-        refused them all.
-        """
+        """Refuse a log whose commands were decided by settings: a shard without any would refuse them all."""
         if self._streams.last_id(streams.events(self._index)) != STREAM_START:
             raise LogDamaged(
                 f"the log of shard {self._index} was written by an earlier release, which had no "
@@ -571,20 +560,20 @@ class Worker:
             )
 
     def _configure(self) -> None:
-        """Let a shard that nobody has configured be configured as the settings say.
+        """Configure an unconfigured shard with the settings.
 
-        From then on only commands change that.
+        From then on only commands change the configuration.
 
-        When this is done twice, the second time is refused.
+        If this is done twice, the second time is refused.
         """
         commands = first_configuration(self._index, self._market_map, self._config)
-        # In the oldest format: it is not known yet which one the shard writes.
+        # In the oldest format: the shard's format is not known yet.
         self._streams.append(
             self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)}
         )
 
     def _ordered_skip(self) -> "_OrderedSkip | None":
-        """Return what an operator wants passed over.
+        """Return the entry that an operator wants skipped.
 
         Read when a shard is taken over, and while it is held: a halt ends the process.
         """
@@ -602,7 +591,7 @@ class Worker:
         self._streams.drop_skip(self._index, frame)
 
     def _with_skip(self, entries: Sequence[Entry]) -> tuple[Sequence[Entry], Skip | None]:
-        """Return the entries with the first one skipped, and by which instruction, if an operator said so."""
+        """Return the entries with the first one skipped if an operator ordered that, and the instruction."""
         ordered, self._skip = self._skip, None
         if ordered is None:
             return entries, None
@@ -619,7 +608,7 @@ class Worker:
     def _process(self, entries: Sequence[Entry]) -> None:
         """Apply entries and commit them, in one batch or in several.
 
-        Of those, each is applied while Redis writes the one before.
+        Each of several batches is applied while Redis writes the previous one.
         """
         step = _Step(*self._with_skip(entries))
         try:
@@ -630,16 +619,14 @@ class Worker:
         except InvariantBroken:
             self._end_before(step)
             raise
-        if step.is_full:  # what is left is read again, so next time no more than is done at once
+        if step.is_full:  # the rest is read again, so that the next step reads no more than it processes
             self._read_max = step.applied
         elif step.applied == len(step.entries):
             self._read_max = min(2 * self._read_max, self._batch_entries_max)
         self._deliver(step.outgoing)
 
     def _next_batch(self, step: "_Step") -> "_Batch | None":
-        """Apply as many of the step's entries as make a batch; None: there are none left, or they have to
-        wait for another step.
-        """
+        """Apply as many of the step's entries as form a batch; None: none are left, or they must wait."""
         if step.is_over:
             return None
         began, core, entries = time.perf_counter(), self.core, step.entries
@@ -653,7 +640,8 @@ class Worker:
             try:
                 self._apply(entry, letters, self._keep_lease)
             except LaterFormatError as error:
-                # What came before it is committed first; so it is the first one of a step when it is held.
+                # The entries before it are committed first, so that it is the first one of a step when it is
+                # held.
                 if not applied:
                     self._hold(entry, error)
                 step.is_over = True
@@ -732,7 +720,7 @@ class Worker:
             step.outgoing.append(Outgoing(stream_id, batch.outbox))
 
     def _end_before(self, step: "_Step") -> None:
-        """Commit, say and deliver what came before that which stops the shard."""
+        """Commit, publish and deliver the entries before the one that stops the shard."""
         try:
             self._finish_commit(step)
             self._streams.publish(self._to_say)
@@ -750,7 +738,7 @@ class Worker:
         self._delivery_unsure = False
 
     def _hold(self, entry: Entry, error: LaterFormatError) -> None:
-        """Leave an entry, and all after it, to a program that can read it; nothing is lost but time."""
+        """Leave an entry, and all after it, to a program that can read it; nothing but time is lost."""
         self._metrics.held(error.number)
         _log.critical(
             "the input is held", shard=self._index, stream_id=str(entry.stream_id), reason=str(error)
@@ -759,16 +747,16 @@ class Worker:
         self._skip = self._ordered_skip()
 
     def _keep_lease(self) -> None:
-        """Renew the lease when it is due; costs a round trip then, so it is for what takes long."""
+        """Renew the lease when it is due, which costs a round trip; for work that takes long."""
         if self._renewals is not None and (leader := self._renewals.due(self._now_ms())) is not None:
             self._streams.renew_lease(self._index, leader)
 
     def _apply(
         self, entry: Entry, letters: list[DeadLetter], progressed: Callable[[], None] | None = None
     ) -> None:
-        """Apply one entry; add to `letters` what of it could not be understood, or was skipped.
+        """Apply one entry; add its undecodable or skipped items to `letters`.
 
-        Nothing of that is applied.
+        None of these is applied.
         """
         try:
             dead = self.core.apply_frame(entry.stream_id, entry.fields, progressed)
@@ -778,11 +766,11 @@ class Worker:
         except LaterFormatError:
             raise
         except InvariantBroken as error:
-            # The id is what an operator needs to have the entry skipped.
+            # An operator needs the id to have the entry skipped.
             raise type(error)(f"entry {entry.stream_id}: {error}") from error
         except Exception as error:
-            # The core is pure: the same entry raises at every start. A halt says so once, instead of a
-            # process that starts for ever.
+            # The core is pure: the same entry raises at every start. A halt reports it once, instead of an
+            # endless series of restarts.
             raise InvariantBroken(f"entry {entry.stream_id}: {type(error).__name__}: {error}") from error
         if dead:
             letters += _item_letters(entry, dead)
@@ -811,11 +799,10 @@ class Worker:
                 )
                 replies += [(each.reply_to, self._reply_of(each, time)) for each in answers]
             except msgspec.MsgspecError as error:
-                # A query is no part of the log, so there is no commit to write this with.
+                # A query is not part of the log, so there is no commit to write this with.
                 self._bury(entry, str(error))
             except Exception as error:
-                # Looking changes nothing, so it is this question that cannot be answered, not the state that
-                # is wrong.
+                # A query changes nothing, so the query is at fault, not the state.
                 _log.exception("query not answered", shard=self._index)
                 self._bury(entry, f"{type(error).__name__}: {error}")
         self._answers += _reply_frames(replies)
@@ -830,16 +817,15 @@ class Worker:
         self._streams.append(streams.dead_letters(self._index), letter.fields())
 
     def tick(self, now_us: int) -> None:
-        """Let the shard's time pass when a new second has begun and nothing was told in it.
+        """Advance the shard's time when a new second has begun without an event in it.
 
         `now_us` is this process's clock.
 
-        Candles close by that: about at the second's end on a shard that is idle, with the next event on one
-        that is not.
+        Candles close by this: about at the second's end on an idle shard, with the next event on a busy one.
         """
         second = now_us // 1_000_000
         if self.core.has_work and self._drained_at != self.position:
-            # Each command takes orders out that are to be canceled; with none coming in, a tick does.
+            # Each command cancels a portion of the orders to be canceled; without commands, a tick does.
             self._drained_at = self.position
             self._streams.append(self._inputs, {COMMANDS_FIELD: self._tick(now_us)})
         if second > max(self._told_second, self._ticked_second):
@@ -850,7 +836,7 @@ class Worker:
         return encode_commands([Tick()], now_us, self.core.format)
 
     def finish(self) -> None:
-        """Say what is left to say, and give the lease up: a standby need not wait for it to run out."""
+        """Publish pending results, and release the lease: a standby need not wait for it to expire."""
         if self._to_say:
             self._streams.publish(self._to_say)
         self._streams.publish_answers(self._index, self.position, self._answers)
@@ -861,15 +847,15 @@ class Worker:
 
 
 class _OrderedSkip(NamedTuple):
-    """What an operator wants passed over."""
+    """An operator's instruction to skip an entry."""
 
     named_id: str
-    """As the operator wrote it: perhaps no id of an entry."""
+    """As the operator entered it: possibly not an entry's id."""
     frame: bytes
 
 
 class _Batch(NamedTuple):
-    """What was applied and is to be committed in one, with all that came of it."""
+    """Applied entries that are committed together, with all results."""
 
     entries: Sequence[Entry]
     events: bytes
@@ -887,7 +873,7 @@ class _Batch(NamedTuple):
 
 
 class _Step:
-    """How far a step is with the entries that it has read."""
+    """The progress of a step through the entries that it has read."""
 
     __slots__ = (
         "applied",
@@ -905,26 +891,26 @@ class _Step:
     def __init__(self, entries: Sequence[Entry], skip: Skip | None) -> None:
         self.entries = entries
         self.skip = skip
-        """The instruction by which the first entry is passed over."""
+        """The instruction by which the first entry is skipped."""
         self.applied = self.commands = self.events = 0
-        """Entries, and what they came to."""
+        """Entries, and their commands and events."""
         self.is_full = self.is_over = False
-        """Whether there was as much as one step does.
+        """Whether the step's maximum is reached.
 
-        Whether nothing more is applied in it, for that or another reason.
+        The second: whether nothing more is applied in it, for this or another reason.
         """
         self.in_flight: _Batch | None = None
         """The batch that Redis is writing."""
         self.sent_s = 0.0
-        """How long it took to send that."""
+        """How long sending it took."""
         self.outgoing: list[Outgoing] = []
-        """What was committed for other shards.
+        """The committed messages for other shards.
 
-        They get it at the end of the step: while Redis writes, nothing else may be asked.
+        They are delivered at the end of the step: while Redis writes, the connection must not be used.
         """
 
     def add(self, entries: int, commands: int, events: int) -> None:
-        """Count what was applied."""
+        """Count applied entries."""
         self.applied += entries
         self.commands += commands
         self.events += events
@@ -938,7 +924,7 @@ def _dead_letter(entry: Entry, reason: str) -> DeadLetter:
 
 
 def _item_letters(entry: Entry, dead: Sequence[DeadItem]) -> list[DeadLetter]:
-    """Return a letter for each item, or one when they are too many."""
+    """Return a letter for each item, or one if they are too many."""
     if len(dead) > LETTERS_PER_ENTRY_MAX:
         return [
             _dead_letter(

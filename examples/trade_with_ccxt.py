@@ -28,9 +28,7 @@ def connect(url: str, key: str, secret: str) -> ccxt.binance:
 
 
 def trade(client: ccxt.binance, symbol: str) -> None:
-    """Show the market and the balance, place and cancel a limit order, buy at the market, and show what came
-    of it.
-    """
+    """Show market and balance, place and cancel a limit order, buy at the market, and show the result."""
     markets = client.load_markets()
     print("markets  ", ", ".join(sorted(markets)))
     print("balance  ", client.fetch_balance()["total"])

@@ -34,9 +34,7 @@ def connect(rest_url: str, ws_url: str, key: str = "", secret: str = "") -> ccxt
 
 
 async def watch(client: ccxt.pro.binance, symbol: str) -> None:
-    """Show book, trades, ticker and candles once, then an order of one's own from placing to the balance
-    after it.
-    """
+    """Show book, trades, ticker and candles once, then an own order from its placement to the new balance."""
     try:
         book = await client.watch_order_book(symbol)
         print("book     ", book["bids"][0], book["asks"][0])

@@ -9,7 +9,7 @@ from protocol.units import AccountId
 
 
 class AccountFrames:
-    """The events of a batch by account, each in its own bytes and in the log's order."""
+    """The events of a batch by account, as raw bytes in the log's order."""
 
     def __init__(self, position: StreamId) -> None:
         self._after = position
@@ -24,7 +24,7 @@ class AccountFrames:
             frames.append(event)
 
     def take(self, position: StreamId) -> list[AccountUpdate]:
-        """Return what was added since the last call, an update per account.
+        """Return the events added since the last call, one update per account.
 
         `position` is the last entry's id.
         """

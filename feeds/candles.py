@@ -1,4 +1,4 @@
-"""Candles of one market in every interval: the one still open, and those that just closed."""
+"""Candles of one market in every interval: the open one, and those that just closed."""
 
 from typing import Final
 
@@ -17,15 +17,15 @@ class OpenCandle(msgspec.Struct, array_like=True):
     end_time: int
     total: TradeSum
     is_whole: bool = True
-    """Whether it has all of its trades; nobody hears of one that has not."""
+    """Whether it has all of its trades; an incomplete one is not published."""
 
 
 def realigned(saved: dict[str, OpenCandle]) -> dict[str, OpenCandle]:
-    """Return the open candles of a saved state, by the intervals that there are now.
+    """Return the open candles of a saved state, by the current intervals.
 
-    A release before opened those of three days a day earlier or two. The trades of one that is under way are
-    not known here: nobody hears of any until the first begins that is seen whole. The database makes them of
-    days, and has all.
+    The previous release opened three-day candles one or two days earlier. Their trades are not known here, so
+    no such candle is published until the first complete one begins. The database computes them from days, and
+    has all.
     """
     aligned: dict[str, OpenCandle] = {}
     for interval, candle in saved.items():
@@ -60,7 +60,7 @@ class Candles:
                 self._next_end = min(self._next_end, end)
 
     def advance(self, time: int) -> None:
-        """Close what is over at `time` (ms)."""
+        """Close the candles that are over at `time` (ms)."""
         if time < self._next_end:
             return
         for interval in [interval for interval in INTERVALS if interval in self.open]:
@@ -72,7 +72,7 @@ class Candles:
 
     @property
     def have_closed(self) -> bool:
-        """Whether some have closed since they were taken last."""
+        """Whether candles have closed since the last `take_closed`."""
         return bool(self._closed)
 
     def take_closed(self) -> list[Candle]:

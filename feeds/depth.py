@@ -1,7 +1,7 @@
-"""A market's book by price levels, as the shard's `DepthChanged` events tell it.
+"""A market's book by price levels, from the shard's `DepthChanged` events.
 
-A batch's changes are collected by price first (the last one counts) and merged once, at its end. The ordered
-prices are a plain list with the best one last: books change near the best, where inserting moves little.
+A batch's changes are collected by price (the last one counts) and merged once, at its end. The sorted prices
+are a plain list with the best one last: books change near the best price, where inserting moves few elements.
 """
 
 from bisect import bisect_left, insort
@@ -38,7 +38,7 @@ class HalfBook:
                 del ordered[bisect_left(ordered, sign * price)]
 
     def best(self) -> tuple[PriceTicks, QuantityLots]:
-        """Return the best price and its quantity; (0, 0) when the side is empty."""
+        """Return the best price and its quantity; (0, 0) if the side is empty."""
         if not self._ordered:
             return _NO_LEVEL
         price = PriceTicks(self._sign * self._ordered[-1])
@@ -62,7 +62,7 @@ class HalfBook:
 
 
 class BaseRecord:
-    """What was written as a market's base, and what followed on it: whether readers need another one."""
+    """The last base of a market and the diffs after it: whether readers need a new base."""
 
     def __init__(self) -> None:
         self._is_written = False
@@ -70,22 +70,22 @@ class BaseRecord:
         self._diffs = self._changes = 0
 
     def forget(self) -> None:
-        """Have another one written: nobody knows what is there."""
+        """Require a new base: the stored one is unknown."""
         self._is_written = False
 
     def note_base(self, base: DepthSnapshot) -> None:
-        """Note that `base` is written now."""
+        """Record that `base` is written now."""
         self._is_written = True
         self._horizons = depth.horizon(base.bids), depth.horizon(base.asks)
         self._diffs = self._changes = 0
 
     def note_diff(self, diff: DepthDiff) -> None:
-        """Note that `diff` follows."""
+        """Record that `diff` follows."""
         self._diffs += 1
         self._changes += len(diff.bids) + len(diff.asks)
 
     def is_used_up(self, bids: HalfBook, asks: HalfBook) -> bool:
-        """Return whether readers of the base and its diffs would have too little, or too much to read."""
+        """Return whether the base and its diffs have too few levels, or are too much to read."""
         return (
             not self._is_written
             or self._diffs > depth.DIFFS_AFTER_BASE_MAX

@@ -1,10 +1,9 @@
-"""Orders that have traded count among an account's unfilled orders no more: what feeds take off the counts,
-once. Pure.
+"""First fills of orders, which no longer count among an account's unfilled orders. Pure.
 
-Of an order that trades when it arrives, the server that has placed it takes the count back, with the answer;
-of one that has rested, nobody but its account's shard knows when it trades, and no gateway hears of it. Feeds
-commit what they take off together with how far they are, so a restart takes off nothing twice and leaves
-nothing out. The windows are those of the fill's time.
+If an order trades when it arrives, the server that placed it takes the count back with the answer; if a
+resting order trades, only its account's shard knows, and no gateway learns of it. Feeds commit the reductions
+together with their position, so a restart neither repeats nor omits any. The windows are those of the fill's
+time.
 """
 
 from typing import Final, NamedTuple
@@ -14,26 +13,26 @@ from protocol import streams
 from protocol.streams import ORDER_WINDOWS_MS
 
 _UNTOLD_MS: Final = 1_000
-"""An order that is no older may not be in the count yet: servers tell it several times a second."""
+"""A younger order may not be in the count yet: servers report it several times a second."""
 
 
 class Forgiven(NamedTuple):
-    """What is taken off one count."""
+    """The reduction of one count."""
 
     orders: int
     untold: int
-    """So many of these may not be in it yet."""
+    """How many of these may not be in the count yet."""
 
 
 class FirstFills:
-    """The orders of a batch that have rested and traded for the first time."""
+    """The resting orders of a batch that have traded for the first time."""
 
     def __init__(self, shard: int) -> None:
         self._shard = shard
         self._forgiven: dict[str, Forgiven] = {}
 
     def note(self, fill: Filled) -> None:
-        """Note an order's first fill."""
+        """Record an order's first fill."""
         accepted, now = fill.order.accepted_time, fill.time
         for kind, window_ms in ORDER_WINDOWS_MS.items():
             window = now // window_ms
@@ -43,6 +42,6 @@ class FirstFills:
             self._forgiven[key] = Forgiven(orders + 1, untold + is_untold)
 
     def take(self) -> dict[str, Forgiven]:
-        """Return, by the keys of the counts, what was noted since the last call."""
+        """Return the reductions since the last call, by the keys of the counts."""
         forgiven, self._forgiven = self._forgiven, {}
         return forgiven

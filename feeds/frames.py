@@ -1,8 +1,8 @@
-"""What feeds read of an event frame: the leading fields that they need, and every event's own bytes.
+"""The part of an event frame that feeds decode: leading fields, and every event's own bytes.
 
-The structs here are the heads of those in protocol/events.py, under the same tags; msgspec skips what
-follows. That costs half of a full decode, and the bytes are passed on (to the trades list, to the accounts)
-as they are.
+The structs here are the heads of those in protocol/events.py, with the same tags; msgspec skips the remaining
+fields. This halves the cost of decoding, and the bytes are passed on unchanged (to the trades list, to the
+accounts).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from protocol.decoding import msgpack_decoder
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 BUY: Final = 1
-"""`Side.BUY`; sides are read as plain ints, which is cheaper."""
+"""`Side.BUY`; sides are decoded as plain ints, which is cheaper."""
 MAKER: Final = 1
 """`Liquidity.MAKER`, likewise."""
 
@@ -79,7 +79,7 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
 
 
 class FilledOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The head of an `OrderState`, up to when it was accepted. What is of no interest is not decoded."""
+    """The head of an `OrderState`, up to its time of acceptance. Irrelevant fields are not decoded."""
 
     order_id: OrderId
     account_id: AccountId
@@ -124,19 +124,19 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
 
 
 class FeeWithdrawal(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
-    """The head of a `FeesWithdrawn`, which is nobody's news."""
+    """The head of a `FeesWithdrawn`, which is not published."""
 
     time: TimeMs
 
 
 class Closure(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
-    """The head of an `AccountClosed`, which is nobody's news."""
+    """The head of an `AccountClosed`, which is not published."""
 
     time: TimeMs
 
 
 class StateHash(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
-    """The head of a `StateHashed`, which is nobody's news."""
+    """The head of a `StateHashed`, which is not published."""
 
     time: TimeMs
 
@@ -155,25 +155,25 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23)
 
 
 class Skip(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=26):
-    """The head of an `EntrySkipped`, which is nobody's news."""
+    """The head of an `EntrySkipped`, which is not published."""
 
     time: TimeMs
 
 
 class ShardConfiguration(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
-    """The head of a `ShardConfigured`, which is nobody's news."""
+    """The head of a `ShardConfigured`, which is not published."""
 
     time: TimeMs
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):
-    """The head of an `AccountLimited`, which is nobody's news."""
+    """The head of an `AccountLimited`, which is not published."""
 
     time: TimeMs
 
 
 class Prevention(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
-    """The head of a `MatchPrevented`, which is nobody's news yet."""
+    """The head of a `MatchPrevented`, which is not published yet."""
 
     time: TimeMs
 
@@ -189,18 +189,18 @@ _head: Callable[[bytes], EventHead] = msgpack_decoder(EventHead)  # type: ignore
 
 
 class Read(NamedTuple):
-    """What can be read of an event frame."""
+    """The decodable part of an event frame."""
 
     heads: list[EventHead]
     raws: list[msgspec.Raw]
-    """The bytes of each."""
+    """The bytes of each event."""
     unread: list[UnreadItem]
 
 
 def decode(frame: bytes) -> Read:
     """Return the heads of a frame's events and the bytes of each.
 
-    One that is not understood does not take the others with it.
+    An undecodable event does not discard the others.
 
     Raises:
         msgspec.MsgspecError: the bytes are not an event frame.

@@ -26,7 +26,7 @@ PROCESS = "feeds"
 BLOCK_MS = 200
 """How long a step waits for events."""
 STEP_PERIOD_S = 0.005
-"""Under load, what happens within this time is committed together.
+"""Under load, the events of this time are committed together.
 
 The first event after a pause does not wait.
 """
@@ -35,8 +35,8 @@ _log = structlog.get_logger()
 
 
 def main() -> None:
-    """Run until told to stop."""
-    # A new process starts before the one that it replaces ends, so for a moment both have the port.
+    """Run until a stop request."""
+    # A new process starts before the one that it replaces ends, so for a moment both use the port.
     process.run(_run, lambda settings: settings.name_of_process(PROCESS), is_metrics_port_shared=True)
 
 
@@ -101,7 +101,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
         try:
             worker.finish(int(time.monotonic() * 1000))
         except (*Unreachable, Rewound) as error:
-            # What was not saved is read again at the next start.
+            # Unsaved events are read again at the next start.
             _log.warning("redis is away", error=str(error))
     heartbeat.stop()
     store.close()

@@ -1,15 +1,15 @@
-"""All that feeds know of one shard: frames in, market data out. No I/O and no clock.
+"""The feeds' state of one shard: frames in, market data out. No I/O and no clock.
 
-Two kinds of output. What tells of *events* (trades, depth diffs, the book ticker, account updates, closed
-candles) leaves with the batch that holds them, exactly once. What tells of a *state* (the base of the depth,
-open candles, the ticker) leaves when it is due: at once after a pause, at a bounded rate while it keeps
-changing; to repeat it after a restart is harmless.
+There are two kinds of output. Outputs about *events* (trades, depth diffs, the book ticker, account updates,
+closed candles) are published with their batch, exactly once. Outputs about a *state* (the base of the depth,
+open candles, the ticker) are published when they are due: at once after a pause, at a bounded rate while the
+state keeps changing; repeating them after a restart is harmless.
 
-Readers have the depth from a base and the diffs since (protocol/depth.py), so they always have what the last
-batch left.
+Readers get the depth from a base and the diffs since (protocol/depth.py), so they always have the state after
+the last batch.
 
-Time is the log's: it moves with the events and with `advance`, and what it closed stays closed. `now` paces
-the outputs and decides nothing else; it may be any clock that counts milliseconds.
+Time is the log's: it advances with the events and with `advance`, and closed intervals stay closed. `now`
+only paces the outputs; it may be any clock that counts milliseconds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,41 +36,42 @@ from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from protocol.violations import InvariantBroken, UnknownMarketError
 
 TRADES_MAX: Final = 1_000
-"""Trades that a market's list holds."""
+"""Maximum of trades in a market's list."""
 DIFFS_MAX: Final = 2_000
-"""Depth diffs that a market's list holds."""
+"""Maximum of depth diffs in a market's list."""
 CLOSED_CANDLES_MAX: Final = 300
-"""Final candles that a market's list of one interval holds."""
+"""Maximum of closed candles in a market's list of one interval."""
 BASE_PERIOD_MS: Final = 1_000
-"""A market that keeps changing has a new base of its depth after so long: programs of an earlier release read
-nothing else."""
+"""Interval between new bases of a market that keeps changing: earlier releases read only bases."""
 BASES_PER_BATCH: Final = 4
-"""Bases that are written together because their time has come: each takes milliseconds, and the batch waits
-for them."""
+"""Maximum of bases that are written in one batch because they are due.
+
+Each takes milliseconds, for which the batch waits.
+"""
 CANDLE_PERIOD_MS: Final = 250
 TICKER_PERIOD_MS: Final = 1_000
 
 _CHUNK_SECONDS: Final = 600
-"""A saved ticker window is kept in chunks of ten minutes: a full one is written once, not at every save."""
+"""A saved ticker window is stored in chunks of ten minutes; a full chunk is written only once."""
 
 
 class Outputs(msgspec.Struct):
-    """What is to be written and published together. Keys and channels are those of protocol/streams.py."""
+    """Data to write and publish together. Keys and channels are those of protocol/streams.py."""
 
     values: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Key -> a read model."""
     removed: list[str] = msgspec.field(default_factory=list)
-    """Keys to be removed before anything is written."""
+    """Keys to remove before anything is written."""
     trades: dict[str, list[msgspec.Raw]] = msgspec.field(default_factory=dict)
-    """Key -> new trades, oldest first, for a list that holds the newest first."""
+    """Key -> new trades, oldest first, for a list that has the newest first."""
     candles: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
     """Key -> interval -> the newest candle."""
     diffs: dict[str, bytes] = msgspec.field(default_factory=dict)
-    """Key -> the batch's depth diff, for a list that holds the newest first."""
+    """Key -> the batch's depth diff, for a list that has the newest first."""
     closed_candles: dict[str, list[bytes]] = msgspec.field(default_factory=dict)
-    """Key -> candles that became final, oldest first, for a list that holds the newest first."""
+    """Key -> closed candles, oldest first, for a list that has the newest first."""
     forgiven: dict[str, Forgiven] = msgspec.field(default_factory=dict)
-    """Key of a count of unfilled orders -> what has traded of them."""
+    """Key of a count of unfilled orders -> its reduction."""
     messages: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
     """(channel, payload), in order."""
 
@@ -79,15 +80,16 @@ class Outputs(msgspec.Struct):
 
 
 class SavedState(msgspec.Struct):
-    """What a restart needs: `state`, and parts of the ticker windows that are written once and removed when
-    they are old.
+    """The data for a restart: `state`, and chunks of the ticker windows.
+
+    A chunk is written once and removed when it is old.
     """
 
     state: bytes
     chunks: dict[str, bytes] = msgspec.field(default_factory=dict)
-    """Name -> bytes, to be kept beside the state."""
+    """Name -> bytes, to be stored beside the state."""
     expired: list[str] = msgspec.field(default_factory=list)
-    """Names of chunks that are needed no more."""
+    """Names of chunks that are no longer needed."""
 
 
 class _MarketState(msgspec.Struct, array_like=True):
@@ -103,11 +105,11 @@ class _MarketState(msgspec.Struct, array_like=True):
 
 
 MarketState = _MarketState
-"""What `ShardFeeds.rebuilt` is told of each market."""
+"""The argument of `ShardFeeds.rebuilt` for each market."""
 
 
 class _ShardState(msgspec.Struct, array_like=True):
-    """`SavedState.state`, as JSON: sums over many trades may be larger than msgpack's integers."""
+    """`SavedState.state`, as JSON: sums over many trades may exceed msgpack's integers."""
 
     position: str
     time: int
@@ -134,7 +136,7 @@ class _Paced:
         self.changed = False
 
     def wait_ms(self, now: int) -> int:
-        """Return how long it is until it is due; 0: now."""
+        """Return the time until it is due; 0: now."""
         return 0 if self._last is None else max(0, self._last + self._period_ms - now)
 
     def take(self, now: int) -> bool:
@@ -145,12 +147,12 @@ class _Paced:
         return True
 
     def note(self, now: int) -> None:
-        """Note that it is written now."""
+        """Record that it is written now."""
         self.changed, self._last = False, now
 
 
 class _MarketFeed:
-    """One market: its book, candles and ticker, and what the current batch did to it."""
+    """One market: its book, candles and ticker, and the changes of the current batch."""
 
     def __init__(self, shard: int, market: Market, saved: _MarketState, chunks: Iterable[Bucket]) -> None:
         self.market = market
@@ -167,9 +169,9 @@ class _MarketFeed:
         self._published_sequence = self.sequence
         self._best = (*self.bids.best(), *self.asks.best())
         self.best_is_lost = False
-        """Whether the best prices are to be said again, though they have not changed."""
+        """Whether the best prices must be published again although they have not changed."""
         self.diffs_are_lost = False
-        """Whether the list of diffs is gone, or tells of what has never happened."""
+        """Whether the list of diffs is lost or wrong."""
         self._base = BaseRecord()
         self._base_due = _Paced(BASE_PERIOD_MS)
         self._candles_due = _Paced(CANDLE_PERIOD_MS)
@@ -186,7 +188,7 @@ class _MarketFeed:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether there is nothing to say, now or later."""
+        """Whether nothing is to be published, now or later."""
         return not (
             self.trade_frames
             or self.sequence != self._published_sequence
@@ -199,13 +201,13 @@ class _MarketFeed:
         )
 
     def advance(self, time: int) -> None:
-        """Close and age what is over at `time`. Nothing is, within a second."""
+        """Close candles and age windows at `time`. Within a second nothing changes."""
         self.candles.advance(time)
         if self.ticker.advance(time):
             self._ticker_due.changed = True
 
     def skip_batch(self) -> None:
-        """Forget what tells of events; repeat what tells of a state."""
+        """Drop outputs about events; repeat outputs about a state."""
         self.trade_frames = []
         self.bid_changes, self.ask_changes = {}, {}
         self.candles.take_closed()
@@ -215,14 +217,14 @@ class _MarketFeed:
         self._base_due.changed = self._candles_due.changed = self._ticker_due.changed = self.sequence > 0
 
     def wait_ms(self, now: int) -> int | None:
-        """Return how long it is until something is due; None: nothing has changed."""
+        """Return the time until something is due; None: nothing has changed."""
         waits = [
             due.wait_ms(now) for due in (self._base_due, self._candles_due, self._ticker_due) if due.changed
         ]
         return min(waits, default=None)
 
     def fold_batch(self, second_min: int) -> None:
-        """Bring what the batch did into candles, ticker and book."""
+        """Merge the batch into candles, ticker and book."""
         if self.trades:
             for second, total in fold(self.trades, self.market.quote_per_tick_lot, second_min):
                 self.candles.add(second, total)
@@ -233,9 +235,9 @@ class _MarketFeed:
         self.asks.merge(self.ask_changes)
 
     def collect(self, outputs: Outputs, time: int, now: int, *, may_write_base: bool) -> bool:
-        """Add what the batch did, and what is due.
+        """Add the batch's outputs, and those that are due.
 
-        Return whether a base was written because its time had come.
+        Return whether a base was written because it was due.
         """
         if self.trade_frames:
             batch = encode_frame((self.market.symbol, self.trade_frames))
@@ -243,7 +245,7 @@ class _MarketFeed:
             outputs.trades[self._trades_key] = self.trade_frames[-TRADES_MAX:]
             self.trade_frames = []
         if self.diffs_are_lost:
-            # Other diffs may be there than those that lead here, after a log that has lost its end.
+            # After a log that has lost its end, the stored diffs may not match this state.
             outputs.removed += [self._diffs_key] if self.sequence else [self._diffs_key, self._depth_key]
             self.diffs_are_lost = False
         if self.sequence != self._published_sequence:
@@ -310,9 +312,7 @@ class _MarketFeed:
             outputs.closed_candles.setdefault(self._closed_candles_keys[candle.interval], []).append(payload)
 
     def save(self, time: int, chunks: dict[str, bytes], first_chunk: int) -> _MarketState:
-        """Return the state; whole chunks of the ticker's window from `first_chunk` on are added to
-        `chunks`.
-        """
+        """Return the state; add complete chunks of the ticker's window from `first_chunk` on to `chunks`."""
         current = time // 1000 // _CHUNK_SECONDS
         unsaved: dict[int, list[Bucket]] = {}
         for bucket in reversed(self.ticker.buckets):
@@ -338,9 +338,9 @@ class _MarketFeed:
 class ShardFeeds:
     """The feeds of one shard.
 
-    `apply` frames, `advance` the time, then `take_outputs`: those of one call belong together. `decode` makes
-    one from what `save` returned. It knows the markets that it is told of, those of its saved state, and
-    those that an event has configured since.
+    `apply` frames, `advance` the time, then `take_outputs`: the outputs of one call belong together. `decode`
+    creates an object from the result of `save`. It knows the markets passed in, those of its saved state, and
+    those configured by events since.
     """
 
     def __init__(self, shard: int, markets: Iterable[Market]) -> None:
@@ -350,7 +350,7 @@ class ShardFeeds:
     def decode(
         cls, shard: int, markets: Iterable[Market], state: bytes, chunks: Mapping[str, bytes]
     ) -> "ShardFeeds":
-        """Return the feeds that `save` described, `chunks` being all that were kept since.
+        """Return the feeds that `save` described; `chunks` are all that were stored since.
 
         Raises:
             msgspec.MsgspecError: the bytes are not a saved state.
@@ -368,9 +368,7 @@ class ShardFeeds:
         time: int,
         states: dict[str, MarketState],
     ) -> "ShardFeeds":
-        """Return the feeds as they were after everything up to `position`, put together from what others know
-        of it.
-        """
+        """Return the feeds after everything up to `position`, assembled from the state of other readers."""
         feeds = cls.__new__(cls)
         feeds._start(shard, markets, _ShardState(str(position), time, states), {})
         return feeds
@@ -382,7 +380,7 @@ class ShardFeeds:
         self.position = StreamId.parse(saved.position)
         """The last entry applied."""
         self.unread: list[UnreadItem] = []
-        """Events of that entry that were not understood."""
+        """The undecodable events of that entry."""
         self.time = self._event_time = saved.time
         """The log's time: no later event is older."""
         self._accounts = AccountFrames(self.position)
@@ -402,22 +400,21 @@ class ShardFeeds:
         for feed in self._markets.values():
             feed.ticker.advance(self.time)
         self._touched: dict[str, _MarketFeed] = {}
-        """Markets that the batch has told of.
+        """Markets changed by the batch.
 
-        What a step costs grows with these and `_speaking`, not with all that there are.
+        The cost of a step depends on these and `_speaking`, not on all markets.
         """
         self._speaking: dict[str, _MarketFeed] = {}
-        """Markets with something to say, now or later."""
+        """Markets with something to publish, now or later."""
         self._second = -1
-        """To which every market was advanced."""
+        """The second to which every market was advanced."""
         self._says_second = False
-        """Whether a second has begun that nobody was told of."""
+        """Whether a second has begun that was not published."""
         self.undefined = saved.markets.keys() - definitions.keys()
-        """Markets of the saved state whose definitions are missing: without them this object must not be
-        used."""
+        """Markets of the saved state without a definition: with any, this object must not be used."""
 
     def know(self, markets: Iterable[Market]) -> None:
-        """Have these markets from now on, also. What is known of a market stays: its grid never changes."""
+        """Add markets. A known market stays unchanged: its grid never changes."""
         for market in markets:
             known = self._markets.get(market.symbol)
             if known is not None:
@@ -428,19 +425,19 @@ class ShardFeeds:
     def apply(self, stream_id: StreamId, frame: bytes, *, are_markets_known: bool = False) -> int:
         """Apply the frame of one entry and return its number of events.
 
-        Nothing is changed when the frame cannot be read.
+        Nothing is changed if the frame is undecodable.
 
-        An event that is not understood is passed over, and is in `unread` until the next call; so is one of a
-        market that there is not, when `are_markets_known`.
+        An undecodable event is skipped, and is in `unread` until the next call; so is an event of an unknown
+        market, if `are_markets_known`.
 
         Raises:
             msgspec.MsgspecError: it is not an event frame.
-            UnknownMarketError: it tells of a market that these feeds do not know.
+            UnknownMarketError: it names a market that these feeds do not know.
             InvariantBroken: a market's sequence has a gap, or goes back.
         """
         events, raws, self.unread = decode(frame)
         markets = self._markets
-        # Looked at before anything is applied: an entry is applied whole or not at all.
+        # Checked before anything is applied: an entry is applied completely or not at all.
         configured = {event.config.market.symbol for event in events if isinstance(event, Configured)}
         if not are_markets_known:
             for event in events:
@@ -456,8 +453,8 @@ class ShardFeeds:
                 if market is None:
                     self.unread.append(self._of_no_market(frame, event.market, raw))
                     continue
-                # Trades and depth changes of a market share one sequence, so a lost or doubled event cannot
-                # pass unnoticed.
+                # Trades and depth changes of a market share one sequence, so a lost or duplicate event is
+                # noticed.
                 if event.sequence != market.sequence + 1:
                     raise InvariantBroken(
                         f"shard {self.shard}, entry {stream_id}: sequence of {event.market} goes on with "
@@ -489,16 +486,14 @@ class ShardFeeds:
         return len(events)
 
     def _of_no_market(self, frame: bytes, symbol: str, event: msgspec.Raw) -> UnreadItem:
-        # The first event with these bytes stands for all of them: they are put aside alike.
+        # The first event with these bytes stands for all of them: they are treated alike.
         payload = bytes(event)
         return UnreadItem(
             raw_events(frame).index(payload), payload, f"shard {self.shard} has no market {symbol[:40]!r}"
         )
 
     def go_on_from(self, sequences: Mapping[str, int]) -> None:
-        """Let the next event of each market follow on these sequences: the numbers in between are left
-        out.
-        """
+        """Let the next event of each market follow these sequences, skipping the numbers in between."""
         self._settle()
         for symbol, sequence in sequences.items():
             self._markets[symbol].sequence = Sequence(sequence)
@@ -506,17 +501,17 @@ class ShardFeeds:
         self._look_who_speaks()
 
     def skip(self, stream_id: StreamId) -> None:
-        """Note that an entry has nothing for feeds."""
+        """Record that an entry has nothing for feeds."""
         self.position = stream_id
 
     def advance(self, time: int) -> None:
-        """Move the log's time on to `time` (ms), before which nothing can happen any more."""
+        """Advance the log's time to `time` (ms); no earlier event can follow."""
         self._settle()
         self._event_time = max(self._event_time, time)
         self._settle()
 
     def _settle(self) -> None:
-        """Fold what was applied, and bring every market to the time of it."""
+        """Merge the applied events, and advance every market to their time."""
         second_min, self.time = self.time // 1000, max(self.time, self._event_time)
         for market in self._touched.values():
             market.fold_batch(second_min)
@@ -533,7 +528,7 @@ class ShardFeeds:
         self._speaking = {symbol: market for symbol, market in self._markets.items() if not market.is_quiet}
 
     def take_outputs(self, now: int) -> Outputs:
-        """Return what was applied since the last call, and what is due at `now` (ms)."""
+        """Return the outputs since the last call, and those that are due at `now` (ms)."""
         self._settle()
         outputs, bases_left = Outputs(), BASES_PER_BATCH
         for market in self._speaking.values():
@@ -543,15 +538,16 @@ class ShardFeeds:
         for update in self._accounts.take(self.position):
             outputs.messages.append((streams.account(update.account_id), encode_frame(update)))
         if self._says_second:
-            # Last: whoever hears it has heard of all trades and closed candles before that second.
+            # Last: a subscriber that receives it has received all trades and closed candles before that
+            # second.
             outputs.messages.append((streams.second(self.shard), encode_frame(self.time)))
             self._says_second = False
         return outputs
 
     def skip_outputs(self) -> None:
-        """Forget the outputs that tell of events: they have left before.
+        """Drop the outputs about events, which were published before.
 
-        Those that tell of a state will be repeated.
+        Outputs about a state are repeated.
         """
         self._settle()
         for market in self._markets.values():
@@ -562,22 +558,20 @@ class ShardFeeds:
         self._says_second = False
 
     def repeat_all(self) -> None:
-        """Say again what tells of a state and is said only when it changes: where it was written it is
-        lost.
-        """
+        """Repeat outputs about a state that are published only when it changes: the stored ones are lost."""
         for market in self._markets.values():
             market.best_is_lost = market.diffs_are_lost = True
         self._look_who_speaks()
 
     def wait_ms(self, now: int) -> int | None:
-        """Return how long after `now` (ms) something is due; None: nothing waits."""
+        """Return the time after `now` (ms) until something is due; None: nothing is."""
         waits = [wait for market in self._speaking.values() if (wait := market.wait_ms(now)) is not None]
         return min(waits, default=None)
 
     def save(self) -> SavedState:
         """Return the state after the last outputs were taken.
 
-        Call it only when these are sure to be kept with it.
+        Call it only if these outputs are stored together with it.
         """
         chunks: dict[str, bytes] = {}
         markets = {

@@ -1,13 +1,12 @@
-"""Where feeds live in Redis: the log they read, and the one script by which everything that they say is
-written.
+"""The feeds' storage in Redis: the log they read, and the one script that writes all their outputs.
 
-`feeds:{k}` is a hash: `epoch` (which process may write: the one that started last), `published_id` and
-`published_time` (up to which entry and which time everything has been written and published), `state` and the
-window's chunks (what `ShardFeeds.save` returned), `state_id` (the entry that the state belongs to).
+`feeds:{k}` is a hash: `epoch` (the process that may write: the one that started last), `published_id` and
+`published_time` (the entry and time up to which everything has been written and published), `state` and the
+window's chunks (the result of `ShardFeeds.save`), `state_id` (the entry of the state).
 
-With a Redis of its own for what may be lost, what is said and up to where is there, and the state stays
-beside the log. When the former is lost, everything that tells of a state is written anew from the latter, and
-what was said since it was saved is said once more.
+With a separate Redis for data that can be lost, the outputs and the published position are there, and the
+state is beside the log. If the former is lost, all outputs about a state are rewritten from the latter, and
+the outputs about events since the last save are repeated.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,36 +39,36 @@ _ENTER: Final = load_script("feeds", "enter_cache")
 
 
 ITEMS_PER_COMMAND = 1_000
-"""A script gives a command 8,000 arguments at most: so many fit on Lua's stack."""
+"""A script passes at most 8,000 arguments to a command, limited by Lua's stack."""
 
 _log = structlog.get_logger()
 
 
 class Saved(NamedTuple):
-    """What a start finds."""
+    """The data found at a start."""
 
     published_id: StreamId
     published_time: int
     state: bytes
-    """Empty when nothing was ever saved."""
+    """Empty if nothing was ever saved."""
     chunks: dict[str, bytes]
     is_lost: bool = False
-    """Whether what was written for readers is gone."""
+    """Whether the outputs for readers are lost."""
 
 
 class Mark(NamedTuple):
-    """Up to which entry, and which time (ms), everything has left."""
+    """The entry and the time (ms) up to which everything was published."""
 
     stream_id: StreamId
     time: int
 
     def arguments(self) -> tuple[str, int]:
-        """Return it as scripts take it."""
+        """Return the arguments for scripts."""
         return str(self.stream_id), self.time
 
 
 class FeedsStore:
-    """Feeds' side of Redis; not for use by several threads."""
+    """The feeds' access to Redis; not thread-safe."""
 
     def __init__(
         self,
@@ -80,9 +79,9 @@ class FeedsStore:
     ) -> None:
         """Use `client`, which must neither decode responses nor repeat commands by itself.
 
-        With `servers`, each shard's own of these.
+        With `servers`, each shard's client of these.
 
-        `cache` is where what may be lost is, if that is another Redis.
+        `cache` has the data that can be lost, if that is another Redis.
         """
         self._redis = client
         self._servers = servers
@@ -95,9 +94,9 @@ class FeedsStore:
     def connect(cls, url: str, replicas_min: int = 0, cache_url: str = "") -> "FeedsStore":
         """Return the store on the Redis at `url`.
 
-        Events count as there when `replicas_min` replicas have them.
+        Events are read only when `replicas_min` replicas have them.
 
-        What may be lost is in the Redis at `cache_url`; empty: in the same.
+        Data that can be lost is in the Redis at `cache_url`; empty: in the same.
         """
         servers = ShardServers(url, prepare=keep_unparsed, socket_keepalive=True)
         cache = ShardServers(cache_url, socket_keepalive=True) if cache_url not in ("", url) else None
@@ -107,7 +106,7 @@ class FeedsStore:
         return self._servers.of(shard) if self._servers is not None else self._redis
 
     def take_over(self, shard: int) -> int:
-        """Make this process the only one that writes the shard's feeds; return the how manieth it is."""
+        """Make this process the only writer of the shard's feeds; return its epoch."""
         keys = (streams.feeds_state(shard), streams.passed(shard))
         epoch: Any = self._at(shard).eval(_TAKE_OVER, len(keys), *keys)
         self._epochs[shard] = b"%d" % epoch
@@ -120,7 +119,7 @@ class FeedsStore:
             raise Fenced(f"another feeds process has taken over shard {shard}")
 
     def load(self, shard: int) -> Saved:
-        """Return what was saved.
+        """Return the saved data.
 
         Raises:
             Fenced: another process has taken over.
@@ -141,11 +140,11 @@ class FeedsStore:
     def _load_published(
         self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark
     ) -> tuple[Mark, bool]:
-        """Return up to where everything was said, and whether that is lost: then it is where the state
-        reaches, which is noted.
+        """Return the published position, and whether the outputs are lost.
 
-        What was said of a log that has lost its end since does not count: what comes there now is something
-        else. `known` is what the log's own Redis says, when it has played both roles before.
+        If they are, it is the state's position, which is recorded. Outputs of a log that has lost its end
+        since do not count: the entries that follow now are different. `known` is the position in the log's
+        own Redis, if that had both roles before.
         """
         self._enter(shard, cache)
         key = streams.feeds_state(shard)
@@ -160,9 +159,7 @@ class FeedsStore:
         return published, True
 
     def markets(self, shard: int) -> list[Market] | None:
-        """Return the markets that the shard's leader says it has; None: it has said nothing (yet) that this
-        program can read.
-        """
+        """Return the markets in the shard's configuration; None: there is none that this program can read."""
         return markets_of(self._log.configuration(shard))
 
     def read(
@@ -184,11 +181,11 @@ class FeedsStore:
         dead_letters: Sequence[DeadLetter] = (),
         saved: SavedState | None = None,
     ) -> None:
-        """Write and publish `outputs`, and move from `expected` on to `following`; all or nothing.
+        """Write and publish `outputs`, and move from `expected` to `following`; all or nothing.
 
         Raises:
             Fenced: another process has taken over. Nothing was written.
-            Rewound: nobody has, but what was written last is lost. Nothing was written.
+            Rewound: no other process has, but the last writes are lost. Nothing was written.
         """
         said = _commands(outputs)
         letters = [_dead_letter(shard, letter) for letter in dead_letters]
@@ -196,8 +193,8 @@ class FeedsStore:
         if self._cache is None:
             self._say(shard, self._at(shard), expected, following, [*said, *letters, *kept])
             return
-        # In this order a process that dies in between repeats a dead letter, and never says what the state
-        # already has in it.
+        # In this order a process that dies in between repeats a dead letter, and never publishes events that
+        # the state already contains.
         self._keep(shard, letters)
         self._say(shard, self._cache.of(shard), expected, following, said)
         self._keep(shard, kept)
@@ -243,7 +240,7 @@ def _id_of(value: bytes | None) -> StreamId:
 
 
 def markets_of(value: bytes | None) -> list[Market] | None:
-    """Return the markets in what `config:{k}` holds; None: there are none to be read in it."""
+    """Return the markets in the value of `config:{k}`; None: none are readable."""
     if value is None:
         return None
     try:
@@ -273,7 +270,7 @@ def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:
 
 
 def _in_parts(name: str, key: str, items: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """Yield the commands that give `key` all of the items, some at a time."""
+    """Yield the commands that add all items to `key`, in parts."""
     for at in range(0, len(items), ITEMS_PER_COMMAND):
         yield name, key, *(part for item in items[at : at + ITEMS_PER_COMMAND] for part in item)
 

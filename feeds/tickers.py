@@ -1,9 +1,8 @@
-"""Tickers over moving windows: the exact one of 24 h, which moves in whole seconds, and those of 1 h, 4 h and
-1 d, which open on a minute.
+"""Tickers over moving windows: of exactly 24 h, and of 1 h, 4 h and 1 d, which open on a minute.
 
-Trades are kept as one sum per second, shared by all windows. Totals are running sums; the highest and lowest
-price are the heads of two monotonic queues, which hold only seconds that no later one beats. Every second
-enters and leaves each window once: O(1) amortised.
+The first moves in whole seconds. Trades are stored as one sum per second, shared by all windows. Totals are
+running sums; the highest and lowest price are the heads of two monotonic queues, which hold only seconds that
+no later second exceeds. Every second enters and leaves each window once: O(1) amortised.
 """
 
 from collections import deque
@@ -22,7 +21,7 @@ Bucket = tuple[int, TradeSum]
 
 
 class _Window:
-    """The newest buckets, and what they sum up to. Buckets are shared: the last one grows by itself."""
+    """The newest buckets and their totals. Buckets are shared, and the last one may grow."""
 
     __slots__ = ("_highs", "_lows", "buckets", "quote_volume", "trade_count", "volume")
 
@@ -34,16 +33,16 @@ class _Window:
 
     @property
     def high(self) -> int:
-        """The highest price; 0 when there is none."""
+        """The highest price; 0 if there is none."""
         return self._highs[0][1] if self._highs else 0
 
     @property
     def low(self) -> int:
-        """The lowest price; 0 when there is none."""
+        """The lowest price; 0 if there is none."""
         return self._lows[0][1] if self._lows else 0
 
     def add(self, bucket: Bucket, total: TradeSum, *, is_new: bool) -> None:
-        """Add the trades `total`, which are in `bucket` already; it `is_new` when it holds nothing else."""
+        """Add the trades `total`, which `bucket` already contains; it `is_new` if it contains no others."""
         second = bucket[0]
         if is_new:
             self.buckets.append(bucket)
@@ -61,7 +60,7 @@ class _Window:
             lows.append((second, total.low))
 
     def advance(self, first_second: int) -> TradeSum | None:
-        """Let the buckets go that are older than `first_second`; return the newest of them, or None."""
+        """Remove the buckets older than `first_second`; return the newest of them, or None."""
         buckets, total = self.buckets, None
         while buckets and buckets[0][0] < first_second:
             _, total = buckets.popleft()
@@ -79,9 +78,9 @@ class RollingTicker:
     """Statistics over the newest trades of one market."""
 
     def __init__(self, market: str, previous_close: int, buckets: Iterable[Bucket]) -> None:
-        """Start with buckets that were kept (`buckets` of an earlier object).
+        """Start with stored buckets (`buckets` of an earlier object).
 
-        Call `advance` before asking for anything.
+        Call `advance` before anything else.
         """
         self._market = market
         self.previous_close = previous_close
@@ -93,7 +92,7 @@ class RollingTicker:
 
     @property
     def buckets(self) -> deque[Bucket]:
-        """The buckets of the window that reaches back furthest: all that must be kept."""
+        """The buckets of the longest window: all that must be stored."""
         return self._windows["1d"].buckets
 
     def add(self, second: int, total: TradeSum) -> None:
@@ -109,7 +108,7 @@ class RollingTicker:
             window.add(bucket, total, is_new=is_new)
 
     def advance(self, time: int) -> bool:
-        """Let the trades go that are too old at `time` (ms). Return whether there were any."""
+        """Remove the trades that are too old at `time` (ms). Return whether there were any."""
         gone = self._day.advance(window_start(time))
         if gone is not None:
             self.previous_close = gone.close
@@ -167,12 +166,13 @@ def window_start(time: int) -> int:
 
 
 def kept_from(time: int) -> int:
-    """Return the first second whose trades some window at `time` (ms) still has."""
+    """Return the first second whose trades some window at `time` (ms) still includes."""
     return _opens("1d", time) // 1000
 
 
 def _opens(name: str, time: int) -> int:
-    """Return when a window opens (ms) that ends at `time`: on a minute, so it is up to 59,999 ms longer than
-    its name says.
+    """Return the opening (ms) of a window that ends at `time`.
+
+    It is on a minute, so the window is up to 59,999 ms longer than its name says.
     """
     return (time - TICKER_WINDOWS_MS[name]) // _MINUTE_MS * _MINUTE_MS

@@ -1,8 +1,7 @@
-"""The shell around the feeds: read the shards' events, apply them, commit what they say together with how far
-it got.
+"""The shell around the feeds: read the shards' events, apply them, and commit outputs and position.
 
-Restart is start-up: load the saved state, apply the events up to the last commit once more without saying
-anything, and go on. So it does not matter between which two steps a process dies.
+Restart is start-up: load the saved state, apply the events up to the last commit without publishing anything,
+and continue. So a process may die between any two steps.
 """
 
 import time
@@ -24,13 +23,13 @@ from runtime.tracing import Tracer, trace_events
 from stream_log.interface import LETTERS_PER_ENTRY_MAX, DeadLetter
 
 READ_ENTRIES = 200
-"""Entries of a shard that are read at once, if they are small."""
+"""Maximum of entries of a shard that are read at once, if they are small."""
 COMMIT_EVENTS = 5_000
-"""Events after which a batch is committed: it bounds what one script writes."""
+"""Events after which a batch is committed, which bounds the writes of one script."""
 _HELD_S = 0.2
-"""Pause before events are looked at again that begin with what this program cannot read."""
+"""Pause before reading again when the next event is of a later format."""
 _IDLE_WAIT_MS = 1_000
-"""How long nothing is due when nothing has happened."""
+"""The time until the next look when nothing has happened."""
 
 _log = structlog.get_logger()
 
@@ -66,7 +65,7 @@ _DEAD = Counter("feeds_dead_entries", "Stream entries that could not be understo
 
 
 class _ShardFollower:
-    """One shard's feeds, and how far they have been written and saved."""
+    """One shard's feeds, and their published and saved positions."""
 
     def __init__(self, store: FeedsStore, shard: int, save_period_ms: int, tracer: Tracer | None) -> None:
         self._store = store
@@ -84,10 +83,10 @@ class _ShardFollower:
             _STEP.labels(shard),
             _DELAY.labels(shard),
         )
-        _DEAD.labels(shard)  # at 0, so that the first one is seen as an increase
+        _DEAD.labels(shard)  # at 0, so that the first one is visible as an increase
         self._portion = Portion(READ_ENTRIES)
         self._has_read_all = False
-        """Whether there was nothing new when it was looked last."""
+        """Whether the last read found nothing new."""
         _LAG.labels(shard).set_function(lambda: self.behind_ms() / 1_000)
 
     def restore(self) -> None:
@@ -95,8 +94,8 @@ class _ShardFollower:
 
         Raises:
             Fenced: another process has taken over.
-            InvariantBroken: the log contradicts itself, or what was needed of it is gone.
-            MarketsUnknownError: nobody has said yet which markets the shard has.
+            InvariantBroken: the log contradicts itself, or its required part is gone.
+            MarketsUnknownError: the shard's markets are not known yet.
         """
         saved, markets = self._store.load(self._shard), self._store.markets(self._shard) or ()
         if saved.state:
@@ -113,7 +112,7 @@ class _ShardFollower:
         self._saved_id = self.feeds.position
         self.mark = Mark(saved.published_id, saved.published_time)
         end = saved.published_id
-        # Up to what was published, without saying anything: subscribers have heard it.
+        # Up to the published position, without outputs: subscribers have received them.
         while self.feeds.position < end:
             entries = self._store.read({self._shard: self.feeds.position}, self._portion.count, 0)
             self._portion.note(len(entries), sum(len(frame) for _, _, frame in entries))
@@ -125,7 +124,7 @@ class _ShardFollower:
                 raise InvariantBroken(
                     f"shard {self._shard}: the log does not reach {saved.published_id}, which was published"
                 )
-        # Time has gone on without events, too: seconds and candles that were closed then were published.
+        # Time has advanced without events, too: the seconds and candles that closed then were published.
         self.feeds.advance(saved.published_time)
         self.feeds.skip_outputs()
         if saved.is_lost:
@@ -175,23 +174,21 @@ class _ShardFollower:
         return count
 
     def behind_ms(self) -> int:
-        """Return how far the feeds are behind the present: by the shard's time, while there is something to
-        read.
-        """
+        """Return the lag of the feeds in the shard's time, while there are unread entries."""
         return 0 if self._has_read_all else max(0, time.time_ns() // 1_000_000 - self.feeds.time)
 
     def idle(self, now: int) -> None:
-        """Do what becomes due without new entries."""
+        """Publish what becomes due without new entries."""
         self._has_read_all = True
         self._commit(now)
 
     def wait_ms(self, now: int) -> int:
-        """Return how long nothing is due."""
+        """Return the time until something is due."""
         due = self.feeds.wait_ms(now)
         return _IDLE_WAIT_MS if due is None else due
 
     def finish(self, now: int) -> None:
-        """Commit and save what there is."""
+        """Commit and save everything."""
         self._save_due = now
         self._commit(now)
 
@@ -217,8 +214,8 @@ class _ShardFollower:
         try:
             return self.feeds.apply(stream_id, frame)
         except UnknownMarketError as error:
-            # It may have been listed before everything that this process has read: then the shard's leader
-            # has said so since.
+            # The market may have been listed before everything that this process has read: then the leader
+            # has written it since.
             markets = self._store.markets(self._shard)
             if markets is None:
                 raise _markets_unknown(self._shard, str(error)) from error
@@ -226,8 +223,9 @@ class _ShardFollower:
             return self.feeds.apply(stream_id, frame, are_markets_known=True)
 
     def _hold(self, stream_id: StreamId, error: LaterFormatError) -> None:
-        """Leave an entry, and all after it, to a program that can read it: its trades must not be missing
-        from the streams.
+        """Leave an entry, and all after it, to a program that can read it.
+
+        Its trades must not be missing from the streams.
         """
         _HELD.labels(self._shard).set(error.number)
         _log.critical("the events are held", shard=self._shard, stream_id=str(stream_id), reason=str(error))
@@ -254,8 +252,8 @@ class _ShardFollower:
 class FeedsWorker:
     """Runs the feeds of several shards.
 
-    After an error nothing of it may be used again before `restore`: what was written is then unknown, and
-    what is in memory is ahead.
+    After an error it must not be used before `restore`: the outcome of the last write is unknown, and the
+    state in memory is ahead.
     """
 
     def __init__(
@@ -279,8 +277,8 @@ class FeedsWorker:
 
         Raises:
             Fenced: another process has taken over.
-            InvariantBroken: the log contradicts itself, or what was needed of it is gone.
-            MarketsUnknownError: nobody has said yet which markets a shard has.
+            InvariantBroken: the log contradicts itself, or its required part is gone.
+            MarketsUnknownError: a shard's markets are not known yet.
         """
         for shard, follower in self._followers.items():
             with self._unless_superseded(shard):
@@ -289,7 +287,7 @@ class FeedsWorker:
     def step(self, now: int, block_ms: int) -> int:
         """Wait up to `block_ms` for events, apply and commit them; return their number.
 
-        `now` counts ms from anywhere.
+        `now` is in ms, from any origin.
 
         Raises:
             Fenced: another process has taken over.
@@ -314,8 +312,9 @@ class FeedsWorker:
 
     @contextmanager
     def _unless_superseded(self, shard: int) -> Iterator[None]:
-        """Let a process that stood still while another one took over say that: what it missed may be trimmed,
-        and look like a gap.
+        """Raise `Fenced` for errors of a process that stood still while another one took over.
+
+        The entries that it missed may be trimmed, which looks like a gap.
         """
         try:
             yield
@@ -324,7 +323,7 @@ class FeedsWorker:
             raise
 
     def behind_ms(self) -> int:
-        """Return how far the feeds of the shard are behind the present that are farthest."""
+        """Return the largest lag of the shards' feeds."""
         return max(follower.behind_ms() for follower in self._followers.values())
 
     def finish(self, now: int) -> None:

@@ -21,7 +21,7 @@ class BuildState(StrEnum):
     BUILDING = "building"
     READY = "ready"
     UNAVAILABLE = "unavailable"
-    """It could not be built: the log says why, and everything else runs."""
+    """The build failed: the log says why, and everything else runs."""
 
 
 class Build:

@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 
 
 class Pages:
-    """The built files; until they are there, it says how far they are."""
+    """The built files; until they exist, a page shows the progress of the build."""
 
     def __init__(self, settings: Settings, build: Build) -> None:
         ws_url = settings.frontend_ws_url or settings.ws_url()
@@ -96,10 +96,10 @@ def create_app(settings: Settings, build: Build) -> web.Application:
 
 
 async def serve(settings: Settings, build: Build, tls: ServerTls | None = None) -> None:
-    """Serve until told to stop.
+    """Serve until a stop request.
 
     Raises:
-        SettingsError: the port is taken, or the address is not this machine's.
+        SettingsError: the port is in use, or the address is not this machine's.
     """
     stop = stop_event()
     runner = web.AppRunner(
@@ -127,7 +127,7 @@ async def serve(settings: Settings, build: Build, tls: ServerTls | None = None) 
 
 
 def main() -> None:
-    """Build and serve until told to stop."""
+    """Build and serve until a stop request."""
     process.run(_run, PROCESS, allows_unsafe=True, agrees=False, has_metrics=False)
 
 

@@ -34,14 +34,12 @@ def content_type(file: PurePosixPath) -> str:
 
 
 def cache_control(path: str) -> str:
-    """Return how long `path` may be kept: for ever where its name has a hash of what is in it."""
+    """Return the cache lifetime of `path`: forever if its name has a hash of its content."""
     return "public, max-age=31536000, immutable" if path.startswith(_HASHED) else "no-cache"
 
 
 def security_headers(ws_url: str) -> dict[str, str]:
-    """Return what a page may do: run its own scripts, and speak with its own origin and the streams, nobody
-    else.
-    """
+    """Return security headers: a page may run its own scripts, and connect to its origin and the streams."""
     policy = {
         "default-src": "'self'",
         "script-src": "'self' 'unsafe-inline'",  # the export carries its first data in inline scripts

@@ -1,6 +1,4 @@
-"""Passes the pages' requests on to the API, so that page and API have one origin: the cookie of a session
-goes nowhere else.
-"""
+"""Forwards the pages' requests to the API, so that both have one origin, and cookies go nowhere else."""
 
 from typing import Final
 
@@ -51,9 +49,9 @@ class Passing:
             await self._session.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer what the API answers.
+        """Return the API's answer.
 
-        503 where it does not, which leaves open what became of the request.
+        503 if there is none, which leaves the outcome of the request open.
         """
         assert self._session is not None
         # As it was sent: signatures are of the very bytes.

@@ -1,3 +1,1 @@
-"""The HTTP server of the public API: authentication, limits, errors and metrics around the functions, and the
-way to the shards.
-"""
+"""The HTTP server of the public API: authentication, limits, errors and metrics around the functions."""

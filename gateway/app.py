@@ -1,6 +1,6 @@
 """The Litestar application: every mounted function behind its route, and the door in front of it.
 
-Bots, which are no web pages, are answered by the same `Endpoint` at the door: see gateway/door.py.
+Bots, which are not web pages, are answered by the same `Endpoint` at the door: see gateway/door.py.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from gateway.errors import body_too_large, error_body, internal, malformed, meth
 
 _JSON: Final = "application/json;charset=UTF-8"
 _PREFLIGHT_S: Final = 7_200
-"""How long a browser remembers what it may do."""
+"""How long a browser caches the answer to a preflight."""
 
 _log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ def create_app(
 ) -> Door:
     """Return the application that serves `functions`.
 
-    Pages of `browser_origins` may call them, and `knocks` are charged nothing.
+    Pages of `browser_origins` may call them; requests of `knocks` are not charged.
     """
     endpoints: dict[str, dict[str, Endpoint]] = defaultdict(dict)
     for function in functions:
@@ -49,7 +49,7 @@ def create_app(
         ],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         request_max_body_size=max(sizes.body_max, sizes.form_max),
-        logging_config=None,  # the process has set up its logs
+        logging_config=None,  # the process has configured its logs
         openapi_config=openapi.config(),
         cors_config=cors,
     )
@@ -59,7 +59,7 @@ def create_app(
 
 
 def _origin_headers(cors: CORSConfig) -> dict[bytes, Headers]:
-    """Return what answers to pages of each origin say besides, where the framework does not make them."""
+    """Return the CORS headers of answers to each origin, for answers that the framework does not create."""
     exposed = ", ".join(cors.expose_headers).encode()
     return {
         origin.encode(): [
@@ -72,9 +72,8 @@ def _origin_headers(cors: CORSConfig) -> dict[bytes, Headers]:
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:
-    # A page of another origin shows a key or a token of its own. Cookies are for pages on the API's own
-    # origin: the page's server passes their requests on, and no answer lets browsers send them from
-    # elsewhere.
+    # A page of another origin sends its own key or token. Cookies are for pages on the API's own origin: the
+    # pages' server forwards their requests, and no answer lets browsers send cookies from elsewhere.
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "PUT", "DELETE"],
@@ -100,13 +99,13 @@ def _cors(origins: Sequence[str]) -> CORSConfig:
 
 
 def _route(path: str, endpoint: Endpoint) -> HTTPRouteHandler:
-    """Return what the framework does with a request that the door has made."""
+    """Return the framework's handler of a request that the door has prepared."""
     method: Method = endpoint.function.method  # type: ignore[assignment]
 
     async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
         answer = await endpoint.answer(request.scope["state"][REQUEST])
         headers = {name.decode(): value.decode("latin-1") for name, value in answer.headers}
-        # The framework says itself how text is encoded.
+        # The framework adds the encoding of text itself.
         media_type = headers.pop("content-type").removesuffix("; charset=utf-8")
         return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
 
@@ -114,13 +113,13 @@ def _route(path: str, endpoint: Endpoint) -> HTTPRouteHandler:
 
 
 def _http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Answer what the framework refused."""
+    """Answer a request that the framework refused."""
     refusals = {404: path_unknown, 405: method_not_allowed, 413: body_too_large, 500: internal}
     refusal = refusals.get(error.status_code, lambda: malformed(error.status_code))()
     return Response(error_body(refusal), status_code=refusal.status, headers=error.headers, media_type=_JSON)
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Answer a bug; the log has it."""
+    """Answer after a bug, which is in the log."""
     _log.error("request failed", path=request.url.path, exc_info=error)
     return Response(error_body(internal()), status_code=500, media_type=_JSON)

@@ -1,10 +1,10 @@
-"""One client's connection to a gateway: what may arrive on it, how slowly, and how it ends.
+"""One client's connection to a gateway: its limits in size and time, and how it is closed.
 
-A request is a head and a body. What is not body – the head, sizes and extensions of chunks, trailers – may
-take `head_bytes_max` altogether: 431. All of it must be there in time, counted from its first byte, so
-dripping bytes does not prolong it: 408. A connection that sends nothing, or is idle for too long, is closed;
-so is one whose client does not take its answer. Sizes of bodies and URLs are for the door (gateway/door.py),
-which knows what is asked.
+A request is a head and a body. Everything but the body (the head, sizes and extensions of chunks, trailers)
+may have `head_bytes_max` in total: 431. The whole request must arrive in time, counted from its first byte,
+so a slow sender cannot prolong it: 408. A connection that sends nothing, or is idle for too long, is closed;
+so is one whose client does not take its answer. The door (gateway/door.py), which knows the function, limits
+the sizes of bodies and URLs.
 """
 
 import asyncio
@@ -23,18 +23,20 @@ from runtime.listening import has_input
 from runtime.settings import Settings
 
 _LINGER_S: Final = 1.0
-"""How long a client may take to close its side too."""
+"""How long a client may take to close its side after an error."""
 _HEADERS_MAX: Final = 100
-"""Headers of a request. Thousands of tiny ones fit into the bytes that a head may have, and took 7 ms of
-everybody's time."""
+"""Maximum number of headers of a request.
+
+Thousands of tiny headers fit into the maximum size of a head, and took 7 ms of the event loop.
+"""
 _DISCARDED_MAX: Final = 4 << 20
-"""Bytes that it may still send meanwhile."""
+"""Maximum of bytes that the client may still send in this time."""
 _STUCK_S: Final = 30.0
 """How long a client may leave its answer untaken."""
 
 
 class Bounds(NamedTuple):
-    """What one connection may do; sizes in bytes, times in seconds."""
+    """The limits of one connection; sizes in bytes, times in seconds."""
 
     head_bytes_max: int
     body_bytes_max: int
@@ -43,7 +45,7 @@ class Bounds(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> "Bounds":
-        """Return what the settings say."""
+        """Return the limits of the settings."""
         return cls(
             settings.head_bytes_max,
             max(settings.body_bytes_max, settings.form_bytes_max),
@@ -53,25 +55,24 @@ class Bounds(NamedTuple):
 
 
 class Shared(ServerState):
-    """What a server's connections share."""
+    """The state that a server's connections share."""
 
     def __init__(
         self, bounds: Bounds, crowd: Crowd, proxies: TrustedProxies, knocks: Container[object] = frozenset()
     ) -> None:
-        """Let in as many as `crowd` has room for.
+        """Admit as many connections as `crowd` has room for.
 
-        Who comes by one of `proxies` is not counted by its address, who comes from one of `knocks` not at
-        all.
+        Connections from `proxies` do not count for their address, those from `knocks` do not count at all.
         """
         super().__init__()
         self.knocks = knocks
         self.bounds, self.crowd, self.proxies = bounds, crowd, proxies
         self.leaving_since: float | None = None
-        """On the loop's clock; None: it is not."""
+        """On the loop's clock; None: the server is not shutting down."""
 
 
 class _Transport:
-    """A transport that is closed as its connection wants it; what is called often is the transport's own."""
+    """A transport that closes as its connection needs; hot methods are the transport's own."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport
@@ -80,10 +81,10 @@ class _Transport:
         self.get_extra_info = transport.get_extra_info
         self.close = close
         self.lingers = False
-        """Whether only the client's end is waited for."""
+        """Whether it only waits for the client to close its side."""
 
     def is_closing(self) -> bool:
-        """Return whether nothing can be said any more."""
+        """Return whether nothing can be sent any more."""
         return self.lingers or self._transport.is_closing()
 
 
@@ -97,28 +98,28 @@ class Connection(HttpToolsProtocol):
         self._peer: str | None = None
         self._is_counted = False
         self._under_way = 0
-        """Requests that have begun to arrive and have not got their whole answer."""
+        """Requests that have begun to arrive and are not completely answered."""
         self._used_s = self.loop.time()
         """When the connection was made, or had its last answer."""
         self._begun_s: float | None = None
-        """When the request that arrives began; None: none arrives."""
+        """When the arriving request began; None: none is arriving."""
         self._has_asked = False
-        """Whether a request has begun, ever."""
+        """Whether any request has begun."""
         self._is_in_head = False
         self._raw = 0
-        """Bytes of the request that arrives, without those that came together with its first one."""
+        """Bytes of the arriving request, without those that arrived in one piece with its beginning."""
         self._body = 0
-        """Of its body."""
+        """Bytes of its body."""
         self._is_in_blocks = False
-        """Whether more is fed at once than a head may have."""
+        """Whether more bytes are parsed at once than a head may have."""
         self._stuck_since_s: float | None = None
         self._closing = False
-        """Whether what comes is not taken any more."""
+        """Whether further input is ignored."""
         self._closing_since_s: float | None = None
         self._discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let a client in, if there is room."""
+        """Admit a client, if there is room."""
         super().connection_made(transport)
         self._raw_transport = transport
         self._link = _Transport(transport, self._close)
@@ -142,7 +143,7 @@ class Connection(HttpToolsProtocol):
             self._shared.crowd.leave(self._peer)
 
     def data_received(self, data: bytes) -> None:
-        """Take what a client sends, unless it comes too late or is too much."""
+        """Process a client's data, unless it is too late or too much."""
         if self._closing:
             self._discarded += len(data)
             if self._discarded > _DISCARDED_MAX:
@@ -152,7 +153,7 @@ class Connection(HttpToolsProtocol):
         if len(data) <= most:
             self._feed(data)
             return
-        # In pieces, so that no more than twice the limit is taken in before it is noticed.
+        # In pieces, so that at most twice the limit is parsed before it is noticed.
         self._is_in_blocks = True
         for start in range(0, len(data), most):
             if self._takes_nothing():
@@ -167,7 +168,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(head_too_large(), Refusal.HEAD)
 
     def on_message_begin(self) -> None:
-        """Note that a request begins."""
+        """Record that a request begins."""
         super().on_message_begin()
         self._under_way += 1
         self._begun_s = self.loop.time()
@@ -175,7 +176,7 @@ class Connection(HttpToolsProtocol):
         self._raw = self._body = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. Trailers are dropped: nothing reads them, and they must not pass for headers."""
+        """Store a header. Trailers are dropped: nothing reads them, and they must not count as headers."""
         if not self._is_in_head or self._closing:
             return
         if len(self.headers) >= _HEADERS_MAX:
@@ -184,7 +185,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin to answer a request."""
+        """Start answering a request."""
         self._is_in_head = False
         if self._closing:
             return
@@ -196,7 +197,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body."""
+        """Store a part of a body."""
         self._body += len(body)
         if self._closing:
             return
@@ -206,35 +207,35 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that a request is there."""
+        """Record that a request is complete."""
         self._begun_s = None
         if not self._closing:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Note that a request has its answer."""
+        """Record that a request is answered."""
         super().on_response_complete()
         self._under_way -= 1
         self._used_s = self.loop.time()
 
     def pause_writing(self) -> None:
-        """Note that the client does not take its answer."""
+        """Record that the client does not take its answer."""
         super().pause_writing()
         self._stuck_since_s = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Note that it does again."""
+        """Record that the client takes it again."""
         super().resume_writing()
         self._stuck_since_s = None
 
     def check(self, now_s: float) -> None:
-        """End the connection if its client has taken too long over something."""
+        """End the connection if its client is too slow."""
         bounds = self._shared.bounds
         if self.transport.is_closing():
             if self._closing_since_s is None:
                 self._closing_since_s = now_s
             elif now_s - self._closing_since_s > bounds.request_timeout_s:
-                self.transport.abort()  # it takes nothing, not even the end
+                self.transport.abort()  # the client takes nothing, not even the end
         elif self._closing:
             return
         elif self._begun_s is not None and now_s - self._begun_s > bounds.request_timeout_s:
@@ -255,13 +256,13 @@ class Connection(HttpToolsProtocol):
         return bounds.idle_timeout_s if self._has_asked else bounds.request_timeout_s
 
     def leave(self) -> None:
-        """Let the answer under way be the last, where it has not begun without saying so."""
+        """Make the answer in progress the last one, if its headers have not been sent."""
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None and not cycle.response_started:
             cycle.keep_alive = False
 
     def close_if_idle(self, idle_s: float) -> None:
-        """Close the connection if it has been idle for so long since its server leaves."""
+        """Close the connection if it has been idle for `idle_s` since its server began to shut down."""
         since = max(self._used_s, self._shared.leaving_since or 0.0)
         if (
             self._under_way
@@ -273,15 +274,15 @@ class Connection(HttpToolsProtocol):
         if has_input(self.transport.get_extra_info("socket")):
             return
         self._closing = True
-        # Only our side: closing the other one too would answer what comes late with a reset, which may
-        # destroy an answer on its way.
+        # Only our side: closing the other side, too, would answer late data with a reset, which may destroy
+        # an answer in transit.
         self._end_our_side()
         self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def _end_our_side(self) -> None:
-        """Say that nothing more comes from here.
+        """Signal that no more data will be sent.
 
-        With TLS that ends the other side, too, once what is on its way has been taken.
+        With TLS this ends the other side, too, after the data in transit.
         """
         if self._raw_transport.can_write_eof():
             self._raw_transport.write_eof()
@@ -292,14 +293,14 @@ class Connection(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _refuse(self, error: ApiError, refusal: Refusal) -> None:
-        """Answer the request that arrives, and take nothing more."""
+        """Answer the arriving request, and ignore further input."""
         if self._closing or self.transport.is_closing():
             return
         count_refusal(refusal)
         cycle = cast("RequestResponseCycle | None", self.cycle)
         is_answered = False
         if cycle is not None and not cycle.response_complete:
-            # Its handler waits for a body that nobody will get, or is the one of a request before this.
+            # Its handler waits for a body that will never be complete, or serves an earlier request.
             is_answered = cycle.response_started
             cycle.disconnected = True
             cycle.message_event.set()
@@ -314,9 +315,7 @@ class Connection(HttpToolsProtocol):
         self._close()
 
     def _close(self) -> None:
-        """Close, but not in the face of a client that is still sending: a reset may destroy the answer that
-        says why.
-        """
+        """Close gracefully while the client is still sending: a reset may destroy the answer."""
         if self._link.is_closing():
             return
         if self._begun_s is None:

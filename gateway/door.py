@@ -1,13 +1,14 @@
-"""In front of everything: who asks is charged for what peer and request line say, before anything else of a
-request is looked at.
+"""The door in front of all functions: charges a request by peer and request line before anything else.
 
-1. The network is charged, also for paths and methods that there are not; a banned one is refused before its
-  body is read.
-2. URL and body have bounds, by what is asked.
+1. The network is charged, also for unknown paths and methods; a banned network is refused before its body is
+   read.
+
+2. URL and body are limited, depending on the function.
+
 3. The function's endpoint answers; it corrects the charge as soon as it knows the weight.
 
-What pages of other origins ask, preflights, the description of the API, and what there is not goes through
-the framework; everything else passes by its layers, which are a fifth of the whole cost of an order.
+Requests of pages of other origins, preflights, the API's description, and unknown paths go through the
+framework; all others bypass its layers, which are a fifth of the whole cost of an order.
 """
 
 import time
@@ -27,11 +28,11 @@ from gateway.request_ids import HEADER, begin_request
 from protocol.units import TimeMs
 
 DESCRIPTION_WEIGHT: Final = 10
-"""Of /schema: it is large."""
+"""Weight of /schema, which is large."""
 UNKNOWN_WEIGHT: Final = 1
-"""Of what there is not, and of preflights."""
+"""Weight of unknown paths and of preflights."""
 REQUEST: Final = "exchange_request"
-"""In the scope's state: the `HttpRequest` that the door has made, for the framework's handlers."""
+"""Key in the scope's state: the `HttpRequest` of the door, for the framework's handlers."""
 _JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
 _CLOSE: Final = (b"connection", b"close")
 _NOBODY: Final = "unknown"
@@ -39,7 +40,7 @@ _DESCRIPTION: Final = "/schema"
 
 
 class Sizes(NamedTuple):
-    """What a request may have, in bytes."""
+    """Maximum sizes of a request, in bytes."""
 
     url_max: int
     form_max: int
@@ -47,7 +48,7 @@ class Sizes(NamedTuple):
 
 
 class Door:
-    """The application, as the server sees it."""
+    """The ASGI application."""
 
     def __init__(
         self,
@@ -58,11 +59,11 @@ class Door:
         origin_headers: Mapping[bytes, Headers],
         knocks: Container[object] = frozenset(),
     ) -> None:
-        """Answer by `endpoints`, the rest by `app`.
+        """Answer with `endpoints`, everything else with `app`.
 
-        Refusals to pages of an origin say what `origin_headers` has for it.
+        Refusals to pages of an origin have the headers that `origin_headers` has for it.
 
-        Who comes from one of `knocks` is charged nothing.
+        Requests from `knocks` are not charged.
         """
         self._app = app
         self._endpoints = endpoints
@@ -113,9 +114,9 @@ class Door:
         address: str,
         now: TimeMs,
     ) -> None:
-        """Answer without having looked any further.
+        """Answer without reading any further.
 
-        What follows on the connection is not read where that may be much.
+        If much may follow on the connection, it is not read.
         """
         count_refusal(refusal_of(error))
         headers: Headers = [_JSON, (HEADER, begin_request(_request_id(asked)))]
@@ -131,7 +132,7 @@ class Door:
         await answer(send, HttpAnswer(status, headers, text))
 
     def _telling(self, asked: HTTPScope, send: Send, address: str, now: TimeMs) -> Send:
-        """Return a `send` that says in what the framework answers by itself what every answer says."""
+        """Return a `send` that adds the headers of every answer to the framework's own answers."""
 
         async def tell(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -155,7 +156,7 @@ async def read_body(receive: Receive, bytes_max: int) -> bytes:
     """Return a request's body.
 
     Raises:
-        ApiError: it is larger than `bytes_max` (413), or its client went away.
+        ApiError: it is larger than `bytes_max` (413), or its client has disconnected.
     """
     chunks: list[bytes] = []
     size = 0
@@ -175,7 +176,7 @@ async def read_body(receive: Receive, bytes_max: int) -> bytes:
 
 
 async def answer(send: Send, reply: HttpAnswer) -> None:
-    """Send an answer whole."""
+    """Send a complete answer."""
     headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})

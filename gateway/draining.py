@@ -1,11 +1,14 @@
-"""How a gateway leaves: nobody who has sent a request is cut off.
+"""Graceful shutdown of a gateway: no request that was sent is cut off.
 
-1. For a while it goes on as before, not ready any more: a balancer needs time to notice.
-2. Every answer says `Connection: close`, so whoever uses a connection moves with the next request.
-3. It lets nobody new in, accepts the last who wait, and closes its port.
-4. Connections that have been idle for a while are closed, on our side first: what a client sends in that very
-   moment meets an end of the connection without an answer and was not carried out. What is being answered or
-   still arriving is waited for.
+1. For a while it serves as before, but is not ready any more: a load balancer needs time to notice.
+
+2. Every answer has `Connection: close`, so clients leave the connection with their next request.
+
+3. It accepts no new connections except those already waiting, and closes its port.
+
+4. Connections that have been idle for a while are closed, on our side first: a request that a client sends at
+   that very moment meets the end of the connection without an answer, and was not executed. Requests that are
+   arriving or being answered are waited for.
 """
 
 import asyncio
@@ -24,14 +27,16 @@ from gateway.connection import Bounds, Connection, Shared
 from runtime.listening import accept_the_last, until
 
 _CHECK_S: Final = 1.0
-"""How often connections are looked at."""
+"""Interval at which connections are checked."""
 _CHECKED_AT_ONCE: Final = 50
-"""So many at most between two turns of the loop: to close thousands takes a tenth of a second, and others
-have their orders meanwhile."""
+"""Maximum of connections checked between two turns of the loop.
+
+Closing thousands takes a tenth of a second, in which orders would wait.
+"""
 
 
 class DrainingServer(uvicorn.Server):
-    """A server whose connections are of this module; it leaves signals to the process."""
+    """A server whose connections are of this package; it leaves signals to the process."""
 
     def __init__(
         self,
@@ -42,13 +47,13 @@ class DrainingServer(uvicorn.Server):
         knocks: Container[object] = frozenset(),
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Serve as `config` says, which names `Connection`; by TLS where there is a context."""
+        """Serve as `config` says, which names `Connection`; over TLS if there is a context."""
         super().__init__(config)
         self._tls = tls
         self.server_state: Shared = Shared(bounds, crowd, proxies, knocks)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. Of its own the server would give a client a minute for the handshake of TLS."""
+        """Listen. The server's own default for a TLS handshake is a minute."""
         if self._tls is None or sockets is None:
             await super().startup(sockets)
             return
@@ -72,7 +77,7 @@ class DrainingServer(uvicorn.Server):
         self.started = True
 
     async def watch(self) -> None:
-        """End connections whose clients take too long, for ever."""
+        """End connections whose clients are too slow, forever."""
         loop = asyncio.get_running_loop()
         looked_s, has_waited = loop.time(), False
         while True:
@@ -80,7 +85,7 @@ class DrainingServer(uvicorn.Server):
             now_s = loop.time()
             was_late, looked_s = now_s - looked_s > 2 * _CHECK_S, now_s
             if was_late and not has_waited:
-                has_waited = True  # what came while this process stood still is read first
+                has_waited = True  # after this process stood still, waiting input is read first
                 continue
             has_waited = False
             for number, connection in enumerate(self._connections(), 1):
@@ -90,13 +95,13 @@ class DrainingServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
     async def drain(
         self, listener: socket.socket, *, delay_s: float, grace_s: float, finish_s: float
     ) -> None:
-        """Leave in the steps above, the last of which takes at most `finish_s` more than the grace.
+        """Shut down in the steps above, the last of which takes at most `finish_s` more than the grace.
 
         Then stop serving.
         """
@@ -112,7 +117,7 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
     def _are_gone(self, idle_s: float) -> bool:
-        """Close the connections that have been idle for so long; return whether none is left."""
+        """Close the connections that have been idle for `idle_s`; return whether none is left."""
         for connection in self._connections():
             connection.close_if_idle(idle_s)
         return not self.server_state.connections

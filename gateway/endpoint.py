@@ -31,21 +31,21 @@ Headers = list[tuple[bytes, bytes]]
 
 _JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
 _PRIVATE: Final[Headers] = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
-"""Of every answer that is for one account, or is a secret."""
+"""Headers of every answer that is for one account or contains a secret."""
 _NOTHING: Final = b"{}"
 _BEARER: Final = "bearer "
 _WITH_KEY: Final = (Security.SIGNED, Security.API_KEY)
 _ORDER_NAMES: Final = ("symbol", "newClientOrderId", "origClientOrderId", "orderId")
 _NO_PARAMETERS: Final = Parameters({})
 _numbers: Final = itertools.count()
-"""Of orders that were parsed."""
+"""Of parsed orders."""
 _encode: Final = msgspec.json.Encoder().encode
 
 _log = structlog.get_logger()
 
 
 class HttpRequest(NamedTuple):
-    """What a function's endpoint needs of a request."""
+    """The parts of a request that an endpoint needs."""
 
     address: str
     headers: Iterable[tuple[bytes, bytes]]
@@ -53,11 +53,11 @@ class HttpRequest(NamedTuple):
     body: bytes
     now_us: int
     started: float
-    """On the clock `perf_counter`, when it was begun."""
+    """On the clock `perf_counter`."""
 
 
 class HttpAnswer(NamedTuple):
-    """What goes back."""
+    """The answer."""
 
     status: int
     headers: Headers
@@ -65,7 +65,7 @@ class HttpAnswer(NamedTuple):
 
 
 class Endpoint:
-    """Answers the requests for one function."""
+    """Answers the requests to one function."""
 
     def __init__(self, function: Function, surroundings: Surroundings) -> None:
         self.function = function
@@ -75,7 +75,7 @@ class Endpoint:
             surroundings.signers,
         )
         self.least_weight = function.weight if isinstance(function.weight, int) else 1
-        """What a request costs as far as path and method say."""
+        """The weight of a request as far as path and method determine it."""
         self._known = function.known_parameters()
         self._name = f"{function.method} {function.path}"
         self._metrics = FunctionMetrics(self._name)
@@ -85,7 +85,7 @@ class Endpoint:
         self._origins = frozenset(origin.encode() for origin in self._ports.settings.browser_origins())
 
     async def answer(self, request: HttpRequest) -> HttpAnswer:
-        """Return the answer; never raises. The request has been charged what its path and method say."""
+        """Return the answer; never raises. The request was already charged by path and method."""
         asked = read_headers(request.headers)
         headers = [_JSON, (HEADER, begin_request(asked.request_id)), *self._own_headers]
         try:
@@ -103,7 +103,7 @@ class Endpoint:
             if self.function.places_order:
                 count_order(error)
         except Exception:
-            # The last resort of a process that serves others too; what ends here is a bug.
+            # The last resort of a process that serves other clients, too; an error that ends here is a bug.
             _log.exception("request failed", function=self.function.path)
             status, body = refuse(internal(), headers)
         headers += weight_headers(self._limits, request.address, TimeMs(request.now_us // 1000))
@@ -111,15 +111,15 @@ class Endpoint:
         return HttpAnswer(status, headers, body)
 
     def count_refused(self, error: ApiError) -> None:
-        """Count a request that did not come so far."""
+        """Count a request that was refused before the endpoint."""
         self._metrics.observe(error.status, 0.0)
         if self.function.places_order:
             count_order(error)
 
     def _weigh(self, request: HttpRequest, now_ms: TimeMs) -> tuple[Parameters, int, Undecided | None]:
-        """Return the parameters and what they weigh.
+        """Return the parameters and their weight.
 
-        Charge what that is more than was known, which may have to be awaited.
+        Charge the weight beyond the amount already charged, which may have to be awaited.
         """
         parameters = self._parameters(request)
         weight = self.function.weight_of(parameters)
@@ -171,8 +171,8 @@ class Endpoint:
             request.address,
             asked.agent,
         )
-        # From here on the order may be on its way, whatever happens: its counts belong into the answer of a
-        # refusal, too (`finally`).
+        # From here on the order may have been sent: its counts belong in the answer of a refusal, too
+        # (`finally`).
         try:
             answer = await function.handle(self._ports, call)
             if function.weighs_nothing_done:
@@ -197,7 +197,7 @@ class Endpoint:
                 headers.append((b"x-mbx-order-count-1d", b"%d" % last_day))
 
     def _token_of_page(self, request: HttpRequest) -> str:
-        """Return the session's token of a page's request, which its browser keeps; empty: it has none."""
+        """Return the session token in a page's cookie, or an empty text."""
         headers = dict(request.headers)
         token = token_in(headers.get(b"cookie", b"").decode("latin-1"))
         if token:
@@ -206,17 +206,17 @@ class Endpoint:
 
     def _parameters(self, request: HttpRequest) -> Parameters:
         values = parse_pairs(request.query)
-        # Clients that send JSON by habit mean by an empty object that there is nothing to say.
+        # Clients that always send JSON mean by an empty object that there are no parameters.
         if request.body and self.function.body is None and request.body.strip() != _NOTHING:
-            # A parameter of the query goes before the same one of the body.
+            # A parameter in the query takes precedence over the same one in the body.
             values = {**parse_pairs(request.body), **values}
         return Parameters(values) if values else _NO_PARAMETERS
 
 
 def weight_headers(limits: RateLimits, address: str, now: TimeMs) -> Headers:
-    """Return the headers that say how much request weight an address has used.
+    """Return the headers with the request weight that an address has used.
 
-    None where nothing is limited.
+    Empty if requests are not limited.
     """
     if not limits.enabled:
         return []
@@ -225,14 +225,14 @@ def weight_headers(limits: RateLimits, address: str, now: TimeMs) -> Headers:
 
 
 def refuse(error: ApiError, headers: Headers) -> tuple[int, bytes]:
-    """Return status and body of an error; add what its headers need."""
+    """Return status and body of an error; add the headers that it needs to `headers`."""
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     return error.status, error_body(error)
 
 
 class AskedHeaders(NamedTuple):
-    """What of a request's headers counts."""
+    """The relevant headers of a request."""
 
     api_key: str | None
     bearer: str
@@ -243,7 +243,7 @@ class AskedHeaders(NamedTuple):
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AskedHeaders:
-    """Return what of a request's headers counts."""
+    """Return the relevant headers of a request."""
     api_key, bearer, time_unit, request_id, idempotency_key, agent = None, "", b"", None, "", ""
     for name, value in headers:
         if name == b"x-mbx-apikey":
@@ -264,7 +264,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AskedHeaders:
 
 
 def scale_of(time_unit: bytes) -> int:
-    """Return the factor of the time unit asked for."""
+    """Return the factor of the requested time unit."""
     if time_unit in (b"", b"MILLISECOND"):
         return MILLISECONDS
     if time_unit == b"MICROSECOND":

@@ -1,4 +1,4 @@
-"""Answers to what goes wrong: always JSON, always `{code, msg}`."""
+"""Answers to errors: always JSON, always `{code, msg}`."""
 
 import msgspec
 
@@ -12,12 +12,12 @@ def error_body(error: ApiError) -> bytes:
 
 
 def path_unknown() -> ApiError:
-    """There is nothing at this path."""
+    """The path does not exist."""
     return ApiError(-1020, "This operation is not supported.", 404)
 
 
 def method_not_allowed() -> ApiError:
-    """There is something at this path, but not for this method."""
+    """The path does not have this method."""
     return ApiError(-1020, "This operation is not supported.", 405)
 
 
@@ -47,5 +47,5 @@ def malformed(status: int) -> ApiError:
 
 
 def internal() -> ApiError:
-    """A bug; the log says which."""
+    """A bug, which is in the log."""
     return ApiError(-1000, "An unknown error occurred while processing the request.", 500)

@@ -58,7 +58,7 @@ async def serve(
     descriptors: int,
     tls: ServerTls | None = None,
 ) -> None:
-    """Serve until told to stop, then answer what is under way and leave."""
+    """Serve until a stop request, then finish the requests in progress and stop."""
     stop = stop_event()
     name = settings.name_of_process(PROCESS)
     finish_s = settings.reply_timeout_ms // 1000 + 1
@@ -104,15 +104,14 @@ async def serve(
             partial(ask_http, settings.host, settings.rest_port, knocks=knocks, context=context), probes
         )
         door.start()
-        # After everything long-lived was made, so that no later collection walks it.
+        # After all long-lived objects were created, so that no later collection scans them.
         keep_what_there_is()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         watching = [asyncio.create_task(server.watch()), *([asyncio.create_task(tls.watch())] if tls else [])]
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            # Not ready first, so that balancers send nobody new while connections are closed one after the
-            # other.
+            # Not ready first, so that load balancers send no new clients while connections are being closed.
             probes.leaving()
             door.stop()
             if not serving.done():
@@ -132,13 +131,13 @@ async def serve(
 
 
 def main() -> None:
-    """Run a gateway as the settings say."""
+    """Run a gateway with the settings."""
     process.run(_run, PROCESS, log_name=lambda settings: settings.name_of_process(PROCESS))
 
 
 def _run(started: Process) -> None:
     settings = started.settings
-    # These raise what is wrong with the settings, before the gateway listens.
+    # These raise errors in the settings before the gateway listens.
     mounted_groups(settings)
     TrustedProxies(settings.trusted_proxies)
     tls = ServerTls.of(settings)

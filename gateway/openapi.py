@@ -1,7 +1,8 @@
-"""The OpenAPI description, made from the functions themselves, so that the hot paths' raw routes are in it too.
+"""The OpenAPI description, generated from the functions, so that the hot paths' raw routes are in it, too.
 
-What a function answers is its handler's return annotation, which mypy holds the handler to. Every object is closed: a field that
-is not described is neither sent nor answered. `python -m gateway.openapi` prints it; clients are generated from that.
+The schema of a function's answer is its handler's return annotation, which mypy checks. Every object is
+closed: a field that is not described is neither sent nor answered. `python -m gateway.openapi` prints the
+description, from which clients are generated.
 """
 
 import html
@@ -98,7 +99,7 @@ _OF: Final = {
 
 
 class Lead(NamedTuple):
-    """An answer that has what another request asks for: parameter -> where it is."""
+    """An answer with values that another request needs: parameter -> where the value is."""
 
     name: str
     method: str
@@ -156,7 +157,10 @@ td{{padding:.2em .8em .2em 0;vertical-align:top}}code{{white-space:nowrap}}</sty
 
 
 class _Listing(OpenAPIRenderPlugin):
-    """A page at /schema without scripts: the viewers that come with the framework run those of other sites on this origin."""
+    """A page at /schema without scripts.
+
+    The framework's viewers run scripts of other sites on this origin.
+    """
 
     def __init__(self) -> None:
         super().__init__(path="/")
@@ -179,7 +183,7 @@ class _Listing(OpenAPIRenderPlugin):
 
 
 def config() -> OpenAPIConfig:
-    """Return everything but the paths and types, which the application would otherwise look for in its handlers."""
+    """Return everything but paths and types, which the framework would otherwise take from its handlers."""
     return OpenAPIConfig(
         title=TITLE,
         version="1",
@@ -205,7 +209,7 @@ _SECURITY_SCHEMES: Final[dict[str, SecurityScheme | Reference]] = {
 
 
 def answers_of(function: Function) -> tuple[object, ...]:
-    """Return the types of what a function answers as JSON, by its handler's return annotation; none: it only refuses."""
+    """Return the types of a function's JSON answers, by its handler's annotation; none: it only refuses."""
     return tuple(_answers(get_type_hints(function.handle, include_extras=True)["return"]))
 
 
@@ -220,10 +224,10 @@ def _answers(kind: Any) -> Iterator[object]:
 
 
 class Shapes:
-    """The schemas of the types that bodies and answers have."""
+    """The schemas of bodies and answers."""
 
     components: dict[str, Any]
-    """By name: those of objects, closed."""
+    """By name: the schemas of objects, closed."""
 
     def __init__(self, functions: Iterable[Function]) -> None:
         kinds: list[Any] = [ErrorShape]
@@ -234,7 +238,7 @@ class Shapes:
         self.components = {name: closed(schema) for name, schema in components.items()}
 
     def of(self, *kinds: object) -> Any:
-        """Return the schema of what is one of `kinds`."""
+        """Return the schema of a value of one of `kinds`."""
         schemas: list[Any] = []
         for kind in kinds:
             schema = next(schema for known, schema in self._schemas if known == kind)
@@ -244,7 +248,7 @@ class Shapes:
 
 
 def closed(schema: Any) -> Any:
-    """Return a schema whose objects have the fields that it names and no others."""
+    """Return a schema whose objects have no other fields than those it names."""
     if isinstance(schema, list):
         return [closed(each) for each in schema]
     if not isinstance(schema, dict):
@@ -253,7 +257,7 @@ def closed(schema: Any) -> Any:
     if found.get("type") == "object" and "additionalProperties" not in found:
         found["additionalProperties"] = False
     if found.get("items") is False and found["maxItems"] == len(found["prefixItems"]):
-        # Says nothing more, and not every generator knows schemas that are no objects.
+        # Redundant, and not every generator knows schemas that are not objects.
         del found["items"]
     return found
 

@@ -1,4 +1,4 @@
-"""Requests that a browser's cookie comes with: whether it is the exchange's own page that asks. Pure."""
+"""Requests with a browser's cookie: whether they come from the exchange's own page. Pure."""
 
 import hmac
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from functions.users.sessions import csrf_token
 
 _READING: Final = ("GET", "HEAD")
 _OWN: Final = (b"same-origin", b"none")
-"""What browsers say in `Sec-Fetch-Site` of their own page's requests, and of what a person opens."""
+"""The values of `Sec-Fetch-Site` for requests of the own page, and of URLs that a person opens."""
 
 
 def check_page(method: str, headers: Mapping[bytes, bytes], token: str, origins: frozenset[bytes]) -> None:
-    """Refuse with -1002 what another page may have made the browser send.
+    """Refuse with -1002 a request that another page may have made the browser send.
 
-    A request that changes something comes from one of `origins`, with the session's token against forgeries,
-    which only a page that may read the exchange's answers knows. One that reads is no danger: no other page
-    can read its answer.
+    A request that changes something must come from one of `origins`, with the session's CSRF token, which
+    only a page knows that may read the exchange's answers. A request that only reads is harmless: no other
+    page can read its answer.
     """
     origin = headers.get(b"origin")
     if origin is not None and origin not in origins:

@@ -1,9 +1,9 @@
 """The id of a request: the client's own `X-Request-Id`, or a new one.
 
-It is answered in the same header, and every line of the log has it.
+The answer has it in the same header, and every log line has it, too.
 
-What a request does to an order is found by the order's own names, which all processes and the database have:
-docs/reference/metrics.md.
+The effect of a request on an order is found by the order's own names, which all processes and the database
+have: docs/reference/metrics.md.
 """
 
 import re
@@ -16,14 +16,14 @@ from runtime.unique_names import UniqueNames
 HEADER: Final = b"x-request-id"
 
 _is_fine: Final = re.compile(rb"[!-~]{1,128}").fullmatch
-"""Visible ASCII without spaces, so that it can stand in a header and in a line of a log."""
+"""Visible ASCII without spaces, so that it fits into a header and a log line."""
 _names: Final = UniqueNames("-")
 
 
 def begin_request(wanted: bytes | None) -> bytes:
-    """Return the id of the request that the running task answers, and have its log lines say it.
+    """Return the id of the request that the running task answers, and add it to its log lines.
 
-    What is no id is not taken over.
+    An invalid id is replaced.
     """
     request_id = wanted if wanted is not None and _is_fine(wanted) else _names.next().encode()
     bind_contextvars(request_id=request_id.decode())

@@ -1,3 +1,1 @@
-"""What was: states and books at a moment of the past, the story of an order, and a Redis made anew from the
-archive.
-"""
+"""The past: states and books at earlier moments, the story of an order, and a restore from the archive."""

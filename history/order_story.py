@@ -1,7 +1,6 @@
-"""An order's whole story: what was asked, what the rules said, where it stood in the queue, every fill, and
-its end.
+"""An order's story: the request, the decisions, its place in the queue, every fill, and its end.
 
-It is told by a replay of the shards that it passed: the account's, and the market's when that is another one.
+It comes from a replay of the order's shards: the account's, and the market's if that is another one.
 """
 
 from collections.abc import Iterator
@@ -79,8 +78,9 @@ def client_order_stories(
     client_order_id: str,
     progress: Progress = no_progress,
 ) -> list[Story]:
-    """Tell of every attempt of an account to place an order under this id, oldest first, also of those that
-    were refused.
+    """Return the stories of an account's attempts to place an order with this id, oldest first.
+
+    They include refused attempts.
 
     Raises:
         PastError: there is none in the archive or the log.
@@ -143,7 +143,7 @@ def _before_order(past: ShardPast, connection: psycopg.Connection[Any] | None, o
 
 
 def _all_entries(past: ShardPast, progress: Progress) -> Iterator[Entry]:
-    """Yield every entry that there still is, without applying it."""
+    """Yield every remaining entry, without applying it."""
     moments = past.moments()
     position = moments[-1].stream_id if moments else STREAM_START
     total, done = past.count_after(position), 0
@@ -187,8 +187,9 @@ class _Teller:
         self._progress = progress
 
     def tell(self, past: ShardPast, entry: Entry, *, order_id: int = 0, number: int | None = None) -> Story:
-        """Tell what the command in `entry` led to that made order `order_id`, or that is the `number`th of
-        those that are applied.
+        """Return the story of order `order_id`, or of the `number`th order, created by the command in `entry`.
+
+        The number counts the commands that are applied.
         """
         replay = self._replay_before(past, entry.stream_id)
         shard, found = replay.shard, list[Step]()
@@ -429,7 +430,7 @@ class _Teller:
         ]  # fmt: skip
 
     def _queue(self, shard: int, stream_id: StreamId, order: OrderState, state: Shard) -> list[Step]:
-        """Tell what stands before it at its price, when it rests."""
+        """Return the orders before it at its price, if it rests."""
         book = state.state.markets[order.market].book if order.market in state.state.markets else None
         resting = book.orders.get(OrderId(order.order_id)) if book is not None else None
         if book is None or resting is None:

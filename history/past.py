@@ -1,6 +1,4 @@
-"""The past of the shards: from the archive as far back as it goes, and from Redis's own log for what is
-newer.
-"""
+"""The past of the shards: from the archive, and from Redis's log for newer entries."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -23,7 +21,7 @@ from stream_log.interface import Entry, StreamLog
 
 
 class PastError(Exception):
-    """The past cannot be looked up; the message says why, and how far back it can."""
+    """The past cannot be looked up; the message says why, and how far back it reaches."""
 
 
 class Moment(NamedTuple):
@@ -42,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 class ShardPast(ReplaySource):
@@ -91,7 +89,7 @@ class ShardPast(ReplaySource):
         return self._live.entries(after, count) if self._live is not None else []
 
     def end(self) -> StreamId:
-        """Return up to where the shard's past goes."""
+        """Return the end of the shard's past."""
         ends = [STREAM_START]
         if self._archive is not None:
             ends.append(self._archive.last_id())
@@ -234,7 +232,7 @@ def time_text(time_ms: int) -> str:
 
 
 def parse_time(text: str) -> int:
-    """Return milliseconds: of an ISO 8601 time (UTC unless it says otherwise), or of a plain number of them.
+    """Return a time in ms, from ISO 8601 (UTC by default) or a plain number of ms.
 
     Raises:
         PastError: the text is neither.

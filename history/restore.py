@@ -1,13 +1,13 @@
-"""Rebuilds what Redis held from the database: the shards' states and logs, and what the feeds knew.
+"""Rebuilds Redis's data from the database: the shards' states and logs, and the feeds' state.
 
-The ingest stores nothing that is not archived, so the archive normally reaches at least as far as everything
-that the database tells. A shard's state is its newest archived snapshot and the log after it; its events
-after the last that was ingested come out of the replay again, and are ingested and published by the usual
-way. Order ids and sequences go on beyond all that can have been given, since what was acknowledged after the
-last archived entry, as while the database was away, is in no archive.
+The ingest stores only what is archived, so the archive normally reaches at least as far as the rest of the
+database. A shard's state is its newest archived snapshot and the log after it; its events after the last
+ingested one are produced again by the replay, and are ingested and published as usual. Order ids and
+sequences continue beyond all that can have been assigned, since orders that were acknowledged after the last
+archived entry, for example during an outage of the database, are in no archive.
 
-First everything is worked out, then the database is brought in line in one transaction, then Redis is
-written. A restore that was interrupted is simply repeated.
+First a plan is made, then the database is updated in one transaction, then Redis is written. An interrupted
+restore is simply repeated.
 """
 
 import re
@@ -47,21 +47,27 @@ from stream_log.redis_log import RedisStreamLog
 
 ORDERS_SKIPPED_MIN: Final = 1_000_000
 ORDERS_PER_S_MAX: Final = 1_000_000
-"""More than a shard can accept: what it does in a second depends on one core, and on one disk."""
+"""More than a shard can accept: its rate is limited by one core and one disk."""
 ORDERS_SKIPPED_MAX: Final = 10**12
-"""More than there can be behind the archive: the input is kept until it is archived, and so many orders fit
-into no Redis. Without this bound one restore from an archive that is years old would use up the numbers that
-are left."""
+"""More orders than can exist beyond the archive: the input is kept until it is archived.
+
+No Redis can hold this number. Without this bound one restore from an archive that is years old would use up
+the remaining numbers.
+"""
 ORDER_COUNT_MAX: Final = (2**53 - 1) // SHARD_COUNT_MAX
-"""Order ids are the count and two digits for the shard, and clients in JavaScript know whole numbers up to
-2^53: some 9 x 10^13 orders, and as many executions: 22 restores that leave out as many numbers as one can."""
+"""The maximum of orders: order ids are this count and two digits for the shard, at most 2^53.
+
+Clients in JavaScript represent whole numbers up to 2^53: about 9 x 10^13 orders, and as many executions. This
+allows 22 restores that skip the maximum of numbers.
+"""
 SEQUENCES_PER_ORDER: Final = 10
-"""As many numbers of each market's sequence are left out; who follows a book sees the gap and begins anew. An
-order makes a change of the book when it comes and one when it goes, and takes part in no more than two trades
-that no other order is counted for."""
+"""Numbers of each market's sequence skipped per order; followers of a book see a gap and start again.
+
+An order changes the book when it arrives and when it leaves, and takes part in at most two trades that are
+not counted for another order.
+"""
 EXECUTIONS_PER_ORDER: Final = 4
-"""An order is accepted and closed once, and takes part in no more than two fills that no other order is
-counted for."""
+"""Executions per order: accepted and closed once, and at most two fills that no other order counts."""
 EPOCHS_SKIPPED: Final = 1_000
 BATCH: Final = 500
 KEYS_AT_ONCE: Final = 1_000
@@ -103,10 +109,10 @@ class RestoredShard(NamedTuple):
     ingested: StreamId
     base: _Base
     events: list[tuple[StreamId, bytes]]
-    """(id, frame) of what was not ingested yet."""
+    """(id, frame) of the events that were not ingested yet."""
     last_entry: Entry | None
     closed: dict[int, OrderState]
-    """Orders that were closed in the position's own millisecond, where times do not tell what is lost."""
+    """Orders closed in the position's own millisecond, where times do not tell whether they are lost."""
 
 
 class Plan(NamedTuple):
@@ -125,9 +131,9 @@ def plan_restore(
     epochs: dict[int, int],
     progress: Callable[[int], Progress] = lambda _shard: no_progress,
 ) -> Plan:
-    """Work out what the archive leads to.
+    """Plan the restore from the archive.
 
-    `epochs` are those that Redis still has; only the database is read otherwise.
+    `epochs` are those in Redis; otherwise only the database is read.
 
     Raises:
         RestoreError: the archive does not lead to a state of all shards.
@@ -166,8 +172,7 @@ def _rebuild(
             if number % BATCH == 0:
                 closed.update(_closed_since(since_ms, replay.shard.take().events))
         closed.update(_closed_since(since_ms, replay.shard.take().events))
-        # The books as of `base_id` are what the feeds start from; the events after it bring them up to
-        # `position`.
+        # The feeds start from the books as of `base_id`; the later events bring them to `position`.
         base = _Base(
             base_id,
             {symbol: replay.shard.depth(symbol) for symbol in replay.shard.state.markets},
@@ -288,23 +293,20 @@ def _after(stream_id: StreamId) -> tuple[int, int, int]:
 
 
 def orders_to_skip(since_ms: int, now_ms: int) -> int:
-    """Return how many order numbers to leave out: more than a shard can have given between its last archived
-    entry and now.
-    """
+    """Return how many order numbers to skip: more than a shard can have assigned since its archive's end."""
     given = max(0, now_ms - since_ms) * ORDERS_PER_S_MAX // 1_000
     return min(ORDERS_SKIPPED_MIN + given, ORDERS_SKIPPED_MAX)
 
 
 def write_database(connection: psycopg.Connection[Any], plan: Plan, now_ms: int) -> None:
-    """Bring the database in line with the plan, in the open transaction: snapshots of the restored states,
-    and what is lost.
+    """Update the database by the plan, in the open transaction: snapshots of restored states, and losses.
 
     Raises:
         RestoreError: a shard has no order numbers left.
     """
     row = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").fetchone()
     assert row is not None
-    # The later of two clocks: one that is behind must not have numbers given again.
+    # The later of two clocks: a clock that is behind must not cause numbers to be assigned again.
     now_ms = max(now_ms, row[0])
     losses = {loss.shard: loss for loss in plan.losses}
     for each in plan.shards:
@@ -321,10 +323,10 @@ def write_database(connection: psycopg.Connection[Any], plan: Plan, now_ms: int)
 
 
 def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int) -> None:
-    """Go on with numbers that nobody was ever given.
+    """Continue with numbers that were never assigned.
 
-    Trade ids go on without a gap, which every reader relies on: those of trades that were published and
-    stored nowhere come again.
+    Trade ids continue without a gap, on which every reader relies: ids of trades that were published but not
+    stored are assigned again.
     """
     shard = each.shard
     # The entry's id is by Redis's clock alone, which may have been ahead; the shard's time is by two.
@@ -334,8 +336,7 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
     ).fetchone()
     last_order = row[0] // SHARD_COUNT_MAX if row and row[0] is not None else 0
     shard.state.order_count = max(shard.state.order_count, last_order) + skipped
-    # Clients tell reports apart by these: one that was heard and is lost must not come again with something
-    # else in it.
+    # Clients distinguish reports by these: the id of a received but lost report must not be assigned again.
     shard.state.execution_count += skipped * EXECUTIONS_PER_ORDER
     if max(shard.state.order_count, shard.state.execution_count) > ORDER_COUNT_MAX:
         raise RestoreError(f"Shard {shard.state.index} has no order numbers left that clients can read.")
@@ -357,9 +358,7 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
 
 
 def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: ShardLoss) -> None:
-    """Take back, visibly, what the accounts do not have: the ledger gets entries against it, the tape keeps
-    its trades.
-    """
+    """Reverse what the accounts have lost: the ledger gets reversing entries, the trades stay."""
     shard, bound = loss.shard, _after(StreamId.parse(loss.after_id))
     trades = sum(last - first + 1 for first, last in loss.trades.values())
     row = connection.execute(
@@ -381,7 +380,7 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
         "AND " + _LATER.replace("time", "entries.time", 1),
         (shard, bound[0], *bound),
     )
-    # Whoever repeats a transfer that is lost must not be told that it has happened.
+    # A client that repeats a lost transfer must not be told that it has happened.
     connection.execute(
         "DELETE FROM transfers USING ledger_entries AS entries WHERE entries.shard = %s AND entries.kind = "
         "transfers.kind AND entries.account_id = transfers.account_id AND entries.reference = "
@@ -423,8 +422,7 @@ def _orders_to_rewrite(
         order = _open_order(shard, account_id, market, order_id) or each.closed.get(order_id)
         if order is not None:
             amounts = (order.quantity, order.cum_quantity, order.cum_quote)
-            # With the version of then: the states that come next have larger ones, though not than those that
-            # are lost.
+            # With its version at that time: later states have larger versions, though not than the lost ones.
             course = order.course
             prevented = (
                 (course.prevented_quantity, course.prevented_match_id) if course is not None else (None, None)
@@ -472,9 +470,9 @@ def write_redis(
 
 
 def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
-    """Delete what is made anew: of these shards, and what belongs to none.
+    """Delete what is rebuilt: the data of these shards, and data of no shard.
 
-    Markets that are gone leave nothing behind, either.
+    Markets that no longer exist leave nothing behind, either.
     """
     doomed: list[bytes] = []
     for key in client.scan_iter(count=KEYS_AT_ONCE):
@@ -485,7 +483,7 @@ def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
             int(tag[1]) in shards if tag else "{" not in name
         ):
             doomed.append(key)
-    # Positions first: should this be interrupted, nothing opens on what is left.
+    # Positions first: after an interruption, no shard opens on the remaining data.
     doomed.sort(key=lambda key: not key.startswith(streams.position(0).partition("{")[0].encode()))
     for start in range(0, len(doomed), KEYS_AT_ONCE):
         with client.pipeline(transaction=False) as pipeline:
@@ -526,7 +524,7 @@ def _write_logs(
 
 
 def _move_end(client: redis.Redis, stream: str, stream_id: StreamId) -> None:
-    """Let the next entry of a stream come after this id, without one of its own."""
+    """Let the next entry of a stream have an id after this one, without adding an entry."""
     if stream_id != STREAM_START:
         client.xadd(stream, {b"x": b""}, id=str(stream_id))
         client.xdel(stream, str(stream_id))
@@ -539,9 +537,7 @@ def _write_feeds(
     each: RestoredShard,
     now_ms: int,
 ) -> None:
-    """Write what the feeds know at the position: what the database tells, and the events that it does not
-    have yet.
-    """
+    """Write the feeds' state at the position, from the database and the events that it does not have yet."""
     shard, base = each.shard.state.index, each.base
     base_time, time = base.stream_id.ms, each.position.ms
     # Those that were listed up to there; the events tell of the others.
@@ -577,8 +573,7 @@ def _write_feeds(
         **saved.chunks,
     }
     client.hset(streams.feeds_state(shard), mapping=fields)
-    # The other read models are written at the feeds' start, and this one, too; until then there may be
-    # somebody who asks.
+    # The feeds write all read models at their start; until then, requests need this one.
     for symbol in each.shard.state.markets:
         depth = each.shard.depth(symbol)
         best_bid, best_ask = depth.bids[:1] or (_NO_LEVEL,), depth.asks[:1] or (_NO_LEVEL,)

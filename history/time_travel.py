@@ -44,11 +44,10 @@ def book_at(
     time: int | None = None,
     progress: Progress = no_progress,
 ) -> PastBook:
-    """Return the book as the market's published depth was at `sequence`, or at the end of the millisecond
-    `time`, or now.
+    """Return the book at the market's `sequence`, or at the end of the millisecond `time`, or now.
 
     Raises:
-        PastError: the past does not reach back so far, or that is still to come.
+        PastError: the past does not reach back so far, or that moment is in the future.
     """
     shard_past = past.of_market(symbol)
     replay = _replay(shard_past, symbol, sequence, time)
@@ -92,14 +91,13 @@ def account_at(
     time: int | None = None,
     progress: Progress = no_progress,
 ) -> PastAccount:
-    """Return an account as it was when `symbol` stood at `sequence`, or at the end of the millisecond `time`,
-    or now.
+    """Return an account when `symbol` was at `sequence`, or at the end of the millisecond `time`, or now.
 
-    At a sequence it is what every command has left that did not go beyond it. An account on another shard
-    than the market is shown as it was at the end of that millisecond.
+    At a sequence it includes every command that did not go beyond it. An account on another shard than the
+    market is shown at the end of that millisecond.
 
     Raises:
-        PastError: the past does not reach back so far, or that is still to come.
+        PastError: the past does not reach back so far, or that moment is in the future.
     """
     shard_past = past.of_account(account_id)
     if sequence is None:
@@ -124,8 +122,9 @@ def account_at(
 def _crossing(
     replay: Replay, past: ShardPast, symbol: str, sequence: int, progress: Progress
 ) -> tuple[StreamId, Entry] | None:
-    """Return the entry that leads beyond the sequence, and the position before it; None: the log ends at the
-    sequence.
+    """Return the entry that goes beyond the sequence, and the position before it.
+
+    None: the log ends at the sequence.
 
     Raises:
         PastError: the log ends before it.
@@ -145,9 +144,7 @@ def _crossing(
 def _account_before(
     shard: Shard, entry: Entry, account_id: int, symbol: str, sequence: int, position: StreamId
 ) -> PastAccount:
-    """Apply an entry one command after the other, and return the account before the one that leads beyond the
-    sequence.
-    """
+    """Apply an entry command by command, and return the account before the one that exceeds the sequence."""
     account = _account(shard, account_id, position)
     for _ in apply_one_by_one(shard, entry):
         if shard.sequence(symbol) > sequence:
@@ -157,7 +154,7 @@ def _account_before(
 
 
 def _replay(past: ShardPast, symbol: str, sequence: int | None, time: int | None) -> Replay:
-    """Return a replay that begins before what is wanted, as near as there is a snapshot."""
+    """Return a replay that begins before the requested moment, at the nearest snapshot."""
 
     def fits(moment: Moment) -> bool:
         if sequence is not None:

@@ -1,1 +1,1 @@
-"""Load on a running exchange: traders, watchers, and what they measured."""
+"""Load on a running exchange: traders, watchers, and their measurements."""

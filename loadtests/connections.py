@@ -1,6 +1,4 @@
-"""Connections from an address of one's own: to an exchange on this machine, every client looks like one from
-elsewhere.
-"""
+"""Connections with separate source addresses, so that clients on one machine look like separate networks."""
 
 import itertools
 import socket
@@ -35,9 +33,7 @@ class _BoundConnections(ConnectionPool):
 
 
 class BoundClients(HTTPClientPool):
-    """Locust's HTTP client for one user, with a source address of its own where the exchange is on this
-    machine.
-    """
+    """Locust's HTTP client for one user, with its own source address if the exchange is on this machine."""
 
     def __init__(self) -> None:
         super().__init__(concurrency=CONNECTIONS, connection_timeout=TIMEOUT_S, network_timeout=TIMEOUT_S)
@@ -54,7 +50,7 @@ class BoundClients(HTTPClientPool):
 
 
 def connect_socket(url: str) -> AbstractContextManager[ClientConnection]:
-    """Return a WebSocket from an address of its own, to be entered."""
+    """Return a WebSocket with its own source address, as a context manager."""
     host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
     address = source_address(host, next(_numbers))
     bound = socket.create_connection((host, port), TIMEOUT_S, (address, 0)) if address else None

@@ -1,5 +1,4 @@
-"""The users of the load test: traders on the REST API, watchers on the streams, and the steps in which they
-come.
+"""The users of the load test: traders on the REST API, watchers on the streams, and the steps of the load.
 
 `exchange load` runs it with a summary at the end; for locust's own pages: `.venv/bin/locust -f
 loadtests/locustfile.py`.
@@ -97,9 +96,7 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 class Trader(FastHttpUser):
-    """Signs up, then places orders near the touch of one market, cancels most of them, and looks at what came
-    of it.
-    """
+    """Signs up, places orders near one market's touch, cancels most of them, and queries their outcome."""
 
     host = _SETTINGS.rest_url()
     weight = 1
@@ -253,7 +250,7 @@ class Trader(FastHttpUser):
         return None
 
     def _refused(self, response: ResponseContextManager) -> None:
-        """Tell what is part of trading from what is a failure."""
+        """Distinguish refusals that are part of trading from failures."""
         if not response.status_code:
             return
         refusal = _refusal_of(response.content)
@@ -406,7 +403,7 @@ class AccountWatcher(_Watcher):
         self._keys: Keys | None = None
 
     def ready(self) -> bool:
-        """Take the account of a trader that nobody watches; wait a while when there is none."""
+        """Take the account of an unwatched trader; wait a while if there is none."""
         self._keys = self._keys or _traders.take(WATCH_S)
         return self._keys is not None
 
@@ -421,7 +418,7 @@ class AccountWatcher(_Watcher):
         connection.send(msgspec.json.encode(request).decode())
 
     def heard(self, message: bytes, now_ns: int) -> None:
-        """Measure the first report of every order; its client order id says when it was sent."""
+        """Measure the first report of every order; its client order id has its sending time."""
         heard = self._decoder.decode(message)
         if heard.status != HTTPStatus.OK:
             raise OSError(f"{heard.status} {heard.error.code} {heard.error.msg}")

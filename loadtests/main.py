@@ -1,5 +1,6 @@
-"""A load test in a process of its own: writes how it goes, a line of JSON (`loadtests.summary.Summary`) a
-second, and how it was.
+"""A load test in a separate process: writes its progress, one line of JSON per second, and its result.
+
+The lines are `loadtests.summary.Summary`.
 """
 
 import argparse

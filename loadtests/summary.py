@@ -1,4 +1,4 @@
-"""What a load test measured: counted while it runs, and told as a table, as Markdown and as JSON. Pure."""
+"""The measurements of a load test: counted while it runs, and shown as a table, Markdown and JSON. Pure."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ METHODS: Final = frozenset({"GET", "POST", "DELETE"})
 SET_UP: Final = frozenset({"exchangeInfo", "price", "signup", "signin", "faucet", "api-keys"})
 """Names of the requests that a trader begins with."""
 LIMITED: Final = ("429", "told to wait")
-"""Type and name that requests get which the exchange's rate limits refused."""
+"""Type and name of requests that the exchange's rate limits refused."""
 PLACE: Final = ("POST", "order LIMIT")
 TRADE: Final = ("WS", "trade -> client")
 OWN_ORDER: Final = ("WS", "order -> own stream")
 _OTHER_STEP: Final = -1
-"""Stands for what came when the last step was over."""
+"""Stands for measurements after the last step."""
 _MESSAGE_LENGTH: Final = 200
 
 
@@ -28,9 +28,7 @@ def kind_of(request_type: str, name: str) -> str:
 
 
 class Histogram:
-    """Latencies in ms, kept to three digits or a tenth of a millisecond: as small after an hour as after a
-    minute.
-    """
+    """Latencies in ms, with three digits or a tenth of a millisecond; its size does not grow with time."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -50,8 +48,9 @@ class Histogram:
         self._counts.update(other._counts)
 
     def percentiles(self, *percents: int) -> list[float]:
-        """Return the smallest latency that so many percent do not exceed, for each of the ascending
-        `percents`; 0 without any.
+        """Return the latency that each of the ascending `percents` of the measurements do not exceed.
+
+        0 without measurements.
         """
         found: list[float] = []
         wanted = list(percents)
@@ -79,9 +78,9 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step: how many traders, how long so far, what it came to.
+    """One step: number of traders, duration so far, and results.
 
-    Latencies in ms, 0 where nothing was measured.
+    Latencies in ms, 0 without measurements.
     """
 
     traders: int
@@ -116,12 +115,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     per_second: float
     failures: int
-    """Requests and streams that failed; rate limits that told clients to wait are no failures."""
+    """Requests and streams that failed; rate limits that told clients to wait are not failures."""
     limited: int
     own_delay_p99: float
     own_delay_max: float
-    """How late, in ms, the load generator itself was when it was due: so much of every latency may be its
-    own."""
+    """The load generator's own maximum delay in ms, which may be part of every latency."""
     kinds: list[Kind]
     steps: list[Step]
     errors: list[Failure]
@@ -166,7 +164,7 @@ class Recorder:
         self._own_delays.add(ms)
 
     def summary(self, elapsed: float, traders: int, *, finished: bool) -> Summary:
-        """Return what was counted up to now."""
+        """Return the results so far."""
         seconds = max(min(elapsed, self._plan.seconds), 0.001)
         totals = self._totals()
         requests = sum(
@@ -192,7 +190,7 @@ class Recorder:
         )
 
     def _totals(self, *steps: int) -> dict[tuple[str, str], _Tally]:
-        """Return what was counted in these steps; in all, when none is named."""
+        """Return the counts of these steps; of all, if none is named."""
         totals: dict[tuple[str, str], _Tally] = {}
         for (step, request_type, name), tally in self._tallies.items():
             if not steps or step in steps:

@@ -16,7 +16,7 @@ WINDOW_PERCENT: Final = 90
 """How much of its order limit a trader makes use of."""
 OPEN_ORDERS_MAX: Final = 20
 QUOTE_DISTANCE_PPM_MAX: Final = 500
-"""How far behind the best price of its own side a limit order stands at most."""
+"""Maximum distance of a limit order behind the best price of its own side."""
 ORDER_VALUE_USD: Final = range(20, 200)
 FUNDS_USD: Final = 200_000
 """What a trader starts with, in each of its market's assets."""
@@ -48,7 +48,7 @@ MIX: Final[Mapping[Action, int]] = {
 
 
 def choose(random: Random, open_orders: int) -> Action:
-    """Return what to do next; nobody cancels without an open order, or quotes without end."""
+    """Return the next action; no cancel without an open order, and a maximum of quotes."""
     action = random.choices(list(MIX), list(MIX.values()))[0]
     if action is Action.CANCEL and not open_orders:
         return Action.QUOTE
@@ -72,9 +72,7 @@ def quote_price(random: Random, side: Side, touch: Touch) -> PriceTicks:
 
 
 def order_quantity(random: Random, market: Market, price: PriceTicks) -> QuantityLots:
-    """Return a quantity that is worth some tens of dollars at `price`, and that the market accepts even a
-    tenth below it.
-    """
+    """Return a quantity worth some tens of dollars at `price`, valid in the market even a tenth below it."""
     value = random.choice(ORDER_VALUE_USD) * UNITS_PER_ASSET // USD_PRICES.get(market.quote, 1)
     one_lot = market.notional(price, QuantityLots(1))
     smallest = -(-market.notional_min * 10 // (one_lot * 9))
@@ -82,16 +80,16 @@ def order_quantity(random: Random, market: Market, price: PriceTicks) -> Quantit
 
 
 def funds(market: Market, price: PriceTicks) -> dict[str, AssetUnits]:
-    """Return what a trader of `market` starts with when its price is `price`."""
+    """Return a trader's initial funds for `market` at `price`."""
     value = AssetUnits(FUNDS_USD * UNITS_PER_ASSET // USD_PRICES.get(market.quote, 1))
     lots = QuantityLots(value // market.notional(price, QuantityLots(1)))
     return {market.base: market.base_units(lots), market.quote: value}
 
 
 def timed_id(sent_ns: int, number: int) -> str:
-    """Return a client order id that says when the order was sent.
+    """Return a client order id with the order's sending time.
 
-    `number` tells orders of one moment apart.
+    `number` distinguishes orders of one moment.
     """
     return f"{_ID_PREFIX}{sent_ns:x}-{number:x}"
 
@@ -107,9 +105,7 @@ def sent_ns(client_order_id: str) -> int | None:
 
 
 def order_pause_ms(count: int, limit: int, now_ms: int) -> int:
-    """Return how long to place no order when the exchange has counted `count` of `limit` in the running
-    window.
-    """
+    """Return the pause in placing orders after the exchange has counted `count` of `limit` in this window."""
     return WINDOW_MS - now_ms % WINDOW_MS if count * 100 >= limit * WINDOW_PERCENT else 0
 
 

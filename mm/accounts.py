@@ -1,5 +1,6 @@
-"""The market maker's own accounts: made once, kept in a file that only its owner can read, made anew when
-they are refused.
+"""The market maker's accounts: created once, stored in a file readable only by its owner.
+
+They are created again if the exchange refuses them.
 """
 
 import secrets
@@ -21,7 +22,7 @@ _log = structlog.get_logger()
 
 
 class UnverifiedError(Exception):
-    """The exchange demands that an account's address is verified, and programs read no mails.
+    """The exchange requires a verified address, and a program cannot read the mail.
 
     The message says what to do.
     """
@@ -36,7 +37,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class Accounts(msgspec.Struct, frozen=True):
-    """Two accounts, so that what one quotes the other may take: nobody trades with themselves."""
+    """Two accounts, so that one can take the other's quotes: an account never trades with itself."""
 
     maker: Account
     taker: Account
@@ -48,14 +49,14 @@ def accounts_file(data_dir: Path) -> Path:
 
 
 async def open_accounts(client: Client, path: Path) -> Accounts:
-    """Return accounts whose keys work: those kept at `path`, or where they are refused, new ones, kept there.
+    """Return accounts with working keys: those stored at `path`, or new ones if they are refused.
 
     Raises:
-        UnverifiedError: an account is not verified, and kept until somebody verifies it.
+        UnverifiedError: an account is not verified; it is stored until somebody verifies it.
         ApiError: the exchange refused.
     """
     known = kept_accounts(path)
-    # Kept before they are used, so that those that cannot be used yet are there when they can.
+    # Stored before they are used, so that accounts that cannot be used yet are available later.
     accounts = Accounts(
         maker=await _existing(client, "maker", known.maker if known else None),
         taker=await _existing(client, "taker", known.taker if known else None),
@@ -70,7 +71,7 @@ async def open_accounts(client: Client, path: Path) -> Accounts:
 
 
 async def _existing(client: Client, role: str, known: Account | None) -> Account:
-    """Return an account that there is; without keys where the ones it had are refused."""
+    """Return an existing account; without keys if its keys are refused."""
     if known is not None:
         try:
             if known.keys != _NO_KEYS:

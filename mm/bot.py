@@ -1,6 +1,4 @@
-"""The shell around quoting and reconcile: reads the exchange, sends what has changed, and lives through its
-outages.
-"""
+"""The shell around quoting and reconcile: reads the exchange, sends changes, and survives its outages."""
 
 import asyncio
 import itertools
@@ -34,7 +32,7 @@ UNKNOWN_ORDER: Final = -2011
 TOLERANCE: Final = Tolerance(quantity_ppm_min=PPM // 4, quantity_ppm_max=2 * PPM)
 """A quote is left alone until three quarters of it are taken."""
 OPEN_ORDERS_EVERY: Final = 3
-"""Turns from one reading of the open orders to the next: what was filled shows there."""
+"""Turns between two reads of the open orders, which show fills."""
 FUNDS_INTERVAL_S: Final = 10
 ORDER_WINDOW_S: Final = 10
 ORDER_WINDOW_PERCENT: Final = 95
@@ -78,7 +76,7 @@ class Funds:
         self._totals: dict[str, AssetUnits] = {}
 
     async def refresh(self, client: Client, targets: Mapping[str, AssetUnits]) -> None:
-        """Ask the exchange, and have the faucet fill up what has fallen below one side of quotes."""
+        """Read the exchange, and request faucet funds where they do not suffice for one side of quotes."""
         await self._read(client)
         for asset, target in targets.items():
             missing = AssetUnits(target - self.total(asset))
@@ -152,7 +150,7 @@ class Bot:
             tasks.create_task(self._watch_funds())
 
     async def cancel_all(self) -> None:
-        """Take every quote out of the books, as far as the exchange can be reached."""
+        """Cancel every quote, as far as the exchange is reachable."""
         for plan in self._plans:
             symbol = plan.market.symbol
             try:
@@ -180,8 +178,8 @@ class Bot:
                 desired = desired_quotes(plan, quoted, self._maker.inventory(plan), quote_funds, self._random)
                 await self._carry_out(market, desired, open_quotes)
             except FAILURES as error:
-                # What was under way may have happened: the open orders are read anew before anything else is
-                # sent.
+                # Requests in progress may have been executed: the open orders are read again before anything
+                # else is sent.
                 failures += 1
                 await self._back_off(failures, error, market.symbol)
             else:
@@ -197,9 +195,9 @@ class Bot:
     async def _carry_out(
         self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]
     ) -> None:
-        """Send what is missing, and keep `open_quotes` to what then rests.
+        """Send the missing orders, and update `open_quotes`.
 
-        What exceeds the budget waits for the next turn.
+        Orders beyond the budget wait for the next turn.
         """
         changes = reconcile(desired, open_quotes.values(), TOLERANCE)
         # Cancels first: they free the funds and the places in the book that placements need.
@@ -234,8 +232,8 @@ class Bot:
                     open_quotes[placed.order_id] = placed
 
     async def _place(self, market: Market, quote: Quote) -> OpenQuote:
-        # Not post-only: where somebody offers better than the quote, taking it is what brings the book back
-        # in line.
+        # Not post-only: if somebody offers a better price than the quote, taking it brings the book back in
+        # line.
         order = await self._signed(
             self._maker,
             "POST",

@@ -1,6 +1,4 @@
-"""The market maker's process: 1. accounts and markets  2. quotes and takers until stopped  3. no quote
-left behind.
-"""
+"""The market maker's process: open accounts and markets, quote and take until stopped, cancel all quotes."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -28,7 +26,7 @@ LOOK_S: Final = 15.0
 """How often it looks which markets trade."""
 QUIET_S: Final = 15.0
 QUIET_TURNS_MAX: Final = 5
-"""A maker that has neither quoted for so many turns and seconds, nor says why, is not ready."""
+"""A maker that has not quoted for this number of turns, without a reason, is not ready."""
 
 _log = structlog.get_logger()
 

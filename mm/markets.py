@@ -1,4 +1,4 @@
-"""What the exchange says about itself, as plans for quoting. Pure."""
+"""The exchange's market data and rules, converted to plans for quoting. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -60,8 +60,8 @@ def _market(definition: Mapping[str, Any]) -> Market:
     filters = {each["filterType"]: each for each in definition["filters"]}
     prices, lots = filters["PRICE_FILTER"], filters["LOT_SIZE"]
     notional = filters.get("NOTIONAL") or filters.get("MIN_NOTIONAL") or {"minNotional": "0"}
-    # Everything that is said has eight decimals, so here an asset has them, too. The largest order of one
-    # that really has fewer may then be more than 63 bits hold; nobody quotes as much.
+    # The API writes every amount with eight decimals, so here every asset has eight. The largest order in an
+    # asset with fewer decimals may exceed 63 bits; nobody quotes such quantities.
     quantity_fits = AMOUNT_UNITS_MAX // 10 * UNITS_PER_ASSET // parse_decimal(prices["maxPrice"])
     return MarketDefinition(
         symbol=definition["symbol"],

@@ -51,7 +51,7 @@ class QuotingPlan(msgspec.Struct, frozen=True, kw_only=True):
     market: Market
     levels: int
     anchor: PriceTicks
-    """Where the random walk starts and what it is pulled back to."""
+    """The start of the random walk, to which it is pulled back."""
     half_spread: PriceTicks
     gap: PriceTicks
     quantity: QuantityLots
@@ -83,7 +83,7 @@ class QuotingPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_priced(market: Market) -> bool:
-    """Return whether it is known what a market is worth that has never traded."""
+    """Return whether the value of a market without any trade is known."""
     return {market.base, market.quote} <= USD_PRICES.keys()
 
 
@@ -116,9 +116,7 @@ def next_reference(plan: QuotingPlan, reference: PriceTicks, random: Random) -> 
 
 
 def quoted_reference(plan: QuotingPlan, quoted: PriceTicks, reference: PriceTicks) -> PriceTicks:
-    """Return the price to quote around: it follows the reference only once that is a gap away, so that quotes
-    do not flicker.
-    """
+    """Return the price to quote around: it follows the reference only after a gap, for stable quotes."""
     return reference if abs(reference - quoted) >= plan.gap else quoted
 
 
@@ -162,7 +160,7 @@ def desired_quotes(
 
 
 def random_taking(plan: QuotingPlan, inventory: QuantityLots, random: Random) -> tuple[Side, QuantityLots]:
-    """Return what a random taker does next: the side that leads its inventory back is the likelier one."""
+    """Return a random taker's next order: the side that reduces its inventory is more likely."""
     lean = max(-PPM, min(PPM, inventory * PPM // plan.inventory_max))
     side = Side.SELL if random.randint(-PPM, PPM - 1) < lean else Side.BUY
     market = plan.market
@@ -173,8 +171,9 @@ def random_taking(plan: QuotingPlan, inventory: QuantityLots, random: Random) ->
 
 
 def _round_gap(ticks: int) -> PriceTicks:
-    """Return the largest 1, 2 or 5 x 10**n within `ticks`, at least 1: the same ladder after a restart at
-    another price.
+    """Return the largest 1, 2 or 5 x 10**n within `ticks`, at least 1.
+
+    The ladder is then the same after a restart at another price.
     """
     power = 10 ** (len(str(max(1, ticks))) - 1)
     return PriceTicks(next(step * power for step in (5, 2, 1) if step * power <= max(1, ticks)))

@@ -36,9 +36,7 @@ class Activity:
             _paused.labels(reason).set(0)
 
     def expects(self, markets: Iterable[str]) -> None:
-        """Note which markets it is about to quote, and no other: a market that is never quoted counts as
-        quiet from now on.
-        """
+        """Record the markets that it is about to quote; one that is never quoted is quiet from now on."""
         expected = set(markets)
         for market in self._markets - expected:
             _last_quoted.remove(market)
@@ -49,7 +47,7 @@ class Activity:
                 _last_quoted.labels(market).set_to_current_time()
 
     def quoted(self, market: str) -> None:
-        """Note that a market's quotes are what they should be."""
+        """Record that a market's quotes are up to date."""
         self._noted_s, self._has_quoted = self._now_s(), True
         _last_quoted.labels(market).set_to_current_time()
         self._reason = None
@@ -64,10 +62,10 @@ class Activity:
     def why_not_ready(self) -> str | None:
         """Return why it does not quote, until it has quoted for the first time.
 
-        Then only when nothing is known of what it does.
+        After that, return a reason only if its activity is unknown.
 
-        Once there are quotes, waiting for something is as good as quoting: it goes on by itself, and its
-        metrics say so.
+        Once there are quotes, waiting is as good as quoting: it continues by itself, and its metrics show the
+        reason.
         """
         if not self._has_quoted:
             return "it has not quoted yet" + (f", and waits for the {self._reason}" if self._reason else "")

@@ -9,7 +9,7 @@ from protocol.units import PPM, OrderId, PriceTicks, QuantityLots
 
 
 class OpenQuote(NamedTuple):
-    """One of the market maker's own open orders; `quantity` is what is left of it."""
+    """One of the market maker's own open orders; `quantity` is the remaining quantity."""
 
     order_id: OrderId
     side: Side
@@ -18,9 +18,7 @@ class OpenQuote(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """The least and the most that an open quote may have left, as parts of the quantity desired at its
-    price.
-    """
+    """The minimum and maximum of an open quote's remaining quantity, as fractions of the desired quantity."""
 
     quantity_ppm_min: int = PPM
     quantity_ppm_max: int = PPM
@@ -36,18 +34,14 @@ class Tolerance(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What to do: first the cancels (oldest orders first), then the placements in the order of the desired
-    quotes.
-    """
+    """The cancels (oldest orders first), then the placements in the order of the desired quotes."""
 
     cancels: tuple[OpenQuote, ...]
     placements: tuple[Quote, ...]
 
 
 def reconcile(desired: Sequence[Quote], open_quotes: Iterable[OpenQuote], tolerance: Tolerance) -> Changes:
-    """Return the changes after which every desired quote has one open quote that is good for it, and nothing
-    else is open.
-    """
+    """Return the changes after which every desired quote has one matching open quote, without others."""
     unclaimed = sorted(open_quotes)
     placements: list[Quote] = []
     for quote in desired:

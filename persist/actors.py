@@ -1,7 +1,8 @@
-"""The Dramatiq side: a message is a nudge, "look at shard k", with no data; the database knows what is done.
+"""The Dramatiq side: a message is a nudge, "look at shard k", without data; the database has the state.
 
-So a nudge may be lost, doubled or late. Dramatiq keeps a message until its worker has acknowledged it; that
-of a worker which was killed goes to another as soon as the worker's heartbeat is `HEARTBEAT_TIMEOUT_MS` old.
+A nudge may therefore be lost, duplicated or late. Dramatiq keeps a message until its worker has acknowledged
+it; a killed worker's message is given to another one when the worker's heartbeat is `HEARTBEAT_TIMEOUT_MS`
+old.
 """
 
 import threading
@@ -32,15 +33,15 @@ QUEUE = "ingest"
 ARCHIVE_QUEUE = "archive"
 HEARTBEAT_TIMEOUT_MS = 2_000
 RETRY_MS_MIN, RETRY_MS_MAX = 250, 4_000
-"""Pause before another attempt while the database is away."""
+"""Pause before a retry while the database is unreachable."""
 POLL_MS = 20
-"""How long at most until a worker sees a nudge to ingest."""
+"""Maximum delay before a worker sees a nudge to ingest."""
 SLOW_POLL_MS = RETRY_MS_MIN
-"""How long until it sees one to archive, or one that waits for another attempt."""
+"""Maximum delay before it sees a nudge to archive, or one that waits for a retry."""
 MAINTENANCE_CHANCE = 100_000
-"""Of a million commands, how many look for dead workers.
+"""How many of a million commands check for dead workers.
 
-An idle worker sends some 70 per second, 5 of them for each slow queue.
+An idle worker sends about 70 per second, 5 of them for each slow queue.
 """
 
 Nudge = Callable[[int], None]
@@ -55,24 +56,22 @@ _job_seconds = prometheus_client.Histogram("persist_job_seconds", "How long a nu
 
 
 class NudgeBroker(RedisBroker):
-    """Puts messages that are none into the dead letters of shard 0.
+    """Moves invalid messages into the dead letters of shard 0.
 
-    Dramatiq alone would stop for seconds at each of them.
+    Without this, Dramatiq would stop for seconds at each of them.
     """
 
     letters: redis.Redis
     """On a cluster the dead letters are on another node than the queue."""
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = POLL_MS) -> dramatiq.Consumer:
-        """Return what takes messages from a queue and looks every `timeout` ms, less often where a nudge may
-        wait.
-        """
+        """Return a consumer of a queue that polls every `timeout` ms, less often where a nudge may wait."""
         return super().consume(
             queue_name, prefetch, timeout if queue_name == QUEUE else max(timeout, SLOW_POLL_MS)
         )
 
     def do_fetch(self, queue_name: str, count: int) -> list[Any]:
-        """Take up to `count` messages from the queue, as Dramatiq's consumer asks for them."""
+        """Take up to `count` messages from the queue; called by Dramatiq's consumer."""
         return [
             payload for payload in self._fetch(queue_name, count) if self._is_message(queue_name, payload)
         ]
@@ -83,7 +82,7 @@ class NudgeBroker(RedisBroker):
 
     def _is_message(self, queue_name: str, payload: Any) -> bool:
         if payload is None:
-            return True  # the consumer passes it over
+            return True  # the consumer skips it
         try:
             dramatiq.Message.decode(payload).options["redis_message_id"]
         except (DecodeError, TypeError, ValueError, LookupError) as error:
@@ -94,7 +93,7 @@ class NudgeBroker(RedisBroker):
     def _bury(self, queue_name: str, payload: bytes, reason: str) -> None:
         _log.warning("nudge not understood", queue=queue_name, reason=reason)
         source = f"{self.namespace}:{queue_name}"
-        # What it was called only the queue's own table knows.
+        # Only the queue's own table has its name.
         named: Any = self.client.hgetall(f"{source}.msgs")
         names = [name.decode("utf-8", "replace") for name, value in named.items() if value == payload]
         letter = DeadLetter(source, names[0] if names else STREAM_START, reason, payload)
@@ -105,14 +104,14 @@ class NudgeBroker(RedisBroker):
 
 
 class _Counting(Middleware):
-    """Counts what becomes of nudges."""
+    """Counts the outcomes of nudges."""
 
     def __init__(self) -> None:
         self._thread = threading.local()
-        """Of each worker's thread, which works on one nudge at a time: when that began."""
+        """Per worker thread, which handles one nudge at a time: when that began."""
 
     def after_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
-        """Begin at 0, so that the first failure is seen as an increase."""
+        """Start at 0, so that the first failure is visible as an increase."""
         for actor in broker.get_declared_actors():
             for outcome in ("done", "failed"):
                 _jobs.labels(actor, outcome)
@@ -120,7 +119,7 @@ class _Counting(Middleware):
             _job_seconds.labels(actor)
 
     def before_process_message(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
-        """Note when it began."""
+        """Record when it began."""
         if message.options.get("retries"):
             _retries.labels(message.actor_name).inc()
         self._thread.began = time.perf_counter()
@@ -139,13 +138,13 @@ class _Counting(Middleware):
 
 
 def make_broker(redis_url: str, letters_url: str = "") -> RedisBroker:
-    """Return the broker that nudges go through, at `redis_url`.
+    """Return the broker of nudges, at `redis_url`.
 
-    What is none becomes a dead letter at `letters_url`, or there, too.
+    Invalid messages become dead letters at `letters_url`, or there, too.
     """
     broker = NudgeBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
-        # Its script makes up its keys by itself; with a namespace that is a hash tag they all are on one node
-        # of a cluster.
+        # Its script builds its keys itself; with a hash tag as namespace all of them are on one node of a
+        # cluster.
         client=client_for(
             redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)
         ),
@@ -159,7 +158,7 @@ def make_broker(redis_url: str, letters_url: str = "") -> RedisBroker:
 
 
 def declare_ingest(broker: RedisBroker, ingest: Callable[[int], None]) -> dramatiq.Actor[[int], None]:
-    """Declare the actor that runs `ingest` for a nudge; to send one is `actor.send(shard)`."""
+    """Declare the actor that runs `ingest` for a nudge; `actor.send(shard)` sends one."""
     declare = dramatiq.actor(actor_name="ingest_shard", queue_name=QUEUE, broker=broker, max_retries=None)
     return declare(ingest)
 
@@ -171,9 +170,9 @@ def declare_archive(broker: RedisBroker, archive: Callable[[], None]) -> dramati
 
 
 def archive_once(archiver: Archiver) -> None:
-    """What a worker does for a nudge.
+    """Handle a nudge to archive.
 
-    An error of the database or of Redis goes up, so that Dramatiq tries again.
+    Errors of the database or of Redis are raised, so that Dramatiq retries.
     """
     try:
         archiver.step()
@@ -182,7 +181,7 @@ def archive_once(archiver: Archiver) -> None:
 
 
 class IngestRunner:
-    """What a worker does for a nudge: ingest the shard until it is caught up or the process stops."""
+    """Handles nudges to ingest: ingests the shard until it has caught up or the process stops."""
 
     def __init__(self, ingests: Mapping[int, ShardIngest], stopping: threading.Event) -> None:
         self._ingests = {shard: (ingest, threading.Lock()) for shard, ingest in ingests.items()}
@@ -192,7 +191,7 @@ class IngestRunner:
         self._asked_s = dict.fromkeys(ingests, time.monotonic())
 
     def run(self, shard: int) -> None:
-        """Ingest one shard. An error of the database or of Redis goes up, so that Dramatiq tries again."""
+        """Ingest one shard. Errors of the database or of Redis are raised, so that Dramatiq retries."""
         if shard not in self._ingests:
             _log.error("nudged about a shard that is not configured", shard=shard)
             return
@@ -203,7 +202,7 @@ class IngestRunner:
                 while not self._stopping.is_set() and self._step(shard, ingest) is Progress.MORE:
                     pass
             except IngestStoppedError as error:
-                # It has said so; the next sweep looks again.
+                # The error is reported already; the next sweep tries again.
                 self._stopped[shard] = str(error)
             else:
                 self._stopped.pop(shard, None)
@@ -216,10 +215,10 @@ class IngestRunner:
             self._began_s[shard] = None
 
     def sweep(self, unasked_s: float) -> bool:
-        """Ingest the shards that no nudge has asked for in so long, and return whether there were any.
+        """Ingest the shards without a nudge for `unasked_s`, and return whether there were any.
 
-        The queue, which may be lost, away or full, only makes it soon. An error of the database or of Redis
-        goes up.
+        The queue, which may be lost, unreachable or full, only speeds this up. Errors of the database or of
+        Redis are raised.
         """
         now_s = time.monotonic()
         unasked = [shard for shard, asked_s in self._asked_s.items() if now_s - asked_s >= unasked_s]
@@ -228,15 +227,15 @@ class IngestRunner:
         return bool(unasked)
 
     def stopped(self) -> dict[int, str]:
-        """Return why shards' ingests stand still."""
+        """Return the shards whose ingest has stopped, with the reasons."""
         return dict(self._stopped)
 
     def under_way_s(self) -> float:
-        """Return for how long the longest of the batches that are under way has been so."""
+        """Return the duration of the longest batch in progress."""
         began_s = [began for began in self._began_s.values() if began is not None]
         return time.monotonic() - min(began_s) if began_s else 0.0
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         for ingest, _ in self._ingests.values():
             ingest.close()

@@ -1,9 +1,9 @@
-"""Late trades and TimescaleDB's candles: what is to be refreshed when trades come after their time.
+"""Late trades and TimescaleDB's candles: what to refresh after trades were stored late.
 
-A continuous aggregate answers from what it has materialized, and only for later buckets from the trades
-themselves. Its policy materializes buckets that are over for a while; trades that are stored after that (the
-database was away, say) would be missing in the answer until the policy has come round again. So whoever
-stores late trades refreshes the buckets that they fell into.
+A continuous aggregate answers from its materialized buckets, and only for later ones from the trades
+themselves. Its policy materializes buckets some time after they are over; trades that are stored after that
+(for example after an outage of the database) would be missing until the policy runs again. Therefore, after
+storing late trades, their buckets are refreshed.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ class Refresh(NamedTuple):
 
 
 def refreshes(first_ms: int, last_ms: int, now_ms: int) -> Iterator[Refresh]:
-    """Return what to refresh, smaller intervals first, for trades between two times: all their buckets but
-    those still open.
+    """Return what to refresh for trades between two times: all their buckets but the open ones.
 
-    An open bucket must stay as it is: once materialized, it would miss the trades to come.
+    Smaller intervals come first. An open bucket must not be refreshed: once materialized, it would miss the
+    later trades.
     """
     for interval in STORED_INTERVALS:
         start, _ = interval_bounds(interval, first_ms)

@@ -1,10 +1,10 @@
-"""The shards' input logs and snapshots into the database: what an exchange can be rebuilt from.
+"""Archives the shards' input logs and snapshots in the database, from which an exchange can be rebuilt.
 
-A step is one transaction: lock the shards' rows in `archive`, ask for all positions at one moment, store what
-each shard has committed up to there, move `last_id`, commit. All shards together, because a message that one
-has received must not be in the archive without the command that sent it. The ingest calls `cover` before it
-stores events; so the database never knows of an order or a trade without the commands that they came of, and
-what is rebuilt from it lacks nothing that it tells.
+A step is one transaction: lock the shards' rows in `archive`, read all positions at one moment, store what
+each shard has committed up to there, advance `last_id`, commit. All shards are archived together, because a
+received message must not be in the archive without the command that sent it. The ingest calls `cover` before
+it stores events, so the database never has an order or a trade without the commands that caused it, and a
+rebuilt exchange has everything that the database has.
 """
 
 import threading
@@ -38,7 +38,7 @@ from stream_log.interface import StreamLog, with_skips
 
 ENTRIES_PER_READ = 500
 SEGMENT_BYTES_MAX = 1_000_000
-"""Of a segment before compression; bounds the memory that a step takes."""
+"""Maximum size of a segment before compression; it bounds the memory of a step."""
 MS_PER_DAY = 86_400_000
 
 _SESSION = """
@@ -56,7 +56,7 @@ _bytes_archived = prometheus_client.Counter(
 
 
 class LostTailError(Exception):
-    """The log does not hold what was archived of it."""
+    """The log lacks entries that were archived."""
 
 
 class Retention(NamedTuple):
@@ -74,9 +74,9 @@ class _Row(NamedTuple):
 
 
 class Archiver:
-    """Archives all shards, on a connection of its own that is made when it is needed.
+    """Archives all shards, on its own connection, which is opened when needed.
 
-    Several threads may use it, one at a time.
+    Thread-safe: one thread at a time.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Archiver:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -126,7 +126,7 @@ class Archiver:
                         for shard in self._shards
                     }
             except BaseException:
-                # Whatever state the connection is in, a new one is in a better one.
+                # The connection may be in any state; a new one is safer.
                 self.close()
                 raise
             for shard, last_id in archived.items():
@@ -164,7 +164,7 @@ class Archiver:
     def _archive(
         self, connection: psycopg.Connection[Any], shard: int, row: _Row, position: ShardPosition
     ) -> StreamId:
-        """Archive one shard up to `position`, and return up to where it is archived now."""
+        """Archive one shard up to `position`, and return the position up to which it is archived."""
         last_id = row.last_id
         if position == (row.epoch, last_id):
             self._archive_snapshot(connection, shard, last_id)
@@ -178,8 +178,8 @@ class Archiver:
         if reason:
             raise LostTailError(reason)
         if not has_archived:
-            # What lies in between was trimmed while nobody archived, or was never in the log; a snapshot has
-            # it.
+            # The entries in between were trimmed while there was no archive, or were never in the log; a
+            # snapshot includes them.
             last_id = self._begin_at_snapshot(connection, shard, last_id)
         after = last_id
         for portion in portions(self._entries(shard, after, position.stream_id), SEGMENT_BYTES_MAX):
@@ -201,7 +201,7 @@ class Archiver:
         stream = streams.commands(shard)
         while True:
             found = self._streams.read({stream: after}, ENTRIES_PER_READ, 0)
-            # Asked for after the positions: what was passed over up to there is among them.
+            # Read after the positions, so that it includes all entries skipped up to there.
             for entry in with_skips(found, self._streams.skips(shard)) if found else ():
                 if entry.stream_id > goal:
                     return
@@ -213,8 +213,9 @@ class Archiver:
     def _begin_at_snapshot(
         self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId
     ) -> StreamId:
-        """Return where the log can be followed from: the oldest snapshot of the shard, which is archived, or
-        the beginning.
+        """Return the position from which the log can be followed: the shard's oldest snapshot, or the start.
+
+        The snapshot is archived.
         """
         for snapshot in reversed(self._streams.snapshots(shard)):
             info = snapshot_info(snapshot)
@@ -230,7 +231,7 @@ class Archiver:
         return last_id
 
     def _archive_snapshot(self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId) -> None:
-        """Archive the shard's newest snapshot when one is due, and drop what no longer has to be kept."""
+        """Archive the shard's newest snapshot if one is due, and drop what need not be kept any longer."""
         due = connection.execute(
             "SELECT coalesce(bool_and(stored_at < now() - make_interval(secs => %s)), true) "
             "FROM (SELECT max(stored_at) AS stored_at FROM shard_snapshots WHERE shard = %s) AS newest",
@@ -262,9 +263,7 @@ def has_entry(log: StreamLog, shard: int, stream_id: StreamId) -> bool:
 
 
 def withdraw(log: StreamLog, database_url: str, shards: Sequence[int]) -> None:
-    """Note that nobody archives: the input is trimmed without waiting, and the archive may go on at a
-    snapshot later.
-    """
+    """Record that nobody archives: the input is trimmed freely, and archiving may resume at a snapshot."""
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE archive SET may_restart = true WHERE shard = ANY(%s)", (list(shards),))
     for shard in shards:
@@ -273,9 +272,7 @@ def withdraw(log: StreamLog, database_url: str, shards: Sequence[int]) -> None:
 
 
 def drop_old(connection: psycopg.Connection[Any], shard: int, retention: Retention, now_ms: int) -> None:
-    """Drop snapshots that are too many or too old, never the newest, and the log before the oldest that is
-    left.
-    """
+    """Drop excess or old snapshots, never the newest, and the log before the oldest kept one."""
     found = connection.execute("SELECT stream_id FROM shard_snapshots WHERE shard = %s", (shard,)).fetchall()
     newest_first = sorted((StreamId.parse(stream_id) for (stream_id,) in found), reverse=True)
     oldest_ms = now_ms - retention.days * MS_PER_DAY
@@ -344,7 +341,7 @@ def insert_snapshot(
 
 
 def _merge(connection: psycopg.Connection[Any], shard: int, level: int) -> None:
-    """Make one segment of those of `level` that follow each other, once they are enough."""
+    """Merge consecutive segments of `level` once there are enough of them."""
     found = connection.execute(
         "SELECT after_id, last_id FROM log_segments WHERE shard = %s AND level = %s", (shard, level)
     ).fetchall()

@@ -29,14 +29,14 @@ class SegmentHeading(NamedTuple):
 
 
 class ShardArchive:
-    """What is archived of one shard, on a connection of the caller's."""
+    """The archive of one shard, on a connection of the caller's."""
 
     def __init__(self, connection: psycopg.Connection[Any], shard: int) -> None:
         self._connection = connection
         self.shard = shard
 
     def last_id(self) -> StreamId:
-        """Return up to where the input log is archived."""
+        """Return the position up to which the input log is archived."""
         row = self._connection.execute(
             "SELECT last_id FROM archive WHERE shard = %s", (self.shard,)
         ).fetchone()
@@ -81,7 +81,7 @@ class ShardArchive:
         return STREAM_START if self._nothing_ever_happened() else None
 
     def _nothing_ever_happened(self) -> bool:
-        """Return whether the shard is followed, and neither was told anything yet nor has said anything."""
+        """Return whether the shard is followed and has neither input nor events yet."""
         found = self._connection.execute(
             "SELECT 1 FROM archive JOIN ingest USING (shard) WHERE shard = %s AND archive.last_id = %s AND "
             "ingest.last_id = %s",
@@ -103,11 +103,10 @@ class ShardArchive:
         return sum(segment.entries for segment in self.segments(after))
 
     def entries(self, after: StreamId) -> Iterator[Entry]:
-        """Yield the archived entries after `after`, which is a snapshot's position or the start, oldest
-        first.
+        """Yield the archived entries after `after` (a snapshot's position or the start), oldest first.
 
         Raises:
-            ArchiveDamagedError: the log does not go on without a gap, or cannot be read.
+            ArchiveDamagedError: the log has a gap, or cannot be read.
         """
         reached = after
         for segment in self.segments(after):

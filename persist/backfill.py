@@ -1,12 +1,12 @@
 """Backfills: data that a migration leaves to be filled in, in short transactions, while the exchange trades.
 
-A migration makes an empty table, sees to it that new rows reach it, and adds a row to `schema_backfills`. A
-backfill then goes through the old rows by their time, a window per transaction. The transaction that fills a
-window in moves `position` as well, so a run that is killed is taken up where it was. The row's lock makes
-several runs take turns. Run by `migrate`, and by a persist worker that finds a backfill undone.
+A migration creates an empty table, arranges that new rows are added to it, and adds a row to
+`schema_backfills`. A backfill then goes through the old rows by their time, one window per transaction. The
+transaction that fills a window also advances `position`, so a killed run is continued where it was. The row's
+lock makes concurrent runs take turns. It is run by `migrate`, and by a persist worker that finds an
+unfinished backfill.
 
-An index on a large table is built in the same place, without keeping writers from the table (CREATE INDEX
-CONCURRENTLY).
+An index on a large table is built here, too, without blocking writers (CREATE INDEX CONCURRENTLY).
 """
 
 import threading
@@ -23,18 +23,18 @@ from psycopg import sql
 Tell = Callable[[str], None]
 
 BATCH_ROWS: Final = 10_000
-"""How many rows the first window is expected to have."""
+"""Expected number of rows in the first window."""
 BATCH_S: Final = 0.25
-"""How long a batch should take; later windows are made shorter or longer by it."""
+"""Target duration of a batch; later windows are adapted to it."""
 BATCH_S_MAX: Final = 2.0
-"""A batch that takes longer is canceled and tried again with a shorter window."""
+"""A batch that takes longer is canceled and retried with a shorter window."""
 FEW_ROWS: Final = 1_000
-"""A batch of fewer rows is not made smaller: its time goes into finding the rows."""
+"""A batch with fewer rows is not made smaller: its time is spent on finding the rows."""
 WINDOW_MIN: Final = timedelta(milliseconds=1)
 WINDOW_MAX: Final = timedelta(days=365)
 TELL_EVERY_S: Final = 5.0
 INDEX_LOCK: Final = 0x6578636A
-"""The advisory lock that whoever builds an index holds."""
+"""The advisory lock of the run that builds an index."""
 LOCK_POLL_S: Final = 0.5
 
 _log = structlog.get_logger()
@@ -54,11 +54,11 @@ class Backfill(NamedTuple):
     fill: LiteralString
 
 
-# `lost`: what a restore could not bring back, so the transfer did not happen (history/restore.py).
-# Of transfers with one id the first counts.
+# `lost`: a restore could not recover it, so the transfer did not happen (history/restore.py). Of transfers
+# with one id the first counts.
 _TRANSFERS = Backfill(
     "transfers",
-    # Pages that are not summarized yet would be read by every batch. Hypertables have their chunks.
+    # Every batch would read pages that are not summarized yet. Hypertables have their chunks.
     "SELECT brin_summarize_new_values('ledger_entries_by_time') WHERE EXISTS "
     "(SELECT 1 FROM schema_migrations WHERE flavour = 'plain')",
     "SELECT min(time), max(time), count(*) FROM ledger_entries WHERE kind IN ('deposit', 'withdrawal') AND "
@@ -87,8 +87,8 @@ BACKFILLS: Final = (_TRANSFERS,)
 class IndexBuild(NamedTuple):
     """An index to build; `name` is that of the index and of its row in `schema_backfills`.
 
-    Hypertables know no CONCURRENTLY: `create_by_chunk` locks writers out of one chunk at a time. None: the
-    table is not one.
+    Hypertables do not support CONCURRENTLY: `create_by_chunk` blocks writers of one chunk at a time. None:
+    the table is not a hypertable.
     """
 
     name: str
@@ -100,7 +100,8 @@ class IndexBuild(NamedTuple):
 ORDERS_BY_AGE: Final = IndexBuild(
     "orders_by_age", "orders", "CREATE INDEX CONCURRENTLY orders_by_age ON orders (accepted_time)"
 )
-# Of accounts only: the exchange's own, which have numbers below 0, get more than half of the entries.
+# Only for users' accounts: the exchange's own, which have negative numbers, have more than half of the
+# entries.
 LEDGER_BY_ACCOUNT: Final = IndexBuild(
     "ledger_entries_by_account",
     "ledger_entries",
@@ -130,7 +131,7 @@ class _State(NamedTuple):
 
 
 def undone_backfills(connection: psycopg.Connection[Any]) -> list[str]:
-    """Return the names of the backfills that are not done, in a database that has their table or has not."""
+    """Return the names of the unfinished backfills, also in a database without their table."""
     exists = connection.execute("SELECT to_regclass('schema_backfills') IS NOT NULL").fetchone()
     if exists != (True,):
         return []
@@ -148,12 +149,12 @@ def run_backfills(
     batch_rows: int = BATCH_ROWS,
     after_batch: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run what is not done, to its end or until `stopping` is set. Return the number of batches.
+    """Run unfinished backfills to their end or until `stopping` is set. Return the number of batches.
 
     `connection` is in autocommit mode.
 
     Raises:
-        psycopg.Error: the database is away, or refuses; the batches before are kept.
+        psycopg.Error: the database is unreachable, or refuses; the completed batches are kept.
     """
     undone, batches = undone_backfills(connection), 0
     for backfill in BACKFILLS:
@@ -170,9 +171,9 @@ def run_backfills(
 def _build(
     connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell, stopping: threading.Event
 ) -> None:
-    """Build an index, unless another run builds it; return when it is there or `stopping` is set."""
+    """Build an index, unless another run builds it; return when it exists or `stopping` is set."""
     while not stopping.is_set():
-        # Never wait inside a statement: the build waits for every statement that is older than a part of it.
+        # Never wait inside a statement: the build waits for every statement older than one of its phases.
         if connection.execute("SELECT pg_try_advisory_lock(%s)", (INDEX_LOCK,)).fetchone() != (True,):
             stopping.wait(LOCK_POLL_S)
             continue
@@ -190,7 +191,7 @@ def _try_to_build(connection: psycopg.Connection[Any], index: IndexBuild, tell: 
         "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index.name,)
     ).fetchone()
     by_chunk = index.create_by_chunk if connection.execute(_IS_HYPERTABLE).fetchone() == (True,) else None
-    if row == (False,):  # left by a build that was interrupted
+    if row == (False,):  # left by an interrupted build
         tell(f"index {index.name}: removing what an interrupted build has left")
         drop = sql.SQL("DROP INDEX {}" if by_chunk else "DROP INDEX CONCURRENTLY {}")
         connection.execute(drop.format(sql.Identifier(index.name)))
@@ -210,7 +211,7 @@ def _try_to_build(connection: psycopg.Connection[Any], index: IndexBuild, tell: 
 
 @contextmanager
 def _telling_progress(connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell) -> Iterator[None]:
-    """Tell every few seconds how far the build on `connection` is, from a connection of its own."""
+    """Report the progress of the build on `connection` every few seconds, from a separate connection."""
     ended, builder = threading.Event(), connection.info.backend_pid
     parameters: dict[str, Any] = {**connection.info.get_parameters(), "password": connection.info.password}
 
@@ -236,7 +237,7 @@ def _telling_progress(connection: psycopg.Connection[Any], index: IndexBuild, te
         thread.join()
 
 
-# Waiting for old transactions is what takes long where nothing else does, so their owner is named.
+# Waiting for old transactions usually takes longest, so their owner is named.
 _BUILD_PROGRESS: Final = """
 SELECT phase, CASE WHEN blocks_total > 0 THEN blocks_done * 100 / blocks_total END,
     CASE WHEN current_locker_pid > 0 THEN ', for process ' || current_locker_pid ELSE '' END
@@ -295,7 +296,7 @@ def _next_window(window: timedelta, rows: int, seconds: float) -> timedelta:
 
 
 def _begin(connection: psycopg.Connection[Any], backfill: Backfill, tell: Tell, batch_rows: int) -> timedelta:
-    """Note what there is to do unless it is noted, and return the length of the first window."""
+    """Record what there is to do, if not done yet, and return the length of the first window."""
     row = _state(connection, backfill)
     if row.position is None:
         tell(f"backfill {backfill.name}: counting the rows")
@@ -303,9 +304,9 @@ def _begin(connection: psycopg.Connection[Any], backfill: Backfill, tell: Tell, 
             connection.execute(backfill.prepare)
         survey = connection.execute(backfill.survey).fetchone()
         assert survey is not None
-        # Nothing to do: a window of nothing, after which it is done.
+        # Nothing to do: an empty window, after which the backfill is done.
         first, last, count = survey if survey[2] else (datetime.fromtimestamp(0).astimezone(),) * 2 + (0,)
-        # Another run may have begun meanwhile.
+        # Another run may have begun in the meantime.
         connection.execute(
             "UPDATE schema_backfills SET position = %s, last_time = %s, rows_total = %s WHERE name = %s AND "
             "position IS NULL",
@@ -345,7 +346,7 @@ def _fill(
             return None
         start, last = row
         end = start + window
-        # A paused process must not keep other runs, or a transfer of the same id, waiting.
+        # A paused process must not block other runs, or a transfer of the same id.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = '10s'")
         connection.execute(f"SET LOCAL statement_timeout = {int(limit_s * 1000)}".encode())
         found = connection.execute(backfill.fill, {"start": start, "end": end}).fetchone()
@@ -361,9 +362,9 @@ def _fill(
 
 
 def finish_backfills(database_url: str, stopping: threading.Event, retry_s: float = 5.0) -> None:
-    """Run what `migrate` has left undone, when the database is there, until it is done or `stopping` is set.
+    """Run what `migrate` has left unfinished, until it is done or `stopping` is set.
 
-    What only the owner may do, such as building an index, is left undone.
+    It waits for the database. Work that only the owner may do, such as building an index, is left unfinished.
     """
     while not stopping.is_set():
         try:

@@ -1,4 +1,4 @@
-"""Candles of a batch of trades, for a database that does not make them itself (pure)."""
+"""Candles of a batch of trades, for a database that does not compute them itself (pure)."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -11,7 +11,7 @@ from protocol.market_data import INTERVALS
 from protocol.trade_sums import TradeSum, fold, sums_by_interval
 
 STORED_INTERVALS: Final = tuple(interval for interval in INTERVALS if interval != "3d")
-"""Those of three days are a view of days (schema/plain/0008_three_days.sql)."""
+"""Three-day candles are a view of daily ones (schema/plain/0008_three_days.sql)."""
 CANDLES: Final = Table(
     "candles",
     {
@@ -38,8 +38,7 @@ CandleKey = tuple[str, str, int]
 
 
 def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey, TradeSum]:
-    """Return the parts of the candles of all `STORED_INTERVALS` that these trades (each with its quote units)
-    make.
+    """Return these trades' (with quote units) parts of the candles of all `STORED_INTERVALS`.
 
     The trades of a market come in the order of their ids.
     """
@@ -68,7 +67,7 @@ def candle_values(total: TradeSum) -> tuple[int, ...]:
 
 
 def candle_rows(trades: Iterable[tuple[TradeExecuted, int]]) -> list[Row]:
-    """Return the rows of `CANDLES` that these trades make, a row for each part of a candle."""
+    """Return the rows of `CANDLES` for these trades, one row for each part of a candle."""
     return [
         (market, interval, database_time(opened), *candle_values(total))
         for (market, interval, opened), total in candle_parts(trades).items()

@@ -1,9 +1,7 @@
-"""Waiting for what may not be there yet when an exchange starts for the first time: the database, and its
-schema.
+"""Waiting for the database and its schema at the first start of an exchange.
 
-A database that does not answer is waited for, however long it takes; what ends the wait is a signal. What
-waiting cannot cure – a wrong password, a database that does not exist, an address that is none – ends it at
-once.
+An unreachable database is waited for, however long it takes, until a signal. Errors that waiting cannot cure
+(a wrong password, a database that does not exist, an invalid address) end the wait at once.
 """
 
 import re
@@ -26,18 +24,17 @@ from runtime.settings import Settings, SettingsError
 
 PERIOD_S: Final = 0.5
 SAY_EVERY_S: Final = 10.0
-"""How often a wait that goes on for the same reason is logged."""
+"""Interval at which a wait with an unchanged reason is logged."""
 TIMEOUT_S: Final = 2
-"""How long the database and Redis may take to answer."""
+"""Timeout for answers of the database and of Redis."""
 REDIS_AWAY_S: Final = 30.0
-"""How long `await_schema` waits where neither the database nor Redis answers.
+"""How long `await_schema` waits if neither the database nor Redis answers.
 
-The process that comes next waits by itself.
+The next process waits by itself.
 """
 NOTE_PERIOD_S: Final = 5.0
 ROLE_WAIT_S: Final = 300.0
-"""How long `await_schema` waits for the role of a service to be let in: `migrate` may not have made it yet.
-"""
+"""How long `await_schema` waits for the role of a service, which `migrate` may not have created yet."""
 
 _PERMANENT: Final = (
     "password authentication failed",
@@ -52,7 +49,7 @@ _PERMANENT: Final = (
     "server does not support SSL",
     "certificate verify failed",
 )
-"""What libpq says when it cannot connect; it gives no code. A server of another language is waited for."""
+"""libpq's messages for failed connections, which have no code; in another language the process waits."""
 
 _credentials = re.compile(r'[^\s"]+@')
 
@@ -60,7 +57,7 @@ _log = structlog.get_logger()
 
 
 def is_permanent(error: psycopg.Error) -> bool:
-    """Return whether waiting does not help against an error of connecting."""
+    """Return whether waiting does not help against a connection error."""
     text = str(error)
     does_not_exist = "FATAL" in text and text.rstrip().endswith("does not exist")
     wrong_address = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
@@ -68,9 +65,7 @@ def is_permanent(error: psycopg.Error) -> bool:
 
 
 class Wait:
-    """Says in the log what a process waits for, since when and why: at once, when the reason changes, and
-    every ten seconds.
-    """
+    """Logs what a process waits for, since when and why: at once, after a change, and every ten seconds."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -82,7 +77,7 @@ class Wait:
         return time.monotonic() - self._began_s
 
     def say(self, reason: str) -> None:
-        """Note that it still waits."""
+        """Record that it still waits."""
         now_s = time.monotonic()
         if self._said is None or self._said[0] != reason or now_s - self._said[1] >= SAY_EVERY_S:
             self._said = reason, now_s
@@ -92,11 +87,11 @@ class Wait:
 def migrate_when_there(settings: Settings, stopping: threading.Event) -> bool:
     """Migrate the database as soon as it answers.
 
-    Return whether it was migrated; if not, the process was told to stop.
+    Return whether it was migrated; if not, the process was asked to stop.
 
     Raises:
-        MigrationError: the migrations do not fit, or it cannot be migrated by waiting; the message says why.
-        SettingsError: the passwords of the roles of services are none.
+        MigrationError: the migrations do not fit, or waiting does not help; the message says why.
+        SettingsError: the passwords of the roles of services are invalid.
     """
     url, wait = settings.resolved_database_url(), Wait("the database")
     logins = RoleLogins.of(settings)
@@ -120,15 +115,14 @@ def migrate_when_there(settings: Settings, stopping: threading.Event) -> bool:
 
 
 def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: float = REDIS_AWAY_S) -> None:
-    """Return when the migrations that come with this program are applied, or the process is told to stop.
+    """Return when this program's migrations are applied, or the process is asked to stop.
 
     It also returns when the database does not answer and Redis has the note that the schema was seen before:
-    orders need no database. Where Redis does not answer either, nothing is known; after `redis_away_s` the
-    rest is left to the process that comes next, which is not ready without a schema
-    (adapters/schema_watch.py, persist/main.py).
+    orders need no database. If Redis does not answer either, it returns after `redis_away_s`: the next
+    process is not ready without a schema (adapters/schema_watch.py, persist/main.py).
 
     Raises:
-        MigrationError: the database refuses, and will go on to do so; its schema was never seen.
+        MigrationError: the database refuses permanently; its schema was never seen.
     """
     url, wait = database_url_of(settings, ServiceRole.PERSIST), Wait("the schema")
     redis_away_since_s: float | None = None
@@ -163,7 +157,7 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
 
 
 class SchemaNote:
-    """Sees to it that Redis has the note that the schema was seen, also a Redis that is new."""
+    """Keeps the note in Redis that the schema was seen, also in a new Redis."""
 
     def __init__(self, client: redis.Redis, database_url: str) -> None:
         self._client = client
@@ -174,11 +168,11 @@ class SchemaNote:
         self._wait = Wait("the schema")
 
     def why_not(self) -> str | None:
-        """Return why the schema is not known to be there; for `Probes.ready_when`."""
+        """Return why the schema is not known to exist, or None; for `Probes.ready_when`."""
         return self._why_not
 
     def step(self, now_s: float) -> None:
-        """Look, every few seconds."""
+        """Check, every few seconds."""
         if now_s < self._due_s:
             return
         if not self._is_seen:
@@ -208,9 +202,9 @@ class SchemaNote:
 
 
 def why_not_migrated(database_url: str, reach: Reach | None = None) -> str | None:
-    """Return why the schema is not known to be there; None: it is.
+    """Return why the schema is not known to exist, or None.
 
-    Note in `reach` whether the database answered.
+    Record in `reach` whether the database answered.
     """
     try:
         missing = missing_migrations(database_url, TIMEOUT_S)
@@ -227,11 +221,11 @@ def _user_of(url: str) -> object:
     try:
         return conninfo_to_dict(url).get("user")
     except psycopg.ProgrammingError:
-        return None  # it is no address, which connecting says
+        return None  # it is not an address, which connecting reports
 
 
 def _noted(settings: Settings) -> int | None:
-    """Return the number of the schema that was seen before; None when Redis cannot be asked."""
+    """Return the number of the schema that was seen before; None if Redis does not answer."""
     try:
         url = settings.resolved_redis_url()
         with redis_clients.client_for(
@@ -243,8 +237,8 @@ def _noted(settings: Settings) -> int | None:
 
 
 def one_line(error: psycopg.Error) -> str:
-    """Return what an error says as one line.
+    """Return an error's message on one line.
 
-    Where it repeats an address that is none, without the password.
+    A repeated invalid address is shown without its password.
     """
     return _credentials.sub("…@", " ".join(str(error).split()))

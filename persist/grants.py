@@ -1,10 +1,10 @@
-"""What each service may do in the database.
+"""The rights of each service in the database.
 
-`migrate` brings the rights in line with this table, after every migration.
+`migrate` makes the database's rights equal to this table after every migration.
 
-Rights that a role has beyond the table are revoked, so a relation that is not listed here belongs to the
-owner alone. Nobody but the owner may define, alter, truncate or drop anything. Tests compare the table with
-the relations that there are, and run every statement of functions and services as its role.
+Further rights of a role are revoked, so a relation that is not listed here belongs to the owner alone. Only
+the owner may define, alter, truncate or drop anything. Tests compare the table with the existing relations,
+and run every statement of functions and services as its role.
 """
 
 from collections.abc import Mapping
@@ -54,14 +54,14 @@ GRANTS: Final[Mapping[str, Mapping[ServiceRole, Rights]]] = MappingProxyType(
     {
         "schema_migrations": {_GATEWAY: READ, _EDGE: READ, _PERSIST: READ},
         "schema_backfills": {_GATEWAY: READ, _PERSIST: WRITE},
-        # What was traded: written from the log alone.
+        # The trading history: written from the log only.
         "orders": _HISTORY,
         "trades": _HISTORY,
         "fills": _HISTORY,
         "prevented_matches": _HISTORY,
         "candles": {_PERSIST: WRITE_AND_DELETE},
         **{f"candles_{interval}": _CANDLE_VIEW for interval in INTERVALS},
-        # Only ever added to.
+        # Append-only.
         "ledger_entries": {_GATEWAY: READ, _PERSIST: ADD},
         "transfers": {_GATEWAY: READ, _PERSIST: WRITE},
         "ingest": {_GATEWAY: READ, _EDGE: READ, _PERSIST: WRITE},
@@ -87,7 +87,7 @@ GRANTS: Final[Mapping[str, Mapping[ServiceRole, Rights]]] = MappingProxyType(
         "activity": {_GATEWAY: ADD},
         "recovery_codes": {_GATEWAY: _whole("SELECT", "INSERT", "DELETE") + _columns("UPDATE", "used_at")},
         "mail_tokens": {_GATEWAY: ADD + _columns("UPDATE", "used_at")},
-        # Their bodies have tokens: whoever writes them need not read them.
+        # Their bodies contain tokens: the role that writes them need not read them.
         "mails": {
             _GATEWAY: _whole("INSERT") + _columns("SELECT", "account_id", "subject", "created_at"),
             _PERSIST: READ + _columns("UPDATE", "sent_at", "body", "error", "attempts", "next_try_at"),
@@ -116,7 +116,7 @@ def columns_of(connection: psycopg.Connection[Any]) -> dict[str, set[str]]:
 
 
 def roles_there(connection: psycopg.Connection[Any]) -> list[ServiceRole]:
-    """Return the roles of services that the server has."""
+    """Return the roles of services that exist on the server."""
     rows = connection.execute(
         "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(ServiceRole),)
     ).fetchall()
@@ -124,9 +124,9 @@ def roles_there(connection: psycopg.Connection[Any]) -> list[ServiceRole]:
 
 
 def provide_roles(connection: psycopg.Connection[Any], passwords: Mapping[ServiceRole, str]) -> None:
-    """Make the roles that are not there, and give all of them these passwords.
+    """Create the missing roles, and give all of them these passwords.
 
-    The server never sees a password.
+    The server never sees a password in plain text.
 
     Raises:
         psycopg.errors.InsufficientPrivilege: the connection's role may not.
@@ -162,12 +162,12 @@ def _verifier(connection: psycopg.Connection[Any], role: str, password: str) -> 
 
 
 def grant_rights(connection: psycopg.Connection[Any]) -> None:
-    """Give the roles that are there the rights of the table, and take away what else they have; as the owner.
+    """Give the existing roles the rights of the table, and revoke all others; as the owner.
 
-    Everybody sees the old rights or the new ones, never a part. Nothing is changed where nothing differs.
+    The change is atomic, and nothing is changed where nothing differs.
     """
     with connection.transaction():
-        # Servers whose data are from before PostgreSQL 15 let everybody define tables.
+        # Servers with data from before PostgreSQL 15 let everybody define tables.
         if connection.execute(
             "SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) AS acl WHERE nspname = 'public' AND "
             "acl.grantee = 0 AND acl.privilege_type = 'CREATE')"
@@ -179,7 +179,7 @@ def grant_rights(connection: psycopg.Connection[Any]) -> None:
 
 
 def _let_in(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
-    """Let a role use the database, also where the server lets nobody in by itself."""
+    """Let a role connect to the database, also where the server refuses it by default."""
     row = connection.execute(
         "SELECT current_database(), has_schema_privilege(%(role)s, 'public', 'USAGE'), "
         "has_database_privilege(%(role)s, current_database(), 'CONNECT') "
@@ -209,7 +209,7 @@ def _align(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
         for right in GRANTS.get(relation, {}).get(role, ())
         if not right.column or right.column in columns
     }
-    # Revoking a privilege on a relation takes it away from its columns, too, so that comes first.
+    # Revoking a privilege on a relation also revokes it on its columns, so that comes first.
     for relation, right in sorted(present - wanted, key=lambda each: each[1].column):
         connection.execute(_statement("REVOKE {} ON {} FROM {}", relation, right, role))
     for relation, right in sorted(wanted - _present_after(present, wanted)):
@@ -224,7 +224,7 @@ def _align(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
 
 
 def _present_after(present: set[tuple[str, Right]], wanted: set[tuple[str, Right]]) -> set[tuple[str, Right]]:
-    """Return what is left of `present` when what is not `wanted` was revoked."""
+    """Return the rest of `present` after everything not `wanted` was revoked."""
     gone = {(relation, right.privilege) for relation, right in present - wanted if not right.column}
     return {
         (relation, right) for relation, right in present & wanted if (relation, right.privilege) not in gone
@@ -239,10 +239,10 @@ def _statement(form: str, relation: str, right: Right, role: ServiceRole) -> sql
 
 
 def let_maintain(connection: psycopg.Connection[Any], owner: str) -> None:
-    """Make the role of persist a member of the owner: TimescaleDB lets nobody else drop chunks or refresh
-    continuous aggregates.
+    """Make the role of persist a member of the owner, as TimescaleDB's maintenance requires.
 
-    So what persist is kept from in a plain database it is not kept from there.
+    TimescaleDB lets only the owner drop chunks or refresh continuous aggregates. Restrictions that persist
+    has in a plain database do not apply there.
     """
     role = ServiceRole.PERSIST
     if role not in roles_there(connection):

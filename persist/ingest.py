@@ -1,8 +1,8 @@
-"""One shard's events into the database, each exactly once.
+"""Ingests one shard's events into the database, each exactly once.
 
-A batch is one transaction: lock the shard's row in `ingest`, read `ev:{k}` after `last_id`, COPY, move
-`last_id`, commit. Whoever runs it, however often, at once or again after a crash: the row says what is done,
-and the lock that one at a time does it.
+A batch is one transaction: lock the shard's row in `ingest`, read `ev:{k}` after `last_id`, COPY, advance
+`last_id`, commit. It may run repeatedly, concurrently, or again after a crash: the row stores the progress,
+and the lock serializes the batches.
 """
 
 import time
@@ -56,9 +56,9 @@ from runtime.tracing import Tracer, trace_events
 from stream_log.interface import Entry, StreamLog
 
 BATCH_BYTES_MAX = 2_000_000
-"""Of event frames, some 20,000 events: enough to make the cost of a transaction small.
+"""Maximum of event frames in a batch, about 20,000 events: enough to make the cost of a transaction small.
 
-It bounds the memory that a batch takes.
+It bounds the memory of a batch.
 """
 ENTRIES_PER_READ = 100
 REASON_LENGTH_MAX = 500
@@ -72,12 +72,12 @@ CREATE TEMPORARY TABLE batch_transfers (LIKE transfers) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE batch_prevented (LIKE prevented_matches) ON COMMIT DELETE ROWS;
 """
 # An id that came again after the shard had forgotten it moved money again: the ledger has both, this table
-# the first.
+# only the first.
 _INSERT_TRANSFERS = "INSERT INTO transfers SELECT * FROM batch_transfers ON CONFLICT DO NOTHING"
-# After a restore that lost the log's end a number may come again: as with trades, the first stays.
+# After a restore that lost the log's end an id may come again: as with trades, the first row stays.
 _INSERT_PREVENTED = "INSERT INTO prevented_matches SELECT * FROM batch_prevented ON CONFLICT DO NOTHING"
-# Of two states of an order the one with the larger version is the later. Before format 2 they had none; then
-# statuses are numbered in the order that an order passes through them, and from FILLED (3) on they are final.
+# Of two states of an order the one with the larger version is later. Before format 2 there were no versions;
+# then statuses are compared, whose numbers increase during an order's life and are final from FILLED (3) on.
 _UPSERT_ORDERS = """
 INSERT INTO orders SELECT * FROM batch_orders
 ON CONFLICT (order_id) DO UPDATE SET
@@ -97,8 +97,8 @@ CREATE TEMPORARY TABLE batch_candles (
     last_trade_id bigint
 ) ON COMMIT DELETE ROWS;
 """
-# Late trades, and refreshes of candles for them, may reach far into the columnstore; by default, changing
-# much of it at once is an error.
+# Late trades, and refreshes of their candles, may reach far into the columnstore; by default, large changes
+# there are an error.
 SESSION_TIMESCALEDB = "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 _UPSERT_CANDLES = """
 INSERT INTO candles SELECT * FROM batch_candles
@@ -114,7 +114,7 @@ ON CONFLICT (market, interval, open_time) DO UPDATE SET
     last_trade_id = greatest(candles.last_trade_id, excluded.last_trade_id)
 """
 
-# In one go: its default of ten buckets at a time takes minutes for the seconds of a day.
+# In one step: the default of ten buckets at a time takes minutes for the seconds of a day.
 REFRESH = """CALL refresh_continuous_aggregate(%s, %s, %s, options => '{"buckets_per_batch": 0}')"""
 
 _log = structlog.get_logger()
@@ -179,43 +179,43 @@ _BY_SHARD = (
 
 
 class IngestStoppedError(Exception):
-    """The log contradicts the database; nothing of this shard is stored until someone has looked at it."""
+    """The log contradicts the database; nothing of this shard is stored until an operator has examined it."""
 
 
 class NotPutAsideError(Exception):
-    """There is nothing to store of what `dead_events` is asked for."""
+    """`dead_events` has nothing to store for this entry."""
 
 
 class _CandlesRefusedError(Exception):
-    """The database refuses the candles of a batch, and took everything else of it."""
+    """The database refuses the candles of a batch, and accepted everything else."""
 
 
 class Progress(Enum):
-    """What one batch found."""
+    """The result of one batch."""
 
     MORE = "there may be more"
     CAUGHT_UP = "everything is stored"
 
 
 class DeadEntry(NamedTuple):
-    """A stream entry that cannot be stored, or not all of it."""
+    """A stream entry that cannot be stored, or not completely."""
 
     stream_id: StreamId
     reason: str
     payload: bytes
-    """Its frame, with nil in the place of what was stored."""
+    """Its frame, with nil in place of the stored events."""
     reasons: Mapping[int, str] = MappingProxyType({})
-    """Why which of its events are not understood; empty: it is no frame at all."""
+    """Event index -> why it is undecodable; empty: the entry is not a frame."""
 
 
 _Refusal = (psycopg.DataError, psycopg.IntegrityError, OverflowError, ValueError)
-"""What says that a row is at fault: the database refuses it, or it cannot even be sent."""
+"""The errors that mean that a row is at fault: the database refuses it, or it cannot be sent."""
 
 
 class ShardIngest:
-    """The ingest of one shard, on a connection of its own that is made when it is needed.
+    """The ingest of one shard, on its own connection, which is opened when needed.
 
-    Not for use by several threads.
+    Not thread-safe.
     """
 
     def __init__(
@@ -228,9 +228,9 @@ class ShardIngest:
         cover: Callable[[int, StreamId], None] | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """Make the ingest of `shard`, of an exchange of `shard_count`.
+        """Create the ingest of `shard`, in an exchange of `shard_count` shards.
 
-        `entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an
+        `entries_max` bounds the stream entries of one batch; `cover` archives the shard's input up to an
         entry of its events.
         """
         self._shard = shard
@@ -241,14 +241,14 @@ class ShardIngest:
         self._cover = cover
         self._tracer = tracer
         for metric in _BY_SHARD:
-            metric.labels(shard)  # at 0, so that the first one is seen as an increase
+            metric.labels(shard)  # at 0, so that the first one is visible as an increase
         self._connection: psycopg.Connection[Any] | None = None
         self._keeps_candles = False
         self._late: tuple[int, int] | None = None
         """The first and last time of trades that were stored late, until their candles are refreshed."""
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -257,9 +257,9 @@ class ShardIngest:
         """Store one batch.
 
         Raises:
-            IngestStoppedError: the batch does not follow on what is stored.
-            psycopg.OperationalError: the database is away; what was under way was not stored.
-            redis.RedisError: as that for Redis; the batch may have been stored already.
+            IngestStoppedError: the batch does not follow the stored events.
+            psycopg.OperationalError: the database is unreachable; the batch was not stored.
+            redis.RedisError: Redis is unreachable; the batch may have been stored already.
         """
         try:
             connection = self._connected()
@@ -285,7 +285,7 @@ class ShardIngest:
             self._stop(str(error))
             raise IngestStoppedError(f"shard {self._shard}: {error}") from error
         except BaseException:
-            # Whatever state the connection is in, a new one is in a better one.
+            # The connection may be in any state; a new one is safer.
             self.close()
             raise
         if entries:
@@ -302,7 +302,7 @@ class ShardIngest:
                 frames = (entry.fields.get(EVENTS_FIELD, b"") for entry in entries)
                 trace_events(self._tracer, "store", frames, committed - began, shard=self._shard)
             _stopped.labels(self._shard).set(0)
-        # Never before the commit; said again when there is nothing new, in case it was lost after one.
+        # Never before the commit; repeated when there is nothing new, in case it was lost after a commit.
         self._log.mark_passed(self._shard, EventReader.PERSIST, last_id)
         if not is_end:
             return Progress.MORE
@@ -311,15 +311,15 @@ class ShardIngest:
         return Progress.CAUGHT_UP
 
     def requeue(self, stream_id: StreamId) -> int:
-        """Store what was put aside of an entry, now that it is understood; return the number of events.
+        """Store the events of an entry that were put aside and are decodable now; return their number.
 
-        One transaction with its removal from `dead_events`: it is stored once, however often this is tried.
+        One transaction with the removal from `dead_events`: it is stored once, however often this is tried.
 
         Raises:
-            NotPutAsideError: nothing of such an entry is put aside (any more).
-            msgspec.MsgspecError, UnknownMarketError: it is still not understood.
+            NotPutAsideError: no event of such an entry is put aside (any more).
+            msgspec.MsgspecError, UnknownMarketError: it is still undecodable.
             TradeGapError: a trade before one of it is not stored, either; that comes first.
-            psycopg.Error: the database refuses it still, or is away.
+            psycopg.Error: the database still refuses it, or is unreachable.
         """
         try:
             connection = self._connected()
@@ -339,7 +339,7 @@ class ShardIngest:
                 )
                 rows = self._rows_of([batch])
                 known = self._last_trades(connection)
-                # One that was refused by the database was counted then, so that those after it leave no gap.
+                # A trade that the database refused was counted then, so that later ones leave no gap.
                 new = [trade for trade, _ in rows.trades if trade.trade_id > known.get(trade.market, 0)]
                 last = last_trade_ids(new, known)
                 self._write(connection, rows)
@@ -352,9 +352,7 @@ class ShardIngest:
         return len(put_aside)
 
     def _covered(self) -> StreamId | None:
-        """Archive what the shard's events came of, and return up to which of them; None: nothing is
-        archived.
-        """
+        """Archive the input of the shard's events, and return the last covered event; None: no archive."""
         if self._cover is None:
             return None
         last_id = self._log.last_id(events(self._shard))
@@ -400,9 +398,7 @@ class ShardIngest:
         return entries, False
 
     def _readable(self, entries: list[Entry]) -> tuple[list[Entry], bool]:
-        """Return the entries before the first that a later release wrote, and whether there is one: that
-        waits for such a program.
-        """
+        """Return the entries before the first of a later format, and whether there is one."""
         for number, entry in enumerate(entries):
             try:
                 format_of(entry.fields.get(EVENTS_FIELD, b""))
@@ -466,10 +462,10 @@ class ShardIngest:
     def _store_or_bisect(
         self, connection: psycopg.Connection[Any], batches: Sequence[EventBatch], known: Mapping[str, int]
     ) -> tuple[dict[str, int], dict[tuple[StreamId, int], str]]:
-        """Store all events but those with a row that is refused.
+        """Store all events but those with a refused row.
 
-        `known` is market -> last trade before them; return the same after them, and why which events of which
-        entries were refused.
+        `known` is market -> last trade before them; return the same after them, and the refused events of
+        entries with the reasons.
 
         Raises:
             TradeGapError: see `last_trade_ids`.
@@ -482,8 +478,8 @@ class ShardIngest:
                 self._write(connection, rows)
         except _Refusal as error:
             if len(batches) == 1 and len(batches[0].events) == 1:
-                # Its trades are known and put aside, so those that follow leave no gap. Of a market that
-                # nobody knows, any number will do.
+                # Its trades are known and put aside, so later ones leave no gap. For an unknown market any
+                # number will do.
                 trades = [event for event in batches[0].events if isinstance(event, TradeExecuted)]
                 own, foreign = (
                     [trade for trade in trades if (trade.market in self._markets.by_symbol) is is_own]
@@ -510,16 +506,16 @@ class ShardIngest:
                     raise
 
     def _empty_batch_tables(self, connection: psycopg.Connection[Any]) -> None:
-        """Empty them within a transaction, at whose end they empty themselves."""
+        """Empty the batch tables within a transaction; at its end they are emptied automatically."""
         connection.execute(
             "TRUNCATE batch_orders, batch_transfers, "
             f"batch_prevented{', batch_candles' if self._keeps_candles else ''}"
         )
 
     def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
-        """Write rows, and their candles where the database makes none.
+        """Write rows, and their candles if the database does not compute them.
 
-        Candles that are refused keep nothing else from being stored.
+        Refused candles do not prevent anything else from being stored.
         """
         if not (rows.trades and self._keeps_candles):
             self._write_rows(connection, rows, candles=False)
@@ -535,7 +531,7 @@ class ShardIngest:
     def _write_candles_or_bisect(
         self, connection: psycopg.Connection[Any], trades: Sequence[tuple[TradeExecuted, int]]
     ) -> None:
-        """Write the candles of all trades but those that are refused, which are counted and told."""
+        """Write the candles of all trades but the refused ones, which are counted and logged."""
         try:
             with connection.transaction(), connection.cursor() as cursor:
                 cursor.execute("TRUNCATE batch_candles")
@@ -578,7 +574,7 @@ class ShardIngest:
             if rows.orders:
                 copy_rows(cursor, ORDERS, rows.order_rows(), into="batch_orders")
                 cursor.execute(_UPSERT_ORDERS)
-            # Last: when they are refused, everything else was not.
+            # Last: if they are refused, everything else was accepted.
             if candles:
                 self._write_candles(cursor, rows.trades)
         if rows.trades and not self._keeps_candles:
@@ -603,7 +599,7 @@ class ShardIngest:
             raise
 
     def _stop(self, reason: str) -> None:
-        """Say why this shard stands still, where it is seen: in the log, the metrics and the database."""
+        """Report why this shard's ingest has stopped: in the log, the metrics and the database."""
         _log.critical("ingest stands still", shard=self._shard, reason=reason)
         _stopped.labels(self._shard).set(1)
         connection = self._connected()
@@ -612,9 +608,7 @@ class ShardIngest:
 
 
 def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]]:
-    """Return the entries' events, and the entries that are no event frames, or have events that are not
-    understood.
-    """
+    """Return the entries' events, and the entries that are no frames or have undecodable events."""
     batches: list[EventBatch] = []
     dead: list[DeadEntry] = []
     for entry in entries:
@@ -642,7 +636,7 @@ def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]
 
 
 def _put_aside(stream_id: StreamId, payload: bytes, reasons: Mapping[int, str]) -> DeadEntry:
-    """Return what is put aside of an entry: the events that have a reason, in their places."""
+    """Return the dead part of an entry: the events with a reason, in their places."""
     count = len(raw_events(payload))
     first = min(reasons)
     others = f" ({len(reasons)} such events)" if len(reasons) > 1 else ""

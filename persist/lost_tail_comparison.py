@@ -1,5 +1,6 @@
-"""Compares the shards' logs in Redis with what the database knows of them, once for every start of Redis,
-before a shard opens.
+"""Compares the shards' logs in Redis with the database, once after every start of Redis.
+
+A shard opens only after that.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ _log = structlog.get_logger()
 
 
 class LogGuard:
-    """Notes for each shard whether it may open."""
+    """Records for each shard whether it may open."""
 
     def __init__(self, log: RedisStreamLog, database_url: str, shards: Sequence[int]) -> None:
         self._streams = log
@@ -27,12 +28,12 @@ class LogGuard:
         self._shards = list(shards)
 
     def step(self) -> list[str]:
-        """Compare what was not compared since Redis started, or must not open.
+        """Compare the logs that were not compared since Redis started, or must not open.
 
         Return why shards must not open.
 
         Raises:
-            psycopg.Error: the database cannot be asked; nothing is noted then.
+            psycopg.Error: the database does not answer; nothing is recorded then.
         """
         guards = {shard: read_guard(self._streams.at(shard), shard) for shard in self._shards}
         open_questions = [shard for shard, guard in guards.items() if not guard.checked or guard.reason]
@@ -54,7 +55,7 @@ class LogGuard:
 
 
 def found_of(log: RedisStreamLog, shard: int, stored: Stored) -> Found:
-    """Return what Redis has of a shard."""
+    """Return Redis's data of a shard."""
     return Found(
         log.position(shard),
         log.last_id(streams.commands(shard)),
@@ -64,10 +65,10 @@ def found_of(log: RedisStreamLog, shard: int, stored: Stored) -> Found:
 
 
 def stored_of(database_url: str) -> dict[int, Stored]:
-    """Return what the database knows of the shards.
+    """Return the database's data of the shards.
 
     Raises:
-        psycopg.Error: it cannot be asked, or has not been migrated.
+        psycopg.Error: it does not answer, or has not been migrated.
     """
     with psycopg.connect(database_url, connect_timeout=5) as connection:
         rows: list[tuple[Any, ...]] = connection.execute(

@@ -1,8 +1,7 @@
 """Whether a shard's log still has everything that was stored of it (pure).
 
-Redis alone cannot tell: when it comes back from a log file without its end, from an old backup, or as a
-replica that had missed entries, all its keys are as they were at one earlier moment, and agree. Only the
-database was elsewhere.
+Redis alone cannot tell: after a truncated log file, an old backup, or a failover to a replica that had missed
+entries, all its keys are consistent with one earlier moment. Only the database is independent.
 """
 
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from protocol.stream_id import STREAM_START, StreamId
 
 
 class Stored(NamedTuple):
-    """What the database knows of one shard; everything at its start where it knows nothing."""
+    """The database's data of one shard; everything at its start if it has none."""
 
     archived_id: StreamId = STREAM_START
     archived_epoch: int = 0
@@ -22,18 +21,18 @@ class Stored(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What Redis has of it."""
+    """Redis's data of the shard."""
 
     position: ShardPosition
     input_end: StreamId
     """The id of the newest input entry ever appended."""
     events_end: StreamId
     has_archived: bool
-    """Whether the entry that was archived last is in the input."""
+    """Whether the last archived entry is in the input."""
 
 
 def lost_tail(shard: int, stored: Stored, found: Found) -> str:
-    """Return what is missing in Redis and what to do; empty when nothing is."""
+    """Return what is missing in Redis and what to do; empty if nothing is."""
     position = found.position
     what = ""
     if position.stream_id < stored.archived_id:

@@ -23,7 +23,7 @@ BATCH: Final = 20
 _TIMEOUT_S: Final = 20
 _WAIT_MAX_S: Final = 3_600
 ATTEMPTS_MAX: Final = 20
-"""After so many, over some twelve hours, a mail is given up."""
+"""After this many attempts, over about twelve hours, a mail is given up."""
 _TAKE: Final = """
     SELECT mail_id, recipient, subject, body, attempts FROM mails
     WHERE sent_at IS NULL AND next_try_at <= now() AND attempts < %(most)s
@@ -46,7 +46,7 @@ for _outcome in ("sent", "failed"):
 
 
 class Mailer(NamedTuple):
-    """A mail server, and who the mails are from."""
+    """A mail server, and the sender of the mails."""
 
     host: str
     port: int
@@ -57,7 +57,11 @@ class Mailer(NamedTuple):
     sender: str
 
     def open(self) -> smtplib.SMTP:
-        """Connect; OSError or `smtplib.SMTPException` when that fails."""
+        """Connect.
+
+        Raises:
+            OSError, smtplib.SMTPException: this failed.
+        """
         context = ssl.create_default_context()
         if self.encryption == "tls":
             server: smtplib.SMTP = smtplib.SMTP_SSL(self.host, self.port, timeout=_TIMEOUT_S, context=context)
@@ -92,7 +96,7 @@ def mailer_of(settings: Settings) -> Mailer | None:
 
 
 def send_due(database_url: str, mailer: Mailer, still_running: Callable[[], bool]) -> int:
-    """Send what is due, and return how many mails were sent. `psycopg.Error` goes up."""
+    """Send due mails, and return how many were sent. `psycopg.Error` is raised."""
     sent = 0
     with closing(psycopg.connect(database_url, application_name="mails")) as database:
         while still_running():

@@ -42,29 +42,29 @@ from runtime.tracing import Tracer
 from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 
 NUDGE_PERIOD_S = 0.03
-"""Under load, what happens within this time is stored together.
+"""Under load, the events of this time are stored together.
 
 The first event after a pause does not wait.
 """
 BLOCK_MS = 500
-"""How long the nudger waits for events before it looks whether it should stop."""
+"""How long the nudger waits for events before it checks whether it should stop."""
 WORKER_THREADS_MAX = 2
 WATCH_PERIOD_S = 1.0
 WATCH_TIMEOUT_S = 2
-"""How long Redis and the database may take to give a sign of life."""
+"""Timeout for the checks of Redis and the database."""
 STEP_S_MAX = 600.0
-"""A batch that takes longer hangs; the longest are those that refresh candles of long ago."""
+"""A batch that takes longer is considered hung; the longest ones refresh old candles."""
 GUARD_PERIOD_MS = 100
-"""How often the nudger looks whether Redis was started anew; a shard that starts then waits for it."""
+"""Interval at which the nudger checks whether Redis was restarted; a starting shard waits for it."""
 GUARD_RETRY_MS = 1_000
 MAILS_PERIOD_S = 2.0
 """How long a mail may wait before it is sent."""
 RETENTION_PERIOD_S = 3_600
-"""How often a worker looks for history that has become too old."""
+"""Interval at which a worker drops old history."""
 GC_THRESHOLD = 1_000_000
-"""Objects made before the collector looks for cycles: a batch makes some 100,000 tuples, and none.
+"""Objects created before the collector looks for cycles: a batch creates about 100,000 tuples and no cycles.
 
-Looking cost a fifth of its time.
+The collections took a fifth of its time.
 """
 
 _log = structlog.get_logger()
@@ -75,7 +75,7 @@ _database_reachable = prometheus_client.Gauge(
 
 
 def main() -> None:
-    """Run the part that the command line names."""
+    """Run the part named on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m persist.main", description="Moves the event log into the database."
     )
@@ -133,8 +133,8 @@ def nudge(settings: Settings, probes: Probes) -> None:
             nudger.step(now_ms)
             reach.answered()
             probes.turned()
-            # While the ingest is behind, its progress is looked at by time; otherwise the next event is
-            # waited for.
+            # While the ingest lags, its progress is checked periodically; otherwise the next event is waited
+            # for.
             if nudger.is_waiting():
                 stopping.wait(NUDGE_PERIOD_S)
             else:
@@ -143,7 +143,7 @@ def nudge(settings: Settings, probes: Probes) -> None:
             _log.warning("redis is away", error=str(error))
             reach.failed(error)
             probes.turned()
-            # The nudges that were sent may be lost with Redis.
+            # The sent nudges may be lost with Redis.
             nudger.forget()
             stopping.wait(RETRY_AFTER_S)
     probes.leaving()
@@ -153,9 +153,7 @@ def nudge(settings: Settings, probes: Probes) -> None:
 
 
 class _Beside:
-    """What the nudger does besides: it nudges the archive, and looks after each start of Redis whether the
-    log is whole.
-    """
+    """The nudger's other tasks: nudge the archive, and compare the log after each start of Redis."""
 
     def __init__(self, settings: Settings, broker: RedisBroker) -> None:
         redis_url, shards = settings.resolved_redis_url(), range(settings.shard_count)
@@ -193,7 +191,7 @@ class _Beside:
 
 
 def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
-    """Ingest whatever shards are nudged until SIGTERM or SIGINT; then finish the batch under way."""
+    """Ingest nudged shards until SIGTERM or SIGINT; then finish the batch in progress."""
     stopping = stop_flag()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
@@ -231,8 +229,7 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     heartbeat.start()
     _await_schema_for_work(database_url, stopping, probes)
     worker.start()
-    # Beside the rest: what is dropped may be much. A process that leaves meanwhile leaves it to the next
-    # time.
+    # In a separate thread: dropping may take long. A process that stops leaves the rest to the next time.
     dropping = (stopping, database_url, HistoryRetention.of(settings))
     threading.Thread(target=_drop_history_until, args=dropping, name="retention", daemon=True).start()
     filling = (database_url, stopping)
@@ -257,8 +254,9 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
 
 
 def _await_schema_for_work(database_url: str, stopping: threading.Event, probes: Probes) -> None:
-    """Return when the schema is there or the process should stop: without one, every nudge would fail with a
-    traceback.
+    """Return when the schema exists or the process should stop.
+
+    Without a schema, every nudge would fail with a traceback.
     """
     wait, database, reason = Wait("the schema"), Reach("the database"), None
     probes.ready_when("database", lambda: database.why_not() or reason)
@@ -274,7 +272,7 @@ def _await_schema_for_work(database_url: str, stopping: threading.Event, probes:
 
 
 class _Watch:
-    """What the worker's main thread does while the others work: it looks whether they can."""
+    """The task of the worker's main thread: it checks whether the other threads can work."""
 
     def __init__(self, settings: Settings, worker: Worker, runner: IngestRunner, probes: Probes) -> None:
         self._worker = worker
@@ -296,9 +294,9 @@ class _Watch:
         self._database: psycopg.Connection[Any] | None = None
 
     def look(self) -> None:
-        """Ask Redis and the database for a sign of life.
+        """Check Redis and the database.
 
-        The process lives while its threads do, and get anywhere.
+        The process is alive while its threads are and make progress.
         """
         try:
             self._redis.ping()
@@ -325,7 +323,7 @@ class _Watch:
             self._probes.turned()
 
     def close(self) -> None:
-        """Let go of the connection to the database."""
+        """Close the connection to the database."""
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -338,9 +336,9 @@ class _Watch:
 def _sweep_until(
     stopping: threading.Event, runner: IngestRunner, archiver: Archiver | None, unasked_s: float
 ) -> None:
-    """Ingest and archive what no nudge has asked for.
+    """Ingest and archive what has not been nudged.
 
-    Without it, what is wrong with the queue would fill up the log.
+    Otherwise an error in the queue would fill the log.
     """
     while not stopping.wait(unasked_s / 2):
         try:

@@ -1,6 +1,4 @@
-"""The markets that events are about, as their shards say it: in the events themselves, and in
-`config:{k}`.
-"""
+"""The markets of events, from the events themselves and from `config:{k}`."""
 
 from collections.abc import Iterable
 
@@ -19,9 +17,9 @@ _log = structlog.get_logger()
 
 
 class KnownMarkets:
-    """Every market that was ever heard of.
+    """Every market that was ever seen.
 
-    Any version of its configuration will do: its assets and its grid never change.
+    Any version of its configuration suffices: its assets and its grid never change.
     """
 
     def __init__(self, log: StreamLog, shard_count: int) -> None:
@@ -30,13 +28,13 @@ class KnownMarkets:
         self.by_symbol: dict[str, Market] = {}
 
     def learn(self, batches: Iterable[EventBatch]) -> bool:
-        """Learn what `batches` and the shards say of markets; return whether one of these is new.
+        """Learn markets from `batches` and the shards' configurations; return whether there is a new one.
 
-        A market that is in neither does not exist: whatever follows on a market's first entry was written
-        after its configuration.
+        A market that is in neither does not exist: everything after a market's first entry was written after
+        its configuration.
 
         Raises:
-            MarketsUnknownError: none is new, but not all shards have said which they have.
+            MarketsUnknownError: there is no new one, but not all shards have published their configurations.
         """
         known = len(self.by_symbol)
         for batch in batches:

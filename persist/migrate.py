@@ -1,13 +1,11 @@
-"""Brings a database's schema up to date: numbered SQL files, each applied once, in order, in a transaction of
-its own.
+"""Migrates a database's schema: numbered SQL files, applied once, in order, each in its own transaction.
 
 `schema/NNNN_name.sql` is for every database. A file of the same number in `schema/timescaledb/` or
-`schema/plain/` follows on it, depending on the flavour of the database, which is decided once, by the first
-migration.
+`schema/plain/` follows it, depending on the flavour of the database, which the first migration determines.
 
-A migration runs beside an exchange that trades. Its statements wait for a lock for half a second at most,
-since everybody else then waits behind them; what does not get its lock is rolled back and tried again after a
-pause. So a file does nothing slow once it has locked a table that others use: it leaves data to be filled in
+A migration runs while the exchange trades. Its statements wait for a lock for at most half a second, since
+all other statements then wait behind them; a migration without its lock is rolled back and retried after a
+pause. So a file does nothing slow after it has locked a table that others use: it leaves data to be filled in
 afterwards (persist/backfill.py).
 """
 
@@ -35,7 +33,7 @@ from runtime.settings import Settings
 _log = structlog.get_logger()
 
 _LOCK = 0x65786368
-"""The advisory lock that one migrator at a time holds."""
+"""The advisory lock that serializes migrations."""
 
 
 _CONNECTING: Final[dict[str, Any]] = {
@@ -44,54 +42,60 @@ _CONNECTING: Final[dict[str, Any]] = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
 }
-"""A migration takes as long as it takes, but not after its server is gone."""
+"""A migration may take any time, but ends when its server is gone."""
 ATTEMPTS_MAX = 10
-"""How often a migration is tried that is in a deadlock with somebody else."""
+"""How often a migration is retried after a deadlock."""
 LOCK_TIMEOUT_MS: Final = 500
-"""How long a statement of a migration waits for a lock, and everybody else behind it."""
+"""How long a statement of a migration waits for a lock, and all others behind it."""
 BRIEF_FROM: Final = 5
-"""From this migration on, a statement is canceled that takes twice that time, since it may have locked a
-table; 0004 makes an index."""
+"""From this migration on, a statement that takes twice that time is canceled: it may hold a lock.
+
+Migration 0004 builds an index.
+"""
 LOCK_PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)
-"""Between tries to get a lock, in which those who waited get theirs; the last one again and again."""
+"""Pauses between attempts to get a lock, in which the waiting statements run; the last one is repeated."""
 LOCK_WAIT_S_MAX: Final = 1_200.0
-"""How long a migration goes on trying; the Job's deadline for all of it is 30 minutes in
-docs/how-to/deploy-on-kubernetes.md."""
+"""Total time in which a migration retries.
+
+The Job's deadline for all of it is 30 minutes in docs/how-to/deploy-on-kubernetes.md.
+"""
 TIMESCALEDB_VERSION_MIN = (2, 21)
-"""The first whose refreshes take `buckets_per_batch`."""
+"""The first version whose refreshes accept `buckets_per_batch`."""
 
 
 class MigrationError(Exception):
-    """The database and the migrations that come with the program do not belong together."""
+    """The database and the migrations of this program do not fit together."""
 
 
 class RolesMissingError(MigrationError):
-    """The roles of services are not there yet, and whoever makes them was expected to have done so."""
+    """Required roles of services do not exist yet."""
 
 
 class RoleLogins(NamedTuple):
-    """What `migrate` does about the roles of services, besides giving them their rights."""
+    """How `migrate` provides the roles of services, besides granting their rights."""
 
     passwords: Mapping[ServiceRole, str] = MappingProxyType({})
-    """The roles to make, or to give these passwords."""
+    """The roles to create, or to give these passwords."""
     admin_url: str = ""
-    """The database as a role that may do so, and that gives the owner the password of its own address; empty:
-    the owner may."""
+    """The database's address with a role that may create roles; empty: the owner may.
+
+    That role also gives the owner the password of its own address.
+    """
     are_required: bool = False
-    """Fail where a role is not there."""
+    """Fail if a role does not exist."""
 
     @classmethod
     def of(cls, settings: Settings) -> "RoleLogins":
-        """Return what the settings say.
+        """Return the logins of the settings.
 
         Raises:
-            SettingsError: they are wrong.
+            SettingsError: they are invalid.
         """
         return cls(role_passwords(settings), settings.database_admin_url, settings.database_roles_required)
 
 
 class Flavour(StrEnum):
-    """What kind of database this is; the names of the folders of its migrations."""
+    """The kind of the database; also the names of the folders of its migrations."""
 
     PLAIN = "plain"
     TIMESCALEDB = "timescaledb"
@@ -126,7 +130,7 @@ def migrations_of(flavour: Flavour, folder: Traversable | None = None) -> list[M
         if len({each.number for each in migrations}) < len(migrations):
             raise MigrationError(f"two migrations of the same number in {prefix or 'schema'}")
         found += migrations
-    # Sorting is stable: what every database has comes before what depends on the flavour.
+    # Sorting is stable: the migration of every database comes before that of the flavour.
     return sorted(found, key=lambda each: each.number)
 
 
@@ -139,21 +143,19 @@ def migrate(
     lock_wait_s_max: float = LOCK_WAIT_S_MAX,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> Flavour:
-    """Apply what is missing, give the roles of services their rights, run the backfills to their end, and
-    return the flavour.
+    """Apply missing migrations, grant the roles' rights, run the backfills, and return the flavour.
 
-    `logins` says which of the roles to make before. Roles that are not there get nothing. Several may run at
-    once: they take turns. `tell` gets lines of progress. Interrupted, it goes on where it was when run again.
+    `logins` says which roles to create first. Missing roles get nothing. Concurrent calls take turns. `tell`
+    receives lines of progress. After an interruption, it continues when run again.
 
     Raises:
-        MigrationError: a migration that was applied has changed or is gone, a missing one is older than an
-            applied one, or one did not get its locks within `lock_wait_s_max`, or was too slow with them.
-            RolesMissingError: `logins` requires them.
-        psycopg.Error: the database cannot be reached, or refuses a migration (which then left nothing
-            behind).
+        MigrationError: an applied migration has changed or is gone, a missing one is older than an applied
+            one, or one did not get its locks within `lock_wait_s_max`, or was too slow with them.
+        RolesMissingError: `logins` requires them.
+        psycopg.Error: the database is unreachable, or refuses a migration (which then left nothing behind).
     """
     if logins is not None and logins.passwords and logins.admin_url:
-        # First, since it may be the owner's password that is new.
+        # First, since it may change the owner's password.
         with psycopg.connect(logins.admin_url, autocommit=True, **_CONNECTING) as admin, _lock(admin):
             provide_roles(admin, logins.passwords)
             provide_owner(admin, database_url)
@@ -215,8 +217,8 @@ def _apply(
         "INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES ({}, {}, {}, {})"
     ).format(migration.name, migration.number, str(flavour), migration.checksum)
     statement_timeout_ms = 2 * lock_timeout_ms if migration.number >= BRIEF_FROM else 0
-    # One message, which the server takes as one transaction: it never waits for this process while it holds a
-    # lock.
+    # One message, which the server executes as one transaction: it never waits for this process while it
+    # holds a lock.
     statements = (
         f"SET LOCAL lock_timeout = {lock_timeout_ms}; SET LOCAL statement_timeout = {statement_timeout_ms};\n"
         f"{migration.statements}\n;\n{note.as_string(connection)}"
@@ -226,8 +228,8 @@ def _apply(
         try:
             connection.execute(statements.encode())
         except psycopg.errors.DeadlockDetected as error:
-            # TimescaleDB's policies are at work from the moment that a migration has made them, and lock in
-            # an order of their own.
+            # TimescaleDB's policies run from the moment that a migration has created them, and lock in
+            # another order.
             deadlocks += 1
             if deadlocks == ATTEMPTS_MAX:
                 raise
@@ -253,7 +255,7 @@ def _apply(
 
 
 def _lock_holders(connection: psycopg.Connection[Any], migration: Migration) -> str:
-    """Return who keeps locks on tables that a migration names, the oldest transactions first, as text."""
+    """Return a text with the holders of locks on a migration's tables, oldest transactions first."""
     words = set(re.findall(r"\w+", re.sub(r"--.*", "", migration.statements)))
     rows = connection.execute(
         "SELECT class.relname, lock.pid, activity.application_name, "
@@ -274,7 +276,7 @@ def _lock_holders(connection: psycopg.Connection[Any], migration: Migration) -> 
 
 
 def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | None = None) -> list[str]:
-    """Return the names of the migrations that come with the program and were not applied yet.
+    """Return the names of this program's migrations that were not applied yet.
 
     Raises:
         psycopg.Error: the database does not answer within `timeout_s`.
@@ -294,8 +296,9 @@ def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | 
 
 
 def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]]) -> list[str]:
-    """Return the applied migrations of a later release, which was taken back: they are such that the one
-    before works with them.
+    """Return the applied migrations of a later release, which was rolled back.
+
+    They are compatible with the previous release.
 
     Raises:
         MigrationError: any other difference.
@@ -322,8 +325,8 @@ def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]])
 
 @contextmanager
 def _lock(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    # Not pg_advisory_lock: the build of an index waits for every statement that is older than a part of it,
-    # this one among them.
+    # Not pg_advisory_lock: the build of an index waits for every statement older than one of its phases,
+    # including this one.
     while connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone() != (True,):
         time.sleep(LOCK_POLL_S)
     try:
@@ -334,7 +337,7 @@ def _lock(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def _choose_flavour(connection: psycopg.Connection[Any]) -> Flavour:
-    """Return TIMESCALEDB when its community edition works here.
+    """Return TIMESCALEDB if its community edition works here.
 
     The Apache edition has no continuous aggregates.
     """

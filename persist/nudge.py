@@ -1,6 +1,4 @@
-"""When the workers are nudged: as soon as a shard has new events, but never again before the last nudge has
-had its effect.
-"""
+"""Nudges the workers as soon as a shard has new events, but not again before the last nudge took effect."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -25,16 +23,16 @@ _queued = prometheus_client.Gauge(
 )
 
 QUEUED_MAX = 10
-"""Nudges per shard that may wait while nothing gets any further."""
+"""Maximum of waiting nudges per shard while there is no progress."""
 
 
 class Nudger:
     """Watches the shards' event streams.
 
-    At most one nudge per shard is under way, however much happens meanwhile.
+    At most one nudge per shard is in progress, whatever happens meanwhile.
 
-    What a nudge led to is seen in `passed:{k}`, which the ingest moves after its commit; so a worker has
-    nothing to say to the nudger, and a nudger that was restarted knows as much as the one before.
+    The effect of a nudge is visible in `passed:{k}`, which the ingest advances after its commit; so a worker
+    does not report to the nudger, and a restarted nudger knows as much as the previous one.
     """
 
     def __init__(
@@ -47,7 +45,7 @@ class Nudger:
     ) -> None:
         """`send` nudges a shard's ingest.
 
-        `queue_size` counts the nudges that are waiting or being worked on.
+        `queue_size` counts the nudges that are waiting or in progress.
         """
         self._log = log
         self._send = send
@@ -64,21 +62,19 @@ class Nudger:
             _nudges.labels(shard)
 
     def forget(self) -> None:
-        """Nudge again, whatever was said before: after an outage of Redis, a nudge may be lost, or counted
-        though nobody has it.
-        """
+        """Nudge again: after an outage of Redis, a nudge may be lost, or counted but lost."""
         self._nudged = dict.fromkeys(self._nudged, STREAM_START)
 
     def is_waiting(self) -> bool:
-        """Return whether the ingest of any shard is behind what was last seen of it."""
+        """Return whether the ingest of any shard lags behind the last known event."""
         return any(self._passed[shard] < seen for shard, seen in self._seen.items())
 
     def lag_ms(self) -> int:
-        """Return how far the slowest shard's ingest is behind its events, in their own time."""
+        """Return how far the slowest shard's ingest lags behind its events, in their own time."""
         return max(map(self.lag_ms_of, self._seen))
 
     def lag_ms_of(self, shard: int) -> int:
-        """Return how far a shard's ingest is behind its events, in their own time."""
+        """Return how far a shard's ingest lags behind its events, in their own time."""
         seen, passed = self._seen[shard], self._passed[shard]
         if passed >= seen:
             return 0
@@ -92,7 +88,7 @@ class Nudger:
         self._log.read({events(shard): seen for shard, seen in self._seen.items()}, 1, block_ms)
 
     def step(self, now_ms: int) -> None:
-        """Look at every shard, and nudge where it is needed."""
+        """Check every shard, and nudge where needed."""
         for shard, seen in self._seen.items():
             was_caught_up = self._passed[shard] >= seen
             self._passed[shard] = passed = self._log.passed(shard).get(EventReader.PERSIST, STREAM_START)
@@ -106,11 +102,10 @@ class Nudger:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Nudge every shard in case a nudge was lost, unless as many as there are shards are waiting anyway.
+        """Nudge every shard in case a nudge was lost, unless as many nudges as shards are waiting.
 
-        One that was lost on its way to a worker which lives counts as worked on for as long as that worker
-        lives. So a shard that has not got any further since the last sweep is nudged all the same, up to a
-        bound.
+        A nudge that was lost on its way to a living worker counts as in progress for as long as that worker
+        lives. So a shard without progress since the last sweep is nudged anyway, up to a bound.
         """
         queued, shards = self._queue_size(), len(self._seen)
         _queued.set(queued)
@@ -127,9 +122,9 @@ class Nudger:
 
 
 class ArchiveNudger:
-    """Nudges the archive every so often while a shard has committed more than is archived.
+    """Nudges the archive periodically while a shard has committed more than is archived.
 
-    The ingest archives what it stores, so these are for what had no events, and for snapshots that are due.
+    The ingest archives what it stores, so these nudges are for input without events, and for due snapshots.
     """
 
     def __init__(
@@ -147,12 +142,12 @@ class ArchiveNudger:
         self._period_ms = period_ms
         self._due_ms: int | None = None
         self._first_ms: dict[int, int] = {}
-        """When a shard that has no archive yet had committed something; its archive is behind since then."""
+        """When a shard without an archive had committed something; its archive lags since then."""
         for shard in self._shards:
             _archive_lag.labels(shard)
 
     def step(self, now_ms: int) -> None:
-        """Nudge when it is time, there is something to do, and no nudge waits."""
+        """Nudge if it is due, there is something to do, and no nudge waits."""
         if self._due_ms is not None and now_ms < self._due_ms:
             return
         self._due_ms = now_ms + self._period_ms

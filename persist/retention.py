@@ -1,8 +1,8 @@
-"""Drops what has become too old of the history: trades, fills, closed orders, candles of a second.
+"""Drops old history: trades, fills, closed orders, candles of a second.
 
-Larger candles, the ledger and open orders stay for ever. TimescaleDB drops whole chunks, plain PostgreSQL
+Larger candles, the ledger and open orders stay forever. TimescaleDB drops whole chunks, plain PostgreSQL
 deletes rows; orders are an ordinary table in both, and are deleted (decision 30). Ages count from the event
-up to which every shard has been stored, not from the clock: so whatever is still to be stored falls into
+up to which every shard has been stored, not from the clock: events still to be stored therefore fall into
 times of which nothing has been dropped.
 """
 
@@ -20,14 +20,14 @@ from protocol.stream_id import StreamId
 from runtime.settings import Settings
 
 _LOCK: Final = 0x65786369
-"""The advisory lock that whoever drops holds."""
+"""The advisory lock of the process that drops."""
 _ROWS_PER_DELETE: Final = 10_000
 
 _log = structlog.get_logger()
 
 
 class HistoryRetention(NamedTuple):
-    """How many days of history are kept; 0: all of it."""
+    """How many days of history are kept; 0: all."""
 
     trades: int = 0
     fills: int = 0
@@ -38,17 +38,17 @@ class HistoryRetention(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> "HistoryRetention":
-        """Return what the settings say."""
+        """Return the retention of the settings."""
         return cls(settings.trades_days, settings.fills_days, settings.candles_1s_days, settings.orders_days)
 
 
 def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, int]:
-    """Drop what is too old and return how much of each relation: chunks or rows.
+    """Drop old history and return how much of each relation: chunks or rows.
 
-    When somebody else is at it, nothing is done.
+    If another process is doing it, nothing is done.
 
     Raises:
-        psycopg.Error: the database is away; what was dropped is dropped.
+        psycopg.Error: the database is unreachable; what was dropped is dropped.
     """
     if not any(retention):
         return {}
@@ -62,8 +62,8 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
         stored = [StreamId.parse(last_id) for (last_id,) in connection.execute("SELECT last_id FROM ingest")]
         if not row[0] or not stored:
             return {}
-        # Days are counted back from what is stored, not from today: a database that is behind keeps what it
-        # still needs.
+        # Days are counted back from the stored events, not from today: a lagging database keeps what it still
+        # needs.
         stored_ms = min(each.ms for each in stored)
         drop = _delete_rows
         if row[1] == Flavour.TIMESCALEDB:
@@ -87,8 +87,7 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
         return dropped
 
 
-# What is built from a relation must hold what it says before it goes; also what came late, and has not been
-# looked at since.
+# Before a relation is dropped, the aggregate built from it must be up to date, including late data.
 _BUILT_FROM: Final = {"trades": "candles_1s", "candles_1s": "candles_1m"}
 _CHUNKS: Final = """
 SELECT chunk.range_start, chunk.range_end FROM timescaledb_information.chunks AS chunk
@@ -104,7 +103,7 @@ def _drop_chunks(connection: psycopg.Connection[Any], relation: str, before_ms: 
     chunks = connection.execute(_CHUNKS, (relation, before_ms)).fetchall()
     for start, end in chunks:
         if relation in _BUILT_FROM:
-            # Never for times whose chunks are gone already: that would empty what was built from them.
+            # Never for times whose chunks are gone already: that would empty the aggregate.
             connection.execute(REFRESH, (f'"{_BUILT_FROM[relation]}"', start, end))
         connection.execute(
             "SELECT drop_chunks(%s::regclass, older_than => %s::timestamptz, newer_than => %s::timestamptz)",
@@ -133,7 +132,7 @@ def _delete_rows(connection: psycopg.Connection[Any], relation: str, before_ms: 
     return deleted
 
 
-# The rows of a window may be more than _ROWS_PER_DELETE by those that share its last millisecond.
+# A window may have more than _ROWS_PER_DELETE rows by those that share its last millisecond.
 _WINDOW_END: Final = """
 SELECT accepted_time FROM orders WHERE accepted_time > %(after)s AND accepted_time < to_timestamp(%(before_ms)s / 1000.0)
 ORDER BY accepted_time OFFSET %(rows)s LIMIT 1
@@ -145,14 +144,11 @@ AND updated_time < to_timestamp(%(before_ms)s / 1000.0) AND status = ANY (%(clos
 
 
 def _delete_orders(connection: psycopg.Connection[Any], before_ms: int) -> int:
-    """Delete orders that were closed before a time, going through all that were accepted before it, oldest
-    first.
-    """
+    """Delete orders closed before a time, going through all accepted before it, oldest first."""
     if ORDERS_BY_AGE.name in undone_backfills(connection):
         _log.info("orders are not dropped before their index is built", index=ORDERS_BY_AGE.name)
         return 0
-    # An index scan whatever the planner knows: most of a large table may be due after `orders_days` was set
-    # for the first time.
+    # Forces an index scan: most of a large table may be due after `orders_days` was set for the first time.
     connection.execute("SET enable_seqscan = off")
     closed = [int(status) for status in OrderStatus if not status.is_open]
     after, deleted = "-infinity", 0

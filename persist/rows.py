@@ -1,7 +1,7 @@
-"""What rows a shard's events make (pure).
+"""The database rows of a shard's events (pure).
 
-A row is a tuple in the order of its table's columns. Times are as PostgreSQL keeps them: microseconds since
-2000, which makes a timestamptz an int8 to COPY and costs nothing to make.
+A row is a tuple in the order of its table's columns. Times are PostgreSQL's microseconds since 2000, so that
+COPY sends a timestamptz as an int8 without conversion.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +29,9 @@ from protocol.violations import UnknownMarketError
 FEES_ACCOUNT: Final = -1
 """Receives every fee."""
 CLEARING_ACCOUNT: Final = -2
-"""Stands between the two sides of a trade, which settle apart; zero when both have."""
+"""The counterparty of both sides of a trade, which settle separately; zero when both have settled."""
 EXTERNAL_ACCOUNT: Final = -3
-"""The world outside: minus everything that was deposited and not withdrawn."""
+"""The outside world: minus everything deposited and not withdrawn."""
 
 _DATABASE_EPOCH_MS: Final = 946_684_800_000
 
@@ -40,7 +40,7 @@ OrderRow = tuple[int | str | None, ...]
 
 
 class Table(NamedTuple):
-    """A table to COPY into: its name, and the columns with the types that they are sent as."""
+    """A table to COPY into: its name, and the columns with their wire types."""
 
     name: str
     columns: dict[str, str]
@@ -155,7 +155,7 @@ PREVENTED_MATCHES: Final = Table(
 
 
 class TradeGapError(Exception):
-    """A market's trades do not follow on each other, or on what is in the database."""
+    """A market's trades are not consecutive, or do not follow those in the database."""
 
 
 class EventBatch(NamedTuple):
@@ -164,10 +164,10 @@ class EventBatch(NamedTuple):
     stream_id: StreamId
     events: Sequence[Event]
     numbers: Sequence[int] | None = None
-    """The place of each in the entry's frame, from 0 on; None: all of them are here."""
+    """The index of each event in the entry's frame, from 0; None: all events of the frame."""
 
     def numbered(self) -> Iterable[tuple[int, Event]]:
-        """Return each event with its place in the frame."""
+        """Return each event with its index in the frame."""
         return zip(self.numbers or range(len(self.events)), self.events, strict=True)
 
     def halves(self) -> "tuple[EventBatch, EventBatch]":
@@ -201,13 +201,13 @@ class Rows:
         """Add the rows of one entry.
 
         Raises:
-            UnknownMarketError: an event's market is not among them. Nothing of this object may be used then.
+            UnknownMarketError: an event's market is unknown. This object must not be used then.
         """
         self.event_count += len(batch.events)
         stream_id = str(batch.stream_id)
         try:
             for index, event in batch.numbered():
-                # By how often they happen.
+                # Sorted by frequency.
                 if isinstance(event, OrderFilled):
                     self._add_fill(stream_id, index, event)
                 elif isinstance(event, OrderAccepted):
@@ -308,8 +308,8 @@ class Rows:
             given, given_asset, received, received_asset = quote, market.quote, base_units, market.base
         else:
             given, given_asset, received, received_asset = base_units, market.base, quote, market.quote
-        # The number after it tells the rows of one event apart; an event that is stored again, after a crash,
-        # meets its own rows.
+        # The number after it distinguishes the rows of one event; an event that is stored again after a crash
+        # conflicts with its own rows.
         event_reference = (time, self._shard, stream_id, index)
         reference = f"{symbol}:{trade_id}"
         self.ledger_entries += (
@@ -376,9 +376,9 @@ class Rows:
 
 
 def _total(event: OrderFilled | FundsDeposited | FundsWithdrawn, asset: str) -> int | None:
-    """Return what the account has of an asset after an event, held or not.
+    """Return the account's total of an asset after an event, available and held.
 
-    None where the event does not say.
+    None if the event does not say.
     """
     return next((each.available + each.held for each in event.balances if each.asset == asset), None)
 
@@ -396,10 +396,10 @@ def rows_of(shard: int, batches: Iterable[EventBatch], markets: Mapping[str, Mar
 
 
 def last_trade_ids(trades: Iterable[TradeExecuted], known: Mapping[str, int]) -> dict[str, int]:
-    """Return market -> the id of its last trade: `known`, brought up to date by the trades that come next.
+    """Return market -> the id of its last trade: `known`, updated by the following trades.
 
     Raises:
-        TradeGapError: a trade's id is not the one that follows.
+        TradeGapError: a trade's id is not the next one.
     """
     last = dict(known)
     for trade in trades:

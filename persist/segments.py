@@ -1,6 +1,4 @@
-"""What the archive keeps, as bytes: segments of an input log, and what a snapshot says about itself
-(pure).
-"""
+"""The archive's formats: segments of an input log, and the description inside a snapshot (pure)."""
 
 import hashlib
 import zlib
@@ -13,23 +11,23 @@ from protocol.decoding import msgpack_decoder
 from protocol.stream_id import StreamId
 
 FINAL_LEVEL: Final = 2
-"""Segments of this level are not merged any more."""
+"""Segments of this level are not merged any further."""
 MERGED_AT_ONCE: Final = 16
-"""So many segments of one level make one of the next."""
+"""Number of segments of one level that are merged into one of the next."""
 _LEVEL_BYTES: Final = (16_384, 262_144)
 """A segment smaller than the first is of level 0, one smaller than the second of level 1."""
 QUICK, SMALL = 1, 6
-"""zlib's levels: for what will be merged soon, and for what stays."""
+"""zlib's levels: for segments that will be merged soon, and for final ones."""
 
 _SNAPSHOT_DIGEST_SIZE: Final = 32
 
 Fields = dict[bytes, bytes]
 _StoredEntry = tuple[str, Fields]
-"""(id as text, fields), as an entry is in the bytes of a segment."""
+"""(id as text, fields): an entry in the bytes of a segment."""
 
 
 class Segment(NamedTuple):
-    """Entries that follow each other, ready to be stored."""
+    """Consecutive entries, ready to be stored."""
 
     first_id: StreamId
     last_id: StreamId
@@ -40,7 +38,7 @@ class Segment(NamedTuple):
 
 
 class SnapshotInfo(NamedTuple):
-    """What a snapshot says about itself."""
+    """A snapshot's description of itself."""
 
     stream_id: StreamId
     sequences: dict[str, int]
@@ -73,11 +71,11 @@ _decode_head = msgpack_decoder(_SnapshotHead)
 
 
 class ArchiveDamagedError(ValueError):
-    """What is in the archive cannot be read, or does not follow on each other."""
+    """The archive cannot be read, or has a gap."""
 
 
 def pack(entries: Sequence[tuple[StreamId, Fields]], level: int | None = None) -> Segment:
-    """Return a segment of one or more entries; its level goes by its size, unless it is given."""
+    """Return a segment of one or more entries; its level depends on its size, unless it is given."""
     return _pack([(str(stream_id), fields) for stream_id, fields in entries], level)
 
 
@@ -114,7 +112,7 @@ def merged(payloads: Iterable[bytes], level: int) -> Segment:
 def portions(
     entries: Iterable[tuple[StreamId, Fields]], bytes_max: int
 ) -> Iterator[list[tuple[StreamId, Fields]]]:
-    """Yield the entries in lists that each hold about `bytes_max` bytes at most, or a single entry."""
+    """Yield the entries in lists of at most about `bytes_max` bytes, or of a single entry."""
     portion: list[tuple[StreamId, Fields]] = []
     size = 0
     for stream_id, fields in entries:
@@ -129,7 +127,7 @@ def portions(
 
 
 def snapshot_info(snapshot: bytes) -> SnapshotInfo | None:
-    """Return what a whole snapshot says about itself; None when it is torn."""
+    """Return a complete snapshot's description of itself; None if it is torn."""
     digest, body = snapshot[:_SNAPSHOT_DIGEST_SIZE], snapshot[_SNAPSHOT_DIGEST_SIZE:]
     if hashlib.blake2b(body, digest_size=_SNAPSHOT_DIGEST_SIZE).digest() != digest:
         return None

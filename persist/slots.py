@@ -1,7 +1,7 @@
-"""Whether those who keep a copy of the database's log – `exchange backup`, a replica – still get it.
+"""Whether the receivers of the database's log (`exchange backup`, a replica) still get it.
 
-The server keeps for each what it has not got yet. Where one has gone away for good, there is no backup any
-more from that moment on, and the disk fills up.
+The server keeps for each receiver the log that it has not got yet. If a receiver is gone for good, there is
+no backup from then on, and the disk fills up.
 """
 
 from typing import Any, Final
@@ -24,7 +24,7 @@ FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary
 
 
 def look_at_copies(connection: psycopg.Connection[Any]) -> None:
-    """Measure by the server's physical replication slots.
+    """Update the metrics of the server's physical replication slots.
 
     Raises:
         psycopg.Error: the database does not answer.

@@ -1,1 +1,1 @@
-"""The words the processes speak: units, markets, commands, events, replies, and every Redis key. No I/O."""
+"""The vocabulary of the processes: units, markets, commands, events, replies, and Redis keys. No I/O."""

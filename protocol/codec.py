@@ -1,14 +1,15 @@
-"""Frames: how commands, events, messages, queries and replies become bytes and back (msgpack).
-docs/reference/formats.md describes them.
+"""Frames: how commands, events, messages, queries and replies are encoded as bytes (msgpack).
 
-What stands in the log carries its format's number and its writer's clock in front. Frames of format 1 have
-neither; they are still read. Decoders raise `msgspec.MsgspecError` (a `ValueError`) on bytes that are not
-such a frame, and `LaterFormatError` on a frame that a later release wrote: the first is a dead letter, the
-second has to wait for a program that reads it.
+docs/reference/formats.md describes the formats.
 
-A frame is decoded whole, which is fast. Only when that fails is it decoded item by item
-(`decode_command_items`, `decode_event_items`, `decode_message_items`), so that one item that is not
-understood does not take the others with it.
+A frame in the log begins with the number of its format and the writer's clock. Frames of format 1 have
+neither; they are still read. Decoders raise `msgspec.MsgspecError` (a `ValueError`) on bytes that are not a
+valid frame, and `LaterFormatError` on a frame that a later release wrote. An invalid frame is a dead letter;
+a frame of a later format has to wait for a program that reads it.
+
+A frame is decoded as a whole, which is fast. Only when that fails is it decoded item by item
+(`decode_command_items`, `decode_event_items`, `decode_message_items`), so that one undecodable item does not
+discard the others.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -27,27 +28,32 @@ from protocol.units import AMOUNT_UNITS_MAX
 T = TypeVar("T")
 
 FORMAT: Final = 2
-"""The newest format that this program reads and writes; it reads the one before, too."""
+"""The newest format that this program reads and writes; it also reads the previous one."""
 OLDEST_FORMAT: Final = 2
-"""The oldest format that this program writes: the one before, or its own when nothing was ever written in
-that. What a shard writes its configuration says (protocol/release.py); whoever writes for no shard in
-particular, or before one is configured, takes this one."""
+"""The oldest format that this program writes.
+
+This is the previous format, or `FORMAT` itself when nothing was ever written in the previous one. A shard's
+configuration says which format it writes (protocol/release.py). Code that writes for no shard in particular,
+or before a shard is configured, uses this one.
+"""
 FIELDS_BEFORE: Final[dict[int, dict[type, int]]] = {}
-"""Earlier format that this program still writes -> struct -> how many of its fields it has there; a struct
-without an entry has all. A release that appends fields to what stands in the log, in snapshots or in
-`config:{k}` says here how many there were before."""
+"""Earlier format that this program still writes -> struct -> number of fields it has in that format.
+
+A struct without an entry has all its fields. A release that appends fields to a struct in the log, in
+snapshots or in `config:{k}` records here how many fields there were before.
+"""
 UNNUMBERED: Final = 1
-"""The format of frames that do not say which they have."""
+"""The format of frames without a format number."""
 
 encode_frame = msgspec.msgpack.Encoder().encode
-"""Encode a frame that stands in no log: a sequence of queries or replies; or one of format 1."""
+"""Encode a frame that is not in the log (a sequence of queries or replies), or a frame of format 1."""
 
 _SMALL_ARRAY_MAX, _MEDIUM_ARRAY_MAX = 15, 2**16 - 1
 _FIXED_ARRAY, _FIXED_ARRAY_END, _FIXED_NUMBER_END = 0x90, 0xA0, 0x80
 
 
 class LaterFormatError(Exception):
-    """A later release wrote this; `number` is its format. It must be held: what it says may be money."""
+    """A later release wrote this; `number` is its format. It must be kept: it may be about money."""
 
     def __init__(self, number: int) -> None:
         super().__init__(
@@ -57,11 +63,10 @@ class LaterFormatError(Exception):
 
 
 def encode_as(number: int, value: object) -> bytes:
-    """Encode a value as it stands in format `number`: without the fields that structs have in later ones
-    only.
+    """Encode a value in format `number`, without the fields that its structs have only in later formats.
 
     Raises:
-        ValueError: such a field has a value other than its default, so the format cannot say this.
+        ValueError: one of these fields has a value other than its default, so the format cannot express it.
     """
     fields = FIELDS_BEFORE.get(number)
     return encode_frame(value if fields is None else _with_fields(value, fields))
@@ -88,10 +93,10 @@ def _with_fields(value: object, fields: Mapping[type, int]) -> object:
 
 @cache
 def _has_any_of(kind: type, changed: frozenset[type]) -> bool:
-    """Return whether a struct is one of those that have changed, or may have one of them in a field.
+    """Return whether a struct is one of `changed`, or may hold one of them in a field.
 
-    Few have, and the others are encoded as they are: to take a struct apart costs many times what encoding it
-    does.
+    Few structs do; the others are encoded unchanged, because taking a struct apart costs many times its
+    encoding.
     """
     seen: set[object] = set()
     unseen: list[Any] = [kind]
@@ -102,7 +107,7 @@ def _has_any_of(kind: type, changed: frozenset[type]) -> bool:
         if isinstance(found, type) and found in seen:
             continue
         seen.add(found)
-        # Of a union, a container, a generic struct, or what is annotated; of a NewType.
+        # The members of a union, the items of a container, a generic or annotated type, or a NewType.
         unseen += get_args(found)
         unseen += [
             inside
@@ -117,45 +122,45 @@ def _has_any_of(kind: type, changed: frozenset[type]) -> bool:
 
 
 class UnreadItem(NamedTuple):
-    """One item of a frame that is not understood."""
+    """One undecodable item of a frame."""
 
     number: int
-    """Its place in the frame, from 0 on."""
+    """Its index in the frame, from 0."""
     payload: bytes
     reason: str
     request_id: int = 0
     reply_to: str = ""
-    """Who sent it, when it is a command and can be read so far; empty: nobody knows."""
+    """The reply channel of the sender, if the item is a command and this part is readable; else empty."""
 
 
 class CommandItems(NamedTuple):
-    """A frame of commands of which not every one is understood, in order."""
+    """The commands of a frame in which at least one is undecodable, in order."""
 
     items: list[LoggedCommand | UnreadItem]
     written_us: int | None
 
 
 class MessageItems(NamedTuple):
-    """A frame of messages of which not everything is understood."""
+    """The messages of a frame in which something is undecodable."""
 
     source: int
     target: int
     first_sequence: int
     items: list[ShardMessage | UnreadItem]
     surplus: int
-    """So many fields the frame has that a frame of its format does not have."""
+    """The number of fields beyond those of the frame's format."""
     written_us: int | None
 
 
 class SkipFrame(NamedTuple):
-    """An instruction to pass over an entry, and its signature if it has one."""
+    """An instruction to skip an entry, and its signature if it has one."""
 
     skip: SkipEntry
     signed: Signed | None
 
 
 def frame_items(frame: bytes, count: int) -> memoryview:
-    """Return what follows the head of an array of `count` items: their encodings, one after the other."""
+    """Return the bytes that follow the head of an array of `count` items: their encodings, concatenated."""
     return memoryview(frame)[1 if count <= _SMALL_ARRAY_MAX else 3 if count <= _MEDIUM_ARRAY_MAX else 5 :]
 
 
@@ -221,20 +226,20 @@ _NUMBERED_FIELDS: Final = 3
 _NUMBERED_HEADS: Final = tuple(
     bytes([_FIXED_ARRAY + _NUMBERED_FIELDS, number]) for number in range(UNNUMBERED + 1, FORMAT + 1)
 )
-"""How frames of commands and events begin that have a number."""
+"""The first bytes of command and event frames that have a format number."""
 _UNNUMBERED_MESSAGES_HEAD: Final = bytes([_FIXED_ARRAY + 4])
 _NIL: Final = b"\xc0"
 _SINCE_US, _UNTIL_US = 1_500_000_000_000_000, 5_000_000_000_000_000
-"""2017 and 2128."""
+"""The years 2017 and 2128."""
 
 
 def format_of(frame: bytes) -> int:
     """Return the format of a frame of commands or events.
 
-    What is no frame at all counts as one without a number.
+    Bytes that are not a frame count as a frame without a number.
 
     Raises:
-        LaterFormatError: this program does not read it.
+        LaterFormatError: this program does not read the format.
     """
     if len(frame) < 2 or not _FIXED_ARRAY < frame[0] < _FIXED_ARRAY_END or frame[1] <= UNNUMBERED:
         return UNNUMBERED
@@ -246,7 +251,10 @@ def format_of(frame: bytes) -> int:
 
 
 def _is_stamped(frame: bytes) -> bool:
-    """Return whether a frame begins as all do that have a number: random bytes must not be held for ever."""
+    """Return whether a frame begins like every frame with a format number.
+
+    Random bytes must not be kept forever as a frame of a later format.
+    """
     try:
         return _SINCE_US < _decode_head(frame).written_us < _UNTIL_US
     except msgspec.MsgspecError:
@@ -277,7 +285,7 @@ def decode_commands(frame: bytes) -> list[LoggedCommand]:
 
 
 def decode_command_items(frame: bytes) -> CommandItems:
-    """Return what one `COMMANDS_FIELD` says, command by command."""
+    """Return the contents of one `COMMANDS_FIELD`, command by command."""
     found, written_us = _items_of(frame, "commands")
     items = _read_each(found, _command)
     return CommandItems(
@@ -287,7 +295,7 @@ def decode_command_items(frame: bytes) -> CommandItems:
 
 
 def raw_commands(frame: bytes) -> list[bytes]:
-    """Return the bytes of each command of one `COMMANDS_FIELD`, whether it is understood or not."""
+    """Return the bytes of each command of one `COMMANDS_FIELD`, whether it is decodable or not."""
     return _items_of(frame, "commands")[0]
 
 
@@ -313,8 +321,9 @@ def _read_each(found: list[bytes], read: Callable[[bytes], T]) -> list[T | Unrea
 
 
 def _with_sender(item: UnreadItem) -> UnreadItem:
-    """Return an unread command with whoever sent it: every command begins with its kind, its request id and
-    where the reply goes.
+    """Return an undecodable command with its sender, as far as the sender is readable.
+
+    Every command begins with its kind, its request id and its reply channel.
     """
     try:
         head = array_items(item.payload)[:3]
@@ -325,22 +334,20 @@ def _with_sender(item: UnreadItem) -> UnreadItem:
 
 
 def encode_skip(skip: SkipEntry | Signed, written_us: int) -> bytes:
-    """Return the frame of an instruction to pass over an entry.
+    """Return the frame of an instruction to skip an entry.
 
-    A `Signed` has a `SkipEntry` as its command.
+    The command of a `Signed` must be a `SkipEntry`.
     """
     return encode_as(OLDEST_FORMAT, (OLDEST_FORMAT, written_us, (skip,)))
 
 
 def decode_skip(frame: bytes) -> SkipEntry:
-    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, whoever signed it."""
+    """Return the instruction in one `SKIPPED_FIELD` or `skip:{k}`, signed or not."""
     return decode_skip_frame(frame).skip
 
 
 def decode_skip_frame(frame: bytes) -> SkipFrame:
-    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, with its signature, which nobody has verified
-    yet.
-    """
+    """Return the instruction in one `SKIPPED_FIELD` or `skip:{k}`, with its unverified signature."""
     format_of(frame)
     (found,) = _skip(frame).commands
     return (
@@ -351,7 +358,7 @@ def decode_skip_frame(frame: bytes) -> SkipFrame:
 def encode_events(events: bytes, written_us: int, number: int = OLDEST_FORMAT) -> bytes:
     """Return the frame of one `EVENTS_FIELD`, in format `number`.
 
-    `events` is the array of them, encoded by `encode_as`.
+    `events` is the array of events, encoded by `encode_as`.
     """
     return b"".join((bytes((_FIXED_ARRAY + 3, number)), encode_frame(written_us), events))
 
@@ -367,10 +374,9 @@ def decode_events(frame: bytes) -> list[Event]:
 
 
 def decode_readable_events(frame: bytes | msgspec.Raw) -> list[Event]:
-    """Return the events of an array whose items come from several frames, without those that cannot be read.
+    """Return the decodable events of an array whose items come from several frames.
 
-    Feeds read only the heads of events and pass the rest on, so one that a stranger wrote must not hide the
-    others.
+    Feeds decode only the heads of events and pass the rest on, so an invalid event must not hide the others.
     """
     try:
         return _unnumbered_events(frame)
@@ -381,14 +387,14 @@ def decode_readable_events(frame: bytes | msgspec.Raw) -> list[Event]:
 
 
 def raw_events(frame: bytes) -> list[bytes]:
-    """Return the bytes of each event of one `EVENTS_FIELD`, whether it is understood or not."""
+    """Return the bytes of each event of one `EVENTS_FIELD`, whether it is decodable or not."""
     return _items_of(frame, "events")[0]
 
 
 def only_events(frame: bytes, numbers: Container[int]) -> bytes:
-    """Return the frame of one `EVENTS_FIELD` with nil in the place of every event that is not one of these.
+    """Return the frame of one `EVENTS_FIELD` with nil for every event whose index is not in `numbers`.
 
-    See `raw_events`.
+    The indexes are those of `raw_events`.
     """
     events = [
         msgspec.Raw(event if number in numbers else _NIL) for number, event in enumerate(raw_events(frame))
@@ -400,30 +406,29 @@ def only_events(frame: bytes, numbers: Container[int]) -> bytes:
 
 
 def events_put_aside(frame: bytes) -> list[tuple[int, Event]]:
-    """Return the events of a frame that `only_events` made, or of a whole one, each with its place in the
-    frame.
+    """Return the events of a whole frame, or of one made by `only_events`, each with its index in the frame.
 
     Raises:
-        msgspec.MsgspecError: one of them is not understood, or it is no such frame.
+        msgspec.MsgspecError: one of the events, or the frame, is undecodable.
     """
     return [(number, _event(event)) for number, event in enumerate(raw_events(frame)) if event != _NIL]
 
 
 def decode_event_items(frame: bytes) -> list[Event | UnreadItem]:
-    """Return what one `EVENTS_FIELD` says, event by event."""
+    """Return the contents of one `EVENTS_FIELD`, event by event."""
     return _read_each(raw_events(frame), _event)
 
 
 def encode_messages(frame: MessageFrame, number: int = OLDEST_FORMAT) -> bytes:
-    """Return the frame of one `MESSAGES_FIELD`, in format `number`; one without a stamp has format 1."""
+    """Return the frame of one `MESSAGES_FIELD`, in format `number`; a frame without a stamp has format 1."""
     *parts, written_us = frame
     return encode_frame(parts) if written_us is None else encode_as(number, (number, written_us, *parts))
 
 
 def decode_messages(frame: bytes) -> MessageFrame:
-    """Return what one `MESSAGES_FIELD` says.
+    """Return the contents of one `MESSAGES_FIELD`.
 
-    In format 1 it is an array of four, in each later one of more.
+    It is an array of four items in format 1, and of more in later formats.
     """
     read: _Messages | _UnnumberedMessages
     if frame[:1] == _UNNUMBERED_MESSAGES_HEAD or format_of(frame) == UNNUMBERED:
@@ -437,7 +442,7 @@ def decode_messages(frame: bytes) -> MessageFrame:
 
 
 def decode_message_items(frame: bytes) -> MessageItems:
-    """Return what one `MESSAGES_FIELD` says, message by message; fields may follow that nobody knows."""
+    """Return the contents of one `MESSAGES_FIELD`, message by message; unknown fields may follow."""
     found, written_us = array_items(frame), None
     fields = _UnnumberedMessages.__struct_fields__
     if frame[:1] != _UNNUMBERED_MESSAGES_HEAD and format_of(frame) != UNNUMBERED:

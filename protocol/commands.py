@@ -1,8 +1,8 @@
-"""What enters a shard: commands from the functions, and messages from other shards.
+"""The input of a shard: commands from the functions, and messages from other shards.
 
 All of an account's commands enter at the account's own shard. A stream entry carries a frame of commands
 (field `COMMANDS_FIELD`), or a `MessageFrame` (field `MESSAGES_FIELD`); see codec.py. Structs are arrays on
-the wire: new fields are appended with defaults, existing ones never change meaning.
+the wire: new fields are appended with defaults, and existing fields never change their meaning.
 """
 
 from typing import Annotated, NamedTuple
@@ -32,8 +32,8 @@ from protocol.units import (
     TradeId,
 )
 
-# What a decoder lets through, so that nothing absurd reaches a shard: whole numbers that every reader and the
-# database can hold, and names of a sensible length. Whether a number makes sense is the shard's to say.
+# Bounds that decoders enforce, so that no absurd value reaches a shard: whole numbers that every reader and
+# the database can hold, and names of limited length. The shard decides whether a number makes sense.
 _Stored = Meta(le=AMOUNT_UNITS_MAX)
 _Positive = Meta(ge=1, le=AMOUNT_UNITS_MAX)
 _NotNegative = Meta(ge=0, le=AMOUNT_UNITS_MAX)
@@ -43,26 +43,26 @@ _Name = Meta(max_length=200)
 class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
     """Place an order.
 
-    `quantity` (lots) is 0 for a MARKET order by `quote_quantity` (quote units), and the other way round.
-    `price` is the limit.
+    `quantity` (lots) is 0 for a MARKET order by `quote_quantity` (quote units); otherwise `quote_quantity` is
+    0. `price` is the limit price.
 
-    A MARKET order with `bound_by_book` is bounded by its market's shard, from the best price of that moment
-    (`Market.market_bound`). Its `price` is an estimate of that bound, from which only what a BUY by quantity
-    holds is worked out; for all others it is 0. Without `bound_by_book`, as before there was that, `price` is
-    the protective price: the worst that it may trade at.
+    The market's shard bounds a MARKET order with `bound_by_book` by the best price at that moment
+    (`Market.market_bound`). Its `price` is an estimate of that bound and determines only how much a BUY by
+    quantity holds; for all other such orders it is 0. Without `bound_by_book` (older writers), `price` is the
+    protective price: the worst price at which the order may trade.
 
     `client_order_id` must not be that of another open order of the account.
 
-    `request_id` and `reply_to` name who waits for the reply (replies.py). This holds for every command: one
-    that has both in common with an earlier one is a repetition of it, within the window of
-    protocol/windows.py; it changes nothing and gets the first outcome. So an enqueue may be retried. A
-    command with an empty `reply_to` or with the request id 0 is never a repetition.
+    `request_id` and `reply_to` name the waiter for the reply (replies.py). In every command, both together
+    identify a request: within the window of protocol/windows.py a command with the same pair as an earlier
+    one is a repetition. It changes nothing and gets the first outcome, so an enqueue may be retried. A
+    command with an empty `reply_to` or with request id 0 is never a repetition.
 
-    `idempotency_key` (empty: none) is the client's own mark of a repetition. Commands of one account that
-    have it in common get the first outcome, or IDEMPOTENCY_KEY_REUSED when they ask for something else.
+    `idempotency_key` (empty: none) is the client's own mark of a repetition. Commands of one account with the
+    same key get the first outcome, or IDEMPOTENCY_KEY_REUSED when they ask for something else.
 
-    When its entry is appended after `deadline_ms` (by the clock that gives entries their ids; 0: none) it is
-    refused.
+    The order is refused when its entry is appended after `deadline_ms` (by the clock that assigns entry ids;
+    0: no deadline).
     """
 
     request_id: Annotated[int, _Stored]
@@ -84,8 +84,9 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 
 
 class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
-    """Cancel an open order, named by `order_id`, or by `client_order_id` when that is 0 (both given: both
-    must match).
+    """Cancel an open order, named by `order_id`, or by `client_order_id` when `order_id` is 0.
+
+    If both are given, both must match.
 
     `cancel_id` is the client order id of the cancel itself; empty: it has none.
     """
@@ -106,7 +107,7 @@ class CancelAllOrders(
 ):
     """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none.
 
-    They share a `cancel_id`.
+    All these cancels have the same `cancel_id`.
     """
 
     request_id: Annotated[int, _Stored]
@@ -121,10 +122,10 @@ class CancelAllOrders(
 class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=4):
     """Credit `amount` units of `asset`.
 
-    A `transfer_id` that the account has used for a deposit before changes nothing: it succeeds when asset and
-    amount are the same, otherwise it is refused with TRANSFER_ID_REUSED. Ids are remembered for `transfer_ms`
-    of protocol/windows.py; whoever makes a transfer whose id may be older looks into the database's
-    `transfers` first. Withdrawals have ids of their own.
+    A `transfer_id` that an earlier deposit of the account has used changes nothing: the command succeeds when
+    asset and amount are the same; otherwise it is refused with TRANSFER_ID_REUSED. Ids are remembered for
+    `transfer_ms` of protocol/windows.py. A caller whose transfer id may be older checks the database's
+    `transfers` first. Withdrawals have their own ids.
 
     `idempotency_key` as for `PlaceOrder`.
     """
@@ -139,7 +140,7 @@ class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=5):
-    """Debit `amount` units of `asset` from what is available.
+    """Debit `amount` units of `asset` from the available funds.
 
     `transfer_id` and `idempotency_key` as for `Deposit`.
     """
@@ -154,15 +155,16 @@ class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_un
 
 
 class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=6):
-    """Time has passed, and nothing else: the leader of a shard that has nothing to tell says so about once a
-    second.
+    """Time has passed, and nothing else.
+
+    The leader of an idle shard appends a tick about once a second.
     """
 
 
 class ConfigureShard(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=7
 ):
-    """Let the shard follow another configuration, whose version is one more than that of the one before.
+    """Replace the shard's configuration; the new version is the current version plus one.
 
     Answered by `Configured`.
     """
@@ -175,11 +177,11 @@ class ConfigureShard(
 class ConfigureMarket(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=8
 ):
-    """List a market (version 1), or change one (its version and one).
+    """List a market (version 1), or change one (its current version plus one).
 
-    Enters at the market's own shard, which tells the others.
+    The command enters at the market's own shard, which informs the others.
 
-    What may never change: base, quote, tick and lot, and the assets' scales. Answered by `Configured`.
+    Base, quote, tick size, lot size and the assets' scales may never change. Answered by `Configured`.
     """
 
     request_id: Annotated[int, _Stored]
@@ -188,9 +190,9 @@ class ConfigureMarket(
 
 
 class WithdrawFees(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=9):
-    """Take `amount` units of `asset` out of the exchange, of the fees that `shard` has earned.
+    """Withdraw `amount` units of `asset` from the fees that `shard` has earned.
 
-    `transfer_id` as for `Deposit`: fees have ids of their own. The reply has what is left of the fees as
+    `transfer_id` as for `Deposit`: fee withdrawals have their own ids. The reply gives the remaining fees as
     available.
     """
 
@@ -205,12 +207,13 @@ class WithdrawFees(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
 class CloseAccount(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=10
 ):
-    """Forget an account that has nothing: no funds, no open order, no idempotency key that is remembered, and
-    neither frozen nor limited.
+    """Forget an account that has no funds, no open order and no remembered idempotency key.
 
-    It comes back by a deposit, and its limits begin with version 1 again.
+    An account that is frozen or limited is not forgotten.
 
-    Refused with ACCOUNT_IN_USE. An account that is closed already stays so.
+    A deposit opens the account again, and its limits begin at version 1.
+
+    Refused with ACCOUNT_IN_USE. Closing a closed account changes nothing.
     """
 
     request_id: Annotated[int, _Stored]
@@ -219,22 +222,22 @@ class CloseAccount(
 
 
 class SkipEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=32):
-    """Pass over the entry `stream_id` of a shard's input, which halts the shard; docs/decisions/0026.
+    """Skip the entry `stream_id` of a shard's input, which halts the shard; docs/decisions/0026.
 
-    An operator's instruction. It is no entry of the input, since it would stand behind the one that it names:
-    it stands in `skip:{k}` until its shard's leader follows it, and in `skips:{k}` and the archive, beside
-    the entry, from then on. Nobody waits for a reply. A shard that has keys follows it only as the command of
-    a `Signed` by an OPERATOR key, and whoever replays the log verifies that.
+    An operator's instruction. It is not an entry of the input, because it would stand behind the entry that
+    it names. It is stored in `skip:{k}` until the shard's leader follows it, and from then on beside the
+    entry in `skips:{k}` and in the archive. Nobody waits for a reply. A shard that has keys follows it only
+    as the command of a `Signed` by an OPERATOR key, and every replay of the log verifies the signature.
 
-    `counts_as_received`: another shard did send the messages in it, so the next one that comes from there has
-    the number after theirs. When a stranger wrote them, that shard will still send others under these
-    numbers.
+    `counts_as_received`: another shard did send the messages in the entry, so the next message from that
+    shard has the number after theirs. If the entry is a forgery, that shard will still send other messages
+    with these numbers.
     """
 
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
     stream_id: Annotated[str, _Name]
-    """As text: an operator may have written anything."""
+    """Text, because an operator may have entered anything."""
     operator: Annotated[str, Meta(min_length=1, max_length=200)]
     reason: Annotated[str, Meta(min_length=1, max_length=1_000)]
     counts_as_received: bool = True
@@ -243,9 +246,9 @@ class SkipEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
 class LimitAccount(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=33
 ):
-    """Freeze an account, thaw it, or set its limits.
+    """Freeze or unfreeze an account, or set its limits.
 
-    The version is one more than that of the limits before (or 1).
+    The new version is the current version of the limits plus one (or 1).
 
     An account that the shard does not know yet may be limited, too. Answered by `Configured`.
     """
@@ -259,11 +262,11 @@ class LimitAccount(
 class CancelOrders(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=34
 ):
-    """Cancel, on an operator's word, every open order of an account (`market` empty: in all markets), or of a
-    market (`account_id` 0).
+    """Cancel all open orders of an account (in one market or, `market` empty, in all), or of a market.
 
-    Orders of an account enter at its shard, those of a market at the market's, which must not be TRADING
-    (MARKET_OPEN). The shard cancels some with each command that it applies from now on. Answered by
+    Only operators send this command. `account_id` 0: the orders of a market. Orders of an account are
+    canceled at the account's shard, those of a market at the market's shard; the market must not be TRADING
+    (MARKET_OPEN). The shard cancels a portion with each command that it applies from then on. Answered by
     `Canceling`, at once.
     """
 
@@ -283,19 +286,19 @@ SignedBody = (
     | LimitAccount
     | CancelOrders
 )
-"""What counts only with the signature of a key that the shard knows."""
+"""The commands that require the signature of a key that the shard knows."""
 
 
 class Signed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=31):
-    """A command (encoded `SignedBody`) with the signature of the key named `key` (protocol/signing.py says
-    over what).
+    """A command (an encoded `SignedBody`) with the signature of the key named `key`.
 
-    In `skip:{k}` the command is a `SkipEntry`, of which deadline, request id and reply channel say nothing.
+    protocol/signing.py defines the signed bytes. In `skip:{k}` the command is a `SkipEntry`, which has no
+    deadline, request id or reply channel.
 
-    It counts for `shard` only, and only when its entry is appended up to `deadline_ms`, which may be no
-    further away than the shard remembers first outcomes: whoever appends it again gets the first outcome. So
-    it needs a request id and a reply channel. Otherwise, and when the key may not say this, it is refused
-    with NOT_AUTHORIZED.
+    It is valid for `shard` only, and only when its entry is appended at `deadline_ms` or before. The deadline
+    may be no further ahead than the shard remembers first outcomes, so that appending it again returns the
+    first outcome. It therefore needs a request id and a reply channel. Otherwise, and when the key's role
+    does not permit the command, it is refused with NOT_AUTHORIZED.
     """
 
     key: Annotated[str, _Name]
@@ -314,13 +317,14 @@ LoggedCommand = Command | ConfigCommand | OperatorCommand | Signed | Tick
 class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
     """Account's shard to market's shard: match this order, whose funds are held.
 
-    `quote_budget` is the most quote units that a MARKET order may spend or receive (0: no bound). When
-    `budget_is_limit`, the order is by quote quantity and stops there, filled when what is left pays no lot at
-    its last price, otherwise expired. Without it a BUY that would cost more is refused.
+    `quote_budget` is the most quote units that a MARKET order may spend or receive (0: no bound). With
+    `budget_is_limit` the order is by quote quantity and stops at the budget: it is filled when the remaining
+    budget does not pay for one lot at its last price, and expires otherwise. Without it a BUY that would cost
+    more is refused.
 
-    `bound_by_book`: see `PlaceOrder`; the price is 1 where that has 0. A BUY by quantity whose budget is what
-    it costs at the estimate stops there and expires; it is refused only where its account has no more than
-    its budget.
+    `bound_by_book`: see `PlaceOrder`; the price is 1 where `PlaceOrder` has 0. A BUY by quantity whose budget
+    is its cost at the estimated price stops at the budget and expires; it is refused only when its account
+    has no more than the budget.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -341,9 +345,9 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 class CancelResting(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12
 ):
-    """Account's shard to market's shard: take this order out of the book.
+    """Account's shard to market's shard: remove this order from the book.
 
-    Whoever waits for that is named in the answer too.
+    The answer names the waiter for the reply, too.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -366,13 +370,13 @@ class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
 class TakerOutcome(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21
 ):
-    """Market's shard to account's shard: what became of a `MatchOrder`.
+    """Market's shard to account's shard: the outcome of a `MatchOrder`.
 
-    Refused when `reject_reason` is set (then there are no fills). Otherwise the fills happened, and what is
-    left rests (`rests`), or expired: `expired_in_match` when self-trade prevention ended it, `limit_reached`
-    when it had met as many resting orders as one may. `budget_spent` when what is left of its quote quantity
-    pays no lot of the next order that it would meet. `price_range_exceeded` when it would have met more, at
-    prices beyond the bound of a MARKET order or beyond what it holds.
+    The order is refused when `reject_reason` is set (then there are no fills). Otherwise the fills happened,
+    and the remainder rests (`rests`) or has expired: `expired_in_match` when self-trade prevention ended it,
+    `limit_reached` when it had met the maximum number of resting orders, `budget_spent` when the remaining
+    quote quantity does not pay for one lot of the next order in the book, `price_range_exceeded` when the
+    next order's price is beyond the bound of a MARKET order or beyond the funds it holds.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -404,8 +408,9 @@ class RestingClosed(
 ):
     """Market's shard to account's shard: a resting order left the book without trading.
 
-    By a cancel that `request_id` and `reply_to` asked for, for another `reason`, or (`expired_in_match`) by
-    self-trade prevention: then `prevented` is the trade with `taker_order_id` that did not happen.
+    The cause is the cancel that `request_id` and `reply_to` identify, another `reason`, or
+    (`expired_in_match`) self-trade prevention: then `prevented` is the trade with `taker_order_id` that did
+    not happen.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -433,7 +438,7 @@ class CancelMissed(
 
 
 class KnowMarket(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=25):
-    """Market's shard to every other: so the market is configured from now on."""
+    """Market's shard to every other shard: the market's new configuration."""
 
     config: MarketConfig
 
@@ -444,10 +449,10 @@ ShardMessage = (
 
 
 class MessageFrame(NamedTuple):
-    """Messages from one shard to another, numbered from `first_sequence` on, without gaps per source and
-    target.
+    """Messages from one shard to another, numbered without gaps from `first_sequence` on.
 
-    The receiver drops what it has seen already, and stops when a number is missing.
+    The numbers count per source and target. The receiver drops messages that it has already received, and
+    stops when a number is missing.
     """
 
     source: int
@@ -455,4 +460,4 @@ class MessageFrame(NamedTuple):
     first_sequence: int
     messages: tuple[ShardMessage, ...]
     written_us: int | None = None
-    """The time of the shard that sends them; None in frames of format 1."""
+    """The sending shard's time; None in frames of format 1."""

@@ -1,8 +1,9 @@
-"""What decides outcomes beside commands: how a shard and its markets are configured.
+"""Configuration of a shard and its markets, which decides outcomes as commands do.
 
 It changes by commands, so it is in the log.
 
-The files of an operator are only what `exchange markets apply` compares with that, and turns into commands.
+An operator's files serve only `exchange markets apply`, which compares them with the log and turns the
+differences into commands.
 """
 
 from enum import IntEnum
@@ -18,13 +19,11 @@ from protocol.windows import DEFAULT_WINDOWS, Windows
 PUBLIC_KEY_BYTES: Final = 32
 
 OPEN_ORDERS_MAX: Final = 1_000
-"""Open orders that one account may have in all markets together, in a new exchange that does not say
-otherwise."""
+"""Default maximum of one account's open orders in all markets together, for a new exchange."""
 IN_FLIGHT_MAX: Final = 10_000
-"""Orders that one shard may have sent to another one without an answer, in a new exchange that does not say
-otherwise."""
+"""Default maximum of unanswered orders that one shard may have sent to another, for a new exchange."""
 RULES: Final = 1
-"""The version of the rules that this program follows: what comes of a command in a state."""
+"""The version of the rules (the outcome of a command in a state) that this program follows."""
 
 
 class MarketStatus(IntEnum):
@@ -34,20 +33,20 @@ class MarketStatus(IntEnum):
     CANCEL_ONLY = 2
     """Orders may be canceled; new ones are refused."""
     HALTED = 3
-    """New orders and cancels are refused; what rests stays where it is."""
+    """New orders and cancels are refused; resting orders stay."""
     ANNOUNCED = 4
-    """It is known, and not open yet."""
+    """The market is announced, and not open yet."""
     DELISTING = 5
-    """As CANCEL_ONLY, while the shard cancels what still rests; it becomes DELISTED by itself."""
+    """Like CANCEL_ONLY, while the shard cancels the resting orders; then the status becomes DELISTED."""
     DELISTED = 6
-    """Nothing rests there, and nobody may trade.
+    """No order rests, and nobody may trade.
 
-    Its numbers of trades stay, so that it may be listed again on the same grid.
+    The trade numbers are kept, so that the market may be listed again on the same grid.
     """
 
 
 class MarketConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A market as its shard has it. `version` counts its changes from 1."""
+    """A market's configuration at its shard. `version` counts its changes from 1."""
 
     market: Market
     shard: Annotated[int, Meta(ge=0)]
@@ -56,12 +55,12 @@ class MarketConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
 
 
 class Role(IntEnum):
-    """What the holder of a key may say."""
+    """The commands that the holder of a key may sign."""
 
     OPERATOR = 1
-    """Configure, restrict accounts, cancel orders, pass an entry, close accounts."""
+    """Configure, restrict accounts, cancel orders, skip an entry, close accounts."""
     TREASURY = 2
-    """Deposit, withdraw, take fees out."""
+    """Deposit, withdraw, withdraw fees."""
     FAUCET = 3
     """Deposit, within the key's limits: for development, where clients credit themselves."""
 
@@ -70,14 +69,11 @@ class KeyLimit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """The most that a FAUCET key may deposit of an asset at each shard, in the asset's units."""
 
     asset: Annotated[str, Meta(max_length=20)]
-    """Empty: every asset that has no limit of its own.
-
-    The amounts are then in units of 10**-8, whatever its scale.
-    """
+    """Empty: every asset that has no limit of its own; the amounts are then in units of 10**-8."""
     deposit_max: Annotated[AssetUnits, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
-    """By one command."""
+    """The maximum of one command."""
     daily_max: Annotated[AssetUnits, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
-    """In a day (UTC) of the shard's time."""
+    """The maximum of a day (UTC) of the shard's time."""
 
 
 class OperatorKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -87,61 +83,65 @@ class OperatorKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     role: Role
     public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
     limits: Annotated[tuple[KeyLimit, ...], Meta(max_length=1_000)] = ()
-    """Of a FAUCET key; it may deposit nothing that has no limit here."""
+    """Limits of a FAUCET key; it may not deposit an asset without a limit here."""
 
 
 class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a shard follows. `version` counts its changes from 1."""
+    """A shard's configuration. `version` counts its changes from 1."""
 
     rules: int = RULES
-    """What comes of a command in a state."""
+    """The version of the rules: the outcome of a command in a state."""
     windows: Windows = DEFAULT_WINDOWS
     version: Annotated[int, Meta(ge=1, le=2**31)] = 1
     keys: Annotated[tuple[OperatorKey, ...], Meta(max_length=50)] = ()
-    """Who may sign the commands of operators and of the treasury.
+    """Keys that may sign the commands of operators and of the treasury.
 
-    With no key, unsigned ones count: that is for tests alone.
+    Without any key, unsigned commands are valid: only for tests.
     """
     maintenance_from: Annotated[TimeMs, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = TimeMs(0)
-    """From this time of the shard on orders are refused, and nothing else; 0: no maintenance.
+    """From this time of the shard on, orders are refused, and nothing else; 0: no maintenance.
 
-    A time to come is an announcement.
+    A future time announces maintenance.
     """
     slots: Annotated[bytes, Meta(max_length=ACCOUNT_SLOTS)] = b""
-    """The shard of each account slot, a byte each. Empty: dealt out in order (`dealt_slots`)."""
+    """The shard of each account slot, one byte each. Empty: assigned round-robin (`dealt_slots`)."""
     drained_per_command: Annotated[int, Meta(ge=1, le=10_000)] = 100
-    """Of the orders that are to be canceled for an operator, so many are with each command, some 2 ms."""
+    """How many of the orders that an operator cancels are canceled with each command; 100 take about 2 ms."""
     format: Annotated[int, Meta(ge=2, le=127)] = 2
     """The format of the frames and snapshots that the shard writes.
 
-    The default is what shards wrote before they said so.
+    The default is the format of shards whose configuration does not have this field.
     """
     kinds: Annotated[int, Meta(ge=1, le=2**31)] = 1
-    """The level of the kinds of events, messages and commands that are produced, see protocol/release.py.
+    """The level of the kinds of events, messages and commands that the shard produces: protocol/release.py.
 
-    The default as above.
+    The default is that of shards whose configuration does not have this field.
     """
     open_orders_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    """Open orders that one account may have in all markets together. 0, the default as above: as many as its
-    markets let it have."""
+    """Maximum of one account's open orders in all markets together; 0: only the markets' own limits apply.
+
+    0 is also the value of configurations without this field.
+    """
     in_flight_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    """Orders of this shard's accounts that each other shard may have without having answered them. 0, the
-    default as above: any number. Beyond that an order is refused at once: a shard that stands still, or is
-    slower than what is sent, does not fill up with mail."""
+    """Maximum of orders of this shard's accounts that each other shard may have unanswered; 0: no limit.
+
+    0 is also the value of configurations without this field. Beyond the limit an order is refused at once, so
+    that a shard that has stopped, or is too slow, does not accumulate messages.
+    """
 
 
 class AccountLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What an operator has set for one account; 0 is no limit beyond those of everybody.
+    """The limits that an operator has set for one account; 0: only the general limits apply.
 
     `version` counts the changes from 1.
     """
 
     version: Annotated[int, Meta(ge=1, le=2**31)]
     is_frozen: bool = False
-    """Orders and withdrawals are refused; cancels and deposits are not."""
+    """Orders and withdrawals are refused; cancels and deposits are accepted."""
     open_orders_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    """Open orders in all markets together."""
+    """Maximum of open orders in all markets together."""
     orders_10s_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    """Orders in each ten seconds of the shard's time, counted while the account has limits."""
+    """Maximum of orders in each ten seconds of the shard's time, counted while the account has limits."""
     orders_1d_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    """Orders in each day (UTC) of the shard's time."""
+    """Maximum of orders in each day (UTC) of the shard's time."""

@@ -1,8 +1,8 @@
-"""Decoders for bytes that anybody may have written.
+"""Decoders for untrusted bytes.
 
-msgspec refuses most bytes with a `MsgspecError`, but text that is not UTF-8 with a `UnicodeDecodeError`, and
-deep nesting, in a field that is skipped, with a `RecursionError`. A reader that forgets one of them ends,
-starts again, and reads the same bytes.
+msgspec refuses most invalid bytes with a `MsgspecError`, but text that is not UTF-8 with a
+`UnicodeDecodeError`, and deep nesting in a skipped field with a `RecursionError`. A reader that does not
+catch all of them ends, restarts, and reads the same bytes.
 """
 
 from collections.abc import Callable
@@ -35,23 +35,25 @@ def _refusing(decode: Callable[..., T]) -> Callable[..., T]:
     return decode_or_refuse
 
 
-# How msgpack says how long something is: head -> (bytes of the length that follows, bytes besides), for
-# everything but arrays and maps.
+# How msgpack encodes lengths, for everything but arrays and maps: head -> (bytes of the length that follows,
+# further bytes).
 _LENGTHS: Final = {
-    0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1), 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0),
+    0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1), 0xD9: (1, 0),
+    0xDA: (2, 0), 0xDB: (4, 0),
 }  # fmt: skip
 # Head -> bytes that follow: nil and booleans, floats, numbers, and extensions of a fixed size.
 _SIZES: Final = {
-    0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
+    0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2,
+    0xD2: 4, 0xD3: 8,
     0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
 }  # fmt: skip
 _ARRAY_16, _ARRAY_32, _MAP_16 = 0xDC, 0xDD, 0xDE
 
 
 def array_items(payload: bytes) -> list[bytes]:
-    """Return the encodings of an array's items, whatever these are, and however deeply they are nested.
+    """Return the encodings of an array's items, whatever their types and depth of nesting.
 
-    For what msgspec refuses: slow.
+    Slow; only for bytes that msgspec refuses.
 
     Raises:
         msgspec.DecodeError: the bytes are not one whole array.
@@ -71,7 +73,7 @@ def array_items(payload: bytes) -> list[bytes]:
 
 
 def _array_head(payload: bytes) -> tuple[int, int]:
-    """Return the number of an array's items, and where the first begins."""
+    """Return the number of items of an array, and the offset of the first."""
     head = payload[0]
     if 0x90 <= head < 0xA0:
         return head & 0x0F, 1
@@ -82,12 +84,12 @@ def _array_head(payload: bytes) -> tuple[int, int]:
 
 
 def _end_of_item(payload: bytes, at: int) -> int:
-    """Return where the item that begins at `at` ends.
+    """Return the offset of the end of the item that begins at `at`.
 
-    A loop and a count instead of a recursion, which nesting could exhaust.
+    A loop with a counter replaces recursion, which deep nesting could exhaust.
 
     Raises:
-        IndexError: behind the end of the payload.
+        IndexError: the end is beyond the end of the payload.
     """
     left = 1
     while left:

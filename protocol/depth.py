@@ -1,15 +1,15 @@
-"""A market's book as Redis keeps it: a base that is written seldom, and the diffs that follow on it. Pure.
+"""A market's book in Redis: a base that is written rarely, and the diffs that follow it. Pure.
 
 The base (`depth:{k}:SYMBOL`) is the book at one sequence. Each later batch of changes is one diff in the list
-`depth_diffs:{k}:SYMBOL`. The base with these diffs is the book after the last batch.
+`depth_diffs:{k}:SYMBOL`. The base with these diffs applied is the book after the last batch.
 
-A side of a base with `LEVELS_MAX` levels or more may be cut: the book may go on beyond its last price, the
-horizon. Beyond it nothing is certain. A diff may tell of a level there, but not of those in between that did
-not change. So:
+A side of a base with `LEVELS_MAX` levels or more may be truncated: the book may continue beyond its last
+price, the horizon. Levels beyond the horizon are unknown. A diff may name a level there, but not the
+unchanged levels in between. So:
 
-- readers leave out every level beyond the horizon;
-- the writer keeps `LEVELS_MAX` levels within it, or all that the book has. A base begins with `BASE_LEVELS`
-  levels, and a batch that leaves too few of them within the horizon brings a new base with it.
+- readers omit every level beyond the horizon;
+- the writer keeps `LEVELS_MAX` levels within the horizon, or all levels of the book. A base begins with
+  `BASE_LEVELS` levels, and a batch that leaves too few of them within the horizon brings a new base with it.
 
 Therefore the best `LEVELS_MAX` levels that a reader has are exactly the book's.
 """
@@ -25,18 +25,20 @@ Levels = tuple[tuple[PriceTicks, QuantityLots], ...]
 """(price, quantity) by level."""
 
 LEVELS_MAX: Final = 5_000
-"""Levels of each side that readers can have: the best ones, without a gap."""
+"""Levels of each side that readers can have: the best ones, without gaps."""
 BASE_LEVELS: Final = 5_500
-"""Levels of each side in a new base: 500 may vanish before another one must be written."""
+"""Levels of each side in a new base: 500 may vanish before a new base must be written."""
 DIFFS_AFTER_BASE_MAX: Final = 250
-"""The writer writes a new base before so many diffs follow on the last one: a reader need not fetch more."""
+"""The maximum of diffs after a base, which a reader has to fetch; then the writer writes a new base."""
 CHANGES_AFTER_BASE_MAX: Final = 2_500
-"""A new base is written when the diffs since the last one change more levels: then it costs readers less than
-they do."""
+"""A new base is written when the diffs since the last one change more levels than this.
+
+Reading the new base then costs less than reading the diffs.
+"""
 
 
 def horizon(levels: Levels) -> PriceTicks | None:
-    """Return the price beyond which a side of a base tells nothing; None: the side is whole."""
+    """Return the price beyond which a side of a base is unknown; None: the side is complete."""
     return levels[-1][0] if len(levels) >= LEVELS_MAX else None
 
 
@@ -55,10 +57,10 @@ def set_levels(levels: MutableMapping[PriceTicks, QuantityLots], changes: Levels
 
 
 def diffs_after(sequence: units.Sequence, newest_first: Iterable[DepthDiff]) -> list[DepthDiff] | None:
-    """Return the diffs behind `sequence`, oldest first; None: some are missing in between.
+    """Return the diffs after `sequence`, oldest first; None: some are missing.
 
-    A diff whose commit failed half-way may be in the list once more, with later changes in it. `newest_first`
-    is read only as far as needed.
+    A diff whose commit failed half-way may be in the list twice, the second time with later changes in it.
+    `newest_first` is read only as far as needed.
     """
     later: list[DepthDiff] = []
     for diff in newest_first:
@@ -75,7 +77,7 @@ def diffs_after(sequence: units.Sequence, newest_first: Iterable[DepthDiff]) -> 
 
 
 def joined(diffs: Sequence[DepthDiff]) -> DepthDiff:
-    """Return one diff that says what several, which follow each other, say. There must be one."""
+    """Return one diff equivalent to the given consecutive diffs; there must be at least one."""
     bids: dict[PriceTicks, QuantityLots] = {}
     asks: dict[PriceTicks, QuantityLots] = {}
     for diff in diffs:
@@ -93,10 +95,10 @@ def joined(diffs: Sequence[DepthDiff]) -> DepthDiff:
 
 
 def book_after(base: DepthSnapshot, diffs: Sequence[DepthDiff], limit: int | None = None) -> DepthSnapshot:
-    """Return the book after `diffs`, which follow on `base`: of each side the best `limit` levels, or all
-    within the horizon.
+    """Return the book after `diffs`, which follow `base`: the best `limit` levels of each side.
 
-    The cost grows with `limit` and the number of changes, not with the depth of the book.
+    Without a limit these are all levels within the horizon. The cost grows with `limit` and the number of
+    changes, not with the depth of the book.
     """
     if not diffs:
         return DepthSnapshot(base.time, base.market, base.sequence, base.bids[:limit], base.asks[:limit])
@@ -112,7 +114,7 @@ def book_after(base: DepthSnapshot, diffs: Sequence[DepthDiff], limit: int | Non
 
 def _side_after(levels: Levels, changes: Levels, limit: int | None, *, highest_first: bool) -> Levels:
     changed = dict(changes)
-    # Each change takes one level away at most, so no level behind these can come among the best `limit`.
+    # Each change removes at most one level, so no level behind these can become one of the best `limit`.
     candidates = levels if limit is None else levels[: limit + len(changed)]
     end = horizon(levels)
     rows = [level for level in candidates if level[0] not in changed]

@@ -1,10 +1,11 @@
-"""What a shard says happened.
+"""The output of a shard: events.
 
 One entry of `ev:{k}` carries one batch: a msgpack array of events (field `EVENTS_FIELD`).
 
 Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`,
-contiguous per market. Account events come from the account's shard; `balances` are those that the event
-changed, after it. `ShardEvent`s are no client's news; readers that only follow trading pass them over.
+contiguous per market. Account events come from the account's shard; `balances` holds the balances that the
+event changed, after the change. `ShardEvent`s do not concern clients; readers that only follow trading skip
+them.
 """
 
 import msgspec
@@ -20,7 +21,7 @@ class TradeExecuted(
     """Two orders traded, at the maker's price.
 
     `trade_id` is contiguous per market, from 1. Trades of one taker at one price share an `aggregate_id`,
-    contiguous too.
+    which is contiguous, too.
     """
 
     time: TimeMs
@@ -38,7 +39,7 @@ class TradeExecuted(
 
 
 class LevelChange(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """The whole quantity that now rests at a price; 0 when the level is gone."""
+    """The total quantity that now rests at a price; 0: the level is gone."""
 
     side: Side
     price: PriceTicks
@@ -46,7 +47,7 @@ class LevelChange(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
 
 
 class DepthChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
-    """The price levels that one command changed, each once; all of a command's trades come before."""
+    """The price levels that one command changed, each once; all trades of the command come before."""
 
     time: TimeMs
     market: str
@@ -57,7 +58,7 @@ class DepthChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
 class FundsDeposited(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11
 ):
-    """Money came in."""
+    """A deposit was credited."""
 
     time: TimeMs
     account_id: AccountId
@@ -70,7 +71,7 @@ class FundsDeposited(
 class FundsWithdrawn(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12
 ):
-    """Money went out."""
+    """A withdrawal was debited."""
 
     time: TimeMs
     account_id: AccountId
@@ -83,7 +84,7 @@ class FundsWithdrawn(
 class OrderAccepted(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=13
 ):
-    """An order passed every check; its status is NEW, its funds are held."""
+    """An order passed every check; its status is NEW, and its funds are held."""
 
     time: TimeMs
     order: OrderState
@@ -109,10 +110,11 @@ class OrderFilled(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
 
 
 class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=15):
-    """An order closed with something left; its funds are released.
+    """An order closed with a remaining quantity; its funds are released.
 
     `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none. `prevented`
-    is what self-trade prevention ended it for: the trade with `counter_order_id` that did not happen.
+    is the reason when self-trade prevention ended the order: the trade with `counter_order_id` that did not
+    happen.
     """
 
     time: TimeMs
@@ -127,7 +129,7 @@ class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
 class FundsReleased(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16
 ):
-    """The market's shard, another one than the account's, refused an order whose funds were held meanwhile.
+    """A market's shard other than the account's refused an order; its funds, held meanwhile, are released.
 
     The order itself leaves no trace, but events in between showed the hold; these are the balances without
     it.
@@ -152,7 +154,7 @@ class FeesWithdrawn(
 class AccountClosed(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18
 ):
-    """The shard has forgotten an account, which had nothing."""
+    """The shard has forgotten an account, which was empty."""
 
     time: TimeMs
     account_id: AccountId
@@ -161,12 +163,11 @@ class AccountClosed(
 class MatchPrevented(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19
 ):
-    """Two orders of an account would have traded, and self-trade prevention has taken some or all of them off
-    instead.
+    """Two orders of one account would have traded; self-trade prevention reduced or ended them instead.
 
     `match_id` is contiguous per market, from 1. The quantities are what was taken off, in lots; 0: nothing,
-    by `mode`, the taker's. `execution_id` is that of the taker's execution before it. The account's shard
-    tells it, before the orders that it ended close.
+    because of `mode`, the taker's. `execution_id` is that of the taker's execution before it. The account's
+    shard produces this event before the orders that it ended close.
     """
 
     time: TimeMs
@@ -183,11 +184,10 @@ class MatchPrevented(
 
 
 class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):
-    """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must
-    get the same `digest`.
+    """A digest of the shard's state after its `command_count`-th command.
 
-    It covers every event that the shard has ever produced, this one's predecessors included, and its counters
-    and totals.
+    Every replay of the log must produce the same `digest`. It covers every event that the shard has ever
+    produced, including those before this one, and its counters and totals.
     """
 
     time: TimeMs
@@ -196,7 +196,7 @@ class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
 
 
 class TimePassed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=22):
-    """The shard's time has come so far without anything to tell of: no later event is older."""
+    """The shard's time has advanced without another event: no later event has an older time."""
 
     time: TimeMs
 
@@ -208,7 +208,7 @@ AccountEvent = FundsDeposited | FundsWithdrawn | FundsReleased | OrderAccepted |
 class MarketConfigured(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23
 ):
-    """A market of this shard was listed, or is configured otherwise from now on."""
+    """A market of this shard was listed, or its configuration changed."""
 
     time: TimeMs
     config: MarketConfig
@@ -217,7 +217,7 @@ class MarketConfigured(
 class ShardConfigured(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24
 ):
-    """The shard follows another configuration from now on."""
+    """The shard's configuration changed."""
 
     time: TimeMs
     config: ShardConfig
@@ -226,7 +226,7 @@ class ShardConfigured(
 class AccountLimited(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=25
 ):
-    """An operator has frozen or thawed an account, or set its limits."""
+    """An operator has frozen or unfrozen an account, or set its limits."""
 
     time: TimeMs
     account_id: AccountId
@@ -236,9 +236,9 @@ class AccountLimited(
 class EntrySkipped(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=26
 ):
-    """An entry of the shard's input, which had halted it, was passed over, because an operator said so.
+    """An entry of the shard's input, which had halted it, was skipped on an operator's instruction.
 
-    Nothing of it was applied.
+    Nothing of the entry was applied.
     """
 
     time: TimeMs
@@ -258,5 +258,5 @@ ShardEvent = (
     | MatchPrevented
     | EntrySkipped
 )
-"""What no client hears of."""
+"""The events that clients never receive."""
 Event = MarketEvent | AccountEvent | ShardEvent

@@ -1,6 +1,6 @@
-"""Who leads a shard and who stands by, as its workers tell each other.
+"""The leader and the standbys of a shard, as its workers announce themselves.
 
-For liveness only: what keeps a second writer out is the compare-and-set on `pos:{k}`.
+Only for liveness: the compare-and-set on `pos:{k}` keeps a second writer out.
 """
 
 from typing import NamedTuple, Self
@@ -8,13 +8,13 @@ from typing import NamedTuple, Self
 from protocol.stream_id import STREAM_START, StreamId
 
 STANDBY_TTL_MS = 3_000
-"""A standby that has not announced itself for so long counts as gone."""
+"""A standby that has not announced itself for this time counts as gone."""
 
 
 class Leader(NamedTuple):
-    """The worker that leads a shard; `lease:{k}` holds it for as long as it says that it is alive.
+    """The worker that leads a shard; `lease:{k}` holds it while the worker renews the lease.
 
-    A worker says `process`, `pid` and `lease_ms`; the log adds the rest when it writes.
+    A worker sets `process`, `pid` and `lease_ms`; the log adds the other fields when it writes.
     """
 
     process: str
@@ -22,16 +22,16 @@ class Leader(NamedTuple):
     lease_ms: int
     epoch: int = 0
     client_id: int = 0
-    """The number of its connection in Redis, and …"""
+    """The number of its connection in Redis."""
     connection: str = ""
-    """… its name. Numbers begin anew when Redis restarts, names tell processes apart."""
+    """The name of its connection. Redis reuses the numbers after a restart; names identify processes."""
 
     @classmethod
     def parse(cls, value: str | bytes) -> Self:
         """Return the leader that the value of `lease:{k}` names.
 
         Raises:
-            ValueError: it names none.
+            ValueError: the value names no leader.
         """
         if isinstance(value, bytes):
             value = value.decode()
@@ -43,43 +43,43 @@ class Leader(NamedTuple):
         return f"{self.epoch}|{self.text()}"
 
     def text(self) -> str:
-        """Return what the key holds after the epoch."""
+        """Return the part of the key's value after the epoch."""
         return f"{self.process}|{self.pid}|{self.lease_ms}|{self.client_id}|{self.connection}"
 
 
 class Sight(NamedTuple):
-    """What one look at a shard's lease shows."""
+    """The result of one look at a shard's lease."""
 
     leader: Leader | None
-    """None: the lease was never taken, has run out, or was given up."""
+    """None: the lease was never taken, has expired, or was released."""
     remaining_ms: int = 0
     connected: bool = False
-    """Whether Redis still knows the leader's connection.
+    """Whether the leader's connection to Redis still exists.
 
-    A killed process's is closed by its system at once.
+    The operating system closes the connection of a killed process at once.
     """
 
 
 class Standby(NamedTuple):
-    """A worker that follows a shard; `standbys:{k}` holds it by its process's name."""
+    """A worker that follows a shard; `standbys:{k}` holds it under its process's name."""
 
     process: str
     pid: int
     stream_id: StreamId = STREAM_START
-    """Up to where it has applied the input."""
+    """The last entry of the input that it has applied."""
     behind_ms: int = 0
     """How far that is behind the shard's position."""
     age_ms: int = 0
-    """How long ago it said so."""
+    """The age of its last announcement."""
 
     @classmethod
     def parse(cls, process: str, value: str | bytes, now_ms: int) -> Self:
-        """Return the standby of which `standbys:{k}` says `value`, `pid|stream_id|behind_ms|time_ms`.
+        """Return the standby of the value `pid|stream_id|behind_ms|time_ms` in `standbys:{k}`.
 
         `now_ms` is Redis's time.
 
         Raises:
-            ValueError: it says nothing of a standby.
+            ValueError: the value does not describe a standby.
         """
         if isinstance(value, bytes):
             value = value.decode()
@@ -89,5 +89,5 @@ class Standby(NamedTuple):
         )
 
     def text(self) -> str:
-        """Return what the hash holds before the time, which Redis adds."""
+        """Return the part of the hash's value before the time, which Redis adds."""
         return f"{self.pid}|{self.stream_id}|{self.behind_ms}"

@@ -1,10 +1,8 @@
-"""How shards say which markets there are: what a leader writes to `config:{k}`, and what all of that together
-lists.
+"""The markets of the exchange: what a leader writes to `config:{k}`, and what all these keys list.
 
-Whoever converts, routes or shows something of a market takes it from here, and nothing from settings. A
-leader writes its configuration before it reads the next input after a change, so every event about a market
-that is not of the market's very first batch finds it there
-(docs/decisions/0024-configuration-is-commands.md).
+Code that converts, routes or displays a market reads it here, never from settings. A leader writes its
+configuration before it reads the next input after a change. Every event about a market therefore finds it
+there, except for events of the market's very first batch (docs/decisions/0024-configuration-is-commands.md).
 """
 
 from collections.abc import Mapping
@@ -22,17 +20,19 @@ FORMAT: Final = 1
 
 
 class ShardConfiguration(msgspec.Struct, frozen=True, array_like=True):
-    """What `config:{k}` holds.
+    """The contents of `config:{k}`.
 
-    `config` is None, and there is no market, until somebody has configured the shard.
+    `config` is None, and there is no market, until the shard is configured.
     """
 
     stream_id: str
-    """The shard's position when it was written: the configuration is that of this entry, or of a later one
-    that did not change it."""
+    """The shard's position when the configuration was written.
+
+    The configuration is that of this entry, or of a later one that did not change it.
+    """
     config: ShardConfig | None
     markets: tuple[MarketConfig, ...]
-    """The markets that the shard matches, also those that are delisted."""
+    """The markets that the shard matches, including delisted ones."""
 
 
 class _Numbered(msgspec.Struct, array_like=True):
@@ -49,18 +49,16 @@ _decode_value = msgpack_decoder(_Value)
 
 
 def encode_configuration(configuration: ShardConfiguration) -> bytes:
-    """Return the value of `config:{k}`, with the fields that structs have in the format of the shard's
-    log.
-    """
+    """Return the value of `config:{k}`, with the fields of the structs in the format of the shard's log."""
     config = configuration.config
     return encode_as(config.format if config is not None else OLDEST_FORMAT, (FORMAT, configuration))
 
 
 def decode_configuration(value: bytes) -> ShardConfiguration:
-    """Return what `config:{k}` says.
+    """Return the configuration in the value of `config:{k}`.
 
     Raises:
-        msgspec.MsgspecError: it is no configuration.
+        msgspec.MsgspecError: it is not a configuration.
         LaterFormatError: a later release wrote it.
     """
     number = _decode_number(value).number
@@ -70,28 +68,30 @@ def decode_configuration(value: bytes) -> ShardConfiguration:
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """The markets of the exchange, as far as their shards have said which they have, by symbol."""
+    """The markets of the exchange by symbol, as far as their shards have written their configurations."""
 
     known: MarketMap
-    """Every market there is or has been: what converts the numbers of history."""
+    """Every market that exists or has existed; it converts the numbers of historical data."""
     listed: MarketMap
-    """Those that are not delisted."""
+    """The markets that are not delisted."""
     statuses: dict[str, MarketStatus]
     maintenance_from: TimeMs = TimeMs(0)
-    """From when on some shard takes only cancels; 0: no shard says so."""
+    """The time from which some shard accepts only cancels; 0: no maintenance."""
     format: int = OLDEST_FORMAT
     """The format that every shard has been switched to, so that all their workers read it."""
     kinds: int = 1
-    """The level of kinds likewise: commands of a later one are not understood everywhere."""
+    """The level of kinds that every shard has been switched to; not every shard understands a later one."""
     open_orders_max: int = 0
-    """Open orders that an account may have in all markets together, at the shard that lets it have the
-    fewest; 0: no shard says."""
+    """The smallest maximum, over the shards, of one account's open orders in all markets together.
+
+    0: no shard has a maximum.
+    """
 
     @classmethod
     def of(cls, configurations: Mapping[int, ShardConfiguration], shard_count: int) -> Self:
-        """Return what the shards list.
+        """Return the markets that the shards list.
 
-        Those that are missing in `configurations`, or not configured yet, are `unknown_shards`.
+        Shards that are missing in `configurations`, or not configured yet, are `unknown_shards`.
 
         Raises:
             MarketError: a shard count outside 1 to SHARD_COUNT_MAX.
@@ -114,7 +114,7 @@ class Listing(msgspec.Struct, frozen=True):
             (market, shard) for market, shard, config in rows if config.status is not MarketStatus.DELISTED
         ]
         configs = [each.config for each in configurations.values() if each.config is not None]
-        # Every shard has the same table of accounts; it never changes yet.
+        # Every shard has the same table of accounts, which never changes yet.
         slots = next((config.slots for config in configs), b"")
         return cls(
             MarketMap.placed(known, shard_count, slots, unknown),
@@ -130,5 +130,5 @@ class Listing(msgspec.Struct, frozen=True):
 
     @property
     def unknown_shards(self) -> tuple[int, ...]:
-        """The shards that have not said which markets they have."""
+        """The shards whose markets are unknown."""
         return self.known.unknown_shards

@@ -1,4 +1,4 @@
-"""Markets: what is traded against what, on which grid, within which limits, for which fees."""
+"""Markets: assets, grid, limits and fees."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -26,13 +26,13 @@ from protocol.units import (
 )
 
 _NAME = re.compile(r"[A-Z0-9]{1,20}", re.ASCII)
-"""What no stream, column or URL has to quote."""
+"""Characters that need no quoting in a stream, column or URL."""
 
 
 ACCOUNT_SLOTS: Final = 2_520
 """Accounts are placed by slots, `account_id % ACCOUNT_SLOTS`.
 
-Every number up to 10 divides it, so that as many shards get equal parts.
+Every number up to 10 divides it, so that up to 10 shards get equal parts.
 """
 
 
@@ -41,23 +41,23 @@ class MarketError(ValueError):
 
 
 def _unit_text(scale: int) -> str:
-    """Return the smallest amount of an asset of `scale` decimals: 0.01 with two."""
+    """Return the smallest amount of an asset of `scale` decimals: 0.01 for two."""
     return format_decimal(1, scale)
 
 
 class Asset(msgspec.Struct, frozen=True):
-    """What balances, fees and everything else that is money are counted in: whole numbers of 10**-scale."""
+    """An asset; its amounts are whole numbers of 10**-scale."""
 
     symbol: str
     scale: int = SCALE_MAX
     supply: int = 0
-    """The most that there may be, in whole assets; 0: as much as 63 bits hold."""
+    """The maximum supply, in whole assets; 0: as much as 63 bits hold."""
 
     def __post_init__(self) -> None:
-        """Refuse an asset whose amounts could leave 63 bits.
+        """Refuse an asset whose amounts could exceed 63 bits.
 
         Raises:
-            MarketError: naming the rule that is broken.
+            MarketError: names the broken rule.
         """
         if not 0 <= self.scale <= SCALE_MAX:
             raise MarketError(f"{self.symbol}: the scale is the number of decimals, 0 to {SCALE_MAX}")
@@ -74,20 +74,19 @@ class Asset(msgspec.Struct, frozen=True):
 
 
 MARKET_SLIPPAGE_PPM: Final = 50_000
-"""How far beyond the best price a MARKET order may trade where a market does not say otherwise: 5 %."""
+"""Default for how far beyond the best price a MARKET order may trade: 5 %."""
 MATCHES_MAX: Final = 500
-"""Orders that an arriving order may meet where a market's definition does not say otherwise: some 5 to 10 ms
-of its shard's time."""
+"""Default for how many resting orders one arriving order may meet: 5 to 10 ms of its shard's time."""
 
 
 class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
-    """One tradable pair.
+    """One tradable market.
 
     `tick_size` and `lot_size` are in units of 10**-8 of a price and of a quantity, whatever the assets'
-    scales; everything else that is a price or a quantity is in ticks or lots, and money is in units of its
-    asset. `band_*_ppm` bound a limit price against the last price, as PERCENT_PRICE_BY_SIDE does (a buy may
-    cost at most `last * band_up_ppm / PPM`, a sell no less than `last * band_down_ppm / PPM`, and neither may
-    stand beyond the other bound). Fees are parts per million of what the order receives.
+    scales. All other prices and quantities are in ticks or lots, and money is in units of its asset.
+    `band_*_ppm` bound a limit price relative to the last price, as PERCENT_PRICE_BY_SIDE does: a buy may cost
+    at most `last * band_up_ppm / PPM`, a sell at least `last * band_down_ppm / PPM`, and neither may be
+    beyond the other bound. Fees are parts per million of what the order receives.
     """
 
     symbol: str
@@ -105,27 +104,29 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     maker_fee_ppm: int
     taker_fee_ppm: int
     open_orders_max: int = 200
-    """Open orders that one account may have in this market."""
+    """Maximum of one account's open orders in this market."""
     quote_per_tick_lot: int = 0
-    """Quote units that one lot costs at a price of one tick. Derived; whatever is passed in is replaced."""
+    """Quote units that one lot costs at a price of one tick. Derived; a value passed in is replaced."""
     base_scale: int = SCALE_MAX
     quote_scale: int = SCALE_MAX
     base_supply: int = 0
-    """As in `Asset`; a market's configuration is complete without another's."""
+    """As in `Asset`; repeated so that a market's configuration is complete on its own."""
     quote_supply: int = 0
     base_per_lot: int = 0
     """Base units in one lot. Derived, too."""
     matches_max: int = 2_000
-    """Resting orders that one arriving order may meet. What is left when it would meet one more expires. The
-    default is for markets that were logged without it."""
+    """Maximum of resting orders that one arriving order may meet; then its remainder expires.
+
+    The default is for markets that were logged without this field.
+    """
     market_slippage_ppm: int = MARKET_SLIPPAGE_PPM
-    """A MARKET order trades up to so far beyond the best price that it meets. What is left expires."""
+    """How far beyond the best price a MARKET order may trade; then its remainder expires."""
 
     def __post_init__(self) -> None:
-        """Refuse a definition on which money could not stay whole.
+        """Refuse a definition with which amounts of money would not be whole numbers.
 
         Raises:
-            MarketError: naming the rule that is broken.
+            MarketError: names the broken rule.
         """
         if not all(_NAME.fullmatch(name) for name in (self.symbol, self.base, self.quote)):
             raise MarketError(f"{self.symbol[:40]!r}: names are 1 to 20 letters and digits")
@@ -180,10 +181,9 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
         return AssetUnits(price * quantity * self.quote_per_tick_lot)
 
     def market_bound(self, side: Side, best: PriceTicks) -> PriceTicks:
-        """Return the worst price at which a MARKET order of `side` may trade where `best` is the best price
-        that it meets.
+        """Return the worst price at which a MARKET order of `side` may trade if the best price is `best`.
 
-        Rounded to the tick that is nearer to `best`, so that it is never beyond the slippage.
+        Rounded to the tick that is nearer to `best`, so that it never exceeds the slippage.
         """
         if side is Side.BUY:
             return PriceTicks(min(best * (PPM + self.market_slippage_ppm) // PPM, self.price_max))
@@ -211,18 +211,18 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
 
 
 class AssetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An asset as the configuration writes it."""
+    """An asset as the markets file writes it."""
 
     symbol: str
     scale: int = SCALE_MAX
     supply: str = ""
-    """Whole assets; empty: as much as fits."""
+    """In whole assets; empty: the maximum."""
 
     def to_asset(self) -> Asset:
         """Return the asset.
 
         Raises:
-            MarketError: the supply is no whole number of at least 1, or the two contradict each other.
+            MarketError: the supply is not a whole number of at least 1, or is too large for the scale.
         """
         try:
             supply = parse_decimal(self.supply, 0) if self.supply else 0
@@ -239,7 +239,7 @@ NO_ASSETS: Final[Mapping[str, Asset]] = MappingProxyType({})
 
 
 class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A market as the configuration writes it: decimal strings and percent-free fractions."""
+    """A market as the markets file writes it: decimal strings, and fractions instead of percentages."""
 
     symbol: str
     base: str
@@ -259,7 +259,7 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     market_slippage: str = "0.05"
 
     def to_market(self, assets: Mapping[str, Asset] = NO_ASSETS) -> Market:
-        """Return the market in whole numbers; an asset that `assets` does not have is one of eight decimals.
+        """Return the market in whole numbers; an asset that is not in `assets` has eight decimals.
 
         Raises:
             MarketError: a text is not a decimal, or the definition contradicts itself.
@@ -296,7 +296,7 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class MarketsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A markets file: the markets, and the assets that have a scale or a supply of their own."""
+    """A markets file: the markets, and the assets with their own scale or supply."""
 
     markets: list[MarketDefinition]
     assets: list[AssetDefinition] = []
@@ -305,7 +305,7 @@ class MarketsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Return the markets in whole numbers.
 
         Raises:
-            MarketError: a market or an asset is wrong, or an asset is there twice, or in no market.
+            MarketError: a market or an asset is invalid, an asset occurs twice, or no market uses it.
         """
         assets: dict[str, Asset] = {}
         for definition in self.assets:
@@ -319,10 +319,10 @@ class MarketsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class MarketMap(msgspec.Struct, frozen=True):
-    """The markets, in their order, and which shard owns what.
+    """The markets, in their order, and the shards of markets and accounts.
 
-    Markets, and account slots, are on the shards that the log says. A new exchange deals both out in order:
-    one shard owns everything on a laptop, and with as many shards as markets each market has its own.
+    The log determines the shards of markets and of account slots. A new exchange assigns both round-robin: on
+    a laptop one shard owns everything, and with as many shards as markets each market has its own.
     """
 
     markets: tuple[Market, ...]
@@ -334,12 +334,11 @@ class MarketMap(msgspec.Struct, frozen=True):
     slots: bytes
     """Account slot -> the shard that keeps its accounts, a byte each."""
     unknown_shards: tuple[int, ...] = ()
-    """Shards whose markets are not known (yet), so that a market which is missing here may be one of theirs.
-    """
+    """Shards whose markets are not known yet; a market that is missing here may belong to one of them."""
 
     @classmethod
     def of(cls, markets: SequenceOf[Market], shard_count: int) -> Self:
-        """Return the map of `markets`, dealt to `shard_count` shards.
+        """Return the map of `markets`, assigned to `shard_count` shards.
 
         Raises:
             MarketError: no market, two of the same symbol, two that contradict each other about an asset, or
@@ -368,14 +367,14 @@ class MarketMap(msgspec.Struct, frozen=True):
         unknown_shards: tuple[int, ...] = (),
         assets: Mapping[str, Asset] = NO_ASSETS,
     ) -> Self:
-        """Return the map of (market, its shard), of which there may be none, and of account slots.
+        """Return the map of (market, its shard) pairs, possibly none, and of account slots.
 
-        Empty `slots` are dealt out.
+        Empty `slots` are assigned round-robin.
 
-        What `assets` has counts more than what the markets declare.
+        `assets` takes precedence over the markets' declarations.
 
         Raises:
-            MarketError: two of the same symbol, a shard that there is not, or a shard count outside 1 to
+            MarketError: two of the same symbol, a shard that does not exist, or a shard count outside 1 to
                 SHARD_COUNT_MAX.
         """
         shards = {market.symbol: shard for market, shard in markets}
@@ -394,7 +393,7 @@ class MarketMap(msgspec.Struct, frozen=True):
 
     @property
     def assets(self) -> tuple[str, ...]:
-        """What is traded, in the markets' order."""
+        """The traded assets, in the markets' order."""
         return tuple(self.by_asset)
 
     def format_amount(self, amount: int, asset: str) -> str:
@@ -402,13 +401,13 @@ class MarketMap(msgspec.Struct, frozen=True):
         return format_amount(amount, self.by_asset[asset].scale)
 
     def supply(self, asset: str) -> AssetUnits:
-        """Return how much of `asset` there may be on all shards together, in its units."""
+        """Return the maximum supply of `asset` on all shards together, in its units."""
         return self.by_asset[asset].amount_max
 
     def supply_share(self, asset: str) -> AssetUnits:
-        """Return how much of `asset` may have come in by one shard beyond what has gone out there.
+        """Return the maximum of deposits minus withdrawals of `asset` at one shard.
 
-        The shares add up to no more than the supply, so that no sum of money can exceed it
+        The sum of the shares never exceeds the supply, so no sum of money can exceed it
         (docs/decisions/0004-money.md).
         """
         return AssetUnits(self.supply(asset) // self.shard_count)
@@ -427,18 +426,20 @@ class MarketMap(msgspec.Struct, frozen=True):
 
 
 SHARD_COUNT_MAX = 100
-"""The last two decimal digits of an order id name the shard that gave it, and nothing else: the account may
-be on another one later."""
+"""The last two decimal digits of an order id name the shard that assigned it, and nothing else.
+
+The account may be on another shard later.
+"""
 
 
 def assets_of(markets: Iterable[Market]) -> dict[str, Asset]:
-    """Return the assets of `markets`, in their order: the first market's scale counts, and the largest
-    supply.
+    """Return the assets of `markets`, in their order: the first market's scale, and the largest supply.
 
     Markets contradict each other about a supply while `exchange markets apply` changes one after the other.
-    About a scale they cannot, where one shard has let them all in (docs/decisions/0004-money.md).
+    Their scales cannot differ once one shard has accepted all of them (docs/decisions/0004-money.md).
     """
-    declared: dict[tuple[str, int, int], None] = {}  # of a thousand markets most declare the same quote asset
+    # Most of a thousand markets declare the same quote asset.
+    declared: dict[tuple[str, int, int], None] = {}
     for market in markets:
         declared[market.base, market.base_scale, market.base_supply] = None
         declared[market.quote, market.quote_scale, market.quote_supply] = None
@@ -453,5 +454,5 @@ def assets_of(markets: Iterable[Market]) -> dict[str, Asset]:
 
 @cache
 def dealt_slots(shard_count: int) -> bytes:
-    """Return account slots as a new exchange of `shard_count` shards has them: dealt out in order."""
+    """Return the account slots of a new exchange with `shard_count` shards: assigned round-robin."""
     return bytes(slot % shard_count for slot in range(ACCOUNT_SLOTS))

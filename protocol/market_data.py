@@ -1,7 +1,7 @@
-"""Public market data as feeds keep it in Redis and publish it: JSON-free, whole numbers, msgpack.
+"""Public market data as feeds store and publish it: whole numbers, msgpack.
 
-Read models and channel payloads are one msgpack-encoded struct each; the Binance shapes are made by the
-functions and the edge.
+Read models and channel payloads are one msgpack-encoded struct each; the functions and the edge convert them
+to Binance's JSON.
 """
 
 from datetime import UTC, datetime
@@ -30,20 +30,22 @@ INTERVALS_MS: dict[str, int] = {
     "3d": 259_200_000,
     "1w": 604_800_000,
 }
-"""Intervals of fixed length, aligned to the epoch, but for those of `_FIRST_MS`.
+"""Lengths of the intervals, aligned to the epoch except for those of `_FIRST_MS`.
 
 `1M` is a calendar month (UTC).
 """
 INTERVALS: tuple[str, ...] = (*INTERVALS_MS, "1M")
 _FIRST_MS: Final = {"3d": 86_400_000, "1w": 4 * 86_400_000}
-"""When the first interval opened after the epoch, a Thursday: weeks open on Mondays, and three days where
-Binance's do, on 1970-01-02."""
+"""The opening time of the first interval after the epoch, which was a Thursday.
+
+Weeks open on Mondays, and three-day intervals on the same days as Binance's, beginning with 1970-01-02.
+"""
 
 
 def interval_bounds(interval: str, time: int, offset_ms: int = 0) -> tuple[int, int]:
-    """Return the first ms of the interval that holds `time`, and the first ms after it.
+    """Return the first ms of the interval that contains `time`, and the first ms after it.
 
-    `offset_ms` is how far the clocks by which intervals open are ahead of UTC; `time` and what is returned
+    `offset_ms` is the offset from UTC of the time zone in which intervals open; `time` and the returned times
     are UTC.
     """
     local = time + offset_ms
@@ -58,7 +60,7 @@ def interval_bounds(interval: str, time: int, offset_ms: int = 0) -> tuple[int, 
 
 
 class DepthSnapshot(msgspec.Struct, frozen=True, array_like=True):
-    """The book of a market: (price, quantity) by level, best first. `sequence` is the last change in it."""
+    """The book of a market: (price, quantity) by level, best first. `sequence` is that of its last change."""
 
     time: TimeMs
     market: str
@@ -68,7 +70,7 @@ class DepthSnapshot(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DepthDiff(msgspec.Struct, frozen=True, array_like=True):
-    """Levels that changed since the last diff; quantity 0 removes one. Follows on `first_sequence - 1`."""
+    """Levels that changed since the last diff; quantity 0 removes a level. Follows `first_sequence - 1`."""
 
     time: TimeMs
     market: str
@@ -113,16 +115,15 @@ class Candle(msgspec.Struct, frozen=True, array_like=True):
     first_trade_id: int
     last_trade_id: int
     closed: bool = False
-    """Whether the interval is over: the last word about it, published once."""
+    """Whether the interval is over: a closed candle is final and is published once."""
 
 
 TICKER_WINDOWS_MS: Final[dict[str, int]] = {"1h": 3_600_000, "4h": 14_400_000, "1d": 86_400_000}
-"""The windows of `@ticker_1h` and its like: how long they are at least."""
+"""The windows of `@ticker_1h`, `@ticker_4h` and `@ticker_1d`: their minimum lengths."""
 
 
 class WindowTicker(msgspec.Struct, frozen=True, array_like=True):
-    """Statistics over the trades from `open_time`, a whole minute, up to the `close_time` of the `Ticker`
-    that has it.
+    """Statistics over the trades from `open_time`, a whole minute, to the `close_time` of its `Ticker`.
 
     Prices are 0 and ids -1 when there was no trade.
     """
@@ -141,8 +142,7 @@ class WindowTicker(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ticker(msgspec.Struct, frozen=True, array_like=True):
-    """Statistics over the trades with `open_time` <= time <= `close_time`: the 24 h before `close_time`,
-    exactly.
+    """Statistics over the trades of exactly 24 h: `open_time` <= time <= `close_time`.
 
     The window moves in whole seconds: it opens at the start of the second that is 86,399 s before the current
     one. Prices are 0 and ids -1 when there was no trade; `previous_close` is the price of the last trade
@@ -164,7 +164,7 @@ class Ticker(msgspec.Struct, frozen=True, array_like=True):
     last_trade_id: int
     trade_count: int
     windows: tuple[WindowTicker, ...] = ()
-    """Of `TICKER_WINDOWS_MS`; empty when the writer is older than this field."""
+    """For each of `TICKER_WINDOWS_MS`; empty when the writer is older than this field."""
 
 
 class TradeBatch(msgspec.Struct, frozen=True, array_like=True):
@@ -175,11 +175,10 @@ class TradeBatch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AccountUpdate(msgspec.Struct, frozen=True, array_like=True):
-    """Raw account events (msgpack, as in `ev:{k}`): all that the log has for the account from behind `after`
-    up to `position`.
+    """Raw account events (msgpack, as in `ev:{k}`): all of the account after `after` up to `position`.
 
-    After a crash feeds may repeat what they have published, in other portions: who has heard a part of one
-    must not tell it again.
+    After a crash feeds may publish the same events again, divided differently: a receiver must drop the
+    events that it has already processed.
     """
 
     account_id: AccountId

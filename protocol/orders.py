@@ -1,6 +1,6 @@
-"""Orders and the words about them, shared by commands, events and replies.
+"""Orders and their vocabulary, shared by commands, events and replies.
 
-The life of an order, as `OrderStatus` × what happens to it (anything not listed breaks an invariant):
+The life of an order: `OrderStatus` × event (a combination without an entry violates an invariant):
 
 | status           | accepted | filled in part   | filled | canceled | expired |
 | ---------------- | -------- | ---------------- | ------ | -------- | ------- |
@@ -40,7 +40,7 @@ class Side(IntEnum):
 
     @property
     def opposite(self) -> "Side":
-        """The side this one trades with."""
+        """The opposite side."""
         return Side.SELL if self is Side.BUY else Side.BUY
 
 
@@ -53,7 +53,7 @@ class OrderType(IntEnum):
 
 
 class TimeInForce(IntEnum):
-    """How long an order may wait: until canceled, not at all, or only whole."""
+    """How long an order stays open: until canceled (GTC), not at all (IOC), or only if filled whole (FOK)."""
 
     GTC = 1
     IOC = 2
@@ -61,7 +61,7 @@ class TimeInForce(IntEnum):
 
 
 class SelfTradePrevention(IntEnum):
-    """What gives way when an order would trade with another order of the same account."""
+    """Which order yields when it would trade with another order of the same account."""
 
     NONE = 0
     EXPIRE_TAKER = 1
@@ -70,7 +70,7 @@ class SelfTradePrevention(IntEnum):
 
 
 class OrderStatus(IntEnum):
-    """See the table above. The numbers are names; their order has no meaning."""
+    """The status of an order: see the table above. The numbers have no order."""
 
     IN_FLIGHT = 0
     NEW = 1
@@ -93,32 +93,30 @@ OPEN_STATUSES = frozenset(
 
 
 class CloseReason(IntEnum):
-    """Why an order left without (further) trading."""
+    """Why an order closed without trading, or without trading further."""
 
     CANCELED_BY_OWNER = 1
     EXPIRED = 2
-    """An IOC, FOK or MARKET order found nothing (more) to trade with. Written before format 2 only."""
+    """An IOC, FOK or MARKET order found no (further) counter order. Written only before format 2."""
     SELF_TRADE_PREVENTED = 3
     CANCELED_BY_OPERATOR = 4
     MARKET_DELISTED = 5
     UNFILLED_IOC = 6
     UNFILLED_FOK = 7
     INSUFFICIENT_LIQUIDITY = 8
-    """A MARKET order has something left: nobody is there to trade with it (any more), or it has no more to
-    trade with."""
+    """A MARKET order has a remainder: the book is empty, or the order's funds are used up."""
     REJECTED = 9
-    """A triggered or pending order broke a rule when it was to begin to work.
+    """A triggered or pending order broke a rule when it became active.
 
-    Not produced yet, nor OCO, OTO and GOOD_TILL_DATE.
+    Not produced yet, nor are OCO, OTO and GOOD_TILL_DATE.
     """
     OCO_TRIGGERED = 10
     OTO_PHASE_ONE_EXPIRED = 11
     PRICE_RANGE_EXCEEDED = 12
-    """A MARKET order has something left, and whoever would trade with it asks for more than its bound, or
-    than it holds."""
+    """A MARKET order has a remainder: the next price is beyond its bound or its funds."""
     GOOD_TILL_DATE = 13
     TOO_MANY_MATCHES = 14
-    """It has met as many resting orders as one order may (`Market.matches_max`), and would have met more."""
+    """The order has met the maximum of resting orders (`Market.matches_max`) and would have met more."""
 
 
 class Liquidity(IntEnum):
@@ -129,7 +127,7 @@ class Liquidity(IntEnum):
 
 
 class RejectReason(StrEnum):
-    """Why a command was refused: the rule that it broke."""
+    """Why a command was refused: the broken rule."""
 
     INSUFFICIENT_BALANCE = "insufficient_balance"
     DUPLICATE_CLIENT_ORDER_ID = "duplicate_client_order_id"
@@ -146,63 +144,61 @@ class RejectReason(StrEnum):
     """In all markets together (`ShardConfig.open_orders_max`)."""
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
     INVALID_COMBINATION = "invalid_combination"
-    """The order's type, time in force and amounts do not go together."""
+    """The order's type, time in force and amounts are not a valid combination."""
     MARKET_CLOSED = "market_closed"
     CONFIG_OUTDATED = "config_outdated"
-    """The configuration has changed since it was looked at: its version is not the one before."""
+    """The configuration has changed since it was read: the command's version is not the next one."""
     CONFIG_REFUSED = "config_refused"
-    """It changes what may not change, or it is not this shard's, or the program does not know its rules."""
+    """The change is not allowed, is for another shard, or has rules that the program does not know."""
     TOO_LATE = "too_late"
     """It reached the shard's input after its deadline."""
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
-    """The account has used the key for something else."""
+    """The account has used the key for another request."""
     NOT_UNDERSTOOD = "not_understood"
-    """The shard could read who sent the command, and not the command; it is a dead letter."""
+    """The shard could decode the sender of the command, but not the command; it is a dead letter."""
     TOO_MANY_IDEMPOTENCY_KEYS = "too_many_idempotency_keys"
     ORDER_NOT_REMEMBERED = "order_not_remembered"
-    """Of a query: the shard does not have the order, and the database may not have it yet."""
+    """Answer to a query: the shard does not have the order, and the database may not have it yet."""
     TRANSFER_ID_REUSED = "transfer_id_reused"
-    """A transfer of this kind with this id has moved another amount, or another asset."""
+    """A transfer of this kind with this id has another amount or another asset."""
     NOT_AUTHORIZED = "not_authorized"
-    """The command needs the signature of a key that may say it, for this shard and for a time that is not
-    over."""
+    """The command needs a valid, unexpired signature for this shard, by a key whose role permits it."""
     ACCOUNT_FROZEN = "account_frozen"
     """An operator has frozen the account."""
     TOO_MANY_ORDERS = "too_many_orders"
-    """More orders in a time than an operator lets this account place."""
+    """The account has reached the maximum of orders per time that an operator has set."""
     UNDER_MAINTENANCE = "under_maintenance"
-    """Only cancels are taken."""
+    """Only cancels are accepted."""
     MARKET_OPEN = "market_open"
-    """The market trades: an operator cancels its orders only after it was closed for new ones."""
+    """The market is open: an operator must close it for new orders before canceling its orders."""
     EMPTY_BOOK = "empty_book"
-    """A MARKET order by quote quantity meets nobody.
+    """A MARKET order by quote quantity finds an empty book.
 
-    Or one by quantity, where nothing was ever traded that tells its worth.
+    Or a MARKET order by quantity, in a market without any trade that tells its value.
     """
     THIN_BOOK = "thin_book"
-    """What a MARKET order by quote quantity could trade is less than the smallest quantity of an order."""
+    """A MARKET order by quote quantity could trade less than the minimum quantity of an order."""
     TOO_MANY_MATCHES = "too_many_matches"
-    """A FOK order would meet more resting orders than one order may (`Market.matches_max`)."""
+    """A FOK order would meet more resting orders than allowed (`Market.matches_max`)."""
     MARKET_BEHIND = "market_behind"
-    """The market's shard has as many orders as it may have from this one, and has not answered them
-    (`ShardConfig.in_flight_max`)."""
+    """The market's shard has too many unanswered orders from this shard (`ShardConfig.in_flight_max`)."""
     ACCOUNT_IN_USE = "account_in_use"
-    """The account has funds, open orders, or idempotency keys that are remembered."""
+    """The account has funds, open orders, or remembered idempotency keys."""
 
 
 class Peg(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """A price that is taken from the book when the order enters it."""
+    """A price that is derived from the book when the order enters it."""
 
     is_primary: bool
-    """From the order's own side of the book; otherwise from the other one."""
+    """Relative to the order's own side of the book; otherwise to the opposite side."""
     offset_levels: Annotated[int, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = 0
 
 
 class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """What an order asks for beyond side, type, price and quantity. 0: not asked for.
+    """What an order asks for beyond side, type, price and quantity. 0: not requested.
 
-    The format has them so that it need not change for the orders that need them. Shards refuse all but
-    strategies so far.
+    The format has these fields already, so that the orders that need them require no new format. So far
+    shards refuse all of them except strategies.
     """
 
     stop_price: Annotated[PriceTicks, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = PriceTicks(0)
@@ -216,43 +212,42 @@ class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 
 
 def are_supported(terms: OrderTerms) -> bool:
-    """Return whether shards take an order with these terms: it names its strategy, and asks for nothing
-    else.
-    """
+    """Return whether shards accept an order with these terms: it asks for nothing but a strategy id."""
     strategy = OrderTerms(strategy_id=terms.strategy_id, strategy_type=terms.strategy_type)
     return terms == strategy != OrderTerms()
 
 
 class OrderCourse(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """What has happened to an order beyond its fills. Only self-trade prevention produces it so far."""
+    """The history of an order beyond its fills. So far only self-trade prevention produces it."""
 
     list_id: int = 0
-    """The order list that it is a leg of; 0: none."""
+    """The order list of which it is a leg; 0: none."""
     working_time: TimeMs = TimeMs(0)
-    """When it was triggered; 0: not yet."""
+    """The time when it was triggered; 0: not yet."""
     trailing_time: TimeMs = TimeMs(0)
-    """When its trailing stop became active; 0: not yet."""
+    """The time when its trailing stop became active; 0: not yet."""
     prevented_quantity: QuantityLots = QuantityLots(0)
-    """Lots that self-trade prevention has taken off it.
+    """Lots that self-trade prevention has taken off the order.
 
-    Of an order by quote quantity those that what was left of it would have traded.
+    For an order by quote quantity: the lots that its remainder would have traded.
     """
     prevented_match_id: int = 0
-    """The last match of it that was prevented; 0: none."""
+    """The id of its last prevented match; 0: none."""
 
 
 class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """An order as its account's shard knows it; replaced, never changed, at every transition.
+    """An order as its account's shard stores it; replaced, never modified, at every transition.
 
-    `price` is the limit in ticks, for a MARKET order that of `PlaceOrder`. `quantity` is in lots; an order by
-    quote quantity has 0 there until it closes and then what it executed. `quote_quantity` (quote units) is 0
-    unless the order was placed by quote quantity. `held` is what the order still holds: quote units for a
-    BUY, base units for a SELL. `cum_quote` is the sum of price x quantity over the fills, in quote units.
+    `price` is the limit in ticks, or for a MARKET order that of `PlaceOrder`. `quantity` is in lots; for an
+    order by quote quantity it is 0 until the order closes, and then the executed quantity. `quote_quantity`
+    (quote units) is 0 unless the order was placed by quote quantity. `held` is what the order still holds:
+    quote units for a BUY, base units for a SELL. `cum_quote` is the sum of price x quantity over the fills,
+    in quote units.
 
-    `execution_id` numbers the executions (acceptance, fill, close) of all orders of a shard, as order ids are
-    numbered; it is the id of the one that led to this state. `version` counts the order's own states from 1:
-    of two states the later one has the larger. Both are 0 while the order is IN_FLIGHT, and in what was
-    written before format 2.
+    `execution_id` is the id of the execution (acceptance, fill, close) that led to this state; executions of
+    all orders of a shard are numbered like order ids. `version` counts the order's own states from 1: of two
+    states the later one has the larger version. Both are 0 while the order is IN_FLIGHT, and in data written
+    before format 2.
     """
 
     order_id: OrderId
@@ -280,12 +275,12 @@ class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 
     @property
     def leaves_quantity(self) -> QuantityLots:
-        """Lots that may still trade (0 for a closed order, and for one by quote quantity)."""
+        """Lots that may still trade; 0 for a closed order and for an order by quote quantity."""
         return QuantityLots(self.quantity - self.cum_quantity if self.status.is_open else 0)
 
 
 class Prevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """A trade of two orders of one account that self-trade prevention did not let happen.
+    """A trade between two orders of one account that self-trade prevention did not allow.
 
     `match_id` is contiguous per market, from 1.
     """
@@ -294,7 +289,7 @@ class Prevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
     maker_order_id: Annotated[OrderId, Meta(ge=1, le=AMOUNT_UNITS_MAX)]
     price: Annotated[PriceTicks, Meta(ge=1, le=AMOUNT_UNITS_MAX)]
     taker_quantity: Annotated[QuantityLots, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
-    """Lots taken off the arriving order; 0: none, by its mode."""
+    """Lots taken off the arriving order; 0: none, because of its mode."""
     maker_quantity: Annotated[QuantityLots, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
     """Lots taken off the resting order; 0: none."""
     quantity: Annotated[QuantityLots, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = QuantityLots(0)
@@ -302,7 +297,7 @@ class Prevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
 
 
 class FillReport(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """One fill of the order that a reply is about. The fee is in units of `fee_asset`, the asset received."""
+    """One fill of the order in a reply. The fee is in units of `fee_asset`, the asset received."""
 
     trade_id: TradeId
     price: PriceTicks

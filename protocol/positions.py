@@ -1,4 +1,4 @@
-"""How far a shard is: the values of `pos:{k}`, of its checksum, and of the count of takeovers at one place.
+"""A shard's progress: the values of `pos:{k}`, of its checksum, and of the count of takeovers.
 
 The scripts of stream_log/redis_log.py write the same formats.
 """
@@ -9,19 +9,19 @@ from protocol.stream_id import STREAM_START, StreamId
 
 
 class ShardPosition(NamedTuple):
-    """Who may write for a shard (`epoch`), and up to which entry of its input everything is committed."""
+    """The current writer of a shard (`epoch`), and the last entry of its input that is committed."""
 
     epoch: int
     stream_id: StreamId
 
     @classmethod
     def parse(cls, value: str | bytes | None) -> Self:
-        """Return the position that the value of `pos:{k}` says, `epoch|stream_id`.
+        """Return the position in the value of `pos:{k}`, `epoch|stream_id`.
 
-        Without one, that of a new shard.
+        Without a value, the position of a new shard.
 
         Raises:
-            ValueError: it says none.
+            ValueError: the value is not a position.
         """
         if not value:
             return cls(0, STREAM_START)
@@ -36,13 +36,13 @@ class ShardPosition(NamedTuple):
 
 
 NEW_SHARD: Final = ShardPosition(0, STREAM_START)
-"""The position of a shard that nobody has taken over yet."""
+"""The position of a shard that no worker has taken over yet."""
 
 
 class StateChecksum(NamedTuple):
-    """What a shard's state comes to after an entry of its input.
+    """The checksum of a shard's state after an entry of its input.
 
-    Whoever has applied as much must come to the same.
+    Every worker that has applied the same input must have the same checksum.
     """
 
     stream_id: StreamId
@@ -50,10 +50,10 @@ class StateChecksum(NamedTuple):
 
     @classmethod
     def parse(cls, value: str | bytes) -> Self:
-        """Return the checksum that the value of `pos:{k}:checksum` says, `stream_id|checksum`.
+        """Return the checksum in the value of `pos:{k}:checksum`, `stream_id|checksum`.
 
         Raises:
-            ValueError: it says none.
+            ValueError: the value is not a checksum.
         """
         if isinstance(value, bytes):
             value = value.decode()
@@ -66,17 +66,17 @@ class StateChecksum(NamedTuple):
 
 
 class Takeovers(NamedTuple):
-    """How many workers in turn have taken a shard over at one position, and committed nothing."""
+    """How many workers in a row have taken over a shard at one position without committing anything."""
 
     stream_id: StreamId
     fruitless: int
 
     @classmethod
     def parse(cls, value: str | bytes) -> Self:
-        """Return what the value of `pos:{k}:takeovers` says, `stream_id|count`.
+        """Return the count in the value of `pos:{k}:takeovers`, `stream_id|count`.
 
         Raises:
-            ValueError: it says nothing.
+            ValueError: the value is not a count of takeovers.
         """
         if isinstance(value, bytes):
             value = value.decode()

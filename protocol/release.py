@@ -1,10 +1,9 @@
-"""What a release reads and writes, in three numbers: the format of frames, the level of their kinds, and the
-rules.
+"""What a release reads and writes: the format of frames, the level of their kinds, and the rules.
 
-A shard's configuration says which of each the shard writes and follows now. A release reads the numbers of
-the release before it and its own. It writes and follows what the configuration says, so the release before
-may take over again, until an operator switches all shards to the new numbers (`exchange formats switch`,
-docs/decisions/0027). They never go down.
+Each is a number. A shard's configuration says which numbers the shard writes and follows now. A release reads
+the numbers of the previous release and its own. It writes and follows those of the configuration, so that the
+previous release can take over again until an operator switches all shards to the new numbers (`exchange
+formats switch`, docs/decisions/0027). The numbers never decrease.
 """
 
 from collections.abc import Iterable, Mapping
@@ -57,31 +56,38 @@ from protocol.events import (
 )
 
 KINDS: Final = 1
-"""The newest level of kinds that this program reads. A release that raises it raises the format too: a
-process of an earlier release that is started after the switch then waits in front of the first frame, and
-puts no event aside."""
+"""The newest level of kinds that this program reads.
+
+A release that raises it raises the format, too. A process of an earlier release that is started after the
+switch then waits at the first frame instead of discarding events.
+"""
 OLDEST_RULES: Final = 1
 """The oldest rules that this program follows."""
 
 LEVELS: Final[Mapping[type, int]] = dict.fromkeys(
     (
         # commands
-        PlaceOrder, CancelOrder, CancelAllOrders, Deposit, Withdraw, Tick, ConfigureShard, ConfigureMarket, WithdrawFees, CloseAccount,
+        PlaceOrder, CancelOrder, CancelAllOrders, Deposit, Withdraw, Tick, ConfigureShard, ConfigureMarket,
+        WithdrawFees, CloseAccount,
         SkipEntry, LimitAccount, CancelOrders, Signed,
         # messages
         MatchOrder, CancelResting, TakerOutcome, MakerFill, RestingClosed, CancelMissed, KnowMarket,
         # events
-        TradeExecuted, DepthChanged, OrderAccepted, OrderFilled, OrderClosed, FundsDeposited, FundsWithdrawn, FundsReleased, StateHashed,
-        TimePassed, MarketConfigured, ShardConfigured, AccountLimited, FeesWithdrawn, AccountClosed, MatchPrevented, EntrySkipped,
+        TradeExecuted, DepthChanged, OrderAccepted, OrderFilled, OrderClosed, FundsDeposited, FundsWithdrawn,
+        FundsReleased, StateHashed,
+        TimePassed, MarketConfigured, ShardConfigured, AccountLimited, FeesWithdrawn, AccountClosed,
+        MatchPrevented, EntrySkipped,
     ),
     1,
 )  # fmt: skip
-"""Kind -> the level that it belongs to. A shard produces none above that of its configuration. A new kind has
-the level of the release that brings it."""
+"""Kind -> its level. A shard produces no kind above the level of its configuration.
+
+A new kind has the level of the release that introduces it.
+"""
 
 
 class Release(NamedTuple):
-    """What a program reads at most, or a shard writes and follows."""
+    """The newest numbers that a program reads, or those that a shard writes and follows."""
 
     format: int
     kinds: int
@@ -89,9 +95,9 @@ class Release(NamedTuple):
 
 
 class LaterReleaseError(LaterFormatError):
-    """A shard has been switched to what only a later release reads.
+    """A shard has been switched to numbers that only a later release reads.
 
-    This program must not decide what comes of its input.
+    This program must not decide the outcome of the shard's input.
     """
 
     def __init__(self, reason: str, number: int) -> None:
@@ -105,14 +111,12 @@ def this_release() -> Release:
 
 
 def release_of(config: ShardConfig) -> Release:
-    """Return what a shard with this configuration writes and follows."""
+    """Return the numbers that a shard with this configuration writes and follows."""
     return Release(config.format, config.kinds, config.rules)
 
 
 def why_later(config: ShardConfig) -> str | None:
-    """Return what makes a shard with this configuration one for later programs; None: this program may lead
-    it.
-    """
+    """Return why this program is too old to lead a shard with this configuration; None: it may lead."""
     wanted, known = release_of(config), this_release()
     if wanted.rules > known.rules:
         return f"follows rules {wanted.rules}, this program knows them up to {known.rules}"
@@ -124,9 +128,7 @@ def why_later(config: ShardConfig) -> str | None:
 
 
 def why_too_early(config: ShardConfig) -> str | None:
-    """Return what makes a shard with this configuration one for earlier programs only; None: this program may
-    lead it.
-    """
+    """Return why this program is too new to lead a shard with this configuration; None: it may lead."""
     if config.rules < OLDEST_RULES:
         return f"follows rules {config.rules}, this program knows them from {OLDEST_RULES} on"
     if config.format < codec.OLDEST_FORMAT:
@@ -135,7 +137,7 @@ def why_too_early(config: ShardConfig) -> str | None:
 
 
 def too_new(produced: Iterable[object], kinds: int) -> str | None:
-    """Return the name of the first thing of a kind above the level `kinds`; None: there is none."""
+    """Return the name of the first item whose kind is above the level `kinds`, or None."""
     for each in produced:
         if LEVELS[type(each)] > kinds:
             return type(each).__name__

@@ -1,7 +1,7 @@
-"""What a shard answers: replies to commands, and queries with their answers.
+"""The answers of a shard: replies to commands, and queries with their replies.
 
-Replies go to the pub/sub channel `replies(reply_to)` as a msgpack array of replies, one array per batch and
-waiter. Queries enter by the stream `queries(shard)`, which is no part of the log, one frame (msgpack array,
+Replies go to the pub/sub channel `replies(reply_to)` as a msgpack array, one array per batch and waiter.
+Queries enter through the stream `queries(shard)`, which is not part of the log, one frame (msgpack array,
 field `QUERIES_FIELD`) per entry. A query sees everything that was acknowledged before it.
 """
 
@@ -14,18 +14,18 @@ from protocol.units import AccountId, Large, OrderId, TimeMs, join_large, split_
 
 
 class OrderReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """An order was placed (with the fills it had at once), canceled, or asked for."""
+    """An order that was placed (with its immediate fills), canceled, or queried."""
 
     request_id: int
     time: TimeMs
     order: OrderState
     fills: tuple[FillReport, ...] = ()
     prevented: tuple[Prevented, ...] = ()
-    """Of an order that was placed: what self-trade prevention did not let happen."""
+    """For an order that was placed: the trades that self-trade prevention did not allow."""
 
 
 class OrdersReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """Several orders: canceled together, or asked for."""
+    """Several orders: canceled together, or queried."""
 
     request_id: int
     time: TimeMs
@@ -33,18 +33,17 @@ class OrdersReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2)
 
 
 class FundsReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """An account's balances: after a deposit or withdrawal the one changed, for a query all that were ever
-    used.
+    """An account's balances: the one that a deposit or withdrawal changed, or all ever used for a query.
 
-    For a query, `time` is when they changed last (0: the account has none), or that of a snapshot, if its
-    shard was restored since.
+    For a query, `time` is the time of the last change (0: the account has none), or the time of a snapshot if
+    its shard was restored since.
     """
 
     request_id: int
     time: TimeMs
     balances: tuple[Balance, ...]
     limits: AccountLimits | None = None
-    """What an operator has set for the account, of a query; None: nothing ever."""
+    """For a query: the limits that an operator has set for the account; None: never any."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -62,12 +61,12 @@ StoredAuditRow = tuple[str, Large, Large, Large, Large, Large, Large]
 
 
 class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
-    """A shard's books of money, per asset: available + held + fees = deposited - withdrawn + settled, always.
+    """A shard's accounting per asset: available + held + fees = deposited - withdrawn + settled, always.
 
-    `settled` is what settlements brought in less what they took; it sums to zero over all shards when nothing
-    is in flight between them. `position` is the input entry up to which all this is so, `digest` that of a
-    `StateHashed` there; `received` and `sent` are (other shard, messages). Tag 5 was the same with rows of
-    plain numbers.
+    `settled` is the sum that settlements have added minus the sum that they have taken; over all shards it is
+    zero when nothing is in flight between them. `position` is the input entry of these sums, `digest` that of
+    a `StateHashed` there; `received` and `sent` are (other shard, messages). Tag 5 was the same struct with
+    rows of plain numbers.
     """
 
     request_id: int
@@ -82,7 +81,7 @@ class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
 
     @property
     def rows(self) -> tuple[AuditRow, ...]:
-        """The books, an asset a row."""
+        """The sums, one row per asset."""
         return tuple(
             (asset, *map(join_large, amounts))  # type: ignore[misc]  # six of them
             for asset, *amounts in self.stored_rows
@@ -90,13 +89,13 @@ class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
 
 
 def stored_audit_row(row: AuditRow) -> StoredAuditRow:
-    """Return the row as it is sent."""
+    """Return the row in the form in which it is sent."""
     asset, *amounts = row
     return (asset, *map(split_large, amounts))  # type: ignore[return-value]  # six of them
 
 
 class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
-    """A shard or a market is configured as it was asked for."""
+    """A shard or a market has the requested configuration."""
 
     request_id: int
     time: TimeMs
@@ -104,9 +103,7 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
 
 
 class ConfigReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
-    """How a shard is configured (None: not yet), and the markets that it knows, its own and those of
-    others.
-    """
+    """A shard's configuration (None: not configured), and the markets it knows, including other shards'."""
 
     request_id: int
     time: TimeMs
@@ -115,7 +112,7 @@ class ConfigReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8)
 
 
 class Canceling(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
-    """The shard has begun to cancel so many orders, as far as it knows now."""
+    """The shard has begun to cancel orders; their number is as far as the shard knows now."""
 
     request_id: int
     time: TimeMs
@@ -134,17 +131,17 @@ class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 
 
 class OrderQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """An open order, or a closed one that the database may not have yet.
+    """Query an open order, or a closed one that the database may not have yet.
 
     Answered by `OrderReply`, or `Refused`.
 
-    UNKNOWN_ORDER: if there is such an order, the database has it as it is. ORDER_NOT_REMEMBERED: the order
-    may have been closed without being in the database, which may also know an older state, or an older order
-    with the client order id.
+    UNKNOWN_ORDER: if the order exists, the database has its current state. ORDER_NOT_REMEMBERED: the order
+    may have been closed without being in the database, which may have an older state, or an older order with
+    the same client order id.
 
-    An order is IN_FLIGHT while its account's shard waits to hear from its market's what becomes of it.
+    An order is IN_FLIGHT while its account's shard waits for the outcome from its market's shard.
 
-    Named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match).
+    Named by `order_id`, or by `client_order_id` when `order_id` is 0 (both given: both must match).
     """
 
     request_id: int
@@ -156,7 +153,7 @@ class OrderQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
 
 class OpenOrdersQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """The account's open orders, oldest first, in one market or (`market` empty) all.
+    """Query the account's open orders, oldest first, in one market or (`market` empty) in all.
 
     Answered by `OrdersReply`.
     """

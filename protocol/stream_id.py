@@ -1,6 +1,6 @@
-"""The ids of Redis stream entries, as numbers that compare as the entries follow on each other.
+"""Ids of Redis stream entries, as numbers that compare in the order of the entries.
 
-Redis, the database, snapshots and frames hold an id as text, `ms-number`. Whoever reads or writes one of them
+Redis, the database, snapshots and frames hold an id as text, `ms-number`; code that reads or writes them
 converts it there.
 """
 
@@ -8,27 +8,25 @@ from typing import Final, NamedTuple, Self
 
 
 class StreamId(NamedTuple):
-    """A stream entry's id: when it was appended, by Redis's clock in milliseconds, and its number within that
-    millisecond.
-    """
+    """A stream entry's id: its time in ms by Redis's clock, and its number within that millisecond."""
 
     ms: int
     number: int = 0
 
     @classmethod
     def parse(cls, text: str | bytes) -> Self:
-        """Return the id that `ms-number` names.
+        """Return the id of the text `ms-number`.
 
-        Without a number, as Redis reads it, the first one of its millisecond.
+        A text without a number means the first id of its millisecond, as in Redis.
 
         Raises:
-            ValueError: it names none.
+            ValueError: the text is not an id.
         """
         if isinstance(text, bytes):
             text = text.decode()
         ms, _, number = text.partition("-")
-        # Without the class's own call, which takes a fifth of the time: every entry that is read comes by
-        # here.
+        # Bypasses the class's own constructor, which would take five times as long: every entry read is
+        # parsed here.
         return tuple.__new__(cls, (int(ms), int(number or 0)))
 
     def __str__(self) -> str:
@@ -45,10 +43,10 @@ class StreamId(NamedTuple):
 
 
 NUMBER_MAX: Final = 2**64 - 1
-"""The largest number, and number of milliseconds, that an id has in Redis."""
+"""The largest number, and number of milliseconds, of an id in Redis."""
 
 STREAM_START: Final = StreamId(0)
-"""No entry's id: before all of them."""
+"""The id before all entries; no entry has it."""
 
 NOTHING_NEEDED: Final = StreamId(NUMBER_MAX)
-"""What a reader has passed that needs nothing at all."""
+"""The position of a reader that needs no entries at all."""

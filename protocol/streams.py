@@ -3,51 +3,53 @@
 All keys of a shard carry its hash tag `{k}`, so that a script or a transaction on them stays on one node of a
 cluster. A market's read models carry the tag of the market's shard.
 
-| key                       | kind     | written by       | holds                                                         |
-| ------------------------- | -------- | ---------------- | ------------------------------------------------------------- |
-| `in:{k}`                  | stream   | gateways, shards | command frames and message frames; trimmed to the older snapshot |
-| `query:{k}`               | stream   | gateways         | query frames; no part of the log                              |
-| `pos:{k}`                 | string   | shard            | `epoch|stream_id`: who may write, and up to where `in` is done |
-| `pos:{k}:checksum`        | string   | shard            | `stream_id|checksum`: what the leader's state came to with the last commit |
-| `ev:{k}`                  | stream   | shard            | event frames; trimmed to what all its readers have passed     |
-| `out:{k}`                 | stream   | shard            | message frames, by target shard; removed when delivered       |
-| `lease:{k}`               | string   | shard            | `epoch|…`: who leads, see protocol/lease.py; expires when it falls silent |
-| `config:{k}`              | string   | shard            | how the shard and its own markets are configured: see protocol/listing.py |
-| `standbys:{k}`            | hash     | standbys         | process -> its pid, how far it has followed, and when it said so |
-| `snapshots:{k}`           | list     | shard, standbys  | the two newest `ShardSnapshot`s, newest first: `saved|stream_id|time_ms|name` |
-| `snapshot:{k}:NAME`       | list     | shard, standbys  | the bytes of one of them, in pieces that hold nobody up        |
-| `dead:{k}`                | stream   | everyone         | what could not be understood: source, id, reason, payload     |
-| `halted:{k}`              | string   | shard            | why the shard stopped; there only while it stands still       |
-| `skip:{k}`                | string   | operators        | the `SkipEntry` that its leader follows next: an entry to pass over  |
-| `skips:{k}`               | hash     | shard            | id of an entry of `in:{k}` that was passed over -> its `SkipEntry`   |
-| `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` (`archive`: in `in:{k}`) it has passed |
-| `guard:{k}`               | string   | persist          | `run id|reason`: see stream_log/lost_tail_note.py                         |
-| `schema:{0}`              | string   | persist          | number of the newest schema that was seen: see runtime/schema.py |
-| `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
-| `depth:{k}:SYMBOL`        | string   | feeds            | the base: the book by price levels, about a second ago        |
-| `depth_diffs:{k}:SYMBOL`  | list     | feeds            | the newest `DepthDiff`s, newest first; they follow on the base |
-| `book_ticker:{k}:SYMBOL`  | string   | feeds            | best bid and ask                                              |
-| `ticker:{k}:SYMBOL`       | string   | feeds            | the 24 h ticker                                               |
-| `trades:{k}:SYMBOL`       | list     | feeds            | the newest trades, newest first                               |
-| `candles:{k}:SYMBOL`      | hash     | feeds            | interval -> the candle still open                             |
-| `closed_candles:{k}:SYMBOL:INTERVAL` | list | feeds     | the newest final candles, newest first                        |
-| `pub:SYMBOL:KIND`         | channel  | feeds            | public market data of one kind                                |
-| `pub:second:{k}`          | channel  | feeds            | the shard's time (ms), once a second, after all that came before it |
-| `account:ID`              | channel  | feeds            | an account's own events                                       |
-| `reply:NAME`              | channel  | shards           | reply frames for the waiter NAME                              |
-| `api_key:2:KEY`           | string   | functions        | read model of an API key, or a ticket; expires                |
-| `session:HASH`            | string   | functions        | a signed-in session; expires                                  |
-| `revocations:{0}`         | stream   | functions        | the keys and sessions that were revoked, newest last: docs/decisions/0036 |
-| `attempts:OF`             | string   | functions        | `count|time_ms`: attempts to sign in, and when the next may be; expires |
-| `rate:{k}:KIND:OWNER:WINDOW` | hash  | gateways, edges, feeds | a pot: what is used and taken of a limit (adapters/shares.py) |
-| `rate:words`              | channel  | gateways, edges, feeds | the pots that have changed                              |
-| `bans:{0}`                | stream   | gateways, edges  | the networks that were banned, until when, and how often      |
-| `listen_key:KEY`          | string   | functions        | whose events the key opens, and what it falls with; expires   |
-| `listen_key_of:ID:NAME`   | string   | functions        | the newest listenKey of a credential; expires                 |
-| `health:NAME`             | string   | every process    | its last heartbeat, also under NAME@HOST.PID; expires         |
-| `settings:{0}`            | hash     | every process    | process -> its shared settings, and when it said so: runtime/agreement.py |
-| `waited:{k}`              | string   | readers of `ev`  | with replicas: the entry that a reader last waited for, until they had it |
-| `{dramatiq}:…`            | several  | persist          | Dramatiq's queue of nudges; one hash tag, so its script works on a cluster |
+| key                      | kind    | written by      | contents                                          |
+| ------------------------ | ------- | --------------- | ------------------------------------------------- |
+| `in:{k}`                 | stream  | gateways, shard | command and message frames since the older snapshot |
+| `query:{k}`              | stream  | gateways        | query frames; not part of the log                 |
+| `pos:{k}`                | string  | shard           | `epoch|stream_id`: writer; committed up to        |
+| `pos:{k}:checksum`       | string  | shard           | `stream_id|checksum` of the state                 |
+| `ev:{k}`                 | stream  | shard           | event frames that not all readers have passed     |
+| `out:{k}`                | stream  | shard           | message frames by target shard, until delivered   |
+| `lease:{k}`              | string  | shard           | `epoch|…`: the leader (lease.py); expires         |
+| `config:{k}`             | string  | shard           | configuration of shard and markets (listing.py)   |
+| `standbys:{k}`           | hash    | standbys        | process -> pid, position, time of announcement    |
+| `snapshots:{k}`          | list    | shard, standbys | the two newest: `saved|stream_id|time_ms|name`    |
+| `snapshot:{k}:NAME`      | list    | shard, standbys | the bytes of a `ShardSnapshot`, in small pieces   |
+| `dead:{k}`               | stream  | everyone        | undecodable data: source, id, reason, payload     |
+| `halted:{k}`             | string  | shard           | why the shard has halted; only while it is halted |
+| `skip:{k}`               | string  | operators       | the `SkipEntry` that the leader follows next      |
+| `skips:{k}`              | hash    | shard           | id of a skipped `in:{k}` entry -> `SkipEntry`     |
+| `passed:{k}`             | hash    | feeds, persist  | reader -> id passed in `ev` (`archive`: in `in`)  |
+| `guard:{k}`              | string  | persist         | `run id|reason`: stream_log/lost_tail_note.py     |
+| `schema:{0}`             | string  | persist         | the newest schema number seen: runtime/schema.py  |
+| `feeds:{k}`              | hash    | feeds           | the feeds' own position and saved state           |
+| `depth:{k}:SYMBOL`       | string  | feeds           | the base: price levels, about a second old        |
+| `depth_diffs:{k}:SYMBOL` | list    | feeds           | the diffs after the base, newest first            |
+| `book_ticker:{k}:SYMBOL` | string  | feeds           | best bid and ask                                  |
+| `ticker:{k}:SYMBOL`      | string  | feeds           | the 24 h ticker                                   |
+| `trades:{k}:SYMBOL`      | list    | feeds           | the newest trades, newest first                   |
+| `candles:{k}:SYMBOL`     | hash    | feeds           | interval -> the open candle                       |
+| `closed_candles:{k}:SYMBOL:INTERVAL` | list    | feeds           | closed candles, newest first            |
+| `pub:SYMBOL:KIND`        | channel | feeds           | public market data of one kind                    |
+| `pub:second:{k}`         | channel | feeds           | the shard's time (ms), each second                |
+| `account:ID`             | channel | feeds           | an account's own events                           |
+| `reply:NAME`             | channel | shards          | reply frames for the waiter NAME                  |
+| `api_key:2:KEY`          | string  | functions       | read model of an API key, or a ticket; expires    |
+| `session:HASH`           | string  | functions       | a session; expires                                |
+| `revocations:{0}`        | stream  | functions       | revoked keys and sessions (docs/decisions/0036)   |
+| `attempts:OF`            | string  | functions       | `count|time_ms`: sign-ins, next allowed; expires  |
+| `rate:{k}:KIND:OWNER:WINDOW` | hash    | limits          | a pot of a limit (adapters/shares.py)           |
+| `rate:words`             | channel | limits          | the pots that have changed                        |
+| `bans:{0}`               | stream  | gateways, edges | banned networks, until when, and how often        |
+| `listen_key:KEY`         | string  | functions       | the account and credential of the key; expires    |
+| `listen_key_of:ID:NAME`  | string  | functions       | the newest listenKey of a credential; expires     |
+| `health:NAME`            | string  | every process   | last heartbeat; also NAME@HOST.PID; expires       |
+| `settings:{0}`           | hash    | every process   | process -> its settings (runtime/agreement.py)    |
+| `waited:{k}`             | string  | readers of `ev` | the last entry that replicas had to confirm       |
+| `{dramatiq}:…`           | several | persist         | Dramatiq's queue of nudges; one hash tag          |
+
+`limits` are the gateways, the edges and the feeds.
 """
 
 import re
@@ -64,32 +66,35 @@ MESSAGES_FIELD: Final = b"m"
 EVENTS_FIELD: Final = b"e"
 QUERIES_FIELD: Final = b"q"
 SKIPPED_FIELD: Final = b"s"
-"""Of an entry that was passed over, as it is read and archived: the frame of the `SkipEntry`."""
+"""Field of an entry that was skipped, as it is read and archived: the frame of the `SkipEntry`."""
 SKIPPED_ENTRY_FIELD: Final = b"o"
-"""Beside `SKIPPED_FIELD`: the fields that the entry has in `in:{k}`, in msgpack."""
+"""Beside `SKIPPED_FIELD`: the fields of the entry in `in:{k}`, in msgpack."""
 
 ENGINE_GROUP: Final = "engine"
-"""The consumer group on `in:{k}`. Its cursor moves with `pos:{k}`, in the same script, so every tool that
-knows consumer groups sees what is committed and what waits. The worker itself reads from `pos`: reading as a
-consumer would be a write, and cost a disk sync."""
+"""The consumer group on `in:{k}`.
+
+Its cursor moves with `pos:{k}`, in the same script, so that every tool for consumer groups sees what is
+committed and what is pending. The worker itself reads from `pos`: reading as a consumer would be a write, and
+cost a disk sync.
+"""
 
 
 class EventReader(StrEnum):
-    """Who reads `ev:{k}`; also the fields of `passed:{k}`."""
+    """The readers of `ev:{k}`; also the fields of `passed:{k}`."""
 
     FEEDS = "feeds"
     PERSIST = "persist"
 
 
 ARCHIVE_READER: Final = "archive"
-"""The field of `passed:{k}` that says up to where `in:{k}` is archived.
+"""The field of `passed:{k}` with the position up to which `in:{k}` is archived.
 
-Without it nobody archives, and nothing waits for it.
+Without it there is no archive, and nothing waits for it.
 """
 TRIMMED: Final = "trimmed"
-"""The field of `passed:{k}` that says which entries of `in:{k}`, those before it, were removed.
+"""The field of `passed:{k}` with the id before which the entries of `in:{k}` were removed.
 
-Without it none were.
+Without it none were removed.
 """
 
 
@@ -97,9 +102,9 @@ class AfterLoss(StrEnum):
     """What `exchange restore` does with a key when it rebuilds Redis from the database."""
 
     REPLACED = "replaced"
-    """Removed; what is needed of it is made anew, by the restore or by the process that writes it."""
+    """Removed; the restore, or the process that writes the key, creates it again as far as needed."""
     KEPT = "kept"
-    """Left alone: it says nothing about the shards' state, or expires by itself."""
+    """Left unchanged: it is independent of the shards' state, or expires."""
 
 
 KEYS: Final[Mapping[str, AfterLoss]] = {
@@ -113,13 +118,13 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "standbys": AfterLoss.REPLACED,
     "snapshots": AfterLoss.REPLACED,
     "snapshot": AfterLoss.REPLACED,
-    "dead": AfterLoss.KEPT,  # for whoever finds out what went wrong
+    "dead": AfterLoss.KEPT,  # for the investigation of the error
     "halted": AfterLoss.REPLACED,
-    "skip": AfterLoss.REPLACED,  # it names an entry that is there no more
+    "skip": AfterLoss.REPLACED,  # it names an entry that no longer exists
     "skips": AfterLoss.REPLACED,  # the archive has them beside their entries
     "passed": AfterLoss.REPLACED,
     "guard": AfterLoss.REPLACED,
-    "schema": AfterLoss.KEPT,  # it is about the database
+    "schema": AfterLoss.KEPT,  # it describes the database
     "feeds": AfterLoss.REPLACED,
     "depth": AfterLoss.REPLACED,
     "depth_diffs": AfterLoss.REPLACED,
@@ -128,7 +133,7 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "trades": AfterLoss.REPLACED,
     "candles": AfterLoss.REPLACED,
     "closed_candles": AfterLoss.REPLACED,
-    "api_key": AfterLoss.REPLACED,  # it may be older than the database's truth, and so may sessions
+    "api_key": AfterLoss.REPLACED,  # it may be older than the database's state, and so may sessions
     "session": AfterLoss.REPLACED,
     "revocations": AfterLoss.KEPT,
     "attempts": AfterLoss.KEPT,
@@ -137,18 +142,18 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "listen_key": AfterLoss.KEPT,
     "listen_key_of": AfterLoss.KEPT,
     "health": AfterLoss.KEPT,
-    "settings": AfterLoss.KEPT,  # of the processes that run
+    "settings": AfterLoss.KEPT,  # of the running processes
     "waited": AfterLoss.REPLACED,
-    JOBS_NAMESPACE: AfterLoss.KEPT,  # a nudge too many does no harm
+    JOBS_NAMESPACE: AfterLoss.KEPT,  # an extra nudge does no harm
 }
 """The first part of every key's name.
 
-A test compares them with the table above; channels hold nothing, so they are not here.
+A test compares them with the table above. Channels store nothing, so they are not listed here.
 """
 
 
 def after_loss(key: str) -> AfterLoss:
-    """Return what a restore does with a key; what is not ours is kept."""
+    """Return what a restore does with a key; keys of other programs are kept."""
     return KEYS.get(key.partition(":")[0], AfterLoss.KEPT)
 
 
@@ -178,16 +183,12 @@ def position(shard: int) -> str:
 
 
 def checksum(shard: int) -> str:
-    """`pos:{k}:checksum`. Who may write the position may write it, and whoever removes the one removes the
-    other.
-    """
+    """`pos:{k}:checksum`. It has the same writers as the position, and is removed together with it."""
     return f"pos:{{{shard}}}:checksum"
 
 
 def takeovers(shard: int) -> str:
-    """`pos:{k}:takeovers`: the position of the last takeover, and how many before it found the same,
-    "ID|COUNT".
-    """
+    """`pos:{k}:takeovers`: "ID|COUNT", the position of the last takeover and how many there were."""
     return f"pos:{{{shard}}}:takeovers"
 
 
@@ -257,7 +258,7 @@ def guard(shard: int) -> str:
 
 
 def schema() -> str:
-    """`schema:{0}`; with a hash tag so that all who may read shards' keys may read it."""
+    """`schema:{0}`; the hash tag lets every process read it that may read shards' keys."""
     return "schema:{0}"
 
 
@@ -307,7 +308,7 @@ def market_data(symbol: str, kind: MarketDataKind) -> str:
 
 
 def second(shard: int) -> str:
-    """`pub:second:{k}`, a channel. No market is called so: their names are in capitals."""
+    """`pub:second:{k}`, a channel. No market has this name: symbols are uppercase."""
     return f"pub:second:{{{shard}}}"
 
 
@@ -322,7 +323,7 @@ def replies(reply_to: str) -> str:
 
 
 def api_key(key: str) -> str:
-    """`api_key:2:KEY`; releases before scopes wrote `api_key:KEY`, which says nothing of them."""
+    """`api_key:2:KEY`; releases before scopes wrote `api_key:KEY`, which has no scopes."""
     return f"api_key:2:{key}"
 
 
@@ -332,7 +333,7 @@ def session(token_hash: str) -> str:
 
 
 def revocations() -> str:
-    """`revocations:{0}`; with a hash tag, as `schema` has."""
+    """`revocations:{0}`; with a hash tag, like `schema`."""
     return "revocations:{0}"
 
 
@@ -344,23 +345,25 @@ def attempts(of: str) -> str:
 def rate(shard: int, kind: str, owner: object, window: int) -> str:
     """`rate:{k}:KIND:OWNER:WINDOW`.
 
-    An account's is where its shard is, a network's on any that is always the same.
+    An account's pot is on its shard's node, a network's always on the same one.
     """
     return f"rate:{{{shard}}}:{kind}:{owner}:{window}"
 
 
 RATE_WORDS: Final = "rate:words"
-"""A channel: who says it, and then a line for each pot that has changed, `KEY USED TAKEN VERSION WANTED`
-(adapters/shares.py). WANTED is what somebody needed and did not get, else 0."""
+"""A channel: the sender, then a line `KEY USED TAKEN VERSION WANTED` for each pot that has changed.
+
+WANTED is the amount that somebody needed and did not get, else 0 (adapters/shares.py).
+"""
 ORDERS_10S: Final = "orders10s"
-"""The kind of the pot of an account's unfilled orders in ten seconds."""
+"""The kind of the pot for an account's unfilled orders in ten seconds."""
 ORDERS_DAY: Final = "ordersday"
-"""The same in a day (UTC)."""
+"""The kind of the pot for an account's unfilled orders in a day (UTC)."""
 ORDER_WINDOWS_MS: Final[Mapping[str, int]] = {ORDERS_10S: 10_000, ORDERS_DAY: 86_400_000}
 
 
 def bans() -> str:
-    """`bans:{0}`; with a hash tag, as `schema` has."""
+    """`bans:{0}`; with a hash tag, like `schema`."""
     return "bans:{0}"
 
 
@@ -385,21 +388,21 @@ def cluster_settings() -> str:
 
 
 def health(process: str) -> str:
-    """`health:NAME`; an engine's number is a hash tag, so that its heartbeat goes where its shard is."""
+    """`health:NAME`; an engine's number is a hash tag, so that its heartbeat is on its shard's node."""
     return "health:" + _engine_number.sub(r"{\1}", process)
 
 
 def instance_health(process: str, instance: str) -> str:
-    """`health:NAME@HOST.PID`, where `health:NAME` is; `instance` is the part behind the `@`."""
+    """`health:NAME@HOST.PID`, on the node of `health:NAME`; `instance` is the part after the `@`."""
     key = health(process)
     return f"{key}@{instance}" if "{" in key else f"health:{{{key}}}@{instance}"
 
 
 def process_of_health(key: str) -> str:
-    """Return NAME, or NAME@HOST.PID, of a heartbeat's key."""
+    """Return NAME, or NAME@HOST.PID, from a heartbeat's key."""
     return key.replace("{", "").replace("}", "").removeprefix("health:").removeprefix("health:")
 
 
 def shard_of(key: str) -> int:
-    """Return the shard whose hash tag a key carries."""
+    """Return the shard in a key's hash tag."""
     return int(key[key.index("{") + 1 : key.index("}")])

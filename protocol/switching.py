@@ -1,5 +1,6 @@
-"""Whether the shards of an exchange may be switched to what a new release brings, and to what
-(docs/decisions/0027).
+"""Whether, and to which numbers, the shards of an exchange may be switched for a new release.
+
+See docs/decisions/0027.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,29 +13,30 @@ from protocol.release import Release, release_of
 
 
 class Reader(NamedTuple):
-    """A process that reads or writes what stands in the log."""
+    """A process that reads or writes the log."""
 
     name: str
     reads: Release | None
-    """None: it has not been heard lately."""
+    """None: it has sent no heartbeat lately."""
 
 
 class Switch(NamedTuple):
-    """What a switch would do."""
+    """The effect of a switch."""
 
     newest: Release
-    """The newest that any process reads."""
+    """The newest numbers that any process reads."""
     lacking: tuple[Reader, ...]
-    """Processes that do not read it, or have not been heard: they forbid the switch."""
+    """Processes that do not read these numbers, or sent no heartbeat: they forbid the switch."""
     shards: tuple[int, ...]
-    """The shards that do not write it yet."""
+    """The shards that do not write these numbers yet."""
 
 
 def plan_switch(
     configs: Mapping[int, ShardConfig], found: Sequence[Reader], without: Collection[str] = ()
 ) -> Switch:
-    """Return what a switch to the newest would do, `without` the processes that an operator says will not
-    come back.
+    """Return the effect of a switch to the newest numbers.
+
+    `without` names processes that, as an operator confirms, will not return.
     """
     counted = [each for each in found if each.reads is not None or each.name not in without]
     written = [release_of(config) for config in configs.values()]

@@ -1,8 +1,10 @@
-"""Trades of one market, folded: what candles and tickers are made of. Feeds, persistence, edge and restore fold
-with these functions, so a candle is the same wherever it is made.
+"""Sums over the trades of one market, from which candles and tickers are computed.
 
-Every interval and the ticker's window begin and end with a second, so a batch is folded into sums of one
-second each, and only these few are merged into the candles.
+Feeds, persistence, edge and restore use these functions, so that a candle is the same wherever it is
+computed.
+
+Every interval and the ticker's window begin and end with a second. A batch is therefore folded into sums of
+one second each, and only these few sums are merged into the candles.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +19,7 @@ from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 
 
 class AnyTrade(Protocol):
-    """What a fold reads of a trade."""
+    """The fields of a trade that `fold` reads."""
 
     @property
     def time(self) -> int:
@@ -37,11 +39,11 @@ class AnyTrade(Protocol):
 
     @property
     def trade_id(self) -> int:
-        """One more than that of the market's trade before."""
+        """One more than that of the market's previous trade."""
 
 
 class TradeSum(msgspec.Struct, array_like=True, gc=False):
-    """Trades that follow each other, folded.
+    """The sums of consecutive trades.
 
     Prices in ticks, volumes in lots, `quote` amounts in quote units.
     """
@@ -60,7 +62,7 @@ class TradeSum(msgspec.Struct, array_like=True, gc=False):
     last_trade_id: int
 
     def merge(self, later: "TradeSum") -> None:
-        """Add trades that came later."""
+        """Add the sums of later trades."""
         if later.high > self.high:
             self.high = later.high
         if later.low < self.low:
@@ -84,7 +86,7 @@ def fold(trades: Sequence[AnyTrade], quote_per_tick_lot: int, second_min: int) -
 
     Seconds are counted from the epoch, and each occurs once.
 
-    A trade older than `second_min` counts there: what was closed stays closed.
+    A trade older than `second_min` counts in that second: a closed second stays closed.
     """
     sums: list[tuple[int, TradeSum]] = []
     buy = int(Side.BUY)
@@ -110,7 +112,7 @@ def fold(trades: Sequence[AnyTrade], quote_per_tick_lot: int, second_min: int) -
             if trade.taker_side == buy:
                 buy_volume += quantity
                 buy_notional += price * quantity
-        # The loop ended without a break: all that is left is of this second.
+        # The loop ended without a break: all remaining trades are of this second.
         else:
             index = len(trades)
         last = trades[index - 1]
@@ -140,7 +142,7 @@ def fold(trades: Sequence[AnyTrade], quote_per_tick_lot: int, second_min: int) -
 def sums_by_interval(
     seconds: Iterable[tuple[int, TradeSum]], intervals: Sequence[str]
 ) -> dict[tuple[str, int], TradeSum]:
-    """Return what sums of seconds, oldest first, add up to, by interval and opening time (ms)."""
+    """Return the totals of sums of seconds (oldest first), by interval and opening time (ms)."""
     sums: dict[tuple[str, int], TradeSum] = {}
     for second, total in seconds:
         for interval in intervals:
@@ -154,7 +156,7 @@ def sums_by_interval(
 
 
 def sum_of_candles(candles: Iterable[Candle]) -> TradeSum | None:
-    """Return what candles that follow each other, oldest first, add up to; None: nothing was traded in them."""
+    """Return the total of consecutive candles, oldest first; None: there was no trade in them."""
     total: TradeSum | None = None
     for candle in candles:
         if not candle.trade_count:
@@ -181,16 +183,16 @@ def sum_of_candles(candles: Iterable[Candle]) -> TradeSum | None:
 
 
 def flat_sum(close: int) -> TradeSum:
-    """Return the sum of no trades behind a trade at the price `close`."""
+    """Return the sum of no trades after a trade at the price `close`."""
     return TradeSum(close, close, close, close, 0, 0, 0, 0, 0, 0, -1, -1)
 
 
 def candle_of(
     market: str, interval: str, bounds: tuple[int, int], total: TradeSum, *, closed: bool
 ) -> Candle:
-    """Return the candle of an interval with these `bounds` (`interval_bounds`), in which `total` was traded.
+    """Return the candle of an interval with these `bounds` (`interval_bounds`) and the sum `total`.
 
-    Sums that no 64 bits hold are cut off at `AMOUNT_UNITS_MAX`.
+    Sums beyond 64 bits are capped at `AMOUNT_UNITS_MAX`.
     """
     opened, end = bounds
     return Candle(

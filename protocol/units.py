@@ -1,9 +1,8 @@
-"""Whole-number units, and the one place where decimals become whole numbers and back.
+"""Whole-number units, and the only conversions between them and decimals.
 
-Inside the exchange a price is a count of ticks, a quantity a count of lots, and money a count of the asset's
-smallest unit, which each asset has for itself: 10**-scale. Decimal strings exist only at the edges, where
-everything is written with eight decimals. The conversions here are exact: a text with more decimals than the
-scale holds is an error, never rounded.
+Inside the exchange a price is a count of ticks, a quantity a count of lots, and money a count of its asset's
+smallest unit, 10**-scale. Decimal strings exist only at the edges, always with eight decimals. The
+conversions here are exact: a text with more decimals than the scale holds is an error, never rounded.
 """
 
 import re
@@ -24,22 +23,26 @@ if TYPE_CHECKING:
     Sequence = NewType("Sequence", int)
     """The engine's numbering of a market's public events; contiguous per market, starting at 1."""
 else:
-    # At run time a unit is `int` itself: calling a NewType costs twice as much, several times per order.
+    # At run time a unit is `int` itself: calling a NewType takes twice as long, several times per order.
     PriceTicks = QuantityLots = AssetUnits = TimeMs = AccountId = OrderId = TradeId = Sequence = int
 
 SCALE_MAX: Final = 8
-"""The most decimals that an asset may have; every price, quantity and amount is written with as many."""
+"""The maximum of decimals of an asset; every price, quantity and amount is written with this many."""
 UNITS_PER_ASSET: Final = 10**SCALE_MAX
-"""One whole in the units of `tick_size` and `lot_size`, which are also those of an asset with SCALE_MAX
-decimals."""
+"""One whole in the units of `tick_size` and `lot_size`.
+
+These are also the units of an asset with SCALE_MAX decimals.
+"""
 AMOUNT_UNITS_MAX: Final = 2**63 - 1
-"""The largest amount that any balance, hold or supply may reach; what a database bigint holds."""
+"""The maximum of any balance, hold or supply: the largest database bigint."""
 PPM: Final = 1_000_000
 """Fees and bands are in parts per million."""
 
 Large = tuple[int, int]
-"""A sum that grows for as long as the exchange lives, where it is stored or sent: (high, low) stands for high
-x 2**63 + low. `high` has the sum's sign, and `low` is at least 0 and less than 2**63."""
+"""A number of any size, stored or sent as (high, low): high x 2**63 + low.
+
+It holds sums that grow for the lifetime of the exchange. `high` has the sum's sign, and 0 <= `low` < 2**63.
+"""
 _LARGE_LOW_BITS: Final = 63
 
 _DECIMAL = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?", re.ASCII)
@@ -59,7 +62,7 @@ def split_large(amount: int) -> Large:
 
 
 def join_large(large: Large) -> int:
-    """Return the number that `split_large` split."""
+    """Return the number that `split_large` has split."""
     high, low = large
     return (high << _LARGE_LOW_BITS) + low
 
@@ -67,11 +70,11 @@ def join_large(large: Large) -> int:
 def parse_decimal(text: str, scale: int = SCALE_MAX) -> int:
     """Return `text` as a whole number of 10**-scale.
 
-    Accepts only `digits[.digits]` (ASCII, at most 20 on each side; no sign, no exponent, no blanks). Trailing
-    zeros beyond the scale are harmless.
+    Accepts only `digits[.digits]` (ASCII, at most 20 on each side; no sign, exponent or blanks). Trailing
+    zeros beyond the scale are allowed.
 
     Raises:
-        TooManyDecimalsError: a digit other than 0 stands beyond the scale.
+        TooManyDecimalsError: a digit other than 0 is beyond the scale.
         DecimalError: the text is not such a number.
     """
     match = _DECIMAL.fullmatch(text)
@@ -93,7 +96,7 @@ def format_decimal(units: int, scale: int = SCALE_MAX) -> str:
 
 
 _TO_WRITTEN: Final = tuple(10 ** (SCALE_MAX - scale) for scale in range(SCALE_MAX + 1))
-"""By scale: what turns an amount into a count of 10**-8."""
+"""By scale: the factor that converts an amount to a count of 10**-8."""
 
 
 def format_amount(amount: int, scale: int) -> str:

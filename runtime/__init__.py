@@ -1,1 +1,1 @@
-"""Process plumbing: settings, the stream log, lifecycle, logs, metrics."""
+"""Process infrastructure: settings, lifecycle, logs, metrics, and connections to Redis."""

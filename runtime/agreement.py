@@ -1,8 +1,8 @@
-"""What all processes of an exchange have to agree on, compared when one starts.
+"""Compares the settings that all processes of an exchange must share, when a process starts.
 
-Every process keeps its own entry in `settings:{0}` current for as long as it runs, and removes it when it leaves.
-One that starts reads the entries of the others: a gateway with another number of shards would send orders to
-shards that do not own them. Decision: docs/decisions/0043-shared-settings.md.
+Every process renews its entry in `settings:{0}` while it runs, and removes it when it stops. A starting
+process reads the entries of the others: a gateway with another number of shards would send orders to shards
+that do not own them. Decision: docs/decisions/0043-shared-settings.md.
 """
 
 import os
@@ -21,7 +21,7 @@ from runtime.settings import PREFIX, ClusterSettings, Settings, SettingsError
 from runtime.unique_names import own_instance
 
 FRESH_S: Final = 10
-"""An entry that was not renewed for so long is of a process that was killed."""
+"""An entry that was not renewed for this time belongs to a process that was killed."""
 _TIMEOUT_S: Final = 2.0
 _ADVICE: Final = "All processes of an exchange need the same values; stop those that have other ones first, or set these alike."
 
@@ -29,7 +29,7 @@ _log = structlog.get_logger()
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What one process said last."""
+    """The last announcement of one process."""
 
     time_s: int
     """By Redis's clock."""
@@ -40,7 +40,7 @@ _decode: Final = json_decoder(Entry)
 
 
 def differences(own: ClusterSettings, others: dict[str, ClusterSettings]) -> list[str]:
-    """Return a line for each setting in which another process differs, by its variable; empty: all agree."""
+    """Return a line, with the variable, for each setting in which another process differs."""
     lines = []
     for field in msgspec.structs.fields(ClusterSettings):
         value = getattr(own, field.name)
@@ -51,7 +51,7 @@ def differences(own: ClusterSettings, others: dict[str, ClusterSettings]) -> lis
 
 
 class Agreement:
-    """The entry of one process, and its comparison with those of the others."""
+    """The entry of one process, and its comparison with the other entries."""
 
     def __init__(self, settings: Settings, process: str) -> None:
         self._name = f"{process}@{own_instance()}"
@@ -63,27 +63,28 @@ class Agreement:
         self._has_agreed = False
 
     def renew(self) -> None:
-        """Write this process's entry, and compare it with the others' when that was not done yet.
+        """Write this process's entry, and compare it with the others if that has not been done yet.
 
         Raises:
             SettingsError: another running process has other values.
-            redis.RedisError: Redis is away.
+            redis.RedisError: Redis is unreachable.
         """
         now_s = int(self._redis.time()[0])
         entry = msgspec.json.encode(Entry(now_s, self._own))
         write_reserved(self._redis, "HSET", self._key, self._name, entry)
         if self._has_agreed:
             return
-        # Written before the others are read: of two that start at the same moment at least one sees the other.
+        # Written before the others are read: of two processes that start at the same moment, at least one
+        # sees the other.
         if mistakes := differences(self._own, self._others(now_s)):
             self._redis.hdel(self._key, self._name)
             raise SettingsError("\n".join([*mistakes, _ADVICE]))
         self._has_agreed = True
 
     def renew_or_end(self) -> None:
-        """Renew the entry; end this process when another one that runs has other values.
+        """Renew the entry; end this process when another running process has other values.
 
-        For a process that started while Redis was away.
+        For a process that started while Redis was unreachable.
         """
         try:
             self.renew()
@@ -102,14 +103,14 @@ class Agreement:
         self._redis.close()
 
     def _others(self, now_s: int) -> dict[str, ClusterSettings]:
-        """Return what the running ones have; remove what is left of those that were killed."""
+        """Return the settings of the running processes; remove the entries of killed ones."""
         others = {}
         entries: dict[bytes, bytes] = self._redis.hgetall(self._key)  # type: ignore[assignment]
         for name, value in entries.items():
             try:
                 entry = _decode(value)
             except msgspec.MsgspecError:
-                continue  # of another release, whose settings are its own
+                continue  # of another release, which has other settings
             if now_s - entry.time_s > FRESH_S:
                 self._redis.hdel(self._key, name)
             elif name != self._name.encode():
@@ -118,7 +119,9 @@ class Agreement:
 
 
 def agree(settings: Settings, process: str) -> None:
-    """Compare the settings with those of the running processes; when Redis is away, that is left to the heartbeat.
+    """Compare the settings with those of the running processes.
+
+    When Redis is unreachable, the heartbeat compares them later.
 
     Raises:
         SettingsError: another running process has other values.

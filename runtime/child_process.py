@@ -1,13 +1,11 @@
-"""Commands of the processes that a process starts by itself, from the code that is on the disk by then."""
+"""Commands of child processes, which run the code that is on disk when they start."""
 
 import sys
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module with this interpreter, and looks for modules where this process
-    does.
+    """Return the command that runs a module with this interpreter and this process's module search path.
 
-    A process that was told not to import from the folder in which it happens to be (`-P`) tells its children
-    so.
+    A process that does not import from its working directory (`-P`) passes this on to its children.
     """
     return [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", module, *arguments]

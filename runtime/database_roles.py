@@ -1,8 +1,8 @@
-"""Who each process is to the database: a role of its own, with the rights that persist/grants.py gives it.
+"""The database role of each process, with the rights that persist/grants.py grants.
 
-The owner of the database migrates it; its role is whatever EXCHANGE_DATABASE_URL names to commands and
-migrations. The roles of services are made by `exchange migrate` where it is told their passwords, and by
-whoever runs the server elsewhere.
+The owner of the database migrates it; its role is the one in the EXCHANGE_DATABASE_URL of commands and
+migrations. `exchange migrate` creates the roles of services if it has their passwords; otherwise the operator
+of the database server creates them.
 """
 
 import hmac
@@ -15,7 +15,7 @@ from runtime.settings import PREFIX, Settings, SettingsError
 
 
 class ServiceRole(StrEnum):
-    """The roles of services, by their names in the database."""
+    """The roles of services, with their names in the database."""
 
     GATEWAY = "exchange_gateway"
     EDGE = "exchange_edge"
@@ -23,13 +23,12 @@ class ServiceRole(StrEnum):
 
     @property
     def service(self) -> str:
-        """What the role is called in settings and among secrets."""
+        """The name of the role in settings and secrets."""
         return self.removeprefix("exchange_")
 
 
 def role_passwords(settings: Settings) -> dict[ServiceRole, str]:
-    """Return the passwords of the roles of services, as far as these settings know them: all of an embedded
-    database's.
+    """Return the known passwords of the roles of services; for an embedded database, all of them.
 
     Raises:
         SettingsError: EXCHANGE_DATABASE_ROLE_PASSWORDS is not `service:password,…`, or the embedded database
@@ -55,10 +54,10 @@ def role_passwords(settings: Settings) -> dict[ServiceRole, str]:
 
 
 def database_url_of(settings: Settings, role: ServiceRole) -> str:
-    """Return the address of the database for a service.
+    """Return the URL of the database for a service.
 
-    Where EXCHANGE_DATABASE_URL is set, it names the service's own role, unless
-    EXCHANGE_DATABASE_ROLE_PASSWORDS is set, too.
+    EXCHANGE_DATABASE_URL, if set, names the service's own role, unless EXCHANGE_DATABASE_ROLE_PASSWORDS is
+    set, too.
 
     Raises:
         SettingsError: as for `role_passwords`.
@@ -72,7 +71,7 @@ def database_url_of(settings: Settings, role: ServiceRole) -> str:
 
 
 def url_as(database_url: str, role: ServiceRole, password: str) -> str:
-    """Return the address of the same database for another role, in the form of libpq's keywords."""
+    """Return the address of the same database for another role, as libpq keywords."""
     return make_conninfo(database_url, user=str(role), password=password)
 
 

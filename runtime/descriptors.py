@@ -1,4 +1,4 @@
-"""File descriptors: a process that serves connections needs one for each, and most shells give 1,024."""
+"""File descriptors: every connection needs one, and most shells allow 1,024."""
 
 import resource
 from typing import Final
@@ -6,27 +6,27 @@ from typing import Final
 import structlog
 
 RESERVED: Final = 256
-"""For files, Redis, the database and logs; the rest are for connections."""
+"""Descriptors for files, Redis, the database and logs; the remaining ones are for connections."""
 
 _log = structlog.get_logger()
 
 
 def raise_descriptors() -> int:
-    """Raise the limit of open file descriptors to the hard one, tell the log, and return it."""
+    """Raise the limit of open file descriptors to the hard limit, log it, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     raised = soft
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             raised = hard
-        except (OSError, ValueError) as error:  # an endless hard limit may be more than the kernel allows
+        except (OSError, ValueError) as error:  # an unlimited hard limit may be more than the kernel allows
             _log.warning("file descriptors not raised", limit=soft, error=str(error))
     _log.info("file descriptors", limit=raised, before=soft)
     return raised
 
 
 def connections_possible(wanted: int, descriptors: int) -> int:
-    """Return how many of the connections wanted there are descriptors for, at least 1."""
+    """Return how many of the wanted connections have a descriptor, at least 1."""
     if descriptors == resource.RLIM_INFINITY:
         return wanted
     return max(1, min(wanted, descriptors - RESERVED))

@@ -1,13 +1,13 @@
-"""What garbage collections cost a process that others wait for."""
+"""Garbage collection in processes with latency requirements."""
 
 import gc
 
 
 def keep_what_there_is() -> None:
-    """Leave what the process is made of out of all further collections.
+    """Exclude all objects that exist now from further collections.
 
-    It stays as long as the process does. To look through it for garbage took a tenth of a second of
-    everybody's time, now and then.
+    These objects live as long as the process. Scanning them for garbage occasionally took a tenth of a
+    second, during which nothing else ran.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Keys that are made once and kept in the data folder, a file each."""
+"""Keys that are generated once and kept in the data folder, one file each."""
 
 import base64
 import binascii
@@ -13,13 +13,13 @@ KEY_BYTES: Final = 32
 
 
 def key_in(path: Path) -> bytes:
-    """Return the key in a file, which is made when there is none.
+    """Return the key in a file; if there is no file, generate a key and create it.
 
-    Several processes may do this at once: the key is written aside and linked into place, so that one of them
-    wins and all read the same, whole key.
+    Several processes may do this at once: the key is written to a temporary file and linked into place, so
+    that one process wins and all read the same, complete key.
 
     Raises:
-        SettingsError: the file holds no key.
+        SettingsError: the file does not contain a key.
     """
     if not path.exists():
         _make(path)
@@ -27,10 +27,10 @@ def key_in(path: Path) -> bytes:
 
 
 def decoded_key(text: str, source: str) -> bytes:
-    """Return the key that `text` writes in base64url.
+    """Return the key that `text` encodes in base64url.
 
     Raises:
-        SettingsError: it does not, naming the `source`.
+        SettingsError: `text` is not a key; the message names the `source`.
     """
     try:
         key = base64.b64decode(text, altchars=b"-_", validate=True)
@@ -47,7 +47,7 @@ def encoded_key(key: bytes) -> str:
 
 
 def replace_key(path: Path, key: bytes) -> None:
-    """Let a file hold another key, whole at every moment."""
+    """Replace the key in a file atomically."""
     _written_aside(path, key).replace(path)
 
 

@@ -1,4 +1,4 @@
-"""Stopping: the first SIGTERM or SIGINT asks a process to finish what it has and leave.
+"""Graceful shutdown: the first SIGTERM or SIGINT asks a process to finish its work and end.
 
 A second one ends it at once.
 """
@@ -15,11 +15,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalFlag(threading.Event):
-    """An event that a signal's handler may set, once and for good.
+    """An event that a signal handler may set, once and for good.
 
-    The library's own has a lock, and the handler runs between any two steps of the main thread: also while
-    that waits and holds the lock, which the handler then waits for without end. This one has none: who waits,
-    waits until there is something in a pipe.
+    The standard library's event has a lock. The handler runs between any two steps of the main thread, also
+    while that thread holds the lock, and would then wait for it forever. This class has no lock: a waiter
+    waits for a byte in a pipe.
     """
 
     def __init__(self) -> None:
@@ -28,26 +28,26 @@ class SignalFlag(threading.Event):
         self._process = os.getpid()
         self._waited_for, self._end = os.pipe()
         for end in (self._waited_for, self._end):
-            weakref.finalize(self, os.close, end).atexit = False  # threads may wait until the end
+            weakref.finalize(self, os.close, end).atexit = False  # threads may wait until the process ends
 
     def is_set(self) -> bool:
-        """Return whether it is."""
+        """Return whether the flag is set."""
         return self._is_set
 
     def set(self) -> None:
-        """Set it, and wake whoever waits."""
+        """Set the flag, and wake all waiters."""
         was_set, self._is_set = self._is_set, True
         if (
             not was_set and os.getpid() == self._process
-        ):  # a forked child's flag is not its parent's, but their pipe is one
+        ):  # a forked child has its own flag, but shares the pipe with its parent
             os.write(self._end, b"s")
 
     def clear(self) -> None:
-        """Refuse: who was asked to stop stops."""
+        """Refuse: a stop request is final."""
         raise NotImplementedError
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set, or for so many seconds; return whether it is."""
+        """Wait until the flag is set, or for `timeout` seconds; return whether it is set."""
         if not self._is_set:
             poll = select.poll()
             poll.register(self._waited_for, select.POLLIN)

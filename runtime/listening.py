@@ -1,9 +1,9 @@
-"""Taking a port, and leaving it without resetting anybody's connection.
+"""Opening a port, and closing it without resetting connections.
 
-A listener that is closed resets the connections that wait to be accepted, and their clients have sent their
-requests already. So before it is closed, the kernel is told to pass over new ones, and the last that wait are
-accepted. A client that is passed over tries again by itself within a second, and then finds nobody, or
-whoever has taken the port's place: nothing that it sent was lost.
+A listener that is closed resets the connections in its backlog, whose clients have already sent their
+requests. Therefore the kernel is first told to ignore new connections, and the waiting ones are accepted. An
+ignored client retries within a second, and then finds no listener, or the next owner of the port: nothing
+that it has sent is lost.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ import structlog
 from runtime.settings import PREFIX, SettingsError
 
 _SO_ATTACH_FILTER: Final = 26
-"""Linux's; Python has no name for it."""
+"""Linux's number; Python has no name for it."""
 _PASS_OVER_NEW: Final = (
     (0x30, 0, 0, 13),  # load the byte of flags in the TCP header
     (0x54, 0, 0, 0x12),  # keep SYN and ACK
     (0x15, 0, 1, 0x02),  # SYN alone is the first packet of a connection:
     (0x06, 0, 0, 0),  # drop it;
-    (0x06, 0, 0, 0xFFFFFFFF),  # take everything else
+    (0x06, 0, 0, 0xFFFFFFFF),  # accept everything else
 )
 """A classic BPF program: code, jump if true, jump if false, operand."""
 _HANDSHAKE_S: Final = 0.05
-"""How long the handshakes that were under way may take."""
+"""Time for handshakes in progress to complete."""
 _QUEUE_S_MAX: Final = 1.0
 _LOOK_EVERY_S: Final = 0.01
 
@@ -38,7 +38,7 @@ _log = structlog.get_logger()
 
 
 def listen(host: str, port: int, backlog: int, setting: str) -> socket.socket:
-    """Return a TCP socket that listens.
+    """Return a listening TCP socket.
 
     Args:
         host: An address of this machine, or a name of one.
@@ -47,7 +47,7 @@ def listen(host: str, port: int, backlog: int, setting: str) -> socket.socket:
         setting: The name of the setting that chose the port, without its prefix.
 
     Raises:
-        SettingsError: the port is taken, or the address is not this machine's.
+        SettingsError: the port is in use, or the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -63,9 +63,9 @@ def listen(host: str, port: int, backlog: int, setting: str) -> socket.socket:
 
 
 async def accept_the_last(listener: socket.socket) -> None:
-    """Let nobody new connect to a listener, and return when its server has accepted all that had.
+    """Refuse new connections to a listener, and return when its server has accepted all waiting ones.
 
-    Close it next.
+    Close the listener next.
     """
     try:
         _pass_over_new(listener)
@@ -76,7 +76,7 @@ async def accept_the_last(listener: socket.socket) -> None:
 
 
 async def until(true: Callable[[], bool], timeout_s: float) -> None:
-    """Return when `true` says so, or `timeout_s` later."""
+    """Return when `true` returns true, or after `timeout_s`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while not true():
@@ -86,7 +86,7 @@ async def until(true: Callable[[], bool], timeout_s: float) -> None:
 
 
 def has_input(source: socket.socket) -> bool:
-    """Return whether something waits to be read from a socket, or a connection to be accepted."""
+    """Return whether a socket has data to read or a connection to accept."""
     poll = select.poll()
     with suppress(OSError, ValueError):  # it may be closed
         poll.register(source, select.POLLIN)

@@ -9,9 +9,7 @@ from runtime.settings import Settings
 
 
 def configure_logs(settings: Settings, process: str) -> None:
-    """Send this process's logs, and those of its libraries, to standard error, each line with the name of the
-    process.
-    """
+    """Send this process's and its libraries' logs to standard error, each line with the process's name."""
     human = settings.log_format == "human" or (settings.log_format == "auto" and sys.stderr.isatty())
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [

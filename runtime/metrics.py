@@ -1,9 +1,8 @@
-"""What a process tells about itself: metrics for Prometheus, probes, and a heartbeat in Redis for `exchange
-status`.
+"""Monitoring of a process: metrics for Prometheus, probes, and a heartbeat for `exchange status`.
 
-Metrics are declared where they are counted, with `prometheus_client` itself. Counting is an addition in
-memory; nothing here is on the way of an order. Who asks is answered by a thread; it lets go of the
-interpreter after each metric, so that an order waits for no more than one of them.
+Metrics are declared in the modules that count, with `prometheus_client` itself. Counting is an addition in
+memory; nothing here delays an order. A thread answers scrapes; it yields the interpreter after each metric,
+so that an order waits for one metric at most.
 """
 
 import hmac
@@ -39,11 +38,11 @@ from runtime.unique_names import own_instance
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
 _CLIENT_S: Final = 5
-"""How long a client of the metrics may take to say what it wants."""
+"""Timeout for a client of the metrics to send its request."""
 
 _log = structlog.get_logger()
 
-# They are half of what is exposed, and nobody asks for them.
+# They are half of the output, and nothing uses them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library lacks the annotation
 _build = prometheus_client.Gauge(
     "exchange_build_info", "1: this process, and the version that it runs", ["process", "version"]
@@ -55,11 +54,10 @@ _redis_reachable = prometheus_client.Gauge(
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What a process said last: who it is, when (seconds since the epoch), and how far behind (milliseconds;
-    None: it has no backlog).
+    """The last heartbeat of a process: identity, time (s since the epoch), and lag (ms; None: no backlog).
 
-    And up to which numbers it reads what stands in the log (protocol/release.py); 0: it is of a release that
-    does not say so.
+    It also has the newest numbers that the process reads (protocol/release.py); 0: its release does not
+    report them.
     """
 
     pid: int
@@ -71,23 +69,22 @@ class Health(msgspec.Struct, frozen=True):
 
 
 def health_keys(process: str) -> tuple[str, str]:
-    """Return where a process writes its heartbeat: by its name, and beside others that have the same name."""
+    """Return the keys of a process's heartbeat: by its name, and by its name and instance."""
     return streams.health(process), streams.instance_health(process, own_instance())
 
 
 def health_now(lag_ms: int | None) -> Health:
-    """Return what this process has to say."""
+    """Return this process's current heartbeat."""
     return Health(os.getpid(), time.time(), lag_ms, *this_release())
 
 
 def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_shared: bool = False) -> None:
-    """Serve `/metrics`, `/livez` and `/readyz` of this process over HTTP, from a thread, when a port is set
-    for it.
+    """Serve `/metrics`, `/livez` and `/readyz` of this process over HTTP, from a thread, if it has a port.
 
-    `is_port_shared`: another process that does so, too, may have the port at the same time.
+    `is_port_shared`: another process with the same flag may listen on the port at the same time.
 
     Raises:
-        SettingsError: the port is taken, or the address is not this machine's.
+        SettingsError: the port is in use, or the address is not this machine's.
     """
     version = metadata.version("exchange")
     _build.labels(process, version).set(1)
@@ -108,9 +105,7 @@ def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_s
 
 
 def metrics_application(probes: Probes, password: str = "") -> WSGIApplication:
-    """Return what answers for the metrics, to whoever shows the password if there is one, and for the probes,
-    to anybody.
-    """
+    """Return the WSGI application of metrics, which may require a password, and of probes, which do not."""
     wanted = f"Bearer {password}".encode() if password else b""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Yielding())
@@ -141,7 +136,7 @@ def metrics_application(probes: Probes, password: str = "") -> WSGIApplication:
 
 
 def reach_redis(probes: Probes, process: str, *, once: bool = False) -> Reach:
-    """Return what a process notes in whether Redis answers it; the process is ready only while it does."""
+    """Return a `Reach` that records whether Redis answers the process; it is ready only while Redis does."""
     reach = Reach("Redis")
     probes.ready_when("redis", reach.why_not, once=once)
     _redis_reachable.labels(process).set_function(lambda: reach.why_not() is None)
@@ -149,7 +144,7 @@ def reach_redis(probes: Probes, process: str, *, once: bool = False) -> Reach:
 
 
 class _Yielding(Collector):
-    """All metrics of this process; after each one whoever waits for the interpreter has it."""
+    """All metrics of this process; the interpreter is yielded after each one."""
 
     def collect(self) -> Iterator[Metric]:
         for metric in prometheus_client.REGISTRY.collect():
@@ -163,11 +158,11 @@ class _Handler(WSGIRequestHandler):
     timeout = _CLIENT_S
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - it is called so there
-        """Say nothing."""
+        """Log nothing."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request, so that a client that is slow is in nobody's way."""
+    """One thread per request, so that a slow client does not delay others."""
 
     daemon_threads = True
 
@@ -180,17 +175,16 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.set_app(application)
 
     def server_bind(self) -> None:
-        """Bind without asking the name service for this machine's name, which may take seconds."""
+        """Bind without a name lookup of this machine, which may take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
 
 
 class Heartbeat:
-    """Writes `health:NAME` every second from a thread of its own, so that a busy process still answers for
-    itself.
+    """Writes `health:NAME` every second from its own thread, so that a busy process still has a heartbeat.
 
-    `lag_ms` is called for the milliseconds that the process is behind, if it has a backlog at all.
+    `lag_ms` is called for the milliseconds that the process is behind, if it can have a backlog.
     """
 
     def __init__(self, settings: Settings, process: str, lag_ms: Callable[[], int] | None = None) -> None:
@@ -204,11 +198,11 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Write no more, and say that the process left."""
+        """Stop writing, and announce that the process has stopped."""
         self._stopped.set()
         self._thread.join(HEARTBEAT_INTERVAL_S)
         try:
@@ -236,7 +230,7 @@ _decode_health = json_decoder(Health)
 
 
 def decode_health(payload: Any) -> Health | None:
-    """Return what a heartbeat says; None: there is none, or it cannot be read."""
+    """Return the heartbeat in `payload`; None: there is none, or it is undecodable."""
     try:
         return _decode_health(payload) if isinstance(payload, bytes) else None
     except msgspec.MsgspecError:
@@ -244,7 +238,8 @@ def decode_health(payload: Any) -> Health | None:
 
 
 def read_health(client: redis.Redis, process: str) -> Health | None:
-    """Return what a process said last, None when it has been silent for `HEARTBEAT_TTL_S`, or what it said
-    cannot be read.
+    """Return a process's last heartbeat.
+
+    None: there was none for `HEARTBEAT_TTL_S`, or it is undecodable.
     """
     return decode_health(client.get(streams.health(process)))

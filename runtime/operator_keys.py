@@ -1,7 +1,7 @@
-"""The keys of operators, of the treasury and of the development faucet: who may sign commands, and with what.
+"""The signing keys of operators, of the treasury and of the development faucet.
 
-On a laptop the private keys are made once and kept in the data folder. In containers each is a secret of the
-one process that needs it, and the engines get the public halves (`exchange secrets`).
+On a laptop the private keys are generated once and kept in the data folder. In containers each is a secret of
+the one process that needs it, and the engines get the public keys (`exchange secrets`).
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,11 @@ from runtime.key_files import decoded_key, encoded_key, key_in, replace_key
 from runtime.settings import PREFIX, Settings, SettingsError
 
 _FAUCET_DAILY: Final = 100_000
-"""Requests of the largest amount that a faucet may grant per day, asset and shard."""
+"""Requests of the maximum amount that a faucet may grant per day, asset and shard."""
 
 
 def private_key(settings: Settings, role: Role) -> Ed25519PrivateKey:
-    """Return the private key of a role: the settings' own, or the one in the data folder, which is made when
-    there is none.
+    """Return the private key of a role: from the settings, or from the data folder, where it is generated.
 
     Raises:
         SettingsError: it is not 32 bytes in base64url.
@@ -36,18 +35,17 @@ def private_key(settings: Settings, role: Role) -> Ed25519PrivateKey:
 
 
 def replace_private_key(settings: Settings, role: Role, key: Ed25519PrivateKey) -> None:
-    """Let the data folder hold another private key of a role."""
+    """Replace a role's private key in the data folder."""
     replace_key(settings.data_dir / f"{role.name.lower()}.key", key.private_bytes_raw())
 
 
 def key_name(role: Role, public: bytes) -> str:
-    """Return what a key is called in the shards: its role, and how its public half begins."""
+    """Return the name of a key in the shards: its role, and the beginning of its public key."""
     return f"{role.name.lower()}-{public.hex()[:8]}"
 
 
 def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
-    """Return the keys that a new exchange begins with: the settings' public ones, or those of the data
-    folder's private ones.
+    """Return the keys of a new exchange: the public keys of the settings, or those of the data folder.
 
     Raises:
         SettingsError: EXCHANGE_OPERATOR_KEYS is not `role:key,…`, with the key's 32 bytes in base64url, or
@@ -72,7 +70,7 @@ def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
 
 
 def public_half(private: Ed25519PrivateKey) -> bytes:
-    """Return the 32 bytes that shards know a key by."""
+    """Return the 32 bytes of the public key."""
     return private.public_key().public_bytes_raw()
 
 
@@ -83,10 +81,10 @@ def public_text(keys: Mapping[Role, bytes]) -> str:
 
 
 def first_config(settings: Settings) -> ShardConfig:
-    """Return what a new shard is told to follow.
+    """Return the first configuration of a new shard.
 
     Raises:
-        SettingsError: the keys are wrong.
+        SettingsError: the keys are invalid.
     """
     return ShardConfig(
         windows=settings.windows(),
@@ -97,10 +95,10 @@ def first_config(settings: Settings) -> ShardConfig:
 
 
 def shard_key(settings: Settings, role: Role, public: bytes) -> OperatorKey:
-    """Return a key as shards are told of it; a faucet's with the limits that the settings give it."""
+    """Return a key as shards are configured with it; a faucet's with the limits of the settings."""
     limits: tuple[KeyLimit, ...] = ()
     if role is Role.FAUCET:
-        # Of every asset, whatever its scale: see `KeyLimit.asset`.
+        # For every asset, whatever its scale: see `KeyLimit.asset`.
         most = min(settings.faucet_amount_max * UNITS_PER_ASSET, AMOUNT_UNITS_MAX)
         limits = (KeyLimit("", AssetUnits(most), AssetUnits(min(most * _FAUCET_DAILY, AMOUNT_UNITS_MAX))),)
     return OperatorKey(key_name(role, public), role, public, limits)

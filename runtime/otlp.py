@@ -1,4 +1,4 @@
-"""Spans to an OpenTelemetry collector, by OTLP over HTTP, in batches from a thread of the library's."""
+"""Exports spans to an OpenTelemetry collector, by OTLP over HTTP, in batches from the library's thread."""
 
 from importlib import metadata
 from typing import Final
@@ -19,7 +19,7 @@ _sampled: Final = TraceFlags(TraceFlags.SAMPLED)
 
 
 class OtlpExporter:
-    """Implements `runtime.tracing.Exporter`. A collector that is away costs spans, nothing else."""
+    """Implements `runtime.tracing.Exporter`. An unreachable collector loses spans and has no other effect."""
 
     def __init__(self, url: str, process: str) -> None:
         version = metadata.version("exchange")
@@ -40,7 +40,7 @@ class OtlpExporter:
         end_ns: int,
         attributes: dict[str, str | int],
     ) -> None:
-        """Send a span, soon."""
+        """Enqueue a span for export."""
         is_root = span_id == trace.root_id
         self._processor.on_end(
             ReadableSpan(
@@ -59,5 +59,5 @@ class OtlpExporter:
         )
 
     def close(self) -> None:
-        """Send what waits."""
+        """Send the pending spans."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]  # the library lacks the annotation

@@ -1,9 +1,9 @@
-"""Whether a server answers whoever connects to it, asked the way a client asks: through its own port.
+"""Checks whether a server answers its clients, by connecting to its own port like a client.
 
-A loop that turns may still answer nobody: it has no file descriptor left, or what it does first leaves it no
-time for newcomers. So a thread knocks every now and then. A refusal is no answer, and what one address may
-have and ask for does not bound the knocks: whatever else comes from this machine, they tell of the process
-alone.
+A running event loop does not prove that clients are answered: the process may be out of file descriptors, or
+too busy to accept connections. Therefore a thread connects now and then. A refusal is not an answer, and the
+limits per address do not apply to these requests, so that their result depends on the process alone, not on
+other clients of this machine.
 """
 
 import http.client
@@ -23,21 +23,21 @@ from runtime.probes import Probes
 KNOCK_S: Final = 15.0
 ANSWER_S_MAX: Final = 10.0
 READY_S_MAX: Final = 40.0
-"""So long without an answer, two knocks, and no balancer should send anybody here."""
+"""After this time without an answer (two requests) load balancers should not use the process."""
 ALIVE_S_MAX: Final = 120.0
-"""So long, and it should be started anew."""
+"""After this time without an answer the process should be restarted."""
 
 _NO_ANSWER: Final = (OSError, http.client.HTTPException, websockets.exceptions.WebSocketException)
 
 
 class NoAnswerError(Exception):
-    """Nobody answers, or not as a server that serves does; the message says what came instead."""
+    """The server does not answer, or not as a working server does; the message says what it received."""
 
 
 class Knocks:
-    """From where a process knocks at its own door, now: such a connection counts against nobody's limits.
+    """The local addresses of this process's own test connections, which count against no limits.
 
-    Nobody else can come from there, as long as the socket is bound.
+    No other client can use such an address while the socket is bound.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Knocks:
 
     @contextmanager
     def begun(self, knocker: socket.socket) -> Iterator[None]:
-        """Note from where a knock comes, as long as it lasts."""
+        """Record the address of a test connection, as long as it lasts."""
         name = knocker.getsockname()[:2]
         self._from.add(name)
         try:
@@ -65,7 +65,7 @@ def ask_http(
     knocks: Knocks | None = None,
     context: ssl.SSLContext | None = None,
 ) -> None:
-    """Ask a gateway for a ping, by TLS where there is a `context` for it. A refusal is no answer.
+    """Request a ping from a gateway, over TLS if there is a `context`. A refusal is not an answer.
 
     Raises:
         NoAnswerError: it does not answer, or refuses.
@@ -92,10 +92,9 @@ def ask_websocket(
     knocks: Knocks | None = None,
     context: ssl.SSLContext | None = None,
 ) -> None:
-    """Open a connection to an edge, as for streams, by TLS where there is a `context` for it, and wait for
-    the answer to a ping on it.
+    """Open a stream connection to an edge, over TLS if there is a `context`, and await the answer to a ping.
 
-    A refusal is no answer.
+    A refusal is not an answer.
 
     Raises:
         NoAnswerError: it does not answer, or refuses.
@@ -124,7 +123,7 @@ def ask_websocket(
 
 @contextmanager
 def _connected(address: str, port: int, timeout_s: float, knocks: Knocks | None) -> Iterator[socket.socket]:
-    """Yield a connection that is known to `knocks` before the server can have accepted it."""
+    """Yield a connection that `knocks` contains before the server can have accepted it."""
     family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as knocker:
         knocker.settimeout(timeout_s)
@@ -132,19 +131,19 @@ def _connected(address: str, port: int, timeout_s: float, knocks: Knocks | None)
             knocker.connect(target)
             yield knocker
             return
-        knocker.bind((address, 0))  # what listens there is this machine's
+        knocker.bind((address, 0))  # the listener is on this machine
         with knocks.begun(knocker):
             knocker.connect(target)
             yield knocker
 
 
 def local(host: str) -> str:
-    """Return where this machine reaches what listens on `host`."""
+    """Return the address by which this machine reaches a listener on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104  # not listened on
 
 
 class OwnDoor:
-    """Knocks at a process's own port, and says what comes of it."""
+    """Tests a process's own port, and reports the result."""
 
     def __init__(
         self,
@@ -162,19 +161,19 @@ class OwnDoor:
         self._left = threading.Event()
 
     def start(self) -> None:
-        """Begin, once the server listens."""
+        """Start, after the server listens."""
         self._answered_s = self._now_s()
         self._probes.ready_when("door", lambda: self.why_not(READY_S_MAX))
         self._probes.alive_when("door", lambda: self.why_not(ALIVE_S_MAX))
         threading.Thread(target=self._knock, name="own door", daemon=True).start()
 
     def stop(self) -> None:
-        """End, before the server stops listening."""
+        """Stop, before the server stops listening."""
         self._left.set()
         self._probes.alive_when("door", lambda: None)
 
     def why_not(self, silent_s_max: float) -> str | None:
-        """Return what says that nobody is answered."""
+        """Return why the server counts as not answering, or None."""
         silent_s = self._now_s() - self._answered_s
         return (
             f"nobody who connects is answered for {silent_s:.0f} s: {self._error}"
@@ -187,7 +186,7 @@ class OwnDoor:
             self.knock()
 
     def knock(self) -> None:
-        """Ask once."""
+        """Test once."""
         try:
             self._ask()
         except NoAnswerError as error:

@@ -1,4 +1,4 @@
-"""How many entries of a stream to read at once, when it is their bytes that count. Pure."""
+"""How many entries of a stream to read at once when their bytes are what matters. Pure."""
 
 from typing import Final
 
@@ -7,9 +7,9 @@ BYTES_MAX: Final = 8 << 20
 
 
 class Portion:
-    """`count` entries at once come to about `bytes_max`, judged by what was read last.
+    """A number of entries, `count`, that has about `bytes_max`, judged by the last read.
 
-    An entry is at most some two megabytes.
+    An entry has at most about two megabytes.
     """
 
     def __init__(self, entries_max: int, bytes_max: int = BYTES_MAX) -> None:
@@ -18,7 +18,7 @@ class Portion:
         self.count = min(FIRST, entries_max)
 
     def note(self, entries: int, size: int) -> None:
-        """Note that so many entries of so many bytes were read."""
+        """Record that `entries` entries of `size` bytes in total were read."""
         if size > self._bytes_max:
             self.count = max(1, self.count * self._bytes_max // size)
         elif entries >= self.count and 2 * size <= self._bytes_max:

@@ -1,4 +1,4 @@
-"""Processes that give way to others: what they do has time, or stands for a machine elsewhere."""
+"""Processes with low priority: their work is not urgent, or simulates another machine."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ _AUTOGROUP: Final = Path("/proc/self/autogroup")
 
 
 def give_way() -> None:
-    """Let every other process have the processor first, in so far as the system can do that.
+    """Let every other process have the processor first, as far as the system can do that.
 
-    Linux gives processors to sessions first, and to their processes then: call it in a process that leads a
-    session.
+    Linux distributes processors among sessions first, and then among their processes: call it in the leader
+    of a session.
     """
     os.nice(_LOWEST_NICE)
     if hasattr(os, "SCHED_IDLE"):

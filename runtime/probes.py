@@ -1,8 +1,8 @@
-"""Whether a process lives and is ready, as `/livez` and `/readyz` say it (runtime/metrics.py serves them).
+"""Liveness and readiness of a process, for `/livez` and `/readyz` (served by runtime/metrics.py).
 
-It lives while its main loop turns: the loop says so itself, so a thread that answers for a loop which hangs
-does not hide that. It is ready when nothing that it has registered speaks against it. A check answers at once
-from what the process knows anyway.
+A process is alive while its main loop turns. The loop itself reports this, so a thread that still answers
+does not hide a hung loop. A process is ready when none of its registered checks fails. A check answers at
+once from what the process already knows.
 """
 
 import asyncio
@@ -14,18 +14,20 @@ from typing import Final
 from runtime.tasks import end_tasks
 
 TURN_S_MAX: Final = 30.0
-"""A loop that has not turned for so long hangs: longer than every wait for Redis or the database in it, and
-than any batch."""
+"""A loop that has not turned for this time is considered hung.
+
+It is longer than any batch, and than any wait of the loop for Redis or the database.
+"""
 START_S_MAX: Final = 900.0
-"""What comes before the first turn may take longer: a shard applies what came since its snapshot."""
+"""The time before the first turn may be longer: a shard applies the input since its snapshot."""
 _TURN_EVERY_S: Final = 1.0
 
 Check = Callable[[], str | None]
-"""Returns why the process is not ready; None: nothing speaks against it."""
+"""Returns why the process is not ready, or None."""
 
 
 class Probes:
-    """What one process says of itself. The loop writes, the server's threads read."""
+    """The probes of one process. The main loop writes, the server's threads read."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
@@ -34,43 +36,42 @@ class Probes:
         self.starting("starting")
 
     def starting(self, what: str) -> None:
-        """Note that the loop is not there yet, or once more: the process does `what` first."""
+        """Record that the main loop is not running yet, or not any more; the process first does `what`."""
         self._doing: str | None = what
         self._turned_s, self._turn_s_max = self._now_s(), START_S_MAX
 
     def turned(self) -> None:
-        """Note that the main loop has come round.
+        """Record that the main loop has turned.
 
-        Also to be said in between by what takes long and gets further.
+        Long work that makes progress calls it, too.
         """
         self._turned_s = self._now_s()
         if self._doing is not None:
             self._doing, self._turn_s_max = None, TURN_S_MAX
 
     def leaving(self) -> None:
-        """Note that the process is about to end: it finishes what it has, and should get no more."""
+        """Record that the process is stopping: it finishes its work and should get no more."""
         self.ready_when("process", lambda: "it is about to end")
 
     def ready_when(self, name: str, check: Check, *, once: bool = False) -> None:
-        """Have `check` decide whether the process is ready, too.
+        """Make readiness depend on `check`, too.
 
-        It takes the place of an earlier one called `name`.
+        It replaces an earlier check of the same name.
 
-        `once`: only until nothing speaks against it for the first time. That is for what processes behind a
-        balancer share: were all of them taken out for it, clients would reach nobody, instead of hearing from
-        one what is the matter.
+        `once`: only until it first succeeds. Use this for resources that all processes behind a load balancer
+        share: if all of them became unready, clients would reach none, instead of an error message from one.
         """
         self._checks = {**self._checks, name: _Once(check) if once else check}
 
     def alive_when(self, name: str, check: Check) -> None:
-        """Have `check` decide whether the process lives, too.
+        """Make liveness depend on `check`, too.
 
-        It takes the place of an earlier one called `name`.
+        It replaces an earlier check of the same name.
         """
         self._lives = {**self._lives, name: check}
 
     def why_not_alive(self) -> str | None:
-        """Return what says that the main loop hangs, or that the process does nothing for anybody."""
+        """Return why the process is considered hung or useless, or None."""
         silent_s = self._now_s() - self._turned_s
         if silent_s <= self._turn_s_max:
             return next((reason for check in self._lives.values() if (reason := check()) is not None), None)
@@ -79,9 +80,7 @@ class Probes:
         )
 
     def why_not_ready(self) -> dict[str, str]:
-        """Return everything that speaks against it, by the name of its check; nothing: the process is
-        ready.
-        """
+        """Return the reasons against readiness, by the name of their check; empty: the process is ready."""
         if self._doing is not None:
             return {"process": self._doing}
         found = {"process": self.why_not_alive(), **{name: check() for name, check in self._checks.items()}}
@@ -89,7 +88,7 @@ class Probes:
 
     @asynccontextmanager
     async def turning(self) -> AsyncIterator[None]:
-        """Say that the running event loop turns, about once a second, as long as the context lasts."""
+        """Record about once a second that the running event loop turns, as long as the context lasts."""
         task = asyncio.create_task(self._turn())
         try:
             yield
@@ -103,7 +102,7 @@ class Probes:
 
 
 class _Once:
-    """A check that has nothing more to say once it had nothing to say."""
+    """A check that succeeds for good once it has succeeded."""
 
     def __init__(self, check: Check) -> None:
         self._check: Check | None = check
@@ -116,20 +115,20 @@ class _Once:
 
 
 class Reach:
-    """Whether something that a process needs answered when it was asked last."""
+    """Whether a dependency of a process answered the last request."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._away: str | None = "not asked yet"
 
     def answered(self) -> None:
-        """Note that it did."""
+        """Record that it answered."""
         self._away = None
 
     def failed(self, error: BaseException) -> None:
-        """Note that it did not."""
+        """Record that it did not answer."""
         self._away = str(error) or type(error).__name__
 
     def why_not(self) -> str | None:
-        """Return why it cannot be used; for `Probes.ready_when`."""
+        """Return why it cannot be used, or None; for `Probes.ready_when`."""
         return None if self._away is None else f"{self._name} does not answer: {self._away}"

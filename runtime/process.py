@@ -1,6 +1,4 @@
-"""How a process of the exchange starts: its settings are read and judged, then logs, metrics and probes begin, then
-its own work.
-"""
+"""The start of a process: read and check the settings, start logs, metrics and probes, then its work."""
 
 import sys
 from collections.abc import Callable
@@ -23,7 +21,7 @@ class Process(NamedTuple):
     probes: Probes
 
     def tracer(self) -> Tracer | None:
-        """Return a tracer of orders; None: the settings want no traces."""
+        """Return a tracer of orders; None: traces are off."""
         return tracer_of(self.settings, self.name)
 
 
@@ -37,21 +35,20 @@ def run(
     has_metrics: bool = True,
     is_metrics_port_shared: bool = False,
 ) -> None:
-    """Start a process and call `main`, which returns when the process was told to stop.
+    """Start a process and call `main`, which returns when the process was asked to stop.
 
     A mistake in the settings, found here or by `main` (`SettingsError`), ends the process with status 1 and a
-    message on standard error that names every mistaken setting.
+    message on standard error that names every wrong setting.
 
     Args:
         main: The work of the process.
         name: The process in metrics, traces and, without `log_name`, in logs.
         log_name: The name in logs where several processes share `name`.
-        allows_unsafe: Whether settings that only a development installation may have are accepted: for a
-            process that neither serves nor writes.
-        agrees: Whether the process is one of those that have to agree on the shared settings
-            (runtime/agreement.py).
+        allows_unsafe: Whether to accept settings that are for development installations only: for a process
+            that neither serves nor writes.
+        agrees: Whether the process must agree on the shared settings (runtime/agreement.py).
         has_metrics: Whether the process serves metrics and probes.
-        is_metrics_port_shared: Whether a process that replaces this one may have the same port for a moment.
+        is_metrics_port_shared: Whether a process that replaces this one may use the same port for a moment.
     """
     probes = Probes()
     try:

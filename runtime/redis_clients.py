@@ -1,14 +1,15 @@
-"""Every connection to Redis is made here, whatever Redis is.
+"""Creates every connection to Redis, for all topologies.
 
     redis://[user:password@]host:port/db                               one server (also rediss:// and unix://)
-    redis+sentinel://[user:password@]host:port,host:port/SERVICE?db=0  the master that Sentinel names (also sentinel_username,
-                                                                       sentinel_password: the sentinels' own)
-    redis+cluster://[user:password@]host:port,host:port                a cluster; any of its nodes will do
+    redis+sentinel://[user:password@]host:port,host:port/SERVICE?db=0  the master that Sentinel names
+    redis+cluster://[user:password@]host:port,host:port                a cluster; any of its nodes
 
-A plain connection speaks with one server. Which one that is – the master of a service, or the node that has a
-key – is asked anew each time it connects. So after a failover it is enough that a connection breaks, and a
-server that can no longer do what it is asked (it has become a replica, the slot has moved, replicas are
-missing) counts as a broken connection too.
+`sentinel_username` and `sentinel_password` are those of the sentinels themselves.
+
+A plain connection is to one server: the master of a service, or the node that has a key. It looks this server
+up each time it connects. After a failover it is therefore enough to reconnect. A server that can no longer
+serve a request (it has become a replica, the slot has moved, replicas are missing) counts as a broken
+connection, too.
 """
 
 import asyncio
@@ -34,12 +35,11 @@ SENTINEL: Final = "redis+sentinel"
 CLUSTER: Final = "redis+cluster"
 
 RedisOutage: Final = (redis.RedisError, RedisClusterException, OSError)
-"""What a Redis that cannot be used may raise; the library's cluster errors are no `RedisError`s."""
+"""The errors of an unusable Redis; the library's cluster errors are not subclasses of `RedisError`."""
 
 _LOOKUP_TIMEOUT_S: Final = 1.0
 _SOCKET_TIMEOUT_S: Final = 3.0
-"""With replicas, a server that does not answer for so long is given up: another one may have taken its place.
-"""
+"""With replicas, a server that does not answer for this time is given up: a failover may have happened."""
 _TIMEOUTS: Final[dict[str, Any]] = {
     "socket_timeout": _SOCKET_TIMEOUT_S,
     "socket_connect_timeout": _LOOKUP_TIMEOUT_S,
@@ -67,45 +67,45 @@ _FULL_TEXTS: Final = tuple(f"-{code} " for code in _FULL)
 
 
 class FullError(redis.ResponseError):
-    """This server takes no such write now: its memory or its disk is full.
+    """This server refuses the write: its memory or its disk is full.
 
-    Nothing was done; to ask elsewhere would not help.
+    Nothing was done, and another server would not help.
     """
 
 
 class NotNowError(redis.ConnectionError):
-    """This server cannot do it now: it is a replica, lacks replicas, or another one has the keys.
+    """This server cannot do it now: it is a replica, lacks replicas, or does not have the keys.
 
     Nothing was done.
     """
 
 
 class AddressError(ValueError):
-    """A URL does not say where Redis is."""
+    """A URL is not an address of Redis."""
 
 
 class RedisAddress(NamedTuple):
-    """Where Redis is."""
+    """The address of Redis."""
 
     scheme: str
     nodes: tuple[tuple[str, int], ...]
-    """Of the sentinels, or of the cluster; empty for one server."""
+    """The nodes of the sentinels or of the cluster; empty for one server."""
     service: str
     options: Mapping[str, Any]
-    """Of connections to the servers that hold data."""
+    """Options of connections to the servers that hold data."""
     sentinel_options: Mapping[str, Any]
 
     @property
     def is_cluster(self) -> bool:
-        """Whether keys are spread over several servers."""
+        """Whether keys are distributed over several servers."""
         return self.scheme == CLUSTER
 
 
 def parse_address(url: str) -> RedisAddress:
-    """Return what `url` says.
+    """Return the address in `url`.
 
     Raises:
-        AddressError: it does not say where Redis is.
+        AddressError: it is not an address of Redis.
     """
     parts = urlsplit(url)
     if parts.scheme not in (SENTINEL, CLUSTER):
@@ -145,10 +145,10 @@ def parse_address(url: str) -> RedisAddress:
 
 
 def client_for(url: str, key: str, tether: "Tether | None" = None, **options: Any) -> redis.Redis:
-    """Return a plain client of the server that has `key`: a hash tag's worth of keys on a cluster, everything
-    elsewhere.
+    """Return a plain client of the server that has `key`.
 
-    It does not repeat commands by itself: an append that is repeated blindly would be a second one.
+    On a cluster it serves the keys of one hash tag, otherwise all keys. It does not repeat commands by
+    itself: a blindly repeated append would append twice.
     """
     address = parse_address(url)
     options = {"retry": Retry(NoBackoff(), 0), "protocol": 2, "redis_connect_func": tether, **options}
@@ -166,28 +166,27 @@ def client_for(url: str, key: str, tether: "Tether | None" = None, **options: An
 
 
 def pipelined(client: redis.Redis, *commands: Sequence[Any]) -> list[Any]:
-    """Send `commands` to a plain client's server at once, and return its answers as they come, errors among
-    them.
+    """Send `commands` to a plain client's server at once, and return its answers in order, including errors.
 
-    The library's pipelines do the same; what they do besides takes as long as a small batch.
+    The library's pipelines do the same, with an overhead as large as a small batch.
 
     Raises:
-        redis.ConnectionError: the answers did not all come.
+        redis.ConnectionError: not all answers arrived.
     """
     return PendingAnswers(client, *commands).answers()
 
 
 class PendingAnswers:
-    """Commands that were sent to a plain client's server; what it says to them is read later, by `answers`.
+    """Commands that were sent to a plain client's server; `answers` reads the answers later.
 
-    In between nothing else may be asked by that client.
+    The client must not be used in between.
     """
 
     def __init__(self, client: redis.Redis, *commands: Sequence[Any]) -> None:
         """Send `commands`.
 
         Raises:
-            redis.ConnectionError: that was not possible, or not all of it.
+            redis.ConnectionError: they could not be sent completely.
         """
         self._pool = client.connection_pool
         self._connection = self._pool.get_connection()
@@ -195,7 +194,7 @@ class PendingAnswers:
         self.add(*commands)
 
     def add(self, *commands: Sequence[Any]) -> None:
-        """Send more; their answers come behind the others'."""
+        """Send more commands; their answers follow the others."""
         connection = self._connection
         try:
             connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
@@ -205,10 +204,10 @@ class PendingAnswers:
         self._count += len(commands)
 
     def answers(self) -> list[Any]:
-        """Return the answers as they come, errors among them.
+        """Return the answers in order, including errors.
 
         Raises:
-            redis.ConnectionError: they did not all come.
+            redis.ConnectionError: not all answers arrived.
         """
         connection = self._connection
         try:
@@ -220,8 +219,9 @@ class PendingAnswers:
         return answers
 
     def let_go(self) -> None:
-        """Wait for no answer. The connection ends: what still comes must not be taken for an answer to what
-        is asked next.
+        """Discard the answers and close the connection.
+
+        A late answer must not be taken for the answer to the next command.
         """
         self._connection.disconnect()  # type: ignore[no-untyped-call]
         self._pool.release(self._connection)
@@ -241,7 +241,7 @@ def client(url: str, **options: Any) -> redis.Redis:
         return client_for(url, "", **options)
     options = _TIMEOUTS | options
     try:
-        # It has the same commands, and sends each where its keys are.
+        # It has the same commands, and sends each to the node of its keys.
         return cast("redis.Redis", _cluster(address, **options))
     except RedisClusterException as error:
         raise redis.ConnectionError(str(error)) from error
@@ -250,7 +250,7 @@ def client(url: str, **options: Any) -> redis.Redis:
 def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.asyncio.Redis":
     """Return a client for any keys; it waits for a connection when all are in use.
 
-    Redis need not be there yet.
+    Redis need not be reachable yet.
     """
     address = parse_address(url)
     timeouts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
@@ -263,7 +263,7 @@ def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.a
             **address.options,
             **timeouts,
         )
-        # The library has no parameter for it. Nodes that it finds later are made with these options, too.
+        # The library has no parameter for this. It uses these options for nodes that it discovers later, too.
         cluster.connection_kwargs["connection_class"] = _AsyncConnection
         for node in cluster.nodes_manager.startup_nodes.values():
             node.connection_class = _AsyncConnection
@@ -293,26 +293,23 @@ def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.a
 
 
 class Tether:
-    """What a process knows of a client's one connection, so that nothing happens on another one unnoticed."""
+    """Knowledge of a client's one connection, so that a reconnection does not go unnoticed."""
 
     def __init__(self) -> None:
         self.connections = 0
-        """How many were made so far; the last is the one in use."""
+        """How many connections were made so far; the last one is in use."""
         self.client_id = 0
-        """What the server calls it; `CLIENT LIST ID` tells whether it still stands."""
+        """The server's id of the connection; `CLIENT LIST ID` tells whether it still exists."""
         self.is_held = False
         self.greet: Callable[[Any], None] | None = None
-        """Called with every new connection, when `client_id` is known and before anything else goes out on
-        it."""
+        """Called with every new connection after `client_id` is known, before anything else is sent on it."""
 
     def hold(self) -> None:
-        """When the connection is lost from now on, the next command fails instead of going out on another
-        one.
-        """
+        """From now on, fail the next command if the connection is lost, instead of reconnecting."""
         self.is_held = True
 
     def release(self) -> None:
-        """Let commands connect again by themselves."""
+        """Let commands reconnect by themselves."""
         self.is_held = False
 
     def __call__(self, connection: Any) -> None:
@@ -329,15 +326,15 @@ class Tether:
 
 
 class ShardServers:
-    """A plain client for each shard's server; one for all of them where there is one server.
+    """A plain client for each shard's server; one client if there is only one server.
 
-    Not for use by several threads.
+    Not thread-safe.
     """
 
     def __init__(
         self, url: str, *, prepare: Callable[[redis.Redis], None] = lambda _: None, **options: Any
     ) -> None:
-        """`prepare` is called with every client that is made, once."""
+        """`prepare` is called once with every client that is created."""
         self.are_several = parse_address(url).is_cluster
         self._url = url
         self._prepare = prepare
@@ -349,7 +346,7 @@ class ShardServers:
         return self._of(shard)[0]
 
     def tether(self, shard: int) -> Tether:
-        """Return what is known of that client's connection."""
+        """Return the tether of that client's connection."""
         return self._of(shard)[1]
 
     def _of(self, shard: int) -> tuple[redis.Redis, Tether]:
@@ -381,7 +378,7 @@ def _finder(address: RedisAddress, key: str) -> "_Find":
 
 class _Find(Protocol):
     def __call__(self) -> tuple[str, int]:
-        """Return where the server is now; a `redis.ConnectionError` says that there is none at the moment."""
+        """Return the server's current address; a `redis.ConnectionError` means that there is none now."""
         ...
 
 
@@ -405,9 +402,9 @@ def _sentinel_finder(address: RedisAddress) -> _Find:
 
 
 def _newest_master(address: RedisAddress, states: Iterable[Mapping[str, Any] | None]) -> tuple[str, int]:
-    """Return the master by the sentinel that has heard of the last failover.
+    """Return the master according to the sentinel that knows the last failover.
 
-    One that has not may name an old one.
+    Other sentinels may still name the previous master.
     """
     known = [state for state in states if state]
     newest = max(known, key=lambda state: int(state["config-epoch"]), default=None)
@@ -440,7 +437,7 @@ class _ClusterNode:
 
 
 def asyncio_finder(address: RedisAddress, key: str) -> Callable[[], Awaitable[tuple[str, int]]] | None:
-    """Return what looks up the server that has `key`; None where there is only one server."""
+    """Return a function that looks up the server that has `key`; None where there is only one server."""
     if not address.nodes:
         return None
     if address.is_cluster:
@@ -468,7 +465,7 @@ def asyncio_finder(address: RedisAddress, key: str) -> Callable[[], Awaitable[tu
 
 
 class _AsyncClusterNode:
-    """As `_ClusterNode`."""
+    """The asyncio version of `_ClusterNode`."""
 
     def __init__(self, address: RedisAddress, key: str) -> None:
         self._address = address
@@ -499,13 +496,13 @@ def _place(node: Any) -> tuple[str, int]:
 
 
 def is_passing(error: object) -> bool:
-    """Return whether an error that Redis answered says that this server cannot do it now."""
+    """Return whether a Redis error means that this server cannot do it now."""
     text = str(error)
     return text.startswith(_PASSING) or any(part in text for part in _PASSING_TEXTS)
 
 
 def is_full(error: object) -> bool:
-    """Return whether an error that Redis answered says that its memory or its disk is full."""
+    """Return whether a Redis error means that the server's memory or disk is full."""
     text = str(error)
     return (
         isinstance(error, redis.OutOfMemoryError)
@@ -515,7 +512,7 @@ def is_full(error: object) -> bool:
 
 
 class _Found(redis.Connection):
-    """A connection that asks where its server is each time it connects, if there is somebody to ask."""
+    """A connection that looks its server up each time it connects, if the topology has a lookup."""
 
     def __init__(self, *, find: _Find | None = None, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
@@ -527,7 +524,7 @@ class _Found(redis.Connection):
         return super()._connect()  # type: ignore[no-untyped-call]
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """Return what the server says; what it cannot do now is as if it were away."""
+        """Return the server's answer; an answer that it cannot do this now becomes a connection error."""
         try:
             return super().read_response(*arguments, **options)
         except redis.ResponseError as error:
@@ -544,17 +541,17 @@ class _FoundSSLConnection(_Found, redis.SSLConnection):
 
 
 class _LossAware(redis.asyncio.connection.AbstractConnection):
-    """A connection that is lost in the middle of a command says so with the library's own error.
+    """A connection that reports its loss in the middle of a command with the library's own error.
 
-    No cancellation is lost on it.
+    It does not lose cancellations.
 
-    Two other errors reach its callers otherwise. uvloop raises RuntimeError for a transport that was closed a
-    moment ago (asyncio's own loop drops what is written). And where the library itself disconnects a
-    connection that another task is using, as a cluster's client does when a node fails, that task finds None
-    in the place of the stream.
+    Two other errors would otherwise reach its callers. uvloop raises RuntimeError for a transport that has
+    just been closed (asyncio's own loop drops the data). And when the library itself disconnects a connection
+    that another task is using, as a cluster's client does when a node fails, that task finds None instead of
+    the stream.
 
-    The library sends with `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes in the
-    moment in which what it waits for is done. A task that asks Redis again and again would survive its end.
+    The library sends with `asyncio.wait_for`, which before Python 3.12 drops a cancellation that arrives at
+    the moment when the awaited operation completes. A task that calls Redis in a loop would then never end.
     """
 
     async def send_packed_command(
@@ -574,7 +571,7 @@ class _LossAware(redis.asyncio.connection.AbstractConnection):
             raise asyncio.CancelledError
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """Return what the server says.
+        """Return the server's answer.
 
         Raises:
             redis.ConnectionError: the connection is lost.
@@ -606,7 +603,7 @@ def _lost_in_between(connection: redis.asyncio.connection.AbstractConnection) ->
 
 
 class _FoundAsyncConnection(_AsyncConnection):
-    """As `_Found`; a server that has become a replica is left."""
+    """The asyncio version of `_Found`; it disconnects from a server that has become a replica."""
 
     def __init__(self, *, find: Callable[[], Awaitable[tuple[str, int]]], **options: Any) -> None:
         super().__init__(**options)
@@ -617,7 +614,7 @@ class _FoundAsyncConnection(_AsyncConnection):
         await super()._connect()  # type: ignore[no-untyped-call]
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """Return what the server says."""
+        """Return the server's answer."""
         try:
             return await super().read_response(*arguments, **options)
         except redis.ResponseError as error:
@@ -637,7 +634,7 @@ _CONNECTIONS: Final[Mapping[type, type]] = {
 def _raise_passing(error: redis.ResponseError) -> None:
     if is_full(error):
         _raise(FullError(f"Redis is full: {error}"), error)
-    # The library strips the codes that it knows and has classes for them.
+    # The library strips the error codes that it knows and has classes for them.
     known = (
         redis.ReadOnlyError,
         redis.exceptions.ClusterDownError,

@@ -1,4 +1,4 @@
-"""Lua scripts for Redis, each a file in the folder `scripts` of the package that runs it."""
+"""Lua scripts for Redis, each a file in the folder `scripts` of its package."""
 
 from importlib import resources
 

@@ -1,8 +1,8 @@
-"""The database's schema that this version needs, and the note in Redis that it was seen.
+"""The database schema that this version needs, and the note in Redis that it was seen.
 
-The note is what a process goes by that starts while the database is away: where the schema was seen before,
-it may serve what needs no database, orders above all. Without the note it is not ready: the exchange may
-never have had a schema.
+A process that starts while the database is unreachable relies on the note: where the schema was seen before,
+it may serve everything that needs no database, above all orders. Without the note it is not ready, because
+the exchange may never have had a schema.
 """
 
 from typing import Any, Final, LiteralString
@@ -13,13 +13,13 @@ from protocol import streams
 from runtime.redis_reserve import write_reserved
 
 SCHEMA_NUMBER: Final = 11
-"""The newest migration's. A test compares it with the files in persist/schema."""
+"""The number of the newest migration. A test compares it with the files in persist/schema."""
 SCHEMA_QUERY: Final[LiteralString] = "SELECT coalesce(max(number), 0) FROM schema_migrations"
-"""Fails with UndefinedTable where nothing was ever migrated; see persist/migrate.py."""
+"""Fails with UndefinedTable if no migration was ever applied; see persist/migrate.py."""
 
 
 def why_schema_lacks(number: int) -> str | None:
-    """Return what a database lacks whose newest migration is `number`, or None."""
+    """Return why a database whose newest migration is `number` is insufficient, or None."""
     if number >= SCHEMA_NUMBER:
         return None
     return (
@@ -40,5 +40,5 @@ def read_schema(client: redis.Redis) -> int:
 
 
 def note_schema(client: redis.Redis) -> None:
-    """Note that a database with the schema of this version was seen."""
+    """Record that a database with the schema of this version was seen."""
     write_reserved(client, "SET", streams.schema(), SCHEMA_NUMBER)

@@ -27,44 +27,48 @@ Positive = Annotated[int, Meta(gt=0)]
 Replicas = Annotated[int, Meta(ge=1, le=9)]
 
 REPLICA_PORTS = 100
-"""From the port of one replica that `exchange up` starts to the next one's."""
+"""Distance between the ports of consecutive replicas that `exchange up` starts."""
 
 HISTORY_DAYS_MIN = 30
-"""Of the history, so many days are always kept: candles are made from them, and a restore reads them."""
+"""Minimum days of history that are kept: candles are made from it, and a restore reads it."""
 _MAY_BE_EMPTY = ("master_key_previous",)
-"""What the file of a secret may say.
+"""The secrets whose file may be empty.
 
-Any other that is empty was not written yet, or not well, and would be taken for none.
+An empty file of any other secret has not been written correctly, and would be taken for an unset value.
 """
 _CHECKOUT = Path(__file__).resolve().parent.parent
 DATA_DIR = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()) / ".run"
-"""In the checkout, whatever folder a command is typed in.
+"""In the checkout, whatever the working directory of a command.
 
-Elsewhere when the program was installed without one.
+Elsewhere if the program was installed without a checkout.
 """
 
 
 class SettingsError(ValueError):
-    """One or more settings are wrong; the message names each of them, a line each."""
+    """One or more settings are wrong; the message names each on its own line."""
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that all processes of an exchange share.
 
-    A process that starts with other values than the running ones have is refused (runtime/agreement.py).
+    A process whose values differ from those of the running processes is refused (runtime/agreement.py).
     """
 
     # All processes alike
     shard_count: Annotated[int, Meta(ge=1, le=100)] = 1
     """Number of shards. It cannot change once there is data: docs/reference/kubernetes.md."""
     lease_ms: Annotated[int, Meta(ge=100)] = 1_000
-    """Duration of a leader's lease. After so much silence a standby takes over."""
+    """Duration of a leader's lease. A standby takes over when the leader has not renewed it for this long."""
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
-    """Number of replicas that must have a batch before its result is published: all that may replace the
-    master (docs/decisions/0015). 0: none."""
+    """Number of replicas that must have a batch before its result is published; 0: none.
+
+    These must be all replicas that may replace the master (docs/decisions/0015).
+    """
     archive_enabled: bool = True
-    """Keep the shards' input logs and snapshots in the database, for `exchange restore`, `book`, `account`
-    and `why`."""
+    """Keep the shards' input logs and snapshots in the database.
+
+    `exchange restore`, `book`, `account` and `why` need them.
+    """
 
 
 class Settings(ClusterSettings, frozen=True, kw_only=True):
@@ -76,9 +80,11 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     """Address that servers listen on."""
     development: bool = False
-    """This is a development installation. It may have a faucet that other machines reach, and the keys and
-    passwords that the repository publishes; other installations refuse to start with any of these
-    (runtime/unsafe_settings.py)."""
+    """This is a development installation.
+
+    It may have a faucet that other machines reach, and the keys and passwords that the repository publishes;
+    other installations refuse to start with any of these (runtime/unsafe_settings.py).
+    """
     rest_port: Port = 8000
     """Port of the REST API."""
     ws_port: Port = 8001
@@ -88,15 +94,19 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     postgres_port: Port = 5490
     """Port of the embedded PostgreSQL."""
     tls_certificate: str = ""
-    """PEM file with the certificate chain of gateways, edges and the pages' server. Empty: no TLS, for use
-    behind a proxy. The file and its key are read again when they change."""
+    """PEM file with the certificate chain of gateways, edges and the pages' server.
+
+    Empty: no TLS, for use behind a proxy. The file and its key are read again when they change.
+    """
     tls_key: str = ""
     """PEM file with the certificate's private key, unencrypted."""
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Port of a process's metrics and probes (/metrics, /livez, /readyz); 0: none."""
     metrics_host: str = "127.0.0.1"
-    """Address that metrics and probes listen on, whatever EXCHANGE_HOST is. In containers: the address of
-    their network."""
+    """Address that metrics and probes listen on, whatever EXCHANGE_HOST is.
+
+    In containers: the address of their network.
+    """
     metrics_password: str = ""
     """Bearer token that /metrics requires; empty: none. Probes never require one."""
     up_metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 9500
@@ -104,26 +114,37 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     ready_lag_ms_max: Positive = 5_000
     """Maximum lag at which a standby, a feeds process or the persistence counts as ready."""
     redis_url: str = ""
-    """An external Redis: a server, a Sentinel service or a cluster (forms: runtime/redis_clients.py). Empty:
-    the embedded one."""
+    """An external Redis: a server, a Sentinel service or a cluster. Empty: the embedded one.
+
+    The forms of the URL are in runtime/redis_clients.py.
+    """
     redis_bin: str = ""
-    """Folder with valkey-server or redis-server (6.2 or newer) for the embedded Redis. Empty: the bundled
-    Valkey, then PATH."""
+    """Folder with valkey-server or redis-server (6.2 or newer) for the embedded Redis.
+
+    Empty: the bundled Valkey, then PATH.
+    """
     redis_mode: Literal["single", "sentinel", "cluster"] = "single"
-    """Topology of the embedded Redis: one server; a master, a replica and three sentinels on five ports from
-    EXCHANGE_REDIS_PORT on; or a cluster of three masters on three ports."""
+    """Topology of the embedded Redis.
+
+    One server; or a master, a replica and three sentinels on five ports from EXCHANGE_REDIS_PORT on; or a
+    cluster of three masters on three ports.
+    """
     redis_memory_mb: Positive = 2_048
     """`maxmemory` of each embedded Redis server.
 
     Gateways refuse orders before it is exhausted, and cancels last.
     """
     cache_url: str = ""
-    """Redis for data that can be lost and is rebuilt within seconds: read models, public streams, counters,
-    the queue of nudges (forms: as EXCHANGE_REDIS_URL). Empty: a second embedded Redis if the first one is
-    embedded, otherwise the same Redis."""
+    """Redis for data that can be lost and is rebuilt within seconds.
+
+    This data is read models, public streams, counters and the queue of nudges. Forms as for
+    EXCHANGE_REDIS_URL. Empty: a second embedded Redis if the first one is embedded, otherwise the same Redis.
+    """
     cache_enabled: bool = True
-    """Run a second embedded Redis for data that can be lost. Otherwise one server plays both roles, and this
-    data is synchronised to disk, too."""
+    """Run a second embedded Redis for data that can be lost.
+
+    Otherwise one server plays both roles, and this data is synchronised to disk, too.
+    """
     cache_port: Port = 6399
     """Port of the second embedded Redis."""
     cache_memory_mb: Positive = 512
@@ -131,19 +152,25 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     redis_durability_check_enabled: bool = True
     """Open a shard only on a Redis that keeps every write across a restart (stream_log/durability.py)."""
     database_url: str = ""
-    """An external PostgreSQL or TimescaleDB, with the role of this process
-    (docs/reference/storage.md, "Roles of the database"). Empty: the embedded PostgreSQL."""
+    """An external PostgreSQL or TimescaleDB, with the role of this process. Empty: the embedded PostgreSQL.
+
+    The roles are described in docs/reference/storage.md, "Roles of the database".
+    """
     database_role_passwords: str = ""
-    """`service:password,…` for the roles of gateway, edge and persist in an external database. `migrate`
-    creates the roles with these passwords, and a process that has its password uses its own role instead of
-    the one in EXCHANGE_DATABASE_URL."""
+    """`service:password,…` for the roles of gateway, edge and persist in an external database.
+
+    `migrate` creates the roles with these passwords, and a process that has its password uses its own role
+    instead of the one in EXCHANGE_DATABASE_URL.
+    """
     database_admin_url: str = ""
     """The same database with a role that may create roles, for `migrate`. Empty: the owner may."""
     database_roles_required: bool = False
     """`migrate` waits until the roles exist; another program creates them."""
     postgres_bin: str = ""
-    """Folder with PostgreSQL's programs (16 or newer) for the embedded PostgreSQL. Empty: PATH, then the
-    bundled ones."""
+    """Folder with PostgreSQL's programs (16 or newer) for the embedded PostgreSQL.
+
+    Empty: PATH, then the bundled ones.
+    """
 
     # Markets and shards
     markets_file: str = ""
@@ -159,12 +186,16 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     batch_commands_max: Positive = 1_024
     """Maximum number of stream entries that an engine worker reads in one step."""
     snapshot_interval_s: Positive = 30
-    """Minimum interval between snapshots of a shard. A snapshot also waits until the log has grown by the
-    size of the last one, but at most ten intervals."""
+    """Minimum interval between snapshots of a shard.
+
+    A snapshot also waits until the log has grown by the size of the last one, but at most ten intervals.
+    """
     unstored_orders_max: Positive = 500_000
-    """Maximum number of closed orders (about 500 bytes each) that an engine worker keeps for queries until
-    the database has them. Beyond it the oldest are dropped, and their status is unknown until the database
-    has caught up."""
+    """Maximum number of closed orders that an engine worker keeps for queries until the database has them.
+
+    One order takes about 500 bytes. Beyond the maximum the oldest are dropped, and their status is unknown
+    until the database has caught up.
+    """
 
     # The gateway
     functions: str = "orders,account,market-data,users"
@@ -175,19 +206,28 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     backlog_age_ms_max: Positive = 2_000
     """Maximum age of the oldest waiting command of a shard; beyond it orders are refused with 503."""
     log_mb_max: Positive = 1_024
-    """Maximum size of a shard's log in Redis, which its slowest reader keeps from being trimmed; beyond it
-    orders are refused with 503."""
+    """Maximum size of a shard's log in Redis; beyond it orders are refused with 503.
+
+    The slowest reader of the log delays its trimming.
+    """
     open_orders_max: Annotated[int, Meta(ge=1, le=2**31)] = OPEN_ORDERS_MAX
-    """Maximum number of open orders of one account over all markets, in a new exchange. Later the log has the
-    value (`exchange accounts limit-all`)."""
+    """Maximum number of open orders of one account over all markets, in a new exchange.
+
+    Later the log has the value (`exchange accounts limit-all`).
+    """
     in_flight_max: Annotated[int, Meta(ge=1, le=2**31)] = IN_FLIGHT_MAX
-    """Maximum number of unanswered orders that a shard's accounts may have on each other shard, in a new
-    exchange. Later the log has the value."""
+    """Maximum number of unanswered orders of a shard's accounts on each other shard, in a new exchange.
+
+    Later the log has the value.
+    """
     pending_requests_max: Positive = 20_000
     """Maximum number of requests of one gateway that wait for replies."""
     request_weight_per_minute: Positive = 6_000
-    """Request weight that one network may use per minute. A network is an IPv4 address or an IPv6 /64; a /48
-    may use ten times as much. This holds for all limits per network."""
+    """Request weight that one network may use per minute.
+
+    A network is an IPv4 address or an IPv6 /64; a /48 may use ten times as much. This definition applies to
+    all limits per network.
+    """
     raw_requests_per_5m: Positive = 61_000
     """Maximum number of requests of one network in five minutes, whatever they weigh."""
     orders_per_10s: Positive = 100
@@ -195,10 +235,12 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     orders_per_day: Positive = 200_000
     """Maximum number of unfilled orders of one account in a day (UTC)."""
     rate_limits_enabled: bool = True
-    """Limit requests, weight, handshakes and orders. The limits below hold regardless."""
+    """Limit requests, weight, handshakes and orders. The limits below always apply."""
     head_bytes_max: Positive = 16_384
-    """Maximum size of a request's line and headers, and of everything in a body that is not content, such as
-    trailers."""
+    """Maximum size of a request's line, headers, and everything in a body that is not content.
+
+    Trailers are an example.
+    """
     url_bytes_max: Positive = 8_192
     """Maximum length of path and query."""
     form_bytes_max: Positive = 16_384
@@ -206,8 +248,10 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     body_bytes_max: Positive = 65_536
     """Maximum size of any other body."""
     request_timeout_ms: Positive = 10_000
-    """Maximum time for a request to arrive, from its first to its last byte, and for a new connection to send
-    its first head."""
+    """Maximum time for a request to arrive, from its first to its last byte.
+
+    It is also the maximum time for a new connection to send its first request head.
+    """
     idle_timeout_s: Positive = 75
     """Idle timeout of a connection."""
     connections_max: Positive = 20_000
@@ -218,8 +262,10 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     Connections of trusted proxies do not count.
     """
     trusted_proxies: str = ""
-    """Addresses or networks (10.0.0.0/8), comma separated, whose X-Forwarded-For names the client for limits.
-    Empty: none."""
+    """Addresses or networks (10.0.0.0/8), comma separated, of trusted proxies. Empty: none.
+
+    Their X-Forwarded-For names the client to which limits apply.
+    """
     cors_origins: str = ""
     """Origins, comma separated, whose pages may call the API from a browser.
 
@@ -257,13 +303,18 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     Empty: generated once and kept in the data folder.
     """
     master_key_previous: str = ""
-    """The master key before a rotation, which still opens what was sealed with it (`exchange keys reseal`).
+    """The master key before a rotation, which still decrypts older secrets (`exchange keys reseal`).
+
     Empty: the content of `master.previous.key` in the data folder, if that file exists and
-    EXCHANGE_MASTER_KEY is empty."""
+    EXCHANGE_MASTER_KEY is empty.
+    """
 
     operator_keys: str = ""
-    """Public keys of a new exchange, `role:key,…`. Roles: operator, treasury, faucet; a key is 32 bytes in
-    base64url. Empty: those of the private keys in the data folder. Later `exchange keys` sets them."""
+    """Public keys of a new exchange, `role:key,…`.
+
+    Roles: operator, treasury, faucet; a key is 32 bytes in base64url. Empty: those of the private keys in the
+    data folder. Later `exchange keys` sets them.
+    """
     operator_key: str = ""
     """Private key, 32 bytes in base64url, that signs configuration.
 
@@ -272,7 +323,7 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     treasury_key: str = ""
     """Private key that signs deposits and withdrawals; as EXCHANGE_OPERATOR_KEY."""
     faucet_key: str = ""
-    """Private key that signs what the faucet gives; as EXCHANGE_OPERATOR_KEY."""
+    """Private key that signs the faucet's deposits; as EXCHANGE_OPERATOR_KEY."""
 
     listen_keys_enabled: bool = True
     """Offer listenKeys, which Binance has retired, to clients that still use them."""
@@ -293,10 +344,13 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
 
     # The feeds
     feeds_save_period_ms: Positive = 2_000
-    """Interval at which feeds save their state. After a restart they read what came later again."""
+    """Interval at which feeds save their state. After a restart they read the later events again."""
     feeds_shards: str = ""
-    """Shards, comma separated, of a feeds process; empty: all. Each shard needs exactly one feeds process: of
-    two, the one that started last continues and the other exits."""
+    """Shards, comma separated, of a feeds process; empty: all.
+
+    Each shard needs exactly one feeds process: of two, the one that started last continues and the other
+    exits.
+    """
 
     # Persistence
     ingest_batch_entries: Positive = 2_000
@@ -308,8 +362,10 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     fills_days: Annotated[int, Meta(ge=0)] = 0
     """Days that the database keeps the accounts' own trades (`myTrades`); as EXCHANGE_TRADES_DAYS."""
     orders_days: Annotated[int, Meta(ge=0)] = 0
-    """Days that the database keeps closed orders after they were closed; as EXCHANGE_TRADES_DAYS. Open orders
-    are not affected."""
+    """Days that the database keeps closed orders, from their closing; as EXCHANGE_TRADES_DAYS.
+
+    Open orders are not affected.
+    """
     candles_1s_days: Annotated[int, Meta(ge=0)] = 0
     """Days that the database keeps candles of one second.
 
@@ -318,8 +374,10 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
 
     # The archive
     archive_period_ms: Positive = 1_000
-    """Maximum lag of the archive behind a quiet shard. Events are never stored before the commands that led
-    to them are archived."""
+    """Maximum lag of the archive behind an idle shard.
+
+    Events are never stored before the commands that led to them are archived.
+    """
     archive_snapshot_interval_s: Positive = 7_200
     """Interval between archived snapshots of a shard."""
     archive_snapshots_max: Positive = 24
@@ -335,8 +393,10 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     frontend_port: Port = 3000
     """Port of the pages."""
     frontend_api_url: str = ""
-    """Gateway that the pages' server forwards API requests to. Empty: this machine's own. Pages only send
-    requests to their own origin."""
+    """Gateway that the pages' server forwards API requests to. Empty: this machine's own.
+
+    Pages only send requests to their own origin.
+    """
     frontend_ws_url: str = ""
     """URL of the streams as browsers reach it. Empty: this machine's own address and port."""
 
@@ -354,8 +414,10 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
 
     # Replicas and graceful shutdown
     gateways: Replicas = 1
-    """Number of gateways that `exchange up` starts: `gateway` on EXCHANGE_REST_PORT, `gateway-2` 100 ports
-    higher, and so on."""
+    """Number of gateways that `exchange up` starts.
+
+    `gateway` listens on EXCHANGE_REST_PORT, `gateway-2` 100 ports higher, and so on.
+    """
     ws_edges: Replicas = 1
     """Number of WebSocket edges: `ws-edge` on EXCHANGE_WS_PORT, `ws-edge-2` 100 ports higher, and so on."""
     persist_workers: Replicas = 1
@@ -368,10 +430,12 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     Empty: the name of the kind.
     """
     drain_delay_ms: Annotated[int, Meta(ge=0)] = 0
-    """How long gateways and edges continue after they were told to stop, not ready any more: the time that
-    load balancers need to notice."""
+    """How long gateways and edges continue to serve after a stop request, not ready any more.
+
+    This is the time that load balancers need to notice.
+    """
     drain_grace_ms: Annotated[int, Meta(ge=0)] = 500
-    """How long clients then have to leave before idle connections are closed."""
+    """How long clients then have to disconnect before idle connections are closed."""
 
     # The market maker
     mm_enabled: bool = True
@@ -385,7 +449,7 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
 
     @property
     def password_file(self) -> Path:
-        """Where the password of the embedded Redis and PostgreSQL is kept; made when they first start."""
+        """The file with the password of the embedded Redis and PostgreSQL, created at their first start."""
         return self.data_dir / "password"
 
     def cluster(self) -> ClusterSettings:
@@ -403,19 +467,17 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
         return f"redis+sentinel://:{self.password()}@{hosts}/exchange?sentinel_password={self.password()}"
 
     def resolved_cache_url(self) -> str:
-        """Return the URL of the Redis of what may be lost; it may be the one that keeps everything."""
+        """Return the URL of the Redis for data that can be lost; it may be the main Redis."""
         if self.cache_url or not self.has_own_cache():
             return self.cache_url or self.resolved_redis_url()
         return f"redis://:{self.password()}@127.0.0.1:{self.cache_port}/0"
 
     def has_own_cache(self) -> bool:
-        """Return whether `exchange up` starts a Redis for what may be lost."""
+        """Return whether `exchange up` starts a second Redis for data that can be lost."""
         return self.cache_enabled and not (self.cache_url or self.redis_url)
 
     def redis_ports(self) -> list[int]:
-        """Return the ports of the embedded Redis: those of servers with data first, then those of
-        sentinels.
-        """
+        """Return the ports of the embedded Redis: first those of data servers, then those of sentinels."""
         count = {"single": 1, "sentinel": 5, "cluster": 3}[self.redis_mode]
         return [self.redis_port + number for number in range(count)]
 
@@ -430,7 +492,7 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
         """Return the password of the embedded servers.
 
         Raises:
-            SettingsError: it was not made yet.
+            SettingsError: it does not exist yet.
         """
         try:
             return self.password_file.read_text("ascii").strip()
@@ -438,7 +500,7 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
             raise SettingsError(f"{self.password_file}: {error.strerror}; `exchange up` makes it") from error
 
     def is_for_this_machine(self) -> bool:
-        """Return whether servers listen where only this machine reaches them."""
+        """Return whether servers listen on addresses that only this machine reaches."""
         if self.host == "localhost":
             return True
         try:
@@ -459,14 +521,14 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
         return self.engine or f"engine-{self.shard}"
 
     def name_of_process(self, kind: str) -> str:
-        """Return what the process that these settings are for, which is of `kind`, is called."""
+        """Return the name of the process, of the given kind, that these settings are for."""
         return self.process_name or kind
 
     def shards_of_feeds(self) -> list[int]:
         """Return the shards that the feeds follow, in ascending order.
 
         Raises:
-            SettingsError: the setting names no shard, or one that there is not.
+            SettingsError: the setting names no shard, or one that does not exist.
         """
         if not self.feeds_shards:
             return list(range(self.shard_count))
@@ -495,7 +557,7 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
         return f"http{self._s()}://{self.host}:{self.frontend_port}"
 
     def resolved_public_url(self) -> str:
-        """Return where people find the pages."""
+        """Return the public URL of the pages."""
         return self.public_url.rstrip("/") or self.frontend_url()
 
     def browser_origins(self) -> list[str]:
@@ -515,11 +577,11 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
         return "s" if self.tls_certificate else ""
 
     def windows(self) -> Windows:
-        """Return for how long a shard remembers requests."""
+        """Return how long a shard remembers requests."""
         return Windows(request_ms=REPLY_TIMEOUTS * self.reply_timeout_ms)
 
     def market_map(self) -> MarketMap:
-        """Return the markets and what shard owns what.
+        """Return the markets and their shards.
 
         Raises:
             SettingsError: the markets file is missing or wrong.
@@ -538,10 +600,10 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
 
 
 def markets_of(text: str, shard_count: int, name: str) -> MarketMap:
-    """Return the markets that a markets file describes, and what shard owns what.
+    """Return the markets in a markets file, and their shards.
 
     Raises:
-        SettingsError: it is wrong; the message begins with `name`.
+        SettingsError: the file is wrong; the message begins with `name`.
     """
     try:
         file = msgspec.convert(tomllib.loads(text), MarketsFile)
@@ -551,10 +613,10 @@ def markets_of(text: str, shard_count: int, name: str) -> MarketMap:
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings that `environment` (default: the process's) describes.
+    """Return the settings in `environment` (default: the process's).
 
     Raises:
-        SettingsError: naming every wrong or unknown setting, a line each.
+        SettingsError: names every wrong or unknown setting on its own line.
     """
     environment = os.environ if environment is None else environment
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}

@@ -1,5 +1,4 @@
-"""Describes the settings: each with its variable, type, default and text, in the sections of
-runtime/settings.py.
+"""Describes the settings: variable, type, default and text, in the sections of runtime/settings.py.
 
 `python -m runtime.settings_description` prints docs/reference/settings.md.
 """
@@ -38,7 +37,7 @@ class Setting(NamedTuple):
     name: str
     variable: str
     values: str
-    """What it may be, in words."""
+    """The possible values, in words."""
     default: str
     text: str
 

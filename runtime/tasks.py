@@ -1,4 +1,4 @@
-"""Ending tasks for sure."""
+"""Reliable cancellation of tasks."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -10,11 +10,11 @@ AGAIN_S: Final = 1.0
 
 
 async def end_tasks(tasks: "Iterable[asyncio.Task[Any]]") -> None:
-    """Cancel tasks until they have ended, whatever they end with.
+    """Cancel tasks until they have ended, with any result.
 
-    Once is not enough: a library may take a cancellation that comes together with a lost connection for that,
-    and go on; and before Python 3.12 `asyncio.wait_for` drops one that comes in the moment in which what it
-    waits for is done.
+    One cancellation is not enough: a library may treat a cancellation that arrives together with a lost
+    connection as the loss, and continue; and before Python 3.12 `asyncio.wait_for` drops one that arrives at
+    the moment when the awaited operation completes.
     """
     pending = set(tasks)
     while pending:
@@ -25,10 +25,10 @@ async def end_tasks(tasks: "Iterable[asyncio.Task[Any]]") -> None:
 
 
 async def to_the_end(program: Coroutine[Any, Any, T]) -> T:
-    """Return what the program of a process returns, once every task that it leaves behind has ended.
+    """Return the result of a process's program once all its remaining tasks have ended.
 
-    The event loop's own runner cancels them once and waits; it would wait for good for one that has lost its
-    cancellation.
+    The event loop's own runner cancels them once and waits; it would wait forever for a task that has lost
+    its cancellation.
     """
     try:
         return await program

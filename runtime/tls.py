@@ -1,8 +1,7 @@
-"""TLS for servers that nothing stands in front of: certificate files that are read again when they change,
-and clients that trust them.
+"""TLS for servers without a proxy: certificate files that are reloaded when they change; and clients.
 
-Connections that are open keep what they began with; new ones get what the files held last. Files that cannot
-be used – unreadable, not a pair, expired – change nothing.
+Open connections keep their certificate; new ones get that of the last valid files. Unusable files
+(unreadable, certificate and key do not match, expired) change nothing.
 """
 
 import asyncio
@@ -20,24 +19,24 @@ from cryptography import x509
 from runtime.settings import PREFIX, Settings, SettingsError
 
 LOOK_S: Final = 10.0
-"""How often files are looked at."""
+"""Interval at which the files are checked."""
 
 _log = structlog.get_logger()
 
 
 class CertificateError(Exception):
-    """The files are no certificate with its key, or one that is not valid now; the message says which."""
+    """The files are not a certificate with its key, or it is not valid now; the message says which."""
 
 
 class ServerTls:
-    """What a server shows; `context` stays the same object while what it shows changes."""
+    """The certificate of a server; `context` stays the same object while the certificate changes."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         """Read the files.
 
         Raises:
-            CertificateError: they cannot be used. A certificate that has expired can be: clients refuse it,
-                and a renewed one is read.
+            CertificateError: they cannot be used. An expired certificate can be used: clients refuse it, and
+                a renewed one is read.
         """
         self._certificate, self._key = certificate, key
         self.context = _empty_context()
@@ -46,7 +45,7 @@ class ServerTls:
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
-        """Return what the settings say; None: no TLS.
+        """Return the TLS of the settings; None: no TLS.
 
         Raises:
             SettingsError: the files cannot be used.
@@ -59,9 +58,9 @@ class ServerTls:
             raise SettingsError(f"{PREFIX}TLS_CERTIFICATE, {PREFIX}TLS_KEY: {error}") from error
 
     def look(self) -> bool:
-        """Read the files again if they have changed since they were read last.
+        """Read the files again if they have changed since the last time.
 
-        Return whether new ones are shown now.
+        Return whether the server now has a new certificate.
         """
         stamp = self._stamp()
         if stamp == self._seen:
@@ -75,7 +74,7 @@ class ServerTls:
         return True
 
     async def watch(self, look_s: float = LOOK_S) -> None:
-        """Look for ever."""
+        """Check the files forever, every `look_s` seconds."""
         while True:
             await asyncio.sleep(look_s)
             self.look()
@@ -94,13 +93,13 @@ class ServerTls:
             if not is_expired_taken:
                 raise CertificateError(expired)
             _log.error("clients will refuse this certificate", reason=expired)
-        # The very bytes that were looked at: files may change in between, and a context with a certificate
-        # but not its key serves nobody.
+        # The very bytes that were checked: files may change in between, and a context with a certificate but
+        # not its key serves nobody.
         with _readable(certificate) as certificate_path, _readable(key) as key_path:
             try:
                 for context in (_empty_context(), self.context):
-                    # The server cannot be asked for a password of the key; without this, OpenSSL would ask a
-                    # terminal for it.
+                    # Nobody can enter a password for the key at a server; without this, OpenSSL would ask on
+                    # the terminal.
                     context.load_cert_chain(certificate_path, key_path, password=lambda: "")
             except ssl.SSLError as error:
                 reason = error.reason or "one of them is no PEM file, or the key has a password"
@@ -111,15 +110,14 @@ class ServerTls:
 
 
 class LocalTrust:
-    """How clients of this exchange on this machine know its servers: by the very certificate that the
-    settings name.
+    """The certificate that clients on this machine trust: the one that the settings name.
 
-    Names are not compared: a server is reached by its address here, and its certificate is made out to a
+    Host names are not compared: clients on this machine connect to an address, while the certificate has a
     public name.
     """
 
     def __init__(self, certificate: Path) -> None:
-        """Trust what the file holds; see `refresh`."""
+        """Trust the certificate in the file; see `refresh`."""
         self._certificate = certificate
         self._seen: object = None
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -130,17 +128,18 @@ class LocalTrust:
 
     @classmethod
     def of(cls, settings: Settings, url: str = "") -> Self | None:
-        """Return the trust for the servers of these settings; None: they have no TLS, or `url` is another
-        server's.
+        """Return the trust for the servers of these settings.
+
+        None: they have no TLS, or `url` is another server's.
         """
         if not settings.tls_certificate or url:
             return None
         return cls(Path(settings.tls_certificate))
 
     def refresh(self) -> None:
-        """Trust what the file holds now, besides what it held before.
+        """Also trust the certificate that the file has now.
 
-        A file that cannot be read changes nothing.
+        An unreadable file changes nothing.
         """
         stamp = _stamp_of(self._certificate)
         if stamp == self._seen:
@@ -155,8 +154,9 @@ class LocalTrust:
 
 
 def unverified_context() -> ssl.SSLContext:
-    """Return a context for asking a server of one's own whether it answers: nothing secret is said, and it
-    may be about to be renewed.
+    """Return a context for testing whether an own server answers.
+
+    No secret is sent, and the certificate may be about to be renewed.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -179,9 +179,7 @@ def _valid_until(certificate: bytes) -> datetime:
 
 
 def _stamp_of(path: Path) -> object:
-    """Return what changes when the file is written, replaced, or is where a link leads that is turned to
-    another.
-    """
+    """Return a value that changes when the file is written, replaced, or reached through another link."""
     try:
         status = path.stat()
     except OSError as error:
@@ -191,7 +189,7 @@ def _stamp_of(path: Path) -> object:
 
 @contextmanager
 def _readable(content: bytes) -> Iterator[str]:
-    """Yield a path where OpenSSL, which reads files alone, finds this; it is never on a disk."""
+    """Yield a path from which OpenSSL, which reads only files, can read `content`; it is never on a disk."""
     descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, content)

@@ -1,9 +1,8 @@
-"""Traces of orders, off unless EXCHANGE_TRACES_URL says where they go: one trace for each order that is
-sampled, with a span per stage.
+"""Traces of orders, if EXCHANGE_TRACES_URL is set: one trace per sampled order, with a span per stage.
 
-No message carries a trace's id. It is made of what every process knows an order by anyway – its account and
-its client order id –, and so is the choice of which orders are traced. A span is made when its stage is over,
-from the times that were taken for the metrics.
+No message carries a trace id. The id and the sampling decision are derived from what every process knows of
+an order: its account and its client order id. A span is created when its stage is over, from the times that
+were taken for the metrics.
 """
 
 import hashlib
@@ -24,19 +23,19 @@ _SPAN_BYTES: Final = 8
 
 
 class OrderTrace(NamedTuple):
-    """The ids of one order's trace, and of its first span, which is the parent of all others."""
+    """The ids of one order's trace and of its first span, which is the parent of all others."""
 
     trace_id: int
     root_id: int
 
     def stage_id(self, stage: str, process: str) -> int:
-        """Return the id of a stage's span: the same when it happens once more, after a crash say."""
+        """Return the id of a stage's span: the same for a repetition, for example after a crash."""
         named = f"{self.trace_id:x} {stage} {process}".encode()
         return int.from_bytes(hashlib.blake2b(named, digest_size=_SPAN_BYTES).digest(), "big")
 
 
 def order_trace(account_id: int, client_order_id: str) -> OrderTrace:
-    """Return the trace of an order, in every process the same."""
+    """Return the trace of an order, the same in every process."""
     named = f"{account_id} {client_order_id}".encode()
     digest = hashlib.blake2b(named, digest_size=_TRACE_BYTES + _SPAN_BYTES).digest()
     return OrderTrace(
@@ -45,8 +44,9 @@ def order_trace(account_id: int, client_order_id: str) -> OrderTrace:
 
 
 class Exporter(Protocol):
-    """Where spans go. Implemented with OpenTelemetry (runtime/otlp.py), which is loaded only when it is
-    used.
+    """The destination of spans.
+
+    Implemented with OpenTelemetry (runtime/otlp.py), which is loaded only when it is used.
     """
 
     def span(
@@ -58,16 +58,16 @@ class Exporter(Protocol):
         end_ns: int,
         attributes: dict[str, str | int],
     ) -> None:
-        """Send a span, soon."""
+        """Enqueue a span for export."""
         ...
 
     def close(self) -> None:
-        """Send what waits."""
+        """Send the pending spans."""
         ...
 
 
 class Tracer:
-    """Traces the orders that are sampled, as one process sees them. Times are nanoseconds since the epoch."""
+    """Traces sampled orders in one process. Times are nanoseconds since the epoch."""
 
     def __init__(self, process: str, exporter: Exporter, sample_ppm: int) -> None:
         self._process = process
@@ -82,27 +82,25 @@ class Tracer:
     def whole(
         self, trace: OrderTrace, name: str, start_ns: int, end_ns: int, **attributes: str | int
     ) -> None:
-        """Tell of all of an order's way, as its client saw it."""
+        """Record the whole time of an order, as its client saw it."""
         self._exporter.span(trace, trace.root_id, name, start_ns, end_ns, attributes)
 
     def stage(
         self, trace: OrderTrace, name: str, start_ns: int, end_ns: int, **attributes: str | int
     ) -> None:
-        """Tell of a stage."""
+        """Record one stage."""
         span_id = trace.stage_id(name, self._process)
         self._exporter.span(trace, span_id, name, start_ns, max(start_ns, end_ns), attributes)
 
     def close(self) -> None:
-        """Send what waits."""
+        """Send the pending spans."""
         self._exporter.close()
 
 
 def trace_events(
     tracer: Tracer, stage: str, frames: Iterable[bytes], seconds: float, **attributes: str | int
 ) -> None:
-    """Tell of a stage that has just ended, which all orders took part in that were accepted in these frames
-    of events.
-    """
+    """Record a stage that has just ended, for all orders that were accepted in these frames of events."""
     end_ns = time.time_ns()
     for frame in frames:
         try:
@@ -117,10 +115,10 @@ def trace_events(
 
 
 def tracer_of(settings: Settings, process: str) -> Tracer | None:
-    """Return what traces orders in this process; None: nobody wants traces.
+    """Return the tracer of this process; None: traces are off.
 
     Raises:
-        SettingsError: they are wanted, and what sends them is not installed.
+        SettingsError: traces are on, and the exporter is not installed.
     """
     if not settings.traces_url:
         return None

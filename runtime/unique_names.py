@@ -1,4 +1,4 @@
-"""Names that no other process gives."""
+"""Names that are unique among all processes."""
 
 import itertools
 import os
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 
 def own_instance() -> str:
-    """Return what tells this process from others of its name."""
+    """Return a name that distinguishes this process from others of its name."""
     return f"{socket.gethostname()}.{os.getpid()}"
 
 
 class UniqueNames:
-    """Gives names: a random prefix of the process, `between`, and a number in hexadecimal.
+    """Generates names: a random prefix of the process, `between`, and a number in hexadecimal.
 
     A forked process takes another prefix.
     """
@@ -26,7 +26,7 @@ class UniqueNames:
         os.register_at_fork(after_in_child=self._begin)
 
     def next(self) -> str:
-        """Return one that was not given before: 16 characters, `between`, and the number."""
+        """Return a new name: 16 characters, `between`, and the number."""
         return f"{self._prefix}{self._between}{next(self._numbers):x}"
 
     def _begin(self) -> None:

@@ -1,9 +1,8 @@
-"""What is fit for a development installation only: a faucet that others can reach, and secrets that everybody
-can read.
+"""Settings for development installations only: a faucet that others can reach, and published secrets.
 
 The repository publishes secrets so that its development overlays start without preparation. Each of them
-begins with `development-only`, in what it decodes to where it is a key;
-tests/deploy/test_published_secrets.py looks through the repository.
+begins with `development-only` (a key does after decoding); tests/deploy/test_published_secrets.py checks the
+repository.
 """
 
 from collections.abc import Iterator
@@ -18,11 +17,11 @@ from runtime.redis_clients import parse_address
 from runtime.settings import PREFIX, Settings, SettingsError
 
 PUBLISHED: Final = "development-only"
-"""How every published secret begins."""
+"""The prefix of every published secret."""
 PUBLISHED_PRIVATE_KEYS: Final = tuple(
     f"{PUBLISHED}-{name}".encode().ljust(32, b"-") for name in ("operator-key", "treasury-key", "faucet-key")
 )
-"""Those of k8s/components/faucet, whose public halves are recognized, too."""
+"""Those of k8s/components/faucet, whose public keys are recognized, too."""
 _REDIS_URLS: Final = ("redis_url", "cache_url")
 _DATABASE_URLS: Final = ("database_url", "database_admin_url")
 _KEYS: Final = ("master_key", "master_key_previous", "operator_key", "treasury_key", "faucet_key")
@@ -32,17 +31,17 @@ _ALLOW: Final = f"set {PREFIX}DEVELOPMENT=true if this is a development installa
 def refuse_unsafe(settings: Settings) -> None:
     """Refuse settings that only a development installation may have.
 
-    Every process that serves or writes calls this when it starts. Commands of operators do not.
+    Every process that serves or writes calls this when it starts. Operators' commands do not.
 
     Raises:
-        SettingsError: naming each such setting, a line each, with what to do.
+        SettingsError: names each such setting on its own line, with a remedy.
     """
     if not settings.development and (mistakes := [*_open_faucet(settings), *_published(settings)]):
         raise SettingsError("\n".join(mistakes))
 
 
 def is_published_key(key: bytes) -> bool:
-    """Return whether a private or symmetric key, or the public half of one, stands in the repository."""
+    """Return whether a private or symmetric key, or its public key, is published in the repository."""
     return key.startswith(PUBLISHED.encode()) or key in _published_halves()
 
 
@@ -75,13 +74,13 @@ def _published(settings: Settings) -> Iterator[str]:
         try:
             key = decoded_key(text, "")
         except SettingsError:
-            continue  # runtime/operator_keys.py says what is wrong with it
+            continue  # runtime/operator_keys.py reports the error
         if is_published_key(key):
             yield _refusal("operator_keys", f"{role} key")
 
 
 def _redis_passwords(url: str) -> list[str]:
-    """Return the passwords in an address of Redis, those of sentinels included, wherever they stand in it."""
+    """Return all passwords in a URL of Redis, including those of sentinels, wherever they are in it."""
     if not url:
         return []
     address = parse_address(url)
@@ -89,11 +88,11 @@ def _redis_passwords(url: str) -> list[str]:
 
 
 def _database_passwords(url: str) -> list[str]:
-    """Return the password in an address of the database, which libpq reads in several forms."""
+    """Return the passwords in a URL of the database, which libpq accepts in several forms."""
     try:
         return [str(conninfo_to_dict(url).get("password", ""))]
     except psycopg.ProgrammingError:
-        return []  # whoever connects says what is wrong with it
+        return []  # the code that connects reports the error
 
 
 def _refusal(setting: str, secret: str) -> str:

@@ -1,4 +1,4 @@
 """The log: streams of inputs and events, shard positions, leases, snapshots, halts.
 
-Redis keeps it; a twin in memory serves tests.
+Redis stores it; an in-memory implementation serves tests.
 """

@@ -1,9 +1,9 @@
-"""Whether a Redis gives back, after a restart, what was written to it.
+"""Checks whether a Redis keeps, across a restart, what was written to it.
 
-A Redis that replays its append-only file runs what scripts and transactions wrote as its user `default`.
-Redis 7.0 to 8.2 and Valkey before 9.1.2 check what `default` may do and skip what it may not, without an
-error: under an ACL with `user default off` all of it is lost, orders, balances and streams
-(redis/redis#14541, valkey-io/valkey#3983). So a shard asks before it opens.
+A Redis that replays its append-only file executes the writes of scripts and transactions as its user
+`default`. Redis 7.0 to 8.2 and Valkey before 9.1.2 check the rights of `default` and skip forbidden commands
+without an error: under an ACL with `user default off` all of these writes are lost, orders, balances and
+streams (redis/redis#14541, valkey-io/valkey#3983). Therefore a shard checks this before it opens.
 """
 
 import re
@@ -16,7 +16,7 @@ import redis
 from runtime.settings import PREFIX
 
 Ask = Callable[..., Any]
-"""Sends a command and returns its answer, an error as an exception."""
+"""Sends a command and returns its answer; an error is returned as an exception."""
 
 _WRITES: Final = (
     "SET k v",
@@ -45,11 +45,14 @@ _WRITES: Final = (
     "XGROUP CREATE k g 0",
     "XGROUP SETID k g 0",
 )
-"""Of each kind that the scripts and transactions of the exchange make, on a key `k`."""
+"""One write of each kind that the exchange's scripts and transactions do, on a key `k`."""
 _FAULTY_FROM: Final = (7, 0)
 _VALKEY_SOUND_FROM: Final = (9, 1, 2)
-"""The first version known to replay without asking. No version of Redis from 7.0 on is taken to be sound: a
-right that `default` has does no harm there, and one that it lacks may."""
+"""The first version known to replay without checking rights.
+
+No version of Redis from 7.0 on is assumed to be sound: granting `default` a right does no harm there, and a
+missing right may.
+"""
 REMEDY: Final = (
     "Let its ACL have `user default off allkeys allchannels +@all`: nobody can sign in as a user that is "
     "off, but the server replays its log as this one. Load the ACL (ACL LOAD) before the server restarts; "
@@ -58,14 +61,14 @@ REMEDY: Final = (
 
 
 class NotDurableError(Exception):
-    """This Redis would lose acknowledged orders when it restarts; the message says why, and the remedy."""
+    """This Redis would lose acknowledged orders in a restart; the message gives reason and remedy."""
 
 
 def check_durability(ask: Ask) -> None:
-    """Check what the server says of itself and of its user `default`.
+    """Check the server's INFO and the rights of its user `default`.
 
     Raises:
-        NotDurableError: a restart would lose what was written, or whether it would cannot be found out.
+        NotDurableError: a restart would lose writes, or this cannot be determined.
         redis.ConnectionError: the connection was lost, or the server is still loading its data.
     """
     try:
@@ -77,8 +80,8 @@ def check_durability(ask: Ask) -> None:
             f"The server does not say what it is: {error}. Let this user run INFO (`+info`)."
         ) from error
     if "1" in (_field(persistence, "loading"), _field(persistence, "async_loading")):
-        # A server that loads its data says so when it is asked for data, but not to INFO, where its file
-        # counts as switched off.
+        # A server that is loading its data reports this for data commands, but not for INFO, where its
+        # append-only file seems to be off.
         raise redis.BusyLoadingError("the server is loading its data")
     hazard = hazard_of(server, persistence, memory, lambda: _refused(ask))
     if hazard:
@@ -86,10 +89,10 @@ def check_durability(ask: Ask) -> None:
 
 
 def hazard_of(server: str, persistence: str, memory: str, refused: Callable[[], str]) -> str:
-    """Return why the server would lose what was written, "" when nothing speaks for it.
+    """Return why the server would lose writes, or "".
 
     `server`, `persistence` and `memory` are those sections of INFO; `refused` returns which of the writes
-    `default` may not make, or why that cannot be asked, "" when it may make all.
+    `default` may not do, or why this cannot be determined; "" if it may do all.
     """
     name, version = version_of(server)
     if _field(persistence, "aof_enabled") != "1":
@@ -112,7 +115,7 @@ def hazard_of(server: str, persistence: str, memory: str, refused: Callable[[], 
 
 
 def version_of(server: str) -> tuple[str, tuple[int, ...]]:
-    """Return the name of a server with its version, and the version, from the section `server` of INFO."""
+    """Return a server's name with version, and the version, from the section `server` of INFO."""
     valkey = _field(server, "valkey_version")
     version = valkey or _field(server, "redis_version")
     return f"{'Valkey' if valkey else 'Redis'} {version}", tuple(
@@ -128,7 +131,7 @@ def _refusal(reason: str) -> NotDurableError:
 
 
 def _refused(ask: Ask) -> str:
-    # Of all keys: a user who may write to one whose name was never heard of is not held to any pattern.
+    # A random key stands for all keys: a user who may write it is not restricted to a pattern.
     key = secrets.token_hex(8)
     for write in _WRITES:
         try:

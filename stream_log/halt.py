@@ -1,7 +1,6 @@
-"""A shard's halt, in Redis: why it stopped, for gateways (which then refuse orders at once) and for whoever
-looks after it.
+"""A shard's halt, in Redis: why it stopped, for gateways, which then refuse orders, and for operators.
 
-It is written when what must always be true is not, and removed by a worker that has got past the place.
+It is written when an invariant is violated, and removed by a worker that has got past the place.
 """
 
 import time
@@ -15,11 +14,11 @@ from protocol.decoding import json_decoder
 from runtime.redis_reserve import write_reserved
 
 HALTED_EXIT_CODE = 4
-"""A process that ends with it has found something wrong that another start will find again."""
+"""Exit code of a process that has found an error that it would find again after a restart."""
 
 
 class Halt(msgspec.Struct, frozen=True):
-    """Why a shard stands still, and since when (seconds since the epoch)."""
+    """Why a shard is halted, and since when (seconds since the epoch)."""
 
     reason: str
     time: float
@@ -29,7 +28,7 @@ _decode = json_decoder(Halt)
 
 
 def write_halt(client: redis.Redis, shard: int, reason: str) -> None:
-    """Say that a shard stopped; the time of a halt for the same reason stays."""
+    """Record that a shard is halted; a halt for the same reason keeps its time."""
     known = read_halt(client, shard)
     if known is None or known.reason != reason:
         halt = msgspec.json.encode(Halt(reason, time.time()))
@@ -37,12 +36,12 @@ def write_halt(client: redis.Redis, shard: int, reason: str) -> None:
 
 
 def clear_halt(client: redis.Redis, shard: int) -> None:
-    """Say that a shard works."""
+    """Record that a shard is not halted."""
     client.delete(streams.halted(shard))
 
 
 def read_halt(client: redis.Redis, shard: int) -> Halt | None:
-    """Return why a shard stands still; None when it does not."""
+    """Return why a shard is halted, or None."""
     found: Any = client.get(streams.halted(shard))
     try:
         return _decode(found) if found else None

@@ -1,7 +1,7 @@
-"""The stream log: what the shards and their readers need of Redis, as an interface with two implementations.
+"""The stream log: what the shards and their readers need from Redis, as an interface.
 
-`RedisStreamLog` (redis_log.py) is the real one, `MemoryStreamLog` (memory_log.py) its twin for tests and
-simulation; both pass the same tests.
+`RedisStreamLog` (redis_log.py) is the real implementation, `MemoryStreamLog` (memory_log.py) the one for
+tests and simulation; both pass the same tests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import SKIPPED_ENTRY_FIELD, SKIPPED_FIELD
 
 LETTERS_PER_ENTRY_MAX = 100
-"""More items of one frame than so many are one dead letter, of the whole entry: such a frame is hardly ours.
-"""
+"""A frame with more undecodable items than this becomes one dead letter: it is probably not ours."""
 
 
 class Entry(NamedTuple):
@@ -29,22 +28,22 @@ class Entry(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """What could not be understood."""
+    """Undecodable data."""
 
     source: str
     stream_id: StreamId | str
-    """A job, which is no stream entry, has the id that its queue gave it."""
+    """For a job, which is not a stream entry, the id that its queue assigned."""
     reason: str
     payload: bytes
-    """An entry of `in:{k}` or `query:{k}`: its fields in msgpack; one of `ev:{k}`: its frame.
+    """For an entry of `in:{k}` or `query:{k}`: its fields in msgpack; for one of `ev:{k}`: its frame.
 
-    An item of a frame: its own bytes.
+    For an item of a frame: the item's own bytes.
     """
     item: int | None = None
-    """The item's place in the frame, when only that was not understood; None: the whole entry."""
+    """The item's index in the frame if only the item is undecodable; None: the whole entry."""
 
     def fields(self) -> dict[bytes, bytes]:
-        """Return the fields of its entry in `dead:{k}`."""
+        """Return the fields of the dead letter's entry in `dead:{k}`."""
         fields = {
             b"source": self.source.encode(),
             b"id": str(self.stream_id).encode(),
@@ -55,7 +54,7 @@ class DeadLetter(NamedTuple):
 
 
 class Skip(NamedTuple):
-    """An entry of a shard's input that is passed over, because an operator said so."""
+    """An entry of a shard's input that is skipped on an operator's instruction."""
 
     stream_id: StreamId
     frame: bytes
@@ -63,18 +62,16 @@ class Skip(NamedTuple):
 
 
 def as_skipped(entry: Entry, frame: bytes) -> Entry:
-    """Return an entry of `in:{k}` as whoever applies it has to read it: with the instruction to skip it
-    around what is in it.
-    """
+    """Return an entry of `in:{k}` as it must be applied: wrapped in the instruction to skip it."""
     return entry._replace(
         fields={SKIPPED_FIELD: frame, SKIPPED_ENTRY_FIELD: msgspec.msgpack.encode(entry.fields)}
     )
 
 
 def with_skips(entries: Sequence[Entry], skips: Mapping[StreamId, bytes]) -> list[Entry]:
-    """Return entries of `in:{k}` as they were applied, or passed over.
+    """Return entries of `in:{k}` as they were applied or skipped.
 
-    `skips` are those of `StreamLog.skips`, asked for afterwards.
+    `skips` must be the result of `StreamLog.skips`, read after the entries.
     """
     if not skips:
         return list(entries)
@@ -84,25 +81,25 @@ def with_skips(entries: Sequence[Entry], skips: Mapping[StreamId, bytes]) -> lis
 
 
 class Commit(NamedTuple):
-    """One batch of a shard, written whole or not at all."""
+    """One batch of a shard, written atomically."""
 
     shard: int
     expected: ShardPosition
-    """What `pos` must hold now."""
+    """The value that `pos` must have now."""
     stream_id: StreamId
-    """What it holds afterwards, with the same epoch.
+    """The id that `pos` has afterwards, with the same epoch.
 
-    Also the id of the entries in `ev` and `out` that this writes.
+    It is also the id of the entries that the commit writes to `ev` and `out`.
     """
     events: bytes = b""
-    """An event frame; empty: nothing happened."""
+    """An event frame; empty: no events."""
     outbox: Mapping[int, bytes] = MappingProxyType({})
     """Target shard -> message frame."""
     dead_letters: Sequence[DeadLetter] = ()
     checksum: str = ""
-    """Of the state after this batch; empty: nobody can compare with it."""
+    """The checksum of the state after this batch; empty: none."""
     skip: Skip | None = None
-    """The entry of it that was passed over; the instruction moves from `skip:{k}` to `skips:{k}`."""
+    """The skipped entry of the batch; its instruction moves from `skip:{k}` to `skips:{k}`."""
 
 
 class Outgoing(NamedTuple):
@@ -113,40 +110,40 @@ class Outgoing(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """What one look at a shard's committed input shows."""
+    """The result of one look at a shard's committed input."""
 
     entries: list[Entry]
-    """Entries after where the reader is, none of them beyond the position.
+    """Entries after the reader's position, none of them beyond the shard's position.
 
-    Those that were passed over say so (`as_skipped`).
+    Skipped entries are marked (`as_skipped`).
     """
     position: ShardPosition
     trimmed_to: StreamId
     """Entries before this one may be gone.
 
-    Read after the entries, so what begins behind it is without a gap.
+    It is read after the entries, so entries from here on have no gap.
     """
     checksum: StateChecksum | None = None
-    """Of the last commit that had one, which is never beyond the position."""
+    """The checksum of the last commit that had one; never of an entry beyond the position."""
 
 
 class SavedSnapshot(NamedTuple):
-    """What is known of a kept snapshot without reading it."""
+    """A description of a kept snapshot without its contents."""
 
     stream_id: StreamId
-    """Up to which input it reaches; "0-0" when whoever saved it did not say."""
+    """The last input entry in it; "0-0" if the writer did not say."""
     age_ms: int
-    """How long ago it was saved."""
+    """The time since it was saved."""
     name: str = ""
-    """Where its bytes are."""
+    """The name of the key with its bytes."""
 
 
 class Fenced(Exception):  # noqa: N818 - not an error of this process: another one has taken over
-    """Another writer has taken the shard over; this one must stop."""
+    """Another writer has taken over the shard; this one must stop."""
 
 
 class Rewound(Fenced):
-    """Redis has lost what this writer had read or written: it must start anew from what is there."""
+    """Redis has lost data that this writer read or wrote; it must start again from the remaining data."""
 
 
 class Streams(Protocol):
@@ -164,7 +161,7 @@ class Streams(Protocol):
         ...
 
     def last_id(self, stream: str) -> StreamId:
-        """Return the id of the newest entry ever appended, "0-0" when there was none."""
+        """Return the id of the newest entry ever appended, "0-0" if there was none."""
         ...
 
     def trim(self, stream: str, before: StreamId) -> None:
@@ -173,7 +170,7 @@ class Streams(Protocol):
 
 
 class CommitLog(Protocol):
-    """The input of shards and what they made of it: a shard has one writer at a time, which commits batch by batch."""
+    """The input and the output of shards: a shard has one writer at a time, which commits batch by batch."""
 
     def position(self, shard: int) -> ShardPosition:
         """Return the shard's position; (0, "0-0") for a new shard."""
@@ -184,19 +181,19 @@ class CommitLog(Protocol):
         ...
 
     def checksum(self, shard: int) -> StateChecksum | None:
-        """Return the checksum of the last commit; None when it had none.
+        """Return the checksum of the last commit; None: it had none.
 
-        An older program leaves that of an earlier commit.
+        A commit of an older program leaves the checksum of an earlier commit in place.
         """
         ...
 
     def take_over(
         self, shard: int, candidate: Leader | None = None, over: Leader | None = None
     ) -> ShardPosition:
-        """Make the caller the shard's only writer, by raising the epoch. It hears the queries from now on.
+        """Make the caller the shard's only writer, by raising the epoch; it receives the queries from now on.
 
-        A `candidate` takes the lease in the same step, unless somebody other than `over` holds it, and also
-        hears the queries of the last two leases: nobody has answered them.
+        A `candidate` takes the lease in the same step, unless a worker other than `over` holds it, and also
+        receives the queries of the last two lease periods: nobody has answered them.
 
         Raises:
             Fenced: another worker holds the lease; nothing was changed.
@@ -204,9 +201,7 @@ class CommitLog(Protocol):
         ...
 
     def fruitless_takeovers(self, shard: int) -> int:
-        """Return how many workers in turn have taken the shard over at its present position, and committed
-        nothing.
-        """
+        """Return how many workers in a row have taken over at the present position without a commit."""
         ...
 
     def read_inputs(
@@ -224,27 +219,27 @@ class CommitLog(Protocol):
 
         Wait up to `block_ms` for one.
 
-        Before that, in the same round trip: publishes the (channel, payload) pairs, those of `answers` only
-        if `position` still is what `pos` holds, and renews the lease of `renew` if its epoch still does.
+        Before that, in the same round trip: publish the (channel, payload) pairs, those of `answers` only if
+        `pos` still equals `position`, and renew the lease of `renew` if its epoch is still current.
 
         Raises:
-            Fenced: the shard was taken over since.
+            Fenced: the shard was taken over in the meantime.
         """
         ...
 
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
-        """Return up to `count` entries of the input after the given id that are committed; never waits."""
+        """Return up to `count` committed entries of the input after the given id; never waits."""
         ...
 
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
-        """Publish the (channel, payload) pairs, and have the batch written if `pos` is still as expected.
+        """Publish the (channel, payload) pairs, and start writing the batch if `pos` is still as expected.
 
-        `finish_commit` tells what became of it. Until then nothing but `renew_lease` may be called.
+        `finish_commit` returns the outcome. Until then nothing but `renew_lease` may be called.
         """
         ...
 
     def finish_commit(self) -> None:
-        """Wait until the batch of `begin_commit` is written, whatever becomes of the connection meanwhile.
+        """Wait until the batch of `begin_commit` is written, even if the connection is lost.
 
         Raises:
             Fenced: `pos` was not as expected; nothing was written.
@@ -260,84 +255,80 @@ class CommitLog(Protocol):
         ...
 
     def undelivered(self, shard: int) -> list[Outgoing]:
-        """Return what is left in the shard's outbox, oldest first."""
+        """Return the remaining frames in the shard's outbox, oldest first."""
         ...
 
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
-        """Append message frames to their targets' inputs, then drop their entry from the outbox.
+        """Append message frames to their targets' inputs, then remove their entry from the outbox.
 
-        Without frames, whatever has the id.
+        Without frames, the outbox entry with this id is removed whatever its contents.
         """
         ...
 
     def is_halted(self, shard: int) -> bool:
-        """Return whether a worker of the shard has stopped and said why, and none has got past that place
-        since.
+        """Return whether the shard is halted.
+
+        That is so after a worker has halted with a reason and before another has got past that place.
         """
         ...
 
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
-        """Note that `reader` needs nothing of the shard's events up to `stream_id` any more."""
+        """Record that `reader` needs no events of the shard up to `stream_id` any more."""
         ...
 
     def passed(self, shard: int) -> dict[str, StreamId]:
-        """Return what the readers have passed."""
+        """Return the positions that the readers have passed."""
         ...
 
 
 class Skips(Protocol):
-    """Instructions of operators to pass over an entry."""
+    """Operators' instructions to skip an entry."""
 
     def order_skip(self, shard: int, frame: bytes) -> None:
-        """Let the shard's leader pass over an entry when it takes the shard over next.
-
-        `frame` is the instruction.
-        """
+        """Make the shard's leader skip an entry after its next takeover."""
         ...
 
     def skip(self, shard: int) -> bytes | None:
-        """Return the instruction to pass over an entry that the shard's leader follows next; None: there is
-        none.
-        """
+        """Return the instruction to skip an entry that the shard's leader follows next, or None."""
         ...
 
     def drop_skip(self, shard: int, frame: bytes) -> None:
-        """Remove that instruction, if it still is this one."""
+        """Remove that instruction if it is unchanged."""
         ...
 
     def skips(self, shard: int) -> dict[StreamId, bytes]:
-        """Return the instructions by which entries were passed over.
+        """Return the instructions by which entries were skipped.
 
-        One that is committed is in it before the position is behind it.
+        A committed instruction is included before the position is beyond its entry.
         """
         ...
 
 
 class Leases(Protocol):
-    """Who leads a shard, and who stands by."""
+    """The leader and the standbys of a shard."""
 
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """Keep the lease for another `lease_ms`, if the leader's epoch still is the shard's."""
+        """Extend the lease by `lease_ms`, if the leader's epoch is still the shard's."""
         ...
 
     def release_lease(self, shard: int, leader: Leader) -> None:
-        """Give the lease up, if it is this leader's."""
+        """Release the lease, if this leader holds it."""
         ...
 
     def lease(self, shard: int) -> Sight:
-        """Return who leads, and whether its connection is still there."""
+        """Return the leader, and whether its connection exists."""
         ...
 
     def announce(self, shard: int, standby: Standby) -> None:
-        """Say that a standby is there, and how far it is; it counts for `STANDBY_TTL_MS`."""
+        """Announce a standby and its progress; the announcement is valid for `STANDBY_TTL_MS`."""
         ...
 
     def withdraw(self, shard: int, standby: Standby) -> None:
-        """Say that a standby is one no more."""
+        """Withdraw a standby's announcement."""
         ...
 
     def standbys(self, shard: int) -> list[Standby]:
-        """Return the standbys that are there."""
+        """Return the announced standbys."""
         ...
 
 
@@ -347,19 +338,19 @@ class SnapshotStore(Protocol):
     def save_snapshot(
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
     ) -> None:
-        """Keep a snapshot of the state at `stream_id`, and the one before it.
+        """Keep a snapshot of the state at `stream_id`, and the previous one.
 
-        Nothing is kept when the newest one reaches as far already, unless this one `replaces` it, or further:
-        what is older than the others may need input that is gone.
+        Nothing is kept when the newest kept snapshot is at `stream_id` (unless this one `replaces` it) or
+        beyond it: a snapshot older than the others may need input that is gone.
         """
         ...
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
-        """Return what is known of the kept snapshots without reading them, newest first."""
+        """Return descriptions of the kept snapshots, newest first, without reading their contents."""
         ...
 
     def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
-        """Return a kept snapshot; what is no longer there is missing from it."""
+        """Return a kept snapshot; parts that no longer exist are missing."""
         ...
 
     def snapshots(self, shard: int) -> list[bytes]:
@@ -368,29 +359,29 @@ class SnapshotStore(Protocol):
 
 
 class Bus(Protocol):
-    """What is said to whoever listens now, and the configuration that shards publish."""
+    """Messages to current listeners, and the configuration that shards publish."""
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Publish (channel, payload) pairs to whoever listens now."""
+        """Publish (channel, payload) pairs to the current listeners."""
         ...
 
     def publish_answers(
         self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
     ) -> None:
-        """Publish (channel, payload) pairs if `position` still is what `pos` holds."""
+        """Publish (channel, payload) pairs if `pos` still equals `position`."""
         ...
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """Have `config:{k}` hold `configuration` if `position` still is what `pos` holds.
+        """Write `configuration` to `config:{k}` if `pos` still equals `position`.
 
-        Return whether it does.
+        Return whether `pos` equals it.
         """
         ...
 
     def configuration(self, shard: int) -> bytes | None:
-        """Return what `config:{k}` holds, if there is one."""
+        """Return the value of `config:{k}`, or None."""
         ...
 
 
 class StreamLog(Streams, CommitLog, Skips, Leases, SnapshotStore, Bus, Protocol):
-    """All of it, on one server or one cluster: `RedisStreamLog`, or `MemoryStreamLog` for tests and simulation."""
+    """The whole interface, on one server or one cluster: `RedisStreamLog`, or `MemoryStreamLog` for tests."""

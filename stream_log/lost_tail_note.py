@@ -1,8 +1,7 @@
-"""Whether a shard's log was compared with the database since Redis started: what persist notes, and the
-engine worker reads.
+"""Whether a shard's log was compared with the database since Redis started.
 
-Whatever can make Redis forget – a log file without its end, an old backup, a promoted replica – comes with
-another run id.
+Persist writes this note, and the engine worker reads it. Every event that can make Redis lose data (a
+truncated log file, an old backup, a promoted replica) comes with a new run id.
 """
 
 from typing import Any, Final, NamedTuple, Self
@@ -17,18 +16,18 @@ _READ: Final = load_script("stream_log", "read_lost_tail_note")
 
 
 class Guard(NamedTuple):
-    """What was found of one shard's log."""
+    """The result of comparing one shard's log."""
 
     run_id: str
-    """Of the Redis that runs now."""
+    """The run id of the current Redis."""
     checked: bool
-    """Whether the log was compared since it started."""
+    """Whether the log was compared since Redis started."""
     reason: str
-    """Why the shard must not open; empty: nothing speaks against it."""
+    """Why the shard must not open; empty: it may."""
 
 
 class _Note(NamedTuple):
-    """The value of `guard:{k}`, `run id|reason`; of a key that is not there, nothing."""
+    """The value of `guard:{k}`, `run id|reason`; empty fields if there is no such key."""
 
     run_id: str
     reason: str
@@ -43,7 +42,7 @@ class _Note(NamedTuple):
 
 
 def read_guard(client: redis.Redis, shard: int) -> Guard:
-    """Return what is noted of a shard's log."""
+    """Return the note about a shard's log."""
     found: Any = client.eval(_READ, 1, streams.guard(shard))
     run_id, noted = found[0].decode(), _Note.parse(found[1])
     checked = noted.run_id == run_id
@@ -51,7 +50,8 @@ def read_guard(client: redis.Redis, shard: int) -> Guard:
 
 
 def write_guard(client: redis.Redis, shard: int, run_id: str, reason: str) -> None:
-    """Note that the shard's log was compared with the database while Redis ran as `run_id`, and why it must
-    not open, if so.
+    """Record the comparison of a shard's log with the database while Redis ran as `run_id`.
+
+    `reason` is why the shard must not open, or empty.
     """
     write_reserved(client, "SET", streams.guard(shard), _Note(run_id, reason).encode())

@@ -1,4 +1,4 @@
-"""The stream log in memory: the twin of `RedisStreamLog`, for tests and simulation.
+"""The stream log in memory, for tests and simulation.
 
 Time is passed in as a function.
 """
@@ -29,11 +29,11 @@ from stream_log.interface import (
 class MemoryStreamLog(StreamLog):
     """`StreamLog` in one process.
 
-    Nothing ever waits: where Redis would block, nothing new is an empty answer.
+    It never waits: where Redis would block, the answer is empty.
     """
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
-        """Make an empty log whose clock is `now_ms`."""
+        """Create an empty log whose clock is `now_ms`."""
         self.now_ms = now_ms
         self._streams: defaultdict[str, list[Entry]] = defaultdict(list)
         self._last_ids: defaultdict[str, StreamId] = defaultdict(lambda: STREAM_START)
@@ -43,9 +43,9 @@ class MemoryStreamLog(StreamLog):
         self._configurations: dict[int, bytes] = {}
         self._heard: dict[int, StreamId] = {}
         self._snapshots: defaultdict[int, list[tuple[StreamId, int, bytes]]] = defaultdict(list)
-        """Shard -> (reaches up to, saved at, the bytes), newest first."""
+        """Shard -> (last entry, time saved, bytes), newest first."""
         self._leases: dict[int, tuple[Leader, int]] = {}
-        """Shard -> (who leads, when that runs out)."""
+        """Shard -> (leader, expiry)."""
         self._standbys: defaultdict[int, dict[str, tuple[Standby, int]]] = defaultdict(dict)
         self._connections: dict[str, int] = {}
         """Process -> the number of its connection, from its first lease until `disconnect`."""
@@ -55,7 +55,7 @@ class MemoryStreamLog(StreamLog):
         self._halted: set[int] = set()
         self._skips: defaultdict[int, dict[StreamId, bytes]] = defaultdict(dict)
         self._refused: Fenced | None = None
-        """Why the batch that was begun last was not written."""
+        """Why the last batch that was begun was not written."""
         self.published: list[tuple[str, bytes]] = []
         """Every (channel, payload), in order."""
 
@@ -187,9 +187,9 @@ class MemoryStreamLog(StreamLog):
         return Sight(leader, remaining_ms, self._connections.get(leader.connection) == leader.client_id)
 
     def disconnect(self, process: str) -> None:
-        """Close the connection of a process, as its system does when it is killed.
+        """Close the connection of a process, as the operating system does when it is killed.
 
-        Its next lease has another one.
+        Its next lease has another connection.
         """
         self._connections.pop(process, None)
 
@@ -261,7 +261,7 @@ class MemoryStreamLog(StreamLog):
         return dict(self._skips[shard])
 
     def halt(self, shard: int) -> None:
-        """Note a halt, as a process does that ends by one."""
+        """Record a halt, as a process does that ends with it."""
         self._halted.add(shard)
 
     @override

@@ -52,22 +52,26 @@ _KEEP_SNAPSHOT: Final = load_script("stream_log", "keep_snapshot", is_reserved=T
 _ADD_PIECE: Final = load_script("stream_log", "add_snapshot_piece", is_reserved=True)
 
 SNAPSHOT_PIECE_BYTES = 131_072
-"""As much of a snapshot as goes to Redis at once: the commits in between wait for no more than one piece to
-be on disk."""
+"""The part of a snapshot that is sent to Redis at once.
+
+A commit in between waits for at most one piece to be written to disk.
+"""
 _SNAPSHOT_PIECES = 8
 """Pieces that are read at once."""
 _SNAPSHOT_LEVEL = 1
-"""A snapshot is mostly numbers that are alike.
+"""The compression level of snapshots, which consist mostly of similar numbers.
 
-This makes it a quarter, so Redis has less to keep, to log and to fork with.
+Compression reduces them to a quarter, so Redis has less to store, to log and to copy when it forks.
 """
 _REWRITE_WAIT_S = 10
-"""So long a snapshot waits for Redis to be done with rewriting its log: until then Redis 6 moves all that
-comes about in memory, again and again, and nobody is served meanwhile. A worker that stops saves once more,
-and is killed when that takes longer than 20 s."""
+"""How long a snapshot waits for Redis to finish rewriting its log.
+
+Until then Redis 6 moves all new data in memory repeatedly, and serves nobody meanwhile. A worker that stops
+saves once more, and is killed when that takes longer than 20 s.
+"""
 _REWRITE_POLL_S = 0.05
 _UNFINISHED_TTL_S = 600
-"""How long the pieces of a snapshot stay that is never finished."""
+"""How long the pieces of an unfinished snapshot are kept."""
 _SAVED = b"saved|"
 
 _REMOVE: Final = load_script("stream_log", "remove_entry")
@@ -75,9 +79,9 @@ _REMOVE: Final = load_script("stream_log", "remove_entry")
 _CONFIRM: Final = load_script("stream_log", "confirm_position", is_reserved=True)
 
 RETRY_AFTER_S = 0.05
-"""Pause between attempts while Redis is away."""
+"""Pause between attempts while Redis is unreachable."""
 WAIT_MS = 500
-"""How long Redis waits for replicas before it is asked again."""
+"""How long one WAIT for replicas lasts before it is repeated."""
 
 _log = structlog.get_logger()
 
@@ -88,8 +92,10 @@ Unreachable = (
     redis.ReadOnlyError,
     FullError,
 )
-"""What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is
-one of these), or is full."""
+"""Temporary errors: Redis is unreachable, starting, being replaced, or full.
+
+A server that has just become a replica counts, too: `NotNowError` is one of these errors.
+"""
 
 
 class _CommitInFlight:
@@ -107,17 +113,17 @@ class _CommitInFlight:
     ) -> None:
         self.commit = commit
         self.commands = commands
-        """What is sent, and again when its answer is lost."""
+        """The commands that are sent, and sent again when the answer is lost."""
         self.keys, self.arguments = keys, arguments
-        """The script's."""
+        """Those of the script."""
         self.published = published
-        """So many of the commands come before the script."""
+        """The number of commands before the script."""
         self.pending: PendingAnswers | None = None
         self.error: Exception | None = None
         """Why it could not be sent."""
 
     def renew(self, renewal: Sequence[Any]) -> None:
-        """Send the renewal of a lease behind it; its answer is not looked at."""
+        """Send the renewal of a lease after the commit; its answer is ignored."""
         if self.pending is None or self.error is not None:
             return
         try:
@@ -127,42 +133,42 @@ class _CommitInFlight:
 
 
 class RedisStreamLog(StreamLog):
-    """`StreamLog` on one Redis connection, on a cluster on one for each shard.
+    """`StreamLog` on one Redis connection; on a cluster, one connection per shard.
 
-    Not for use by several threads.
+    Not thread-safe.
 
-    With replicas (`replicas_min`), what it commits, takes over, delivers or reads of the events is replicated
-    before it returns. Then a failover loses only what nobody has heard of: a prefix of what the old master
-    did survives, and everything said is in it.
+    With replicas (`replicas_min`), everything that it commits, takes over, delivers or reads of the events is
+    replicated before it returns. A failover then loses only data that nobody has seen: a prefix of the old
+    master's writes survives, and everything published is in that prefix.
     """
 
     def __init__(
         self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0
     ) -> None:
-        """Use `client`, which must not decode responses, or where they are several, each shard's own of
-        `servers`.
-        """
+        """Use `client`, which must not decode responses, or with several servers those of `servers`."""
         self._redis = client
         self._servers = servers
         self._replicas_min = replicas_min
         keep_unparsed(client)
         self._heard: dict[int, StreamId] = {}
-        """Shard -> the last query that was read."""
+        """Shard -> the id of the last query read."""
         self._inputs_read: list[Entry] = []
-        """What was read last, the commands first: when the connection has changed since, whether the last of
-        them is still there tells whether all are."""
+        """The entries read last, commands first.
+
+        If the connection has changed since, the existence of the last entry proves that of all.
+        """
         self._asked: dict[int, Any] = {}
-        """Shard -> a connection on which the answer to "is there anything new?" is still to come."""
+        """Shard -> a connection on which the answer to a blocking read is still pending."""
         self._commit = client.register_script(_COMMIT)
         self._take_over = client.register_script(_TAKE_OVER)
         self._confirm = client.register_script(_CONFIRM)
         self._remove = client.register_script(_REMOVE)
         self._followed: dict[int, tuple[int, Entry | None]] = {}
-        """Shard -> over which connection its committed input was read last, and the last entry of it."""
+        """Shard -> the connection on which its committed input was read last, and the last entry read."""
         self._held: dict[int, Leader] = {}
-        """Shard -> who leads it over this connection."""
+        """Shard -> its leader on this connection."""
         self._in_flight: _CommitInFlight | None = None
-        """A commit whose answer is still to come."""
+        """A commit whose answer is pending."""
         self._client_name = ""
         self._check: Callable[[Ask], None] | None = None
 
@@ -177,11 +183,11 @@ class RedisStreamLog(StreamLog):
         timeout_s: float | None = None,
         check: Callable[[Ask], None] | None = None,
     ) -> "RedisStreamLog":
-        """Return a log on the Redis at `url`, for a process that mostly works on `shard`, and shows its
-        connection there under its name.
+        """Return a log on the Redis at `url`, for a process that mostly works on `shard`.
 
-        With a timeout, it gives up after so long. `check` is called with every new connection to the shard's
-        server, before anything is read or written there: after a failover it is another server.
+        The server shows the connection under the process's name. With a timeout, the log gives up after that
+        time. `check` is called with every new connection to the shard's server, before anything is read or
+        written there: after a failover it is another server.
         """
         name = f"{process}:{os.getpid()}" if process else None
         timeouts = (
@@ -208,8 +214,9 @@ class RedisStreamLog(StreamLog):
             self._servers.close()
 
     def _greet(self, connection: Any) -> None:
-        """Check the server, and write the connection's number into the lease: who watches the old one takes
-        this process for dead.
+        """Check the server, and write the connection's number into the lease.
+
+        Standbys that watch the old connection would otherwise consider this process dead.
         """
 
         def ask(*parts: str) -> Any:
@@ -223,10 +230,10 @@ class RedisStreamLog(StreamLog):
             connection.read_response()
 
     def _renewal(self, shard: int, leader: Leader, *, anew: bool = False) -> tuple[Any, ...]:
-        """Return the command that renews the lease, by its time alone or `anew`.
+        """Return the command that renews the lease: its expiry only, or `anew` with its value.
 
-        What is put together for one connection may go out over the next one, so only a connection itself says
-        who it is.
+        A command that is built for one connection may be sent on the next one, so only a connection itself
+        identifies the process.
         """
         keys = (streams.position(shard), streams.lease(shard))
         return (
@@ -253,9 +260,9 @@ class RedisStreamLog(StreamLog):
         return self._servers.of(streams.shard_of(stream))
 
     def client_id(self, shard: int) -> int:
-        """Return what the server calls the connection that this shard's commands take now.
+        """Return the server's id of the connection that this shard's commands use now.
 
-        0 before the first.
+        0 before the first connection.
         """
         return self._servers.tether(shard).client_id if self._servers is not None else 0
 
@@ -274,10 +281,12 @@ class RedisStreamLog(StreamLog):
             self._servers.tether(shard).release()
 
     def _await_replicas(self, shard: int, acknowledged: int = 0) -> None:
-        """Wait until enough replicas have all that this connection has written; `acknowledged` already have.
+        """Wait until enough replicas have everything that this connection has written.
+
+        `acknowledged` replicas already have it.
 
         Raises:
-            redis.TimeoutError: they do not.
+            redis.TimeoutError: not enough replicas have it in time.
         """
         if acknowledged < self._replicas_min:
             acknowledged = self.at(shard).wait(self._replicas_min, WAIT_MS)
@@ -322,7 +331,7 @@ class RedisStreamLog(StreamLog):
         self._await_replicas(shard)
 
     def _wait_for_any(self, after: Mapping[str, StreamId], block_ms: int) -> None:
-        """Wait until one of several servers has something after the given ids."""
+        """Wait until one of several servers has an entry after the given ids."""
         assert self._servers is not None
         sockets = []
         for stream, stream_id in after.items():
@@ -334,14 +343,13 @@ class RedisStreamLog(StreamLog):
             if connection is None:
                 connection = self._servers.of(shard).connection_pool.make_connection()
                 is_answered = True
-            # A question that is still open is answered as soon as this one would be, also when it was about
-            # an older id.
+            # A pending read is answered as soon as this one would be, even if it was for an older id.
             if is_answered:
                 connection.send_command(
                     "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, str(stream_id)
                 )
             self._asked[shard] = connection
-            sockets.append(connection._sock)  # the library has no way to wait for several
+            sockets.append(connection._sock)  # the library cannot wait for several connections
         select.select(sockets, [], [], block_ms / 1000)
 
     @override
@@ -369,7 +377,7 @@ class RedisStreamLog(StreamLog):
 
     @override
     def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
-        # On a cluster the shards' positions are on several nodes, which have no moment in common.
+        # On a cluster the shards' positions are on several nodes, which cannot be read at one moment.
         if self._servers is not None and self._servers.are_several:
             return {shard: self.position(shard) for shard in shards}
         with self._redis.pipeline(transaction=True) as pipeline:
@@ -394,7 +402,7 @@ class RedisStreamLog(StreamLog):
             raise Fenced(f"another worker leads shard {shard}")
         position = ShardPosition.parse(raised)
         if self._replicas_min:
-            # What the worker before has committed, it has perhaps not waited for.
+            # The previous worker may not have waited for the replication of its commits.
             self._hold(shard)
             try:
                 self._await_replicas(shard)
@@ -405,13 +413,13 @@ class RedisStreamLog(StreamLog):
             self._heard[shard] = last
         else:
             recent = StreamId(max(0, int(now_s) * 1_000 - 2 * candidate.lease_ms))
-            # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`,
-            # and after the last one's.
+            # Redis's clock may be ahead and be corrected: then the next queries have ids before `recent`, and
+            # after the last one's.
             self._heard[shard] = min(recent, last)
             leader = self._held[shard] = candidate._replace(epoch=position.epoch)
             if (
                 self._text_of(shard, candidate) != lease[0]
-            ):  # said over a connection that has only just been made
+            ):  # the connection was just made, and the published messages may be lost
                 _run(client, *self._renewal(shard, leader, anew=True))
         return position
 
@@ -453,7 +461,7 @@ class RedisStreamLog(StreamLog):
             self._heard[shard] = entries[-1].stream_id
         if entries and entries[0].stream == inputs:
             self._inputs_read = entries
-        # What is committed next must go where this was read.
+        # The next commit must go to the server from which this was read.
         self._hold(shard)
         return entries
 
@@ -472,7 +480,7 @@ class RedisStreamLog(StreamLog):
         entries = [entry for entry in _entries(response) if entry.stream_id <= position.stream_id]
         ids = [_saved(each, 0).stream_id for each in saved]
         trimmed_to = min(ids) if len(ids) > 1 else STREAM_START
-        # What is asked and written now belongs to the server that this was read on.
+        # All further reads and writes must go to the server from which this was read.
         self._hold(shard)
         try:
             if after >= trimmed_to:
@@ -487,14 +495,13 @@ class RedisStreamLog(StreamLog):
         return Committed(entries, position, trimmed_to, _checksum(checksum))
 
     def _check_followed(self, shard: int, after: StreamId) -> None:
-        """Check that the input leads to what a reader has of it up to `after`, if that was read over another
-        connection.
+        """Check that the input still contains a reader's entries up to `after` after a reconnection.
 
-        A master is followed by a replica that has a prefix of what it did; so when the last entry is there,
-        all before it is.
+        A replica that becomes master has a prefix of the old master's writes. If the last entry exists, all
+        earlier ones do.
 
         Raises:
-            Rewound: it does not; who has applied it must start anew.
+            Rewound: it does not; a reader that has applied the entries must start again.
         """
         connection, last = self._followed.get(shard, (self._connection(shard), None))
         if connection == self._connection(shard) or after == STREAM_START:
@@ -514,8 +521,9 @@ class RedisStreamLog(StreamLog):
 
     @override
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """While Redis is away the lease is left as it is: this is called in the middle of a batch, which must
-        not be begun again.
+        """While Redis is unreachable the lease is left unchanged.
+
+        This method is called in the middle of a batch, which must not be restarted.
         """
         is_held = self._is_held(shard)
         if shard in self._held:
@@ -528,7 +536,7 @@ class RedisStreamLog(StreamLog):
         except Unreachable as error:
             _log.debug("lease not renewed", shard=shard, error=str(error))
             if is_held:
-                # That the connection was lost is for the commit to hear.
+                # The commit must notice that the connection was lost.
                 self._hold(shard)
 
     @override
@@ -554,7 +562,7 @@ class RedisStreamLog(StreamLog):
         try:
             found: Any = _run(self.at(shard), "CLIENT", "LIST", "ID", leader.client_id)
         except redis.ResponseError:
-            # Not every Redis lets everybody ask; the lease alone decides then.
+            # Not every Redis allows this command; then only the lease decides.
             return True
         return f" name={leader.connection} ".encode() in found
 
@@ -598,7 +606,8 @@ class RedisStreamLog(StreamLog):
             for key in (
                 *(streams.position, streams.events, streams.outbox, streams.dead_letters, streams.commands),
                 streams.checksum,
-                # Only then, so that the rights of an earlier release do until an operator needs this.
+                # Only with a skip, so that the ACL of an earlier release suffices until an operator needs
+                # this.
                 *((streams.skips, streams.skip) if commit.skip is not None else ()),
             )
         ]
@@ -614,11 +623,12 @@ class RedisStreamLog(StreamLog):
 
     @override
     def finish_commit(self) -> None:
-        """When the answer is lost, the position tells whether the batch was written: nobody else writes in this
-        epoch.
+        """If the answer is lost, the position tells whether the batch was written.
+
+        Nobody else writes in this epoch.
         """
         in_flight, self._in_flight = self._in_flight, None
-        assert in_flight is not None  # `begin_commit` comes before
+        assert in_flight is not None  # `begin_commit` was called before
         commit, shard, expected = in_flight.commit, in_flight.commit.shard, in_flight.commit.expected
         asked_again = False
         while True:
@@ -647,12 +657,12 @@ class RedisStreamLog(StreamLog):
         """Return whether a batch was written, and how many replicas have it.
 
         Raises:
-            Unreachable: it is not known.
+            Unreachable: this is unknown.
         """
         if in_flight.error is not None:
             error, in_flight.error = in_flight.error, None
             raise error
-        assert in_flight.pending is not None  # there is an error otherwise
+        assert in_flight.pending is not None  # otherwise there is an error
         written, *waited = in_flight.pending.answers()[in_flight.published :][: 1 + bool(self._replicas_min)]
         if isinstance(written, redis.exceptions.NoScriptError):
             return bool(
@@ -666,19 +676,19 @@ class RedisStreamLog(StreamLog):
         return bool(written), int(waited[0]) if waited else 0
 
     def _keep_lease(self, shard: int) -> None:
-        # Replicas may be missing for long; a standby could not do better than wait for them, too.
+        # Replicas may be missing for long; a standby could only wait for them, too.
         if (leader := self._held.get(shard)) is not None:
             _run(self.at(shard), *self._renewal(shard, leader))
 
     def _check_last_input(self, commit: Commit) -> None:
-        """Check on the connection in use now, and hold it, that what the commit was made of is there, and
-        what was read with that.
+        """Check on the current connection that the commit's input still exists, and hold the connection.
 
-        A master is followed by a replica that has a prefix of what it did; so when the last input is there,
-        all before it is. What was read with it may be applied already, for the next commits.
+        A replica that becomes master has a prefix of the old master's writes. If the last input entry exists,
+        all earlier ones do. The other entries read with it may already be applied, for the next commits.
 
         Raises:
-            Rewound: it is not; the new master never had it, and may have other input under the same position.
+            Rewound: it does not exist; the new master never had it, and may have other input at the same
+                position.
         """
         shard = commit.shard
         read = [each for each in self._inputs_read if each.stream == streams.commands(shard)]
@@ -695,11 +705,11 @@ class RedisStreamLog(StreamLog):
         self._hold(shard)
 
     def reaches(self, shard: int, position: ShardPosition) -> bool:
-        """Return whether the log still leads to `position`.
+        """Return whether the log still contains `position`.
 
-        What comes next, until the log is read again, is asked of the same server.
+        Later calls use the same server, until the log is read again.
 
-        The position of a standby has no epoch: where it is committed input must be.
+        The position of a standby has no epoch: there must be committed input at its id.
         """
         self._release(shard)
         found = self.position(shard)
@@ -762,8 +772,8 @@ class RedisStreamLog(StreamLog):
         )
 
     def _deliver_elsewhere(self, target: int, frame: bytes) -> None:
-        # On one server, replicas have the message before they have that it left the outbox; on two, somebody
-        # has to wait.
+        # On one server, replicas receive the message before its removal from the outbox; with two servers,
+        # wait for the replicas of the target.
         client = self.at(target)
         with client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command(*_message(target, frame))  # type: ignore[no-untyped-call]
@@ -789,9 +799,7 @@ class RedisStreamLog(StreamLog):
 
     @override
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """With replicas it is replicated before the next input is read, as is what it leads
-        to.
-        """
+        """With replicas, the write is replicated before the next input is read."""
         keys = (streams.position(shard), streams.configuration(shard))
         is_held = self._is_held(shard)
         self._hold(shard)
@@ -862,7 +870,7 @@ class RedisStreamLog(StreamLog):
                 return _decompressed(b"".join(pieces))
 
     def snapshot_bytes(self, shard: int, saved: SavedSnapshot) -> int:
-        """Return how much a kept snapshot takes in Redis."""
+        """Return the size of a kept snapshot in Redis."""
         if not saved.name:
             return len(self.read_snapshot(shard, saved))
         client, key = self.at(shard), streams.snapshot(shard, saved.name)
@@ -885,7 +893,7 @@ class RedisStreamLog(StreamLog):
 
 
 def keep_unparsed(client: redis.Redis) -> None:
-    """Leave stream entries as they come: the library's parsed replies cost more than the reading itself."""
+    """Return stream entries unparsed: the library's parsing costs more than the reading itself."""
     for command in ("XREAD", "XREADGROUP", "XRANGE"):
         client.set_response_callback(command, _identity)
 
@@ -899,7 +907,7 @@ def _message(target: int, frame: bytes) -> tuple[Any, ...]:
 
 
 def _displaced(shard: int, expected: ShardPosition, found: ShardPosition) -> Fenced:
-    """Return why the position is not what this writer left it at."""
+    """Return why the position differs from the one that this writer set."""
     if found.epoch < expected.epoch or (
         found.epoch == expected.epoch and found.stream_id < expected.stream_id
     ):
@@ -927,11 +935,11 @@ def _decompressed(snapshot: bytes) -> bytes:
     try:
         return zlib.decompress(snapshot)
     except zlib.error:
-        return snapshot  # as earlier versions kept it; or it is torn, and its digest will tell
+        return snapshot  # an earlier version's snapshot; or it is torn, and its digest will show that
 
 
 def _saved(value: bytes, now_ms: int) -> SavedSnapshot:
-    if not value.startswith(_SAVED):  # the snapshot itself, as earlier versions kept it
+    if not value.startswith(_SAVED):  # the snapshot itself, as earlier versions stored it
         return SavedSnapshot(STREAM_START, 0)
     _, stream_id, time_ms, name = value.decode().split("|")
     return SavedSnapshot(StreamId.parse(stream_id), max(0, now_ms - int(time_ms)), name)
@@ -946,7 +954,7 @@ def _by_id(found: Any) -> dict[StreamId, bytes]:
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
-    if len(flat) == 2:  # as nearly always
+    if len(flat) == 2:  # the usual case
         return {flat[0]: flat[1]}
     return dict(zip(flat[::2], flat[1::2], strict=True))
 

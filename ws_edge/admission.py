@@ -1,6 +1,6 @@
-"""Who may come in: paths and listenKeys that exist, and so many connections and streams of a network.
+"""Admission of clients: valid paths and listenKeys, and limits on a network's connections and streams.
 
-A handshake is charged before anything else of it is looked at; a banned network is refused.
+A handshake is charged before anything else is examined; a banned network is refused.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ _REASONS: Final = {HTTPStatus.IM_A_TEAPOT: BANNED, HTTPStatus.TOO_MANY_REQUESTS:
 
 
 class Doorkeeper:
-    """Looks at every request to open a WebSocket."""
+    """Checks every request to open a WebSocket."""
 
     def __init__(self, settings: Settings, hub: Hub, ports: Ports, limits: RateLimits) -> None:
         self._settings = settings
@@ -41,11 +41,11 @@ class Doorkeeper:
         self._proxies = TrustedProxies(settings.trusted_proxies)
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Admit no more clients."""
         self._closed = True
 
     async def admit(self, connection: EdgeConnection, request: Request) -> Response | None:
-        """Return the refusal, or None and a connection that knows what it is for."""
+        """Return the refusal, or None; then the connection knows its purpose."""
         try:
             await self._check(connection, request)
         except ApiError as error:
@@ -68,8 +68,7 @@ class Doorkeeper:
         if connection.is_own_knock:
             connection.open_target(Target(Door.RAW), address)
             return
-        # Charged before anything else is looked at, so that refusals cost their sender as much as what
-        # succeeds.
+        # Charged before anything else is examined, so that refusals cost their sender as much as successes.
         now = now_ms()
         if (undecided := self._limits.charge(address, HANDSHAKE_WEIGHT, now)) is not None:
             await undecided
@@ -87,7 +86,7 @@ class Doorkeeper:
             raise _too_many(
                 f"concurrent connections; current limit is '{self._settings.ws_connections_per_address_max}'"
             )
-        # At once: whatever refuses the connection below, its place must be given back.
+        # At once: if the connection is refused below, its place must be freed.
         connection.when_lost(partial(self._crowd.leave, address))
         if len(target.names) > STREAMS_MAX:
             raise ApiError(-1101, f"No more than {STREAMS_MAX} streams.", HTTPStatus.BAD_REQUEST)
@@ -107,8 +106,9 @@ class Doorkeeper:
         connection.listen_keys = found
 
     def _check_page(self, request: Request) -> None:
-        """Refuse what a page of another origin opens with a cookie: browsers send cookies along to whatever
-        WebSocket a page asks for.
+        """Refuse a handshake with a cookie from a page of another origin.
+
+        Browsers send cookies with every WebSocket that any page opens.
         """
         cookies = request.headers.get_all("Cookie")
         if cookies and not set(request.headers.get_all("Origin")) & self._origins:

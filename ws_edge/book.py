@@ -1,14 +1,13 @@
-"""A market's book as the edge hears it: diffs follow each other without a gap, or the base and the diffs of
-Redis fill it. Pure.
+"""A market's book in the edge: consecutive diffs, or the base and the diffs in Redis. Pure.
 
-The edge keeps the levels for two reasons: @depth5, @depth10 and @depth20 are cut from them, and when diffs
-were missed that Redis keeps no more, what changed meanwhile is the difference between them and a newer base.
-That difference is right for who has followed so far, but not for who began with a book from within the gap: a
-level that changed and changed back is not in it.
+The edge keeps the levels for two reasons: @depth5, @depth10 and @depth20 are taken from them; and when missed
+diffs are no longer in Redis, the changes are the difference between the levels and a newer base. That
+difference is correct for subscribers that have followed so far, but not for one that began with a book from
+within the gap: it lacks levels that changed and changed back.
 
-The base may be cut (protocol/depth.py). Levels beyond its horizon are kept for that difference, and never
-shown. When so many within it are gone that a stream of partial depth lacks some, the book is shallow, and is
-filled again.
+The base may be truncated (protocol/depth.py). Levels beyond its horizon are kept for that difference, and
+never shown. When too few levels within the horizon remain for a partial depth stream, the book is shallow,
+and is filled again.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,12 +22,12 @@ _BUFFERED_MAX: Final = 10_000
 
 
 class EdgeBook:
-    """One market's levels, and the diffs that wait for a snapshot to follow on."""
+    """One market's levels, and the diffs that wait for a snapshot."""
 
     def __init__(self, market: str) -> None:
         self.market = market
         self.sequence: Sequence | None = None
-        """The last change in the levels; None before the first snapshot."""
+        """The sequence of the last change in the levels; None before the first snapshot."""
         self.time = TimeMs(0)
         self._bids: dict[PriceTicks, QuantityLots] = {}
         self._asks: dict[PriceTicks, QuantityLots] = {}
@@ -39,11 +38,11 @@ class EdgeBook:
 
     @property
     def needs_snapshot(self) -> bool:
-        """Whether it waits for one: nothing can go on, or there is more to show than it knows."""
+        """Whether it needs a snapshot: diffs do not follow, or too few levels are known."""
         return self.sequence is None or bool(self._waiting) or self._is_shallow
 
     def apply(self, diff: DepthDiff) -> DepthDiff | None:
-        """Return what subscribers may hear of `diff` now; None: it is old, or it waits for a snapshot."""
+        """Return the diff for subscribers now; None: `diff` is old, or waits for a snapshot."""
         if self.sequence is None or self._waiting or diff.first_sequence > self.sequence + 1:
             if len(self._waiting) < _BUFFERED_MAX:
                 self._waiting.append(diff)
@@ -53,10 +52,9 @@ class EdgeBook:
         return self._move(diff.time, diff.last_sequence, diff.bids, diff.asks)
 
     def follow(self, kept: Collection[DepthDiff]) -> list[DepthDiff] | None:
-        """Take the diffs that Redis keeps, oldest first, before those that wait, and return what subscribers
-        hear then.
+        """Apply the diffs in Redis, oldest first, before the waiting ones; return the diffs for subscribers.
 
-        None: they do not reach back to what is known; only a snapshot helps.
+        None: they do not reach back to the known sequence; only a snapshot helps.
         """
         known = self.sequence
         if known is None or not kept:
@@ -68,11 +66,10 @@ class EdgeBook:
         return [each for each in map(self.apply, later) if each is not None]
 
     def fill(self, base: DepthSnapshot | None, kept: Collection[DepthDiff] = ()) -> list[DepthDiff]:
-        """Take a base (None: the market has none, so nothing ever happened) and the diffs kept, oldest first,
-        which were read with it.
+        """Apply a base (None: there is none) and the diffs read with it; return the diffs for subscribers.
 
-        Return what subscribers hear then. A base that is too old to be followed by these diffs, or by those
-        that wait, changes nothing; ask for another.
+        The diffs are oldest first. A base that is too old to be followed by these diffs, or by the waiting
+        ones, changes nothing; read another.
         """
         if base is None:
             base = DepthSnapshot(TimeMs(0), self.market, Sequence(0), (), ())
@@ -93,7 +90,7 @@ class EdgeBook:
         return heard + [each for each in map(self.apply, later) if each is not None]
 
     def _deepen(self, base: DepthSnapshot, diffs: list[DepthDiff]) -> None:
-        """Learn the levels that lie deeper. Subscribers hear nothing of it: these did not change."""
+        """Add the deeper levels of a base. Subscribers receive nothing: these levels did not change."""
         book = book_after(base, diffs)
         if diffs_after(base.sequence, reversed(diffs)) is None or book.sequence != self.sequence:
             return
@@ -107,7 +104,7 @@ class EdgeBook:
         self._is_shallow = False
 
     def _difference(self, book: DepthSnapshot, base: DepthSnapshot | None = None) -> tuple[Levels, Levels]:
-        """Return what makes the levels into those of `book`, which reaches as far as `base` does."""
+        """Return the changes from the levels to those of `book`, which reaches as far as `base`."""
         base = base or book
         return (
             _difference(self._bids, book.bids, horizon(base.bids), highest_first=True),
@@ -115,9 +112,9 @@ class EdgeBook:
         )
 
     def top(self, count: int) -> tuple[Levels, Levels]:
-        """Return the best `count` bids and asks that are certain, best first.
+        """Return the best `count` certain bids and asks, best first.
 
-        Fewer than there are make the book shallow.
+        If there are fewer than exist, the book is shallow.
         """
         bids = _within(nlargest(count, self._bids.items()), self._bid_horizon, highest_first=True)
         asks = _within(nsmallest(count, self._asks.items()), self._ask_horizon, highest_first=False)
@@ -144,7 +141,7 @@ def _within(
 def _difference(
     known: Mapping[PriceTicks, QuantityLots], rows: Levels, end: PriceTicks | None, *, highest_first: bool
 ) -> Levels:
-    """Return what makes `known` into `rows`; what lies beyond their horizon `end` stays as it was."""
+    """Return the changes from `known` to `rows`; levels beyond the horizon `end` are unchanged."""
     wanted = dict(rows)
     changes = [(price, quantity) for price, quantity in rows if known.get(price) != quantity]
     changes += [

@@ -1,8 +1,7 @@
-"""What a slow client gets: every trade and every event of its own, but only the newest state and merged
-depth. Pure.
+"""Updates for a slow client: every trade and own event, but only the newest state and merged depth. Pure.
 
-An update is encoded once for all its subscribers; only what a slow client's own merging makes is encoded for
-it alone.
+An update is encoded once for all its subscribers; only a slow client's own merged updates are encoded
+separately.
 """
 
 from collections.abc import Callable
@@ -19,18 +18,18 @@ from ws_edge.payloads import depth_update
 
 _encode: Final = msgspec.json.Encoder().encode
 _LEVEL_BYTES: Final = 50
-"""About what a level of a depth update takes on the wire."""
+"""Approximate size of a level of a depth update on the wire."""
 
 
 class Conflation(Enum):
-    """What becomes of updates that a slow client cannot take yet."""
+    """How the waiting updates of a slow client are combined."""
 
     NONE = auto()
-    """Each one is sent."""
+    """Every update is sent."""
     NEWEST = auto()
-    """The newest one counts."""
+    """Only the newest update is sent."""
     MERGED = auto()
-    """Depth updates: one that says what all of them say."""
+    """Depth updates are merged into one."""
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -39,7 +38,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 class Update:
-    """Something to say on one stream. `render` returns the payload for a time scale."""
+    """An update of one stream. `render` returns the payload for a time scale."""
 
     __slots__ = ("_frames", "_render", "conflation", "diff", "stream")
 
@@ -75,11 +74,11 @@ class Update:
 
 
 class Pending:
-    """What one slow client has still to get."""
+    """The pending updates of one slow client."""
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes that it will take, about."""
+        """Their approximate size in bytes."""
         self._frames: list[bytes] = []
         self._latest: dict[str, Update] = {}
 
@@ -92,12 +91,13 @@ class Pending:
         self.size += len(frame)
 
     def add(self, update: Update, form: tuple[bool, int]) -> bool:
-        """Add an update; return whether it took the place of an earlier one."""
+        """Add an update; return whether it replaced an earlier one."""
         earlier = self._latest.pop(update.stream, None)
         if earlier is not None:
             self.size -= _size(earlier)
         if update.conflation is Conflation.NONE:
-            # What waited on the same stream was an earlier state of this: the last one of a candle, say.
+            # The waiting update of the same stream is an earlier state of it, for example the last one of a
+            # candle.
             self.add_frame(update.frame(form))
             return earlier is not None
         if earlier is not None and earlier.diff is not None and update.diff is not None:
@@ -108,7 +108,7 @@ class Pending:
         return earlier is not None
 
     def take(self, form: tuple[bool, int]) -> list[bytes]:
-        """Return the frames that wait, and forget them."""
+        """Return and remove the pending frames."""
         frames = [*self._frames, *(update.frame(form) for update in self._latest.values())]
         self._frames, self._latest, self.size = [], {}, 0
         return frames

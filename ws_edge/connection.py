@@ -1,7 +1,8 @@
-"""One client's connection: what it may send, and what happens when it is slow.
+"""One client's connection: its input, and the handling of slow clients.
 
 Frames are written to the transport directly while the client keeps up. Once its write buffer is full, they
-wait here, conflated; a client that lets too much wait, or takes nothing for too long, is closed with 1013.
+wait here, conflated; a client with too much pending data, or without progress for too long, is closed with
+1013.
 """
 
 import asyncio
@@ -34,24 +35,26 @@ _own_messages = prometheus_client.Counter(
 )
 
 BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE = "banned", "weight", "connections", "streams", "late"
-"""Why a client is refused or sent away: its network is banned, asks too much, has too many connections or
-streams; or the loop is late."""
+"""Reasons for refusing or disconnecting a client.
+
+Its network is banned, is over its weight, has too many connections or streams; or the loop is late.
+"""
 _refusals = prometheus_client.Counter(
     "ws_edge_refusals",
     "Connections refused at the door, or closed for what their network does, by reason",
     ["reason"],
 )
-# At 0, so that the first one is seen as an increase.
+# At 0, so that the first one is visible as an increase.
 refusals: Final = {
     reason: _refusals.labels(reason) for reason in (BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE)
 }
 
 PENDING_BYTES_MAX: Final = 400 * 1024
-"""What may wait for a slow client, besides the transport's own buffer."""
+"""Maximum of pending data of a slow client, besides the transport's own buffer."""
 STUCK_S_MAX: Final = 3.0
-"""How long a client may let a full buffer wait."""
+"""How long a client's buffer may stay full."""
 CLOSE_GRACE_S: Final = 2.0
-"""How long a client has to take what is under way, once it is being closed for slowness."""
+"""How long a client that is closed for slowness has to take the data in transit."""
 
 
 _COUNTED: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PING})
@@ -59,7 +62,7 @@ _COUNTED: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PIN
 
 
 class MessageRate:
-    """A bucket of messages that fills at a steady rate, and holds two seconds' worth."""
+    """A token bucket of messages that fills at a steady rate and holds two seconds' worth."""
 
     def __init__(self, per_second: int, now: float) -> None:
         self._per_second = per_second
@@ -67,7 +70,7 @@ class MessageRate:
         self._seen = now
 
     def take(self, now: float) -> bool:
-        """Take one message out; return whether there was one."""
+        """Take one message; return whether there was one."""
         self._left = min(2.0 * self._per_second, self._left + (now - self._seen) * self._per_second)
         self._seen = now
         if self._left < 1.0:
@@ -93,17 +96,17 @@ class EdgeConnection(ServerConnection):
         knocks: Container[object] = frozenset(),
         **options: Any,
     ) -> None:
-        """Take what a `ServerConnection` takes, and bounds.
+        """Take the arguments of a `ServerConnection`, and limits.
 
         A client of streams may send `messages_per_second`, control frames included.
 
-        Only as many are let in as `peers` has room for, handshakes included; who comes by one of `proxies`
-        counts in the total alone, who comes from one of `knocks` not at all.
+        Only as many are admitted as `peers` has room for, including handshakes; connections from `proxies`
+        count only in the total, those from `knocks` not at all.
         """
         super().__init__(protocol, server, **options)
         self._peers, self._proxies, self._knocks = peers, proxies, knocks
         self.is_own_knock = False
-        """Whether the process itself wants to know whether it answers."""
+        """Whether this is the process's own test connection."""
         self._is_let_in = True
         self._is_lost = False
         self._when_lost: list[Callable[[], None]] = []
@@ -111,18 +114,18 @@ class EdgeConnection(ServerConnection):
         """Whether streams are wrapped, and the scale of times: see `Update.frame`."""
         self.streams: dict[str, None] = {}
         self.listen_keys: dict[str, ListenKey] = {}
-        """Whose events the listenKeys in the path open."""
+        """The accounts and credentials of the listenKeys in the path."""
         self.slow_since: float | None = None
         self.leaving = False
-        """Whether the server leaves: requests are not begun any more."""
+        """Whether the server is shutting down: no new requests are begun."""
         self.closing = False
         self.under_way: set[asyncio.Task[None]] = set()
-        """Requests that are being answered."""
+        """Requests in progress."""
         self._pending = Pending()
         self._rate = MessageRate(messages_per_second, self.loop.time())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let a client in, if there is room."""
+        """Admit a client, if there is room."""
         name = transport.get_extra_info("peername")
         self.is_own_knock = name in self._knocks
         if self._peers is not None and not self.is_own_knock:
@@ -138,9 +141,7 @@ class EdgeConnection(ServerConnection):
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the client at once: whoever would still send to it need not wait for its handler to
-        notice.
-        """
+        """Remove the client at once, without waiting for its handler to notice the loss."""
         if not self._is_let_in:
             return
         self._is_lost = self.closing = True
@@ -158,7 +159,7 @@ class EdgeConnection(ServerConnection):
             self._when_lost.append(callback)
 
     def open_target(self, target: Target, address: str) -> None:
-        """Note what the connection is for."""
+        """Record the purpose of the connection."""
         self.target, self.address = target, address
         self.form = (target.door is Door.COMBINED, target.time_scale)
 
@@ -173,7 +174,7 @@ class EdgeConnection(ServerConnection):
             self._check_pending()
 
     def deliver_frame(self, frame: bytes) -> None:
-        """Send a frame that is for this client alone, or let it wait."""
+        """Send a frame for this client alone, or let it wait."""
         _own_messages.inc()
         if not self.paused and not self.closing:
             if self.protocol.state is State.OPEN:
@@ -183,28 +184,28 @@ class EdgeConnection(ServerConnection):
             self._check_pending()
 
     def announce_shutdown(self, farewell: Update) -> None:
-        """Say that the server is about to leave."""
+        """Announce that the server is about to shut down."""
         if self.target.door is Door.API:
             self.deliver_frame(text_frame(b'{"event":%b}' % farewell.payload(self.form[1])))
         else:
             self.deliver(farewell)
 
     def check_slow(self, now: float) -> None:
-        """Close the connection if its client has taken too little for too long."""
+        """Close the connection if its client has been too slow for too long."""
         if self.slow_since is not None and now - self.slow_since > STUCK_S_MAX:
             self.close_slow("too slow: nothing was read for too long")
 
     def close_slow(self, reason: str) -> None:
-        """Close with 1013, and give up on the client soon."""
+        """Close with 1013, and abort the connection soon."""
         if not self.closing:
             _slow_closed.inc()
             _log.info("slow client closed", address=self.address, reason=reason)
         self.close_soon(CloseCode.TRY_AGAIN_LATER, reason)
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Send a close frame without waiting for anything.
+        """Send a close frame without waiting.
 
-        End the connection when the client does not take it in time.
+        Abort the connection if the client does not take it in time.
         """
         if self.closing or self.protocol.state is not State.OPEN:
             return
@@ -215,7 +216,7 @@ class EdgeConnection(ServerConnection):
         self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
     def process_event(self, event: Event) -> None:
-        """Count what the client sends."""
+        """Count the client's messages."""
         if (
             isinstance(event, Frame)
             and self.target.door is not Door.API
@@ -227,12 +228,12 @@ class EdgeConnection(ServerConnection):
         super().process_event(event)
 
     def pause_writing(self) -> None:
-        """Note that the client is slow."""
+        """Record that the client is slow."""
         super().pause_writing()
         self.slow_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Send what has waited."""
+        """Send the pending data."""
         super().resume_writing()
         self.slow_since = None
         if self.protocol.state is State.OPEN and not self.closing:

@@ -1,10 +1,9 @@
-"""Updates on their way to all who listen: so many deliveries in a turn of the event loop, then it is the turn
-of everything else. Pure.
+"""Delivers updates to subscribers: a limited number per turn of the event loop. Pure.
 
-While the loop keeps up, an update is delivered at once. What is more than a turn's worth waits, in order, and
-is conflated as it is for a slow client: of a state the newest counts, depth is merged. When what waits
-becomes too old or too much all the same, somebody has to leave: the shell closes the connections of the
-network that listens to most.
+While the loop keeps up, an update is delivered at once. Updates beyond one turn wait, in order, and are
+conflated as for a slow client: of a state the newest counts, depth is merged. If the waiting updates still
+become too old or too many, a client has to be disconnected: the shell closes the connections of the network
+with the most subscriptions.
 """
 
 from collections import deque
@@ -15,18 +14,18 @@ from protocol.depth import joined
 from ws_edge.conflation import Conflation, Update
 
 DELIVERIES_PER_TURN: Final = 1_000
-"""Some 10 ms."""
+"""About 10 ms."""
 WAITING_S_MAX: Final = 5.0
-"""How old an update may become before somebody has to leave."""
+"""Maximum age of a waiting update before a client is disconnected."""
 WAITING_MAX: Final = 20_000
-"""Updates that may wait."""
+"""Maximum of waiting updates."""
 
 
 class Listener(Protocol):
-    """Whoever gets updates."""
+    """A receiver of updates."""
 
     def deliver(self, update: Update) -> None:
-        """Take one."""
+        """Receive one update."""
         ...
 
 
@@ -34,7 +33,7 @@ ListenerType = TypeVar("ListenerType", bound=Listener)
 
 
 class _Waiting:
-    """An update that waits, or its successor."""
+    """A waiting update, or its successor."""
 
     __slots__ = ("since_s", "update")
 
@@ -44,39 +43,39 @@ class _Waiting:
 
 
 class Fanout(Generic[ListenerType]):
-    """Delivers updates to those who listen to their streams."""
+    """Delivers updates to the subscribers of their streams."""
 
     def __init__(
         self, listeners: Mapping[str, Mapping[ListenerType, object]], per_turn: int = DELIVERIES_PER_TURN
     ) -> None:
-        """Look up who listens in `listeners`, by stream, when an update's turn has come."""
+        """Look up the listeners of a stream in `listeners` when an update is delivered."""
         self._listeners = listeners
         self._per_turn = self._left = per_turn
         self._queue: deque[_Waiting] = deque()
         self._newest: dict[str, _Waiting] = {}
-        """By stream, what waits and may be conflated."""
+        """By stream, the waiting update that may be conflated."""
         self._begun: tuple[Update, Iterator[ListenerType]] | None = None
         self._begun_since_s = 0.0
         self.conflated = 0
-        """Updates that a newer one took the place of, ever."""
+        """The total number of updates that newer ones have replaced."""
 
     def __len__(self) -> int:
         """Return how many updates wait."""
         return len(self._queue) + (self._begun is not None)
 
     def waits_since(self) -> float | None:
-        """Return since when the oldest has waited, or None."""
+        """Return since when the oldest update has waited, or None."""
         if self._begun is not None:
             return self._begun_since_s
         return self._queue[0].since_s if self._queue else None
 
     def is_too_late(self, now_s: float) -> bool:
-        """Return whether so much waits, or for so long, that somebody has to leave."""
+        """Return whether so much waits, or for so long, that a client has to be disconnected."""
         since = self.waits_since()
         return since is not None and (now_s - since > WAITING_S_MAX or len(self._queue) > WAITING_MAX)
 
     def publish(self, update: Update, now_s: float) -> int:
-        """Deliver an update, or let it wait; return how many listen to it."""
+        """Deliver an update, or let it wait; return the number of its subscribers."""
         listeners = self._listeners.get(update.stream)
         if not listeners:
             return 0
@@ -90,7 +89,7 @@ class Fanout(Generic[ListenerType]):
         return count
 
     def turn(self) -> bool:
-        """Begin a new turn: deliver what waits, as far as one turn goes. Return whether more waits."""
+        """Begin a new turn: deliver waiting updates, at most one turn's worth. Return whether more wait."""
         self._left = self._per_turn
         while self._left > 0:
             if self._begun is None and not self._begin():
@@ -112,7 +111,7 @@ class Fanout(Generic[ListenerType]):
         update = waiting.update
         if self._newest.get(update.stream) is waiting:
             del self._newest[update.stream]
-        # Those who listen now: whoever comes meanwhile has been shown something newer.
+        # The current subscribers: a later one has been shown a newer state.
         self._begun = (update, iter(list(self._listeners.get(update.stream, ()))))
         self._begun_since_s = waiting.since_s
         return True
@@ -129,8 +128,7 @@ class Fanout(Generic[ListenerType]):
                 update = Update.of_depth(update.stream, market, joined((earlier.update.diff[1], diff)))
             earlier.update = update
         if update.conflation is Conflation.NONE:
-            # What waited on the same stream was an earlier state of this; what comes after it is something
-            # else.
+            # The waiting update of the same stream is an earlier state; a later one is not.
             self._newest.pop(update.stream, None)
         else:
             self._newest[update.stream] = earlier

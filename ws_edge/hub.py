@@ -1,8 +1,6 @@
-"""Market data from Redis to whoever listens: every message is decoded once, encoded once, and handed to all
-subscribers.
+"""Market data from Redis to subscribers: each message is decoded once and encoded once for all of them.
 
-What was missed is noticed (by trade ids, by the depth's sequence, by a new connection) and read from what
-Redis keeps.
+Missed messages are detected (by trade ids, by the depth's sequence, by a new connection) and read from Redis.
 """
 
 import asyncio
@@ -82,7 +80,7 @@ AveragePrice = Callable[[Market], Awaitable[tuple[str, int]]]
 
 
 class Hub:
-    """Every stream and who listens to it."""
+    """Every stream and its subscribers."""
 
     def __init__(
         self,
@@ -94,9 +92,9 @@ class Hub:
         now_ms: Callable[[], TimeMs],
         listing: Callable[[], Listing],
     ) -> None:
-        """Use `cache` for what feeds have written, and `log` for events.
+        """Use `cache` for the feeds' read models, and `log` for events.
 
-        What is said is heard on connections of their own, each where its shard's feeds say it. There is no
+        Messages are received on separate connections, each to the server of its shard's feeds. There is no
         market before `follow`.
         """
         self._client = cache
@@ -112,20 +110,20 @@ class Hub:
         self.accounts = AccountStreams(listing, self._links, cache, log, now_ms, self._count_stream)
         self.connections: dict[EdgeConnection, None] = {}
         self._networks: dict[str, dict[EdgeConnection, None]] = {}
-        """The connections of each network, and of each /48 besides."""
+        """The connections of each network, and of each /48 in addition."""
         self._streams_of: Counter[str] = Counter()
-        """How many streams the connections of each network listen to."""
+        """The number of subscriptions of each network."""
         self._fanout = Fanout(self._subscribers)
         self._loop = asyncio.get_running_loop()
         self._has_turn = False
-        """Whether another turn of the fan-out is due."""
+        """Whether another turn of the fan-out is scheduled."""
         self._repairs: dict[str, asyncio.Task[None]] = {}
         self._ticker: asyncio.Task[None] | None = None
 
     def follow(self, listing: Listing) -> None:
-        """Have the streams of the markets that are listed now.
+        """Provide the streams of the markets that are listed now.
 
-        Who is subscribed to one that is delisted hears nothing more of it.
+        Subscribers of a delisted market receive nothing more.
         """
         listed = listing.listed
         for symbol in self._streams.keys() - listed.by_symbol.keys():
@@ -144,8 +142,8 @@ class Hub:
         for kind in (*first, last):
             channel = streams.market_data(market.symbol, kind)
             self._channels[channel.encode()] = (kind, added)
-            # What Redis has is read when all is sure to be heard; without a connection now, after the next
-            # one is made.
+            # Redis is read when all subscriptions are confirmed; without a connection now, after the next one
+            # is made.
             ready = (lambda _reply: self._begin(added)) if kind is last else None
             self._links.of(shard).subscribe(channel, ready)
 
@@ -165,7 +163,7 @@ class Hub:
             repair.cancel()
 
     async def start(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         for channel, shard in self._seconds.items():
             self._links.of(shard).subscribe(channel.decode())
         await self._links.start()
@@ -173,17 +171,17 @@ class Hub:
 
     @property
     def connected(self) -> bool:
-        """Whether it hears what the feeds say."""
+        """Whether it receives the feeds' messages."""
         return all(link.ready for link in self._links.all())
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         await end_tasks([*self._repairs.values(), *([self._ticker] if self._ticker else [])])
         await self.accounts.close()
         await self._links.close()
 
     def enter(self, connection: EdgeConnection) -> None:
-        """Note that a connection is open, until it is lost."""
+        """Add an open connection, until it is lost."""
         self.connections[connection] = None
         for network in networks_of(connection.address):
             if network:
@@ -191,7 +189,7 @@ class Hub:
         connection.when_lost(partial(self.leave, connection))
 
     def leave(self, connection: EdgeConnection) -> None:
-        """Forget a connection, and all that it listened to; it may be forgotten already."""
+        """Remove a connection and all its subscriptions, if still present."""
         for stream in list(connection.streams):
             self.unsubscribe(stream, connection)
         self.connections.pop(connection, None)
@@ -212,21 +210,19 @@ class Hub:
                 self.unsubscribe(stream, connection)
 
     def streams_of(self, address: str) -> int:
-        """Return how many streams the connections of an address's network listen to, those of accounts
-        included.
-        """
+        """Return how many subscriptions an address's network has, including accounts' streams."""
         return self._streams_of[networks_of(address).own]
 
     def subscription_count(self) -> int:
-        """Return how many streams connections listen to, all connections together."""
+        """Return the number of subscriptions of all connections."""
         return sum(len(connection.streams) for connection in list(self.connections))
 
     def stream_count(self) -> int:
-        """Return how many different streams somebody listens to."""
+        """Return the number of distinct streams with a subscriber."""
         return len(self._subscribers)
 
     def subscribe(self, stream: str, connection: EdgeConnection) -> None:
-        """Let a connection hear a stream."""
+        """Subscribe a connection to a stream."""
         if stream not in connection.streams:
             self._count_stream(connection, 1)
         connection.streams[stream] = None
@@ -237,7 +233,7 @@ class Hub:
                 self._repair(market)
 
     def unsubscribe(self, stream: str, connection: EdgeConnection) -> None:
-        """Let a connection hear a stream no more; it need not have heard it."""
+        """Unsubscribe a connection from a stream, if subscribed."""
         if stream in connection.streams:
             del connection.streams[stream]
             self._count_stream(connection, -1)
@@ -253,9 +249,7 @@ class Hub:
             del self._streams_of[network]
 
     def show_current(self, stream: str, connection: EdgeConnection) -> None:
-        """Send what a stream of states said last, so that nobody waits for the next change to see
-        anything.
-        """
+        """Send the last state of a stream, so that a new subscriber need not wait for the next change."""
         market = self._streams.get(stream.partition("@")[0].upper())
         update = market.current(stream, self._now_ms()) if market is not None else None
         if update is not None:
@@ -276,15 +270,13 @@ class Hub:
             loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Deliver what waits, as far as one turn of the loop goes."""
+        """Deliver waiting updates, at most one turn's worth."""
         self._has_turn = self._fanout.turn()
         if self._has_turn:
             self._loop.call_soon(self._turn)
 
     def _shed(self, now_s: float) -> None:
-        """Send away the network that listens to most, when the loop is so late that conflating does not
-        help.
-        """
+        """Disconnect the network with the most subscriptions if the loop is late in spite of conflation."""
         if not self._fanout.is_too_late(now_s) or not self._streams_of:
             return
         network = max(self._streams_of, key=self._streams_of.__getitem__)
@@ -292,7 +284,7 @@ class Hub:
         self.close_network(network, "too much is listened to; connect again later", LATE)
 
     def late_s(self) -> float:
-        """Return how long the oldest update that nobody has got yet has waited."""
+        """Return how long the oldest undelivered update has waited."""
         since = self._fanout.waits_since()
         return 0.0 if since is None else self._loop.time() - since
 
@@ -358,9 +350,7 @@ class Hub:
         self._repairs[symbol] = asyncio.create_task(self._fill(market, whole=whole))
 
     async def _fill(self, market: MarketStreams, *, whole: bool) -> None:
-        """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed
-        otherwise.
-        """
+        """Read a market's missing data until it is complete; `whole`: also undetectably lost data."""
         wanted = self._subscribers
         while whole or market.needs_depth or market.needs_trades or market.needs_history(wanted):
             try:
@@ -391,7 +381,7 @@ class Hub:
             if ticker:
                 self._publish(market.tick(_DECODERS[MarketDataKind.TICKER](ticker), wanted))
             found: Any = await self._client.hvals(streams.candles(shard, symbol))
-            # A release before opened some at other times; what it has left is over.
+            # An earlier release opened some candles at other times; its remaining ones are over.
             candles = [each for each in map(_decode_candle, found) if _opens_where_it_should(each)]
             for interval in market.intervals_left(candles):
                 closed: Any = await self._client.lrange(
@@ -485,5 +475,5 @@ def _opens_where_it_should(candle: Candle) -> bool:
 
 
 def _diffs(newest_first: list[bytes]) -> list[DepthDiff]:
-    """Return what the list holds, oldest first."""
+    """Return the diffs in the list, oldest first."""
     return [_decode_diff(each) for each in reversed(newest_first)]

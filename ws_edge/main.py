@@ -46,11 +46,11 @@ PING_INTERVAL_S: Final = 20
 PING_TIMEOUT_S: Final = 60
 CLOSE_TIMEOUT_S: Final = 3
 WRITE_BUFFER_BYTES: Final = 64 * 1024
-"""What a connection buffers before its client counts as slow."""
+"""The write buffer of a connection, above which its client counts as slow."""
 SEND_BUFFER_BYTES: Final = 64 * 1024
-"""What the kernel buffers: without a bound a stuck client goes unnoticed for megabytes."""
+"""The kernel's buffer: without a limit a stuck client goes unnoticed for megabytes."""
 BAN_GRACE_S: Final = 1.0
-"""How long a connection of a network that has just been banned stays open."""
+"""How long a connection of a newly banned network stays open."""
 _LISTEN_BACKLOG: Final = 1024
 _REDIS_TIMEOUT_S: Final = 2.0
 _REDIS_CONNECTIONS_MAX: Final = 10
@@ -77,7 +77,7 @@ async def run(
     descriptors: int,
     tls: ServerTls | None = None,
 ) -> None:
-    """Serve until told to stop; then tell everybody, answer what is under way, close with 1001, and leave."""
+    """Serve until a stop request; then announce it, finish requests, close with 1001, and stop."""
     stop = stop_event()
     url, cache_url = settings.resolved_redis_url(), settings.resolved_cache_url()
     name = settings.name_of_process(PROCESS)
@@ -106,7 +106,7 @@ async def run(
         heartbeat = Heartbeat(settings, name)
         door = Doorkeeper(settings, hub, surroundings.ports, surroundings.limits)
         surroundings.limits.call_when_banned(partial(_send_away, hub))
-        # Before the first client is let in: one that subscribes hears at once what the hub knows.
+        # Before the first client is admitted: a subscriber at once receives what the hub knows.
         await hub.start()
         try:
             peers = Crowd(
@@ -125,7 +125,7 @@ async def run(
             own_door.start()
             try:
                 await stop.wait()
-                # Not ready first, so that balancers send nobody new while connections are closed.
+                # Not ready first, so that load balancers send no new clients while connections are closed.
                 probes.leaving()
                 own_door.stop()
                 _log.info("draining", connections=len(hub.connections))
@@ -143,7 +143,7 @@ async def run(
 
 
 def _send_away(hub: Hub, ban: Ban) -> None:
-    """Close what a banned network has open, soon: whoever asks in between is told why."""
+    """Close a banned network's connections soon: requests in between are answered with the reason."""
     reason = f"IP banned until {ban.until}"
     asyncio.get_running_loop().call_later(BAN_GRACE_S, hub.close_network, ban.network, reason, BANNED)
 
@@ -175,7 +175,7 @@ async def _serve(
             proxies=TrustedProxies(settings.trusted_proxies),
             knocks=knocks,
         ),
-        # Frames are made once for all clients, so none of them can have a compression of its own.
+        # Frames are encoded once for all clients, so no client can have its own compression.
         compression=None,
         max_size=settings.ws_message_bytes_max,
         server_header=None,
@@ -190,9 +190,9 @@ async def _serve(
 async def _drain(
     settings: Settings, server: Server, listener: socket.socket, hub: Hub, door: Doorkeeper
 ) -> None:
-    """Say that the server leaves, and let nobody in.
+    """Announce the shutdown, and admit nobody.
 
-    When there was time to move, answer the last requests, and close.
+    After the time for moving, answer the last requests, and close.
     """
     now = now_ms()
     farewell = Update(
@@ -215,7 +215,7 @@ async def _drain(
 
 
 def main() -> None:
-    """Run an edge as the settings say."""
+    """Run an edge with the settings."""
     process.run(_run, PROCESS, log_name=lambda settings: settings.name_of_process(PROCESS))
 
 
@@ -224,9 +224,7 @@ def _run(started: Process) -> None:
     tls = ServerTls.of(settings)
     descriptors = raise_descriptors()
     listener = listen(settings.host, settings.ws_port, _LISTEN_BACKLOG, "WS_PORT")
-    listener.setsockopt(
-        socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
-    )  # what is accepted inherits it
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # accepted sockets inherit it
     _log.info("serving", url=settings.ws_url())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(to_the_end(run(settings, listener, started.probes, descriptors, tls)))

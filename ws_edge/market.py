@@ -1,7 +1,7 @@
-"""One market's streams: what feeds publish in, updates out. Pure: the time is passed in.
+"""One market's streams: the feeds' messages in, updates out. Pure: the time is passed in.
 
-Only what somebody listens to (`wanted`) is made. Trades are followed by their ids and depth by its sequence,
-so anything that was missed is noticed; `needs_trades` and `needs_depth` then ask for what Redis still has.
+Only streams with a subscriber (`wanted`) are produced. Trades are followed by their ids and depth by its
+sequence, so missed messages are detected; `needs_trades` and `needs_depth` then request the data in Redis.
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator
@@ -32,14 +32,14 @@ from ws_edge.shifted_candles import PART_INTERVALS, PARTS, SHIFT, ShiftedCandles
 
 PARTIAL_LEVELS: Final = (5, 10, 20)
 FLAT_MAX: Final = 300
-"""So many candles without a trade are told one after the other, after an interruption.
+"""Maximum of consecutive candles without a trade that are sent after an interruption.
 
-Of a longer one only the last.
+Of a longer interruption only the last candle is sent.
 """
 
 
 class _Window:
-    """Depth of one speed: diffs are merged until the window ends."""
+    """Depth at one speed: diffs are merged until the window ends."""
 
     def __init__(self, symbol: str, suffixes: tuple[str, ...]) -> None:
         name = symbol.lower()
@@ -52,7 +52,7 @@ class _Window:
 
 
 class MarketStreams:
-    """What is known of one market, and what is said about it."""
+    """The state of one market and its updates."""
 
     def __init__(self, market: Market) -> None:
         self.market = market
@@ -69,21 +69,21 @@ class MarketStreams:
         self._book_ticker_stream = f"{name}@bookTicker"
         self._ticker_stream, self._mini_ticker_stream = f"{name}@ticker", f"{name}@miniTicker"
         self.candles_are_behind = False
-        """Whether candles that are heard wait for those that were missed."""
+        """Whether received candles wait for missed ones."""
         self._candles: dict[str, Candle] = {}
         self._kline_streams = {interval: f"{name}@kline_{interval}" for interval in INTERVALS}
         self._shifted_streams = {interval: f"{name}@kline_{interval}{SHIFT}" for interval in INTERVALS}
         self.shifted = ShiftedCandles(market.symbol)
         self._window_streams = {window: f"{name}@ticker_{window}" for window in TICKER_WINDOWS_MS}
         self._time = 0
-        """The shard's time: all that happened before it has been heard."""
+        """The shard's time: everything before it has been received."""
         self._late_candles: list[Candle] = []
         self._last_trade_id: int | None = None
         self._late_trades: list[TradeExecuted] = []
 
     @property
     def needs_depth(self) -> bool:
-        """Whether the book waits for a snapshot."""
+        """Whether the book needs a snapshot."""
         return self.book.needs_snapshot
 
     @property
@@ -92,14 +92,14 @@ class MarketStreams:
         return bool(self._late_trades)
 
     def wants_trades(self, wanted: Container[str]) -> bool:
-        """Return whether anybody listens to trades; while nobody does, they are not followed."""
+        """Return whether trades have a subscriber; otherwise they are not followed."""
         if self._trade_stream in wanted or self._aggregate_stream in wanted:
             return True
         self._last_trade_id, self._late_trades = None, []
         return False
 
     def trades(self, batch: Iterable[TradeExecuted], wanted: Container[str], now: TimeMs) -> list[Update]:
-        """Take trades, oldest first; those known already are skipped."""
+        """Process trades, oldest first; known ones are skipped."""
         last = self._last_trade_id
         fresh = [each for each in batch if last is None or each.trade_id > last]
         if not fresh:
@@ -113,9 +113,9 @@ class MarketStreams:
     def fill_trades(
         self, newest: Iterable[TradeExecuted], wanted: Container[str], now: TimeMs
     ) -> tuple[list[Update], int]:
-        """Take the newest trades as Redis keeps them.
+        """Process the newest trades in Redis.
 
-        Return the updates, and how many trades are missing for good.
+        Return the updates, and the number of trades that are lost.
         """
         late, self._late_trades = self._late_trades, []
         if self._last_trade_id is None:
@@ -141,20 +141,20 @@ class MarketStreams:
                 )
 
     def depth(self, diff: DepthDiff) -> None:
-        """Take a diff."""
+        """Process a diff."""
         heard = self.book.apply(diff)
         if heard is not None:
             self._collect(heard)
 
     def follow_depth(self, kept: Collection[DepthDiff]) -> bool:
-        """Take the diffs that Redis keeps; return whether they reach back: see `EdgeBook.follow`."""
+        """Process the diffs in Redis; return whether they reach back: see `EdgeBook.follow`."""
         heard = self.book.follow(kept)
         for each in heard or ():
             self._collect(each)
         return heard is not None
 
     def fill_depth(self, base: DepthSnapshot | None, kept: Collection[DepthDiff]) -> None:
-        """Take a base and the diffs that were read with it; see `EdgeBook.fill`."""
+        """Process a base and the diffs read with it; see `EdgeBook.fill`."""
         for heard in self.book.fill(base, kept):
             self._collect(heard)
 
@@ -164,7 +164,7 @@ class MarketStreams:
             window.changed = True
 
     def end_window(self, period_ms: int, wanted: Container[str]) -> Iterator[Update]:
-        """Yield what the depth streams of one speed say now."""
+        """Yield the updates of the depth streams of one speed."""
         window = self.windows[period_ms]
         if not window.changed:
             return
@@ -184,7 +184,7 @@ class MarketStreams:
         return Update(stream, lambda _time_scale: payload, Conflation.NEWEST)
 
     def book_ticker(self, best: BookTicker, wanted: Container[str]) -> Iterator[Update]:
-        """Take best bid and ask."""
+        """Process best bid and ask."""
         if self.best is not None and best.sequence <= self.best.sequence:
             return
         self.best = best
@@ -194,13 +194,13 @@ class MarketStreams:
 
     def _best_prices(self, stream: str, best: BookTicker) -> Update:
         payload = payloads.book_ticker(self.market, best)
-        # Of the stream of all markets each one's prices count, so there the newest does not replace the
+        # In the stream of all markets each market's prices count, so the newest update does not replace the
         # others.
         conflation = Conflation.NEWEST if stream == self._book_ticker_stream else Conflation.NONE
         return Update(stream, lambda _time_scale: payload, conflation)
 
     def tick(self, ticker: Ticker, wanted: Container[str]) -> Iterator[Update]:
-        """Take the 24 h ticker."""
+        """Process the 24 h ticker."""
         if self.ticker is not None and ticker.close_time < self.ticker.close_time:
             return
         self.ticker, self.ticker_changed = ticker, True
@@ -221,7 +221,7 @@ class MarketStreams:
         return payloads.full_ticker(self.market, ticker, self.best, time_scale)
 
     def candle(self, candle: Candle, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
-        """Take a candle; the last word about one is never left out."""
+        """Process a candle; a closed candle is never left out."""
         if self.candles_are_behind:
             self._late_candles.append(candle)
             return
@@ -230,7 +230,7 @@ class MarketStreams:
             return
         names = self._names_of(candle.interval, wanted)
         if names:
-            # Of those in between without a trade the feeds say nothing.
+            # The feeds do not publish candles without a trade.
             ended = self._go_on(candle.interval, candle.open_time) if known is not None else []
             for each in (*ended, candle):
                 yield from (self._kline(stream, each, now) for stream in names)
@@ -240,9 +240,7 @@ class MarketStreams:
             yield from self._shifted(candle.open_time, wanted, now, part=candle.interval)
 
     def _names_of(self, interval: str, wanted: Container[str]) -> list[str]:
-        """Return the streams of an interval that somebody listens to, by whichever clock it opens at the same
-        moment.
-        """
+        """Return the wanted streams of an interval, in any time zone in which it opens at the same moment."""
         names = [self._kline_streams[interval]]
         if interval not in PARTS:
             names.append(self._shifted_streams[interval])
@@ -251,7 +249,7 @@ class MarketStreams:
     def _shifted(self, time: int, wanted: Container[str], now: TimeMs, part: str = "") -> Iterator[Update]:
         """Yield the candles of intervals that open at other moments.
 
-        With `part` only those that are made of these.
+        With `part` only those composed of it.
         """
         for interval, its_part in PARTS.items():
             stream = self._shifted_streams[interval]
@@ -261,21 +259,21 @@ class MarketStreams:
                 yield from (self._kline(stream, each, now) for each in self.shifted.tell(interval, time))
 
     def needs_history(self, wanted: Container[str]) -> bool:
-        """Return whether somebody waits for candles that are made of those that Redis keeps."""
+        """Return whether a subscriber waits for candles composed of those in Redis."""
         return not self.shifted.is_complete and any(
             self._shifted_streams[interval] in wanted for interval in PARTS
         )
 
     def fill_history(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
-        """Take the closed candles of `PART_INTERVALS` that Redis keeps, read after `shifted.begin`."""
+        """Process the closed candles of `PART_INTERVALS` in Redis, read after `shifted.begin`."""
         self.shifted.complete((*kept, *self._candles.values()))
         return list(self._shifted(self._time, wanted, now)) if self._time else []
 
     def second(self, time: int, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
-        """Take the shard's time, of which all is heard: say the current candle, and those without a trade
-        that have ended since.
+        """Process the shard's time: yield current candles and ended ones without a trade.
 
-        That of a second is said every second, the others every two.
+        Everything before that time has been received. One-second candles are sent every second, the others
+        every two.
         """
         is_even = time // 1000 % 2 == 0
         self._time = max(self._time, time)
@@ -295,7 +293,7 @@ class MarketStreams:
             yield from self._shifted(self._time, wanted, now)
 
     def _go_on(self, interval: str, time: int) -> list[Candle]:
-        """Let candles without a trade follow on the last one, up to the one that is open at `time`.
+        """Append candles without a trade, up to the one that is open at `time`.
 
         Return those that have ended.
         """
@@ -303,10 +301,11 @@ class MarketStreams:
         opened, end = interval_bounds(interval, time)
         ended: list[Candle] = []
         if not candle.closed and not candle.trade_count and candle.open_time < opened:
-            # Of this process's own making. With a trade the feeds would have told its end before the time.
+            # A candle of this process. If it had a trade the feeds would have published its end before the
+            # time.
             candle = msgspec.structs.replace(candle, closed=True)
             ended.append(candle)
-        # What has trades and is not final will be, in a message that is on its way or kept by Redis.
+        # A candle with trades that is not closed will be, by a message in transit or in Redis.
         while candle.closed and candle.open_time < opened:
             if (opened - candle.close_time) // (end - opened) > FLAT_MAX:
                 candle = _flat(candle, opened, end, closed=False)
@@ -319,9 +318,7 @@ class MarketStreams:
         return ended
 
     def intervals_left(self, newest: Iterable[Candle]) -> list[str]:
-        """Return the intervals whose candle, as it was last heard, has been followed by another in
-        `newest`.
-        """
+        """Return the intervals whose last received candle has a successor in `newest`."""
         known = self._candles
         return [
             each.interval
@@ -330,7 +327,7 @@ class MarketStreams:
         ]
 
     def fill_candles(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
-        """Take the candles that Redis keeps, and those that were heard meanwhile."""
+        """Process the candles in Redis, and those received meanwhile."""
         late, self._late_candles, self.candles_are_behind = self._late_candles, [], False
         candles = sorted((*kept, *late), key=_extent)
         return [update for candle in candles for update in self.candle(candle, wanted, now)]
@@ -340,8 +337,9 @@ class MarketStreams:
         return Update(stream, partial(payloads.kline, self.market, candle, now), conflation)
 
     def current(self, stream: str, now: TimeMs) -> Update | None:
-        """Return what a stream of states (candle, ticker, best prices, partial depth) says now; None: nothing
-        yet.
+        """Return the current state of a stream of states, or None if there is none yet.
+
+        These are candles, tickers, best prices and partial depth.
         """
         interval = stream.partition("@")[2].removeprefix("kline_")
         if interval.removesuffix(SHIFT) in PARTS and interval.endswith(SHIFT):
@@ -369,9 +367,7 @@ class MarketStreams:
 
 
 def _flat(before: Candle, opened: int, end: int, *, closed: bool) -> Candle:
-    """Return the candle of an interval without a trade: it stays at the price at which the one before has
-    closed.
-    """
+    """Return a candle without a trade: its price is the previous close."""
     price = before.close
     return Candle(
         market=before.market,
@@ -394,12 +390,12 @@ def _flat(before: Candle, opened: int, end: int, *, closed: bool) -> Candle:
 
 
 def _extent(candle: Candle) -> tuple[int, int, bool]:
-    """Return what grows from one word about an interval's candles to the next."""
+    """Return the values that grow from one update of an interval's candles to the next."""
     return candle.open_time, candle.trade_count, candle.closed
 
 
 def arrays(markets: Iterable[MarketStreams], wanted: Container[str]) -> Iterator[Update]:
-    """Yield what the streams of all markets say of the tickers that changed since the last call."""
+    """Yield the updates of the streams of all markets for tickers that changed since the last call."""
     changed = [each for each in markets if each.ticker_changed]
     for each in changed:
         each.ticker_changed = False

@@ -29,11 +29,11 @@ Levels = Iterable[tuple[PriceTicks, QuantityLots]]
 _ZERO: Final = format_decimal(0)
 _NO_TRADE_GROUP: Final = -1
 _TIMES: Final = {
-    "executionReport": frozenset({"E", "T", "O", "W"}),  # `u` is no time there
+    "executionReport": frozenset({"E", "T", "O", "W"}),  # `u` is not a time there
     "outboundAccountPosition": frozenset({"E", "u"}),
     "balanceUpdate": frozenset({"E", "T"}),
 }
-"""Which fields of an account's payloads are times."""
+"""The fields of an account's payloads that are times."""
 _EXECUTION_TYPES: Final = {
     CloseReason.CANCELED_BY_OWNER: "CANCELED",
     CloseReason.SELF_TRADE_PREVENTED: "TRADE_PREVENTION",
@@ -41,7 +41,7 @@ _EXECUTION_TYPES: Final = {
 
 
 def levels(market: Market, rows: Levels) -> list[tuple[str, str]]:
-    """Return (price, quantity) by level; quantity zero where a level is gone."""
+    """Return (price, quantity) by level; quantity zero if a level is gone."""
     return [(market.format_price(price), market.format_quantity(quantity)) for price, quantity in rows]
 
 
@@ -61,7 +61,7 @@ def trade(market: Market, executed: TradeExecuted, now: TimeMs, time_scale: int)
 
 
 def aggregates(trades: Iterable[TradeExecuted]) -> list[list[TradeExecuted]]:
-    """Return trades, oldest first, as the aggregates that they make up."""
+    """Return trades, oldest first, grouped into aggregates."""
     groups: list[list[TradeExecuted]] = []
     for each in trades:
         if groups and groups[-1][0].aggregate_id == each.aggregate_id:
@@ -135,7 +135,7 @@ def mini_ticker(market: Market, ticker: Ticker, time_scale: int) -> Payload:
 
 
 def full_ticker(market: Market, ticker: Ticker, best: BookTicker | None, time_scale: int) -> Payload:
-    """Return a @ticker event; `best` is None where the book has never had an order."""
+    """Return a @ticker event; `best` is None if the book has never had an order."""
     return {
         "e": "24hrTicker",
         "E": ticker.close_time * time_scale,
@@ -229,9 +229,7 @@ def average(market: Market, price: str, last_trade_time: int, now: TimeMs, time_
 
 
 def account_events(markets: MarketMap, event: AccountEvent, now: TimeMs) -> Iterator[Payload]:
-    """Yield what an account hears of one event: the order's report or the transfer, then the balances that
-    changed.
-    """
+    """Yield an account's payloads for one event: the report or the transfer, then changed balances."""
     match event:
         case OrderAccepted():
             yield _report(markets, event.order, "NEW", event.time, now)
@@ -334,7 +332,7 @@ def _close_report(markets: MarketMap, event: OrderClosed, now: TimeMs) -> Payloa
     order = event.order
     report = _report(markets, order, _EXECUTION_TYPES.get(event.reason, "EXPIRED"), event.time, now)
     if event.reason is CloseReason.CANCELED_BY_OWNER:
-        # `c` names the cancel, `C` is what clients look their order up by.
+        # `c` names the cancel; clients look their order up by `C`.
         report["c"] = event.cancel_id or order.client_order_id
         report["C"] = order.client_order_id
     elif order.status is OrderStatus.EXPIRED:
@@ -344,7 +342,7 @@ def _close_report(markets: MarketMap, event: OrderClosed, now: TimeMs) -> Payloa
         market, match = markets.by_symbol[order.market], event.prevented
         prevented = prevented_quantity(order, market)
         if prevented is not None:
-            # The modes that there are take everything at once: the last is all.
+            # The existing modes take everything at once: the last quantity is all.
             report |= {"A": prevented, "B": prevented}
         if match is not None:
             report |= {

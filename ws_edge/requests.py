@@ -1,4 +1,4 @@
-"""What a connection does while it is open: requests about streams, or the WebSocket API."""
+"""The requests of an open connection: about streams, or of the WebSocket API."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ from ws_edge.subscriptions import (
 from ws_edge.websocket_api import ApiSession
 
 _KEY_CHECK_S: Final = 30.0
-"""How often a listenKey is looked up that a connection lives by."""
+"""Interval at which a connection's listenKey is looked up."""
 
 _log = structlog.get_logger()
 
@@ -48,13 +48,13 @@ async def serve_connection(hub: Hub, surroundings: Surroundings, connection: Edg
         else:
             await _StreamSession(connection, surroundings, hub).run()
     except ConnectionClosed:
-        pass  # how a client leaves is its own affair
+        pass  # any way in which a client disconnects is fine
     finally:
         hub.leave(connection)
 
 
 class _StreamSession:
-    """One connection to market streams, and to accounts' own ones, by listenKeys."""
+    """One connection to market streams, and by listenKeys to accounts' streams."""
 
     def __init__(self, connection: EdgeConnection, surroundings: Surroundings, hub: Hub) -> None:
         self._connection = connection
@@ -122,9 +122,9 @@ class _StreamSession:
         return None
 
     async def _subscribe(self, request: Request) -> None:
-        """Let the connection hear what it asks for.
+        """Subscribe the connection to the requested streams.
 
-        A stream that does not exist (yet) says nothing, as at Binance.
+        A stream that does not exist (yet) sends nothing, as at Binance.
         """
         connection = self._connection
         keys = {name for name in request.params if is_listen_key(name)}
@@ -162,20 +162,20 @@ class _StreamSession:
             )
             self._accounts[key] = subscription
             await self._hub.accounts.add(subscription)
-            # What it falls with may have been revoked since it was looked up.
+            # Its credential may have been revoked since it was looked up.
             if await find_listen_key(self._ports, key) is None:
                 self._expire(key)
         if found and (self._watch is None or self._watch.done()):
             self._watch = asyncio.create_task(self._watch_keys())
 
     def _begin_to_hear(self, names: Iterable[str]) -> None:
-        """Let events of accounts through, once the request for them is answered."""
+        """Let accounts' events through, after the request for them is answered."""
         for name in names:
             if name in self._accounts:
                 self._hub.accounts.activate(self._accounts[name])
 
     def _wrapping(self, key: str) -> tuple[bytes, bytes]:
-        """Return what stands before and behind an account's event."""
+        """Return the text before and after an account's event."""
         if not self._connection.form[0]:
             return b"", b""
         return b'{"stream":%b,"data":' % msgspec.json.encode(key), b"}"

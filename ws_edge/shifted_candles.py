@@ -1,9 +1,8 @@
-"""Candles by clocks eight hours ahead of UTC (`@kline_1d@+08:00`), put together from those of UTC. Pure.
+"""Candles in UTC+8 (`@kline_1d@+08:00`), composed of those in UTC. Pure.
 
-Binance streams no other offset. Up to 4 h, and at 8 h, intervals open at the same moments by both clocks. The
-others are sums of intervals that do: of 2 h or of 8 h. What was traded before this process began to listen
-comes from the closed candles that Redis keeps. Trade ids tell whether anything is missing between the parts;
-as long as something is, nothing is said.
+Binance streams no other offset. Up to 4 h, and at 8 h, intervals open at the same moments in both time zones.
+The others are sums of intervals that do: of 2 h or of 8 h. Earlier trades come from the closed candles in
+Redis. Trade ids tell whether anything is missing between the parts; until it is complete, nothing is sent.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,39 +17,39 @@ PARTS: Final = {"6h": "2h", "12h": "2h", "1d": "8h", "3d": "8h", "1w": "8h", "1M
 """Interval that opens at other moments -> the interval of its parts."""
 PART_INTERVALS: Final = tuple(sorted(set(PARTS.values())))
 _KEPT: Final = 300
-"""Parts of one interval that are kept: 8 h × 300 are more than three months."""
+"""Maximum of stored parts of one interval: 8 h × 300 are more than three months."""
 _FINALS_MAX: Final = 300
-"""Final candles that are told one after the other, after an interruption."""
+"""Maximum of consecutive closed candles that are sent after an interruption."""
 
 
 class ShiftedCandles:
-    """Those of one market."""
+    """The candles of one market."""
 
     def __init__(self, market: str) -> None:
         self._market = market
         self._parts: dict[str, dict[int, Candle]] | None = None
-        """By interval and opening time, only those with trades; None: nobody has asked for any."""
+        """By interval and opening time, only those with trades; None: no subscriber."""
         self.is_complete = False
-        """Whether the closed candles that Redis keeps are among the parts."""
+        """Whether the parts include the closed candles in Redis."""
         self._open: dict[str, int] = {}
-        """Interval -> when the candle opened that was told last and is not final."""
+        """Interval -> the opening of the last candle that was sent open."""
 
     def begin(self) -> None:
-        """Keep what is heard from now on; `complete` adds what was before."""
+        """Store candles received from now on; `complete` adds the earlier ones."""
         self._parts, self.is_complete = {interval: {} for interval in PART_INTERVALS}, False
 
     def complete(self, kept: Iterable[Candle]) -> None:
-        """Take the closed candles that were read after `begin`."""
+        """Add the closed candles that were read after `begin`."""
         self.is_complete = True
         for candle in kept:
             self.hear(candle)
 
     def forget(self) -> None:
-        """Begin anew when somebody asks again: something may have been missed."""
+        """Start again at the next request: something may have been missed."""
         self._parts, self.is_complete = None, False
 
     def hear(self, candle: Candle) -> None:
-        """Take a candle of UTC."""
+        """Process a candle in UTC."""
         if self._parts is None or candle.interval not in self._parts or not candle.trade_count:
             return
         parts = self._parts[candle.interval]
@@ -61,12 +60,13 @@ class ShiftedCandles:
             del parts[min(parts)]
 
     def stop(self, interval: str) -> None:
-        """Note that nobody listens to an interval any more."""
+        """Record that an interval has no subscriber any more."""
         self._open.pop(interval, None)
 
     def tell(self, interval: str, time: int) -> Iterator[Candle]:
-        """Yield the candles of an interval that have become final by `time`, before which all was heard, and
-        the one that is open.
+        """Yield the candles of an interval that have closed by `time`, and the open one.
+
+        Everything before `time` has been received.
         """
         last = self._open.get(interval)
         opened, _ = interval_bounds(interval, time if last is None else max(time, last), OFFSET_MS)
@@ -83,9 +83,7 @@ class ShiftedCandles:
             yield candle
 
     def candle(self, interval: str, time: int, *, closed: bool = False) -> Candle | None:
-        """Return the candle of an interval that is open at `time`; None: not all of its trades are known, or
-        there never was any.
-        """
+        """Return an interval's candle that is open at `time`; None: incomplete, or there never was one."""
         if self._parts is None or not self.is_complete:
             return None
         parts = self._parts[PARTS[interval]]

@@ -1,4 +1,4 @@
-"""What clients ask for: streams by name, paths, and the control frames of market streams. Pure."""
+"""The requests of clients: stream names, paths, and the control frames of market streams. Pure."""
 
 import re
 from enum import StrEnum
@@ -8,11 +8,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 STREAMS_MAX: Final = 1024
-"""Streams that one connection may listen to."""
+"""Maximum of streams of one connection."""
 LISTEN_KEYS_MAX: Final = 10
-"""listenKeys that one request may name: each is looked up."""
+"""Maximum of listenKeys in one request: each is looked up."""
 NAME_LENGTH_MAX: Final = 200
-"""Of a stream's name, in characters. Binance refuses no name; here somebody has to remember it."""
+"""Maximum of characters of a stream's name. Binance has no limit; here the name is stored."""
 _LISTEN_KEY: Final = re.compile(r"[A-Za-z0-9]{60,64}", re.ASCII)
 _PATH_STREAMS_MAX: Final = 100_000
 _TIME_UNITS: Final = frozenset({"MICROSECOND", "MILLISECOND"})
@@ -24,7 +24,7 @@ _INT64: Final = range(-(2**63), 2**63)
 class RequestError(Exception):
     """A control frame is refused, with Binance's `code` and `msg`.
 
-    `request_id` is the frame's, if it could be read.
+    `request_id` is the frame's, if it is readable.
     """
 
     def __init__(self, code: int, message: str, request_id: int | str | None = None) -> None:
@@ -48,23 +48,23 @@ class Door(StrEnum):
 
 
 class Target(NamedTuple):
-    """What a connection was opened for."""
+    """The purpose of a connection."""
 
     door: Door
     names: tuple[str, ...] = ()
     """Streams and listenKeys named in the path, unchecked and decoded."""
     time_scale: int = 1
     rate_limits: bool = True
-    """Whether answers of the WebSocket API tell the rate limits."""
+    """Whether answers of the WebSocket API include the rate limits."""
     is_time_unit_known: bool = True
 
 
 def parse_target(path: str) -> Target | None:
-    """Return what `path` (with its query) asks for; None: nothing is there.
+    """Return the purpose in `path` (with its query); None: the path does not exist.
 
     `/ws`, `/ws/NAME` (several names divided by slashes), `/ws/NUMBER` (clients that number their
-    connections), `/stream?streams=NAME/NAME`, `/ws-api/v3`. Names may be percent-encoded; a plus sign is one
-    (`@kline_1d@+08:00`), never a blank.
+    connections), `/stream?streams=NAME/NAME`, `/ws-api/v3`. Names may be percent-encoded; a plus sign is
+    literal (`@kline_1d@+08:00`), never a blank.
     """
     try:
         parts = urlsplit(path)
@@ -94,7 +94,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 class Request(NamedTuple):
-    """A control frame that makes sense."""
+    """A valid control frame."""
 
     method: str
     params: tuple[Any, ...]
@@ -105,7 +105,7 @@ def parse_request(text: str | bytes) -> Request:
     """Return the request of a control frame.
 
     Raises:
-        RequestError: it is none; the code and message are Binance's.
+        RequestError: it is invalid; code and message are Binance's.
     """
     try:
         frame = msgspec.json.decode(text)
@@ -168,14 +168,14 @@ def _is_id(value: object) -> bool:
 
 
 def success(result: object, request_id: int | str | None) -> bytes:
-    """Return the answer to a request that was done."""
+    """Return the answer to a successful request."""
     return msgspec.json.encode({"result": result, "id": request_id})
 
 
 def failure(error: RequestError) -> bytes:
-    """Return the answer to a request that was refused.
+    """Return the answer to a refused request.
 
-    The reference shows `code` and `msg` at the top, clients look for them in `error`: they are in both
+    The reference shows `code` and `msg` at the top level, clients look for them in `error`: they are in both
     places.
     """
     detail = {"code": error.code, "msg": error.message}

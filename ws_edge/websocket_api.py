@@ -1,6 +1,6 @@
-"""The WebSocket API: the functions of the REST API by method name, sessions, and the account's own stream.
+"""The WebSocket API: the functions of the REST API by method name, sessions, and the account's stream.
 
-Requests of one connection run side by side, at most so many at once; each is answered in a frame of its own.
+Requests of one connection run concurrently, up to a maximum; each is answered in its own frame.
 """
 
 import asyncio
@@ -61,14 +61,14 @@ from ws_edge.conflation import text_frame
 from ws_edge.connection import STREAMS, EdgeConnection, refusals
 
 REQUESTS_MAX: Final = 256
-"""Requests of one connection that run at once."""
+"""Maximum of concurrent requests of one connection."""
 _SUBSCRIPTIONS_MAX: Final = 1_000
 _ID_LENGTH_MAX: Final = 128
-"""Of a request's own id in the log."""
+"""Maximum length of a request's own id in the log."""
 _WEIGHT: Final = 2
-"""What every method about sessions and subscriptions costs."""
+"""The weight of every method about sessions and subscriptions."""
 _LEAST_WEIGHT: Final = 1
-"""What a request is charged before it is read."""
+"""The weight of a request before it is parsed."""
 
 FUNCTIONS: Final[dict[str, Function]] = {
     "ping": ping.FUNCTION,
@@ -111,7 +111,7 @@ _log = structlog.get_logger()
 
 
 class _Frame(msgspec.Struct):
-    """A request as it arrives; values of parameters keep the text that the client has signed."""
+    """A request as received; parameters keep the text that the client has signed."""
 
     method: str
     id: int | str | None = None
@@ -122,7 +122,7 @@ _decode_frame: Final = msgspec.json.Decoder(_Frame).decode
 
 
 class _Logon(NamedTuple):
-    """The key that a session goes on with."""
+    """The key of a session."""
 
     key: str
     account_id: AccountId
@@ -171,7 +171,7 @@ class ApiSession:
         try:
             async for message in self._connection:
                 if self._connection.closing:
-                    return  # its client will not hear any answer, and takes it that nothing was done
+                    return  # the client receives no answer and assumes that nothing was done
                 if isinstance(message, bytes):
                     self._connection.close_soon(1003, "requests are text frames")
                     return
@@ -198,7 +198,7 @@ class ApiSession:
             try:
                 await self._decided(self._limits.charge(self._connection.address, _LEAST_WEIGHT, now_in_ms))
             except ApiError as error:
-                refusal = error  # said when it is known to which request
+                refusal = error  # sent when its request is known
             try:
                 frame = _decode_frame(message)
             except (msgspec.MsgspecError, RecursionError) as error:
@@ -231,7 +231,7 @@ class ApiSession:
             is_banned = error.status == HTTPStatus.IM_A_TEAPOT
             answer |= {"status": error.status, "error": _error(error, now)}
         except Exception:
-            # The last resort of a process that serves others too; what ends here is a bug.
+            # The last resort of a process that serves other clients, too; an error that ends here is a bug.
             _log.exception("request failed", request_id=str(answer["id"])[:_ID_LENGTH_MAX])
             internal = ApiError(-1000, "An unknown error occurred while processing the request.", 500)
             answer |= {"status": 500, "error": _error(internal, now)}
@@ -250,7 +250,7 @@ class ApiSession:
     async def _call(
         self, function: Function, parameters: Parameters, now: int, placed_by: list[AccountId]
     ) -> object:
-        """Return the result; add to `placed_by` whose order it is, if it is one, also when it is refused."""
+        """Return the result; add the account of a placed order, even a refused one, to `placed_by`."""
         account_id, deadline_us, credential = AccountId(0), 0, ""
         if function.security is Security.SIGNED:
             signer, deadline_us = await self._authorize(parameters, now)
@@ -281,9 +281,7 @@ class ApiSession:
         return result
 
     async def _authorize(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
-        """Return whose request it is (that of its own signature, else that of the session), and until when it
-        is wanted (µs).
-        """
+        """Return the request's signer (its own, else the session's) and its deadline (µs)."""
         if "apiKey" in parameters or self._logon is None:
             return await self._signer(parameters, now)
         signer = await self._signers.signer(self._logon.key)
@@ -298,8 +296,9 @@ class ApiSession:
             self._signers.note_use(key, now)
 
     async def _signer(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
-        """Return who has signed (all parameters but the signature, by name, as `name=value&…`), and until
-        when it is wanted (µs).
+        """Return the signer and the deadline (µs) of a request.
+
+        All parameters but the signature are signed, sorted by name, as `name=value&…`.
         """
         key = auth.check_key_format(parameters.required("apiKey"))
         signer = self._signers.cached(key) or await self._signers.signer(key)

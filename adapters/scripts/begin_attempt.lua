@@ -1,5 +1,8 @@
--- Counts an attempt and says when the next may be; or, when it is too early, how long it still is. One step,
--- whoever else tries.
+-- Count a sign-in attempt, and set when the next one is allowed; atomic, however many processes try.
+-- KEYS: 1 a counter, `count|due_ms`.
+-- ARGV: 1 the time in ms; 2 attempts without a delay; 3 the largest delay in ms; 4 ms until the counter
+--   expires.
+-- Returns 0 if the attempt is allowed, otherwise the ms until it is.
 local count, due = string.match(redis.call('GET', KEYS[1]) or '0|0', '(%d+)|(%d+)')
 count, due = tonumber(count), tonumber(due)
 local now, free, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])

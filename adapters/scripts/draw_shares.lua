@@ -1,5 +1,9 @@
--- `drawn` of adapters/shares.py, for several pots. A pot that nobody was refused at and nothing was done with
--- is not written.
+-- Draw from pots: `drawn` of adapters/shares.py, for several pots. A pot that does not change is not
+--   written.
+-- KEYS: the pots (hashes: t taken, u used, v version).
+-- ARGV: 1 the name of the process; then 7 per pot: limit, reserve, used, returned, needed, wished, ms to
+--   live.
+-- Returns 4 numbers per pot: given, used, taken, version. Publishes the changed pots on RATE_WORDS.
 local answers, words = {}, {}
 for i, key in ipairs(KEYS) do
   local a = 7 * (i - 1) + 1

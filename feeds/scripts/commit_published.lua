@@ -1,7 +1,13 @@
--- Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself,
--- changes nothing. It moves on last: should a command fail in the middle, what came before it is done again.
--- FORGIVE key, orders, untold: take orders off a count (a pot, see adapters/shares.py) where there is one, but
--- not below what may be untold.
+-- Write, publish and advance the published mark of a shard's feeds, all or nothing.
+-- KEYS: 1 feeds:{k}, then the keys of the commands.
+-- ARGV: 1 epoch; 2, 3 expected published id and time; 4, 5 the new ones; then commands, each after its
+--   length.
+-- Returns 1, or 0 if another process has taken over or the mark is not as expected: then nothing was
+--   changed.
+-- The mark advances last: if a command fails in the middle, the commands before it are repeated.
+
+-- FORGIVE key, orders, untold: take orders off a pot (adapters/shares.py) if it exists; at most all those that were
+-- used or not told yet.
 local function forgive(key, orders, untold)
   local pot = redis.call('HMGET', key, 't', 'u', 'v')
   if not pot[3] then return nil end

@@ -1,1 +1,1 @@
-"""An account's money: balances, fees, statements, the faucet, and what libraries ask of a wallet."""
+"""An account's money: balances, fees, statements, the faucet, and the wallet endpoints that libraries use."""

@@ -26,7 +26,7 @@ class DiscountShape(TypedDict):
 
 
 def no_discount() -> DiscountShape:
-    """Return the description of a discount that nobody gets."""
+    """Return the description of a discount of zero."""
     return {
         "enabledForAccount": False,
         "enabledForSymbol": False,

@@ -62,7 +62,7 @@ async def balances(ports: Ports, call: Call, *, omit_zero: bool) -> list[Balance
 
 
 async def account_funds(ports: Ports, call: Call) -> FundsReply:
-    """Return the account's funds and limits, as its shard has them."""
+    """Return the account's funds and limits from its shard."""
     shards = ports.shards
     reply = await shards.query(
         ports.markets.shard_of_account(call.account_id),
@@ -84,10 +84,10 @@ def _shown(ports: Ports, reply: FundsReply, *, omit_zero: bool) -> list[BalanceS
 
 
 def balance_shape(known: MarketMap, balance: Balance) -> BalanceShape:
-    """Return funds in one asset, also in one whose markets are all delisted.
+    """Return funds in one asset, including one whose markets are all delisted.
 
     Raises:
-        ApiError: 503; the shard that has a market of the asset has not said so yet.
+        ApiError: 503; the shard that has a market of the asset has not published its configuration yet.
     """
     asset = balance.asset
     if asset not in known.by_asset:

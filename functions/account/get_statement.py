@@ -1,4 +1,4 @@
-"""GET /api/v1/statement: what moved an account's money, entry by entry, with what it had after each."""
+"""GET /api/v1/statement: the ledger of an account, entry by entry, with the balance after each."""
 
 import csv
 import io
@@ -31,14 +31,14 @@ from protocol.units import TimeMs
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What spreadsheets take for a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
+"""Characters that begin a formula in spreadsheets: https://owasp.org/www-community/attacks/CSV_Injection"""
 _CSV: Final = "text/csv"
 _COLUMNS: Final = ("position", "time", "asset", "kind", "amount", "balance", "reference")
 _OPENING, _CLOSING = "opening", "closing"
 
 
 class StatedBalanceShape(msgspec.Struct, gc=False):
-    """What there was of an asset, free or locked, before the period and after it."""
+    """The balance of an asset, free and locked together, before the period and after it."""
 
     asset: str
     opening: Amount
@@ -46,15 +46,16 @@ class StatedBalanceShape(msgspec.Struct, gc=False):
 
 
 class EntryShape(msgspec.Struct, gc=False):
-    """One entry: what the account gained (or gave: negative) of an asset, and what it had then, free or
-    locked.
+    """One entry: the amount of an asset gained (or spent: negative), and the balance after it.
+
+    The balance is free and locked together.
     """
 
     position: str
     time: Time
     asset: str
     kind: str
-    """deposit, withdrawal, trade (less the fee), or loss: an entry before it was taken back by a restore."""
+    """deposit, withdrawal, trade (after the fee), or loss: an entry that a restore has reversed."""
     amount: Change
     balance: Amount
     reference: str
@@ -66,32 +67,33 @@ class StatementShape(msgspec.Struct, rename="camel"):
 
     start_time: int | None
     end_time: int | None
-    """As asked for; null: no bound."""
+    """As requested; null: no bound."""
     kept_since: int
-    """Entries from this time on are kept: 0, since retention does not touch the ledger.
+    """Entries from this time on are kept: 0, because retention does not affect the ledger.
 
-    What references name may be gone.
+    The trades and transfers to which references refer may be gone.
     """
     balances: list[StatedBalanceShape]
-    """Of each asset that the account ever had up to the end of the period: opening + all of the period's
-    amounts = closing."""
+    """For each asset that the account had up to the end of the period.
+
+    Opening balance + all amounts of the period = closing balance.
+    """
     entries: list[EntryShape]
     """Oldest first."""
     has_more: bool
-    """Whether more of the period follows: ask again with `after`, the last entry's position."""
+    """Whether the period has more entries: repeat the request with `after`, the last entry's position."""
 
 
 async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[Written]:
-    """Return what moved the account's money, oldest first, as JSON or CSV, with the balances before and after
-    the period.
+    """Return the ledger of the period, oldest first, as JSON or CSV, with the balances before and after it.
 
-    The ledger is kept for ever. A file of CSV has a row of kind `opening` for each asset before the first
-    entry of the period, and one of kind `closing` after the last; where those are missing, more follows.
+    The ledger is kept forever. A CSV file has a row of kind `opening` for each asset before the first entry
+    of the period, and one of kind `closing` after the last; if closing rows are missing, more entries follow.
     """
     parameters, known = call.parameters, ports.known_markets
     asset = asset_wanted(ports, parameters, "asset")
     if asset is None and known.unknown_shards:
-        raise unavailable()  # the account may have an asset of theirs
+        raise unavailable()  # the account may have an asset of an unknown shard
     start, end = parameters.time_range()
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
     writes_csv = parameters.choice(
@@ -137,9 +139,7 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
 def entry_shapes(
     before: dict[str, int], entries: Iterable[LedgerEntry], known: MarketMap, time_scale: int
 ) -> list[EntryShape]:
-    """Return entries with what the account had after each: as stored, else what it had `before` and the
-    amounts since.
-    """
+    """Return entries with the balance after each: the stored one, or `before` plus the amounts since."""
     running = dict(before)
     shapes = []
     for position, asset, kind, amount, balance, reference in entries:
@@ -161,9 +161,9 @@ def entry_shapes(
 def csv_of(
     entries: Iterable[EntryShape], balances: Sequence[StatedBalanceShape], *, is_first: bool, is_last: bool
 ) -> str:
-    """Return a part of a statement as RFC 4180 has it.
+    """Return a part of a statement as CSV (RFC 4180).
 
-    The first and the last part say what there was before and after all.
+    The first and the last part contain the balances before and after the period.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
@@ -183,7 +183,7 @@ def csv_of(
 
 
 def _harmless(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
+    """Return a text that no spreadsheet evaluates as a formula."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 

@@ -1,4 +1,4 @@
-"""Places in the ledger, and how clients write them."""
+"""Positions in the ledger, and their text form for clients."""
 
 import re
 from typing import Final, NamedTuple, Self
@@ -11,10 +11,10 @@ _position = re.compile(POSITION_PATTERN.strip("^$"), re.ASCII)
 
 
 class Position(NamedTuple):
-    """A place in the ledger: entries are ordered by it, and each has one of its own.
+    """A unique position in the ledger, by which entries are ordered.
 
-    An account's entries come from its shard, whose times never go back, in the order in which they are
-    stored. So no entry comes to be stored before one that has been read.
+    An account's entries come from its shard, whose times never decrease, and are stored in this order. No
+    entry is therefore stored before one that has already been read.
     """
 
     time: TimeMs
@@ -27,10 +27,10 @@ class Position(NamedTuple):
 
     @classmethod
     def after(cls, text: str) -> Self:
-        """Return the first place after one that `str` has written.
+        """Return the first position after the one in `text`.
 
         Raises:
-            ApiError: -1100, it is none.
+            ApiError: -1100, the text is not a position.
         """
         if _position.fullmatch(text) is None:
             raise illegal_characters("after", POSITION_PATTERN)

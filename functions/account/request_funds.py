@@ -1,4 +1,4 @@
-"""POST /api/v1/faucet: credit oneself, on a development instance."""
+"""POST /api/v1/faucet: credit one's own account, on a development installation."""
 
 import secrets
 from typing import Annotated
@@ -19,7 +19,7 @@ from protocol.units import AssetUnits, DecimalError, TooManyDecimalsError, parse
 
 
 class FundsRequest(msgspec.Struct, frozen=True):
-    """How much of what; the amount is a decimal string."""
+    """The asset and the amount, a decimal string."""
 
     asset: str
     amount: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[0-9]{1,20}(\.[0-9]{1,20})?$"})]
@@ -34,7 +34,7 @@ async def request_funds(ports: Ports, call: Call) -> BalanceShape:
     markets = ports.markets
     if wanted.asset not in markets.assets:
         if markets.unknown_shards:
-            raise unavailable()  # one of them may have a market of it
+            raise unavailable()  # an unknown shard may have a market of the asset
         raise ApiError(-1130, "Data sent for parameter 'asset' is not valid.")
     amount = _amount(wanted.amount, markets.by_asset[wanted.asset].scale, ports.settings.faucet_amount_max)
     key = idempotency_key_of(call)

@@ -1,4 +1,4 @@
-"""What clients ask for at start-up besides the spot API: mostly lists that are empty here."""
+"""Endpoints that clients call at start-up besides the spot API; most lists are empty here."""
 
 from collections.abc import Sequence
 from typing import Annotated, Final, NotRequired, TypedDict
@@ -16,7 +16,7 @@ from protocol.units import format_decimal
 
 
 class CoinShape(TypedDict):
-    """An asset, and what the account has of it."""
+    """An asset, and the account's funds in it."""
 
     coin: str
     name: str
@@ -43,7 +43,7 @@ class TradeFeeShape(TypedDict):
 
 
 class SystemStatusShape(TypedDict):
-    """Whether the exchange takes orders."""
+    """Whether the exchange accepts orders."""
 
     status: Annotated[int, Meta(ge=0, le=1)]
     msg: Annotated[str, one_of(("normal", "system_maintenance"))]
@@ -51,13 +51,13 @@ class SystemStatusShape(TypedDict):
 
 
 class NoMarketsShape(TypedDict):
-    """No markets."""
+    """An empty list of markets."""
 
     symbols: NoRows
 
 
 async def get_assets(ports: Ports, call: Call) -> list[CoinShape]:
-    """Return the assets of the exchange, without ways in or out, and what the account has of them."""
+    """Return the assets of the exchange, without deposit and withdrawal networks, and the account's funds."""
     all_markets(ports.markets)
     zero = format_decimal(0)
     return [
@@ -94,15 +94,15 @@ def trade_fees(markets: Sequence[Market]) -> list[TradeFeeShape]:
 
 
 async def get_trade_fees(ports: Ports, call: Call) -> list[TradeFeeShape]:
-    """Return the fee rates of the market that `symbol` names, or of all."""
+    """Return the fee rates of the market `symbol`, or of all markets."""
     market = call.parameters.optional_market(ports.markets)
     return trade_fees(all_markets(ports.markets) if market is None else [market])
 
 
 async def get_system_status(ports: Ports, call: Call) -> SystemStatusShape:
-    """Return whether the exchange takes orders (status 0) or is under maintenance (1).
+    """Return whether the exchange accepts orders (status 0) or is under maintenance (1).
 
-    `maintenanceFrom` (not Binance's) is there when maintenance was announced or has begun.
+    `maintenanceFrom` (not in Binance's API) is present when maintenance was announced or has begun.
     """
     since = ports.listing().maintenance_from
     if not since:
@@ -116,12 +116,12 @@ async def get_system_status(ports: Ports, call: Call) -> SystemStatusShape:
 
 
 async def get_no_list(_ports: Ports, _call: Call) -> NoRows:
-    """Return nothing of what there is none."""
+    """Return an empty list."""
     return []
 
 
 async def get_no_markets(_ports: Ports, _call: Call) -> NoMarketsShape:
-    """Return no markets."""
+    """Return an empty list of markets."""
     return NoMarketsShape(symbols=[])
 
 

@@ -1,4 +1,4 @@
-"""Whether a transfer has happened already, where the shard may have forgotten it."""
+"""Whether a transfer has already happened, if the shard may have forgotten it."""
 
 from functions.api.ports import Ports
 from protocol.units import AccountId, TimeMs
@@ -9,11 +9,11 @@ async def happened_long_ago(
 ) -> bool:
     """Return whether the database has the transfer, and the shard may have forgotten it.
 
-    Also while `transfers` is being filled in.
+    This also works while `transfers` is being backfilled.
 
-    Ask before a transfer is enqueued whose id may be older than the shard's window. Half the window is left
-    for clocks that differ, and for a database that is behind: a younger transfer is still the shard's to
-    answer, which knows its first outcome.
+    Call it before enqueuing a transfer whose id may be older than the shard's window. Half the window is
+    reserved for clock differences and for the database's lag: the shard, which knows the first outcome, still
+    answers for younger transfers.
 
     Raises:
         ApiError: the database is unavailable; nothing was enqueued.

@@ -1,4 +1,4 @@
-"""What funds are worth in another asset, by last prices. Pure."""
+"""The value of funds in another asset, by last prices. Pure."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -8,13 +8,14 @@ from protocol.market import Market, MarketMap
 from protocol.units import UNITS_PER_ASSET, format_decimal
 
 Prices = Mapping[str, int]
-"""Market -> its last price in ticks; 0 where nothing was ever traded."""
+"""Market -> its last price in ticks; 0 if it has never traded."""
 _NOTHING: Final = Fraction(0)
 
 
 def worth_in(asset: str, amount: Fraction, target: str, markets: MarketMap, prices: Prices) -> Fraction:
-    """Return what `amount` of `asset` is worth in `target`: by their own market, or by a quote asset that
-    both have; else 0.
+    """Return the value of `amount` of `asset` in `target`, by a market of both, or by a common quote asset.
+
+    0 if there is none.
     """
     rate = _rate(asset, target, markets, prices)
     if rate is None:
@@ -28,12 +29,12 @@ def worth_in(asset: str, amount: Fraction, target: str, markets: MarketMap, pric
 
 
 def shown_worth(worth: Fraction) -> str:
-    """Return a worth with eight decimals, rounded down."""
+    """Return a value with eight decimals, rounded down."""
     return format_decimal(worth * UNITS_PER_ASSET // 1)
 
 
 def _rate(asset: str, target: str, markets: MarketMap, prices: Prices) -> Fraction | None:
-    """Return how much of `target` one whole `asset` is; None: no market says."""
+    """Return the price of one whole `asset` in `target`; None: no market has one."""
     if asset == target:
         return Fraction(1)
     for market in markets.markets:

@@ -1,7 +1,7 @@
-"""What libraries ask of an account's wallet (`/sapi`): its funds, what came in and went out, and what its key
-may do.
+"""The wallet endpoints that libraries use (`/sapi`): funds, deposits, withdrawals, and the key's permissions.
 
-The exchange has no networks, no addresses and no wallet but the spot one; it says so, and invents none.
+The exchange has no networks, no addresses and only the spot wallet; the answers are empty where Binance has
+more.
 """
 
 from datetime import UTC, datetime
@@ -35,11 +35,11 @@ Worth = Annotated[str, Meta(pattern=r"^0$|^[0-9]{1,30}\.[0-9]{8}$")]
 Moment = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$")]
 _ZERO: Final = format_decimal(0)
 _NETWORK = ""
-"""Transfers go by no network: operators and the faucet make them."""
+"""Transfers use no network: operators and the faucet make them."""
 _INTERNAL: Final = 1
 _SPOT_WALLET: Final = 0
 _DEPOSITED, _WITHDRAWN = 1, 6
-"""Binance's statuses of what is done."""
+"""Binance's status codes of completed transfers."""
 _DEPOSIT_STATUSES: Final = frozenset({0, 1, 2, 6, 7, 8})
 _WITHDRAWAL_STATUSES: Final = frozenset(range(7))
 _LIMIT_MAX: Final = 1000
@@ -47,7 +47,7 @@ _BTC: Final = "BTC"
 
 
 class DepositAddressShape(TypedDict):
-    """An address to deposit at: all of it is empty."""
+    """A deposit address: all fields are empty."""
 
     coin: str
     address: str
@@ -56,7 +56,7 @@ class DepositAddressShape(TypedDict):
 
 
 class DepositShape(TypedDict):
-    """What came in."""
+    """A deposit."""
 
     id: str
     amount: Amount
@@ -75,7 +75,7 @@ class DepositShape(TypedDict):
 
 
 class WithdrawalShape(TypedDict):
-    """What went out. Times are texts, in UTC."""
+    """A withdrawal. Times are texts, in UTC."""
 
     id: str
     amount: Amount
@@ -96,7 +96,7 @@ class WithdrawalShape(TypedDict):
 
 
 class KeyRestrictionsShape(TypedDict):
-    """What a key may do."""
+    """The permissions of a key."""
 
     ipRestrict: bool
     createTime: Time
@@ -121,7 +121,7 @@ class AccountStatusShape(TypedDict):
 
 
 class TradingStatusShape(TypedDict):
-    """Whether the account may trade by its keys."""
+    """Whether the account may trade with its keys."""
 
     isLocked: bool
     plannedRecoverTime: Time
@@ -130,13 +130,13 @@ class TradingStatusShape(TypedDict):
 
 
 class TradingStatusesShape(TypedDict):
-    """The same, as Binance wraps it."""
+    """The trading status in Binance's envelope."""
 
     data: TradingStatusShape
 
 
 class UserAssetShape(TypedDict):
-    """What the account has of an asset."""
+    """The account's funds in one asset."""
 
     asset: str
     free: Amount
@@ -148,7 +148,7 @@ class UserAssetShape(TypedDict):
 
 
 class WalletShape(TypedDict):
-    """What a wallet is worth."""
+    """The value of a wallet."""
 
     activate: bool
     balance: Amount
@@ -156,7 +156,7 @@ class WalletShape(TypedDict):
 
 
 class AssetDetailShape(TypedDict):
-    """How an asset is deposited and withdrawn."""
+    """The conditions for depositing and withdrawing an asset."""
 
     minWithdrawAmount: Amount
     depositStatus: bool
@@ -166,21 +166,21 @@ class AssetDetailShape(TypedDict):
 
 
 class NoRowsShape(TypedDict):
-    """A page of what there is none of."""
+    """An empty page."""
 
     rows: NoRows
     total: int
 
 
 class NoDustShape(TypedDict):
-    """Conversions of small funds: none."""
+    """Conversions of small balances: none."""
 
     total: int
     userAssetDribblets: NoRows
 
 
 async def get_deposit_address(ports: Ports, call: Call) -> DepositAddressShape:
-    """Return the address to deposit an asset at: there is none."""
+    """Return the deposit address of an asset: empty."""
     coin = asset_wanted(ports, call.parameters, "coin")
     if coin is None:
         raise mandatory_missing("coin")
@@ -188,7 +188,7 @@ async def get_deposit_address(ports: Ports, call: Call) -> DepositAddressShape:
 
 
 async def get_deposits(ports: Ports, call: Call) -> list[DepositShape]:
-    """Return what came into the account, newest first."""
+    """Return the account's deposits, newest first."""
     rows = await _transfers(ports, call, "deposit", "txId", _DEPOSITED, _DEPOSIT_STATUSES)
     return [
         {
@@ -212,7 +212,7 @@ async def get_deposits(ports: Ports, call: Call) -> list[DepositShape]:
 
 
 async def get_withdrawals(ports: Ports, call: Call) -> list[WithdrawalShape]:
-    """Return what went out of the account, newest first."""
+    """Return the account's withdrawals, newest first."""
     rows = await _transfers(ports, call, "withdrawal", "withdrawOrderId", _WITHDRAWN, _WITHDRAWAL_STATUSES)
     return [
         {
@@ -238,8 +238,8 @@ async def get_withdrawals(ports: Ports, call: Call) -> list[WithdrawalShape]:
 
 
 async def get_key_restrictions(ports: Ports, call: Call) -> KeyRestrictionsShape:
-    """Return what the request's own API key may do."""
-    # A ticket is in no database: it reads and trades, and what is older than it is its session.
+    """Return the permissions of the request's API key."""
+    # A ticket is not in the database: it may read and trade, and its creation time is that of its session.
     terms = await ports.api_keys.terms(call.api_key) or KeyTerms(call.now, DEFAULT_SCOPES, False, None)
     shape: KeyRestrictionsShape = {
         "ipRestrict": terms.has_networks,
@@ -262,14 +262,14 @@ async def get_key_restrictions(ports: Ports, call: Call) -> KeyRestrictionsShape
 
 
 async def get_account_status(ports: Ports, call: Call) -> AccountStatusShape:
-    """Return whether the account may trade: Normal, or Locked where an operator has frozen it."""
+    """Return whether the account may trade: Normal, or Locked if an operator has frozen it."""
     return {"data": "Locked" if await _is_frozen(ports, call) else "Normal"}
 
 
 async def get_trading_status(ports: Ports, call: Call) -> TradingStatusesShape:
-    """Return whether the account may trade by its keys.
+    """Return whether the account may trade with its keys.
 
-    There are no conditions that lock it by themselves.
+    No condition locks an account automatically.
     """
     return {
         "data": {
@@ -282,7 +282,7 @@ async def get_trading_status(ports: Ports, call: Call) -> TradingStatusesShape:
 
 
 async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
-    """Return the assets of which the account has something; `btcValuation` is 0 unless asked for."""
+    """Return the account's non-zero assets; `btcValuation` is 0 unless requested."""
     wanted = asset_wanted(ports, call.parameters, "asset")
     with_worth = call.parameters.boolean("needBtcValuation", default=False)
     balances = [each for each in (await account_funds(ports, call)).balances if each.available or each.held]
@@ -308,9 +308,9 @@ async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
 
 
 async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
-    """Return what the account's only wallet is worth in `quoteAsset`, by last prices.
+    """Return the value of the account's only wallet in `quoteAsset`, by last prices.
 
-    Assets that no market values there count as 0.
+    Assets without a price in that asset count as 0.
     """
     target = asset_wanted(ports, call.parameters, "quoteAsset") or _BTC
     funds, prices = await account_funds(ports, call), await _prices(ports)
@@ -325,7 +325,7 @@ async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
 
 
 async def get_asset_details(ports: Ports, call: Call) -> dict[str, AssetDetailShape]:
-    """Return how assets are deposited and withdrawn: by no network."""
+    """Return the conditions for deposits and withdrawals: no network."""
     all_markets(ports.markets)
     wanted = asset_wanted(ports, call.parameters, "asset")
     return {
@@ -342,24 +342,24 @@ async def get_asset_details(ports: Ports, call: Call) -> dict[str, AssetDetailSh
 
 
 async def get_nothing(_ports: Ports, _call: Call) -> NoRows:
-    """Return nothing of what there is none."""
+    """Return an empty list."""
     return []
 
 
 async def get_no_rows(_ports: Ports, _call: Call) -> NoRowsShape:
-    """Return nothing of what there is none."""
+    """Return an empty page."""
     return {"rows": [], "total": 0}
 
 
 async def get_no_dust(_ports: Ports, _call: Call) -> NoDustShape:
-    """Return what small funds were converted: none."""
+    """Return the conversions of small balances: none."""
     return {"total": 0, "userAssetDribblets": []}
 
 
 async def _transfers(
     ports: Ports, call: Call, kind: str, id_name: str, done: int, statuses: frozenset[int]
 ) -> list[tuple[str, str, str, int]]:
-    """Return (id, asset, amount, time) of transfers; all that the database has are done."""
+    """Return (id, asset, amount, time) of transfers; all those in the database are completed."""
     parameters, known = call.parameters, ports.known_markets
     coin = asset_wanted(ports, parameters, "coin")
     status = parameters.integer("status")
@@ -382,7 +382,8 @@ async def _transfers(
         offset=offset,
     )
     if any(each.asset not in known.by_asset for each in transfers):
-        raise unavailable()  # the shard that has a market of it has not said so yet
+        # the shard that has a market of the asset has not published its configuration yet
+        raise unavailable()
     return [
         (each.transfer_id, each.asset, known.format_amount(each.amount, each.asset), each.time)
         for each in transfers
@@ -404,7 +405,7 @@ async def _prices(ports: Ports) -> dict[str, int]:
 
 
 def _amount(ports: Ports, balance: Balance) -> Fraction:
-    """Return all that there is, in whole units of the asset."""
+    """Return the total balance, in whole units of the asset."""
     known = ports.known_markets
     if balance.asset not in known.by_asset:
         raise unavailable()

@@ -1,3 +1,1 @@
-"""What a function is: its call, parameters, errors and shapes, and the ports through which it reaches
-everything else.
-"""
+"""The contract of functions: call, parameters, errors, shapes, and the ports for all I/O."""

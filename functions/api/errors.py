@@ -1,5 +1,6 @@
-"""Errors of the public API: Binance's codes and messages, which clients compare, and the refusals of a shard
-in these words.
+"""Errors of the public API: Binance's codes and messages, which clients compare.
+
+Refusals of a shard are translated to them.
 """
 
 from typing import Final
@@ -7,24 +8,27 @@ from typing import Final
 from protocol.orders import RejectReason
 
 STATUS_UNKNOWN: Final = -1007
-"""The code of the one error after which a command may have happened."""
+"""The code of the only error after which the command may have been executed."""
 FILTER_FAILURE: Final = -1013
 KEYS_RETRY_AFTER_S: Final = 60
-"""When an account that has used up its idempotency keys may try with a new one; the oldest end first."""
+"""Seconds after which an account that has used up its idempotency keys may try a new one.
+
+The oldest keys expire first.
+"""
 
 
 class ApiError(Exception):
     """A request was refused: HTTP `status`, Binance's `code` and `message`.
 
-    `retry_after_s` when trying again may help.
+    `retry_after_s` is set when a retry may succeed.
 
-    Each refusal needs an instance of its own, as every exception does: raising the same one again lengthens
-    its traceback, which keeps the frames of every raise alive. Hence functions that make them instead of
+    Each refusal needs its own instance, like every exception: raising the same one again lengthens its
+    traceback, which keeps the frames of every raise alive. Therefore functions create them instead of
     constants (tests/support/stored_exceptions.py).
     """
 
     def __init__(self, code: int, message: str, status: int = 400, retry_after_s: int | None = None) -> None:
-        """Make the error; it is answered as `{"code": code, "msg": message}`."""
+        """Create the error; the answer is `{"code": code, "msg": message}`."""
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -33,17 +37,17 @@ class ApiError(Exception):
 
 
 def mandatory_missing(name: str) -> ApiError:
-    """-1102: a parameter that must be sent was not, or makes no sense."""
+    """-1102: a mandatory parameter is missing or invalid."""
     return ApiError(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
 
 
 def parameter_empty(name: str) -> ApiError:
-    """-1105: sent, but empty."""
+    """-1105: the parameter is empty."""
     return ApiError(-1105, f"Parameter '{name}' was empty.")
 
 
 def not_required(name: str) -> ApiError:
-    """-1106: must not be sent here."""
+    """-1106: the parameter is not allowed here."""
     return ApiError(-1106, f"Parameter '{name}' sent when not required.")
 
 
@@ -53,7 +57,7 @@ def illegal_characters(name: str, legal: str) -> ApiError:
 
 
 def invalid_parameter(name: str) -> ApiError:
-    """-1130: the value makes no sense."""
+    """-1130: the value is invalid."""
     return ApiError(-1130, f"Data sent for parameter '{name}' is not valid.")
 
 
@@ -73,22 +77,22 @@ def invalid_symbol() -> ApiError:
 
 
 def invalid_json() -> ApiError:
-    """-1135: the body is not the JSON object that was expected."""
+    """-1135: the body is not the expected JSON object."""
     return ApiError(-1135, "Invalid JSON Request")
 
 
 def filter_failure(name: str) -> ApiError:
-    """-1013: one of the market's filters."""
+    """-1013: the order violates one of the market's filters."""
     return ApiError(FILTER_FAILURE, f"Filter failure: {name}")
 
 
 def order_does_not_exist() -> ApiError:
-    """-2013: asked for an order that is not there."""
+    """-2013: the requested order does not exist."""
     return ApiError(-2013, "Order does not exist.")
 
 
 def client_order_id_invalid() -> ApiError:
-    """-2039: the order that `orderId` names has another client order id."""
+    """-2039: the order with this `orderId` has another client order id."""
     return ApiError(-2039, "Client order ID is not correct for this order ID.")
 
 
@@ -108,14 +112,14 @@ def overloaded(retry_after_s: int = 1) -> ApiError:
 
 
 def unavailable(retry_after_s: int = 1) -> ApiError:
-    """-1001: what the request needs cannot be reached right now; nothing was changed."""
+    """-1001: a dependency of the request is unreachable now; nothing was changed."""
     return ApiError(
         -1001, "Internal error; unable to process your request. Please try again.", 503, retry_after_s
     )
 
 
 def halted(retry_after_s: int = 30) -> ApiError:
-    """-1016: a shard that the request needs has found its state wrong and stopped; nothing was enqueued."""
+    """-1016: a shard that the request needs has halted on an inconsistent state; nothing was enqueued."""
     return ApiError(
         -1016,
         "Trading is halted: a safety check failed, and nothing is processed until it has been looked into.",
@@ -125,9 +129,9 @@ def halted(retry_after_s: int = 30) -> ApiError:
 
 
 def status_unknown() -> ApiError:
-    """-1007: no reply came in time, or nobody knows yet.
+    """-1007: no reply came in time, or the status is not known yet.
 
-    The order may or may not exist: ask for it by its client order id.
+    The order may or may not exist: query it by its client order id.
     """
     return ApiError(
         STATUS_UNKNOWN,
@@ -170,7 +174,7 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
 
 
 def refusal(reason: RejectReason) -> ApiError:
-    """Return a shard's refusal of a command in Binance's words; of what Binance does not have, in ours."""
+    """Return a shard's refusal of a command in Binance's words, or in ours if Binance has no equivalent."""
     if reason is RejectReason.TOO_MANY_ORDERS:
         return ApiError(-1015, "Too many new orders; an operator limits this account.", 429)
     if reason is RejectReason.IDEMPOTENCY_KEY_REUSED:
@@ -182,7 +186,8 @@ def refusal(reason: RejectReason) -> ApiError:
             -1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S
         )
     if reason in (RejectReason.UNKNOWN_MARKET, RejectReason.UNKNOWN_ASSET):
-        return unavailable()  # functions have looked for these: the shard has not been told of them yet
+        # functions have checked this already: the shard's configuration has not arrived yet
+        return unavailable()
     if reason is RejectReason.MARKET_BEHIND:
         return overloaded()
     if reason is RejectReason.ORDER_NOT_REMEMBERED:

@@ -1,4 +1,4 @@
-"""What a function is: how it is reached, what it demands, what it takes, and what handles it."""
+"""The description of a function: route, security, parameters, and handler."""
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
@@ -10,7 +10,7 @@ from functions.api.ports import Call, Ports
 
 
 class Group(StrEnum):
-    """Groups that a gateway process may mount by itself."""
+    """Groups of functions that a gateway process may serve alone."""
 
     ORDERS = "orders"
     ACCOUNT = "account"
@@ -19,7 +19,7 @@ class Group(StrEnum):
 
 
 class Security(StrEnum):
-    """Who may call."""
+    """The credentials that a function requires."""
 
     PUBLIC = "public"
     SIGNED = "signed"
@@ -27,13 +27,13 @@ class Security(StrEnum):
     API_KEY = "api-key"
     """An API key without a signature."""
     SESSION = "session"
-    """A signed-in user: by a token, or by a cookie and proof that the page may read what it is answered."""
+    """A session: by a token, or by a cookie and a proof that the page may read the answers."""
     OWNER = "owner"
     """With an API key as `SIGNED`, without one as `SESSION`."""
 
 
 class Parameter(NamedTuple):
-    """One parameter, for the documentation and for the refusal of unknown ones."""
+    """One parameter, for the documentation and for refusing unknown parameters."""
 
     name: str
     description: str
@@ -41,16 +41,16 @@ class Parameter(NamedTuple):
     kind: str = "string"
     """string, integer, positive, decimal or boolean."""
     choices: tuple[str, ...] = ()
-    """All that it may be; empty: anything of its kind."""
+    """The allowed values; empty: any value of its kind."""
     pattern: str = ""
-    """What a string looks like; empty: anything."""
+    """The regular expression of a string; empty: any string."""
     example: str = ""
 
 
 Handler = Callable[[Ports, Call], Awaitable[object]]
-"""Returns what is answered as JSON (msgspec structs, lists, dicts); raises `ApiError`.
+"""Returns the JSON answer (msgspec structs, lists, dicts); raises `ApiError`.
 
-Its return annotation is what the documentation says of the answer.
+Its return annotation is the documented schema of the answer.
 """
 
 
@@ -58,14 +58,14 @@ Shape_co = TypeVar("Shape_co", covariant=True)
 
 
 class Answered(NamedTuple, Generic[Shape_co]):
-    """What a handler returns that sets headers besides."""
+    """The result of a handler that also sets headers."""
 
     shape: Shape_co
     headers: tuple[tuple[bytes, bytes], ...]
 
 
 class Written(NamedTuple):
-    """An answer, or the `shape` of one, that is not JSON."""
+    """An answer, or its `shape`, that is not JSON."""
 
     body: bytes
     content_type: bytes
@@ -81,36 +81,35 @@ class Function(NamedTuple):
     handle: Handler
     security: Security = Security.PUBLIC
     scope: Scope = Scope.READ
-    """What an API key must be allowed."""
+    """The scope that an API key must have."""
     weight: int | Callable[[Parameters], int] = 1
     parameters: tuple[Parameter, ...] = ()
     places_order: bool = False
-    """Counts against the account's order limits."""
+    """The request counts against the account's order limits."""
     weighs_nothing_done: bool = False
-    """Its weight is given back when it succeeds: orders and cancels cost request weight only when they are
-    refused."""
+    """Its weight is refunded on success: orders and cancels cost request weight only when refused."""
     takes_idempotency_key: bool = False
-    """In the header of this name."""
+    """The request may have an idempotency key in the header of this name."""
     lenient: bool = False
-    """Takes parameters that it does not know."""
+    """Unknown parameters are accepted."""
     body: type | None = None
-    """What its JSON body holds."""
+    """The type of the JSON body."""
     needs_nothing: bool = False
-    """Is answered by the process alone, so that it is never unavailable (503)."""
+    """The process answers alone, so the function is never unavailable (503)."""
     also_writes: tuple[str, ...] = ()
-    """Media types that it answers besides JSON."""
+    """Media types of the answer besides JSON."""
     refuses_with: tuple[int, ...] = ()
-    """Statuses that only this function answers, besides those of all that are reached alike."""
+    """Statuses that only this function returns, besides those of all functions of its kind."""
 
     def known_parameters(self) -> frozenset[str]:
-        """Return the names that may be sent."""
+        """Return the names of the accepted parameters."""
         names = {parameter.name for parameter in self.parameters}
         if self.security in (Security.SIGNED, Security.OWNER):
             names |= {"timestamp", "recvWindow", "signature"}
         return frozenset(names)
 
     def weight_of(self, parameters: Parameters) -> int:
-        """Return what a call counts against the caller's request weight."""
+        """Return the request weight of a call."""
         return self.weight if isinstance(self.weight, int) else self.weight(parameters)
 
 

@@ -1,7 +1,7 @@
-"""The client's own mark of a repetition: the parameter `idempotencyKey`, or the header `Idempotency-Key`.
+"""Idempotency keys of clients: the parameter `idempotencyKey`, or the header `Idempotency-Key`.
 
-What a request without it would get from chance here follows from the key, so that a repetition asks for the
-same.
+Values that are random in a request without a key are derived from the key, so that a repetition makes the
+same request.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _DIGEST_BYTES: Final = 16
 
 
 def idempotency_key_of(call: Call) -> str:
-    """Return the request's idempotency key; empty: it has none.
+    """Return the request's idempotency key, or an empty text.
 
     Raises:
         ApiError: it is malformed, or parameter and header differ.
@@ -39,6 +39,6 @@ def idempotency_key_of(call: Call) -> str:
 
 
 def name_of_key(*parts: str) -> str:
-    """Return a name of 22 characters that follows from the key and whatever else."""
+    """Return a name of 22 characters that is derived from the key and the other arguments."""
     digest = hashlib.blake2b("\n".join(parts).encode(), digest_size=_DIGEST_BYTES).digest()
     return urlsafe_b64encode(digest).rstrip(b"=").decode()

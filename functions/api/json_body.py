@@ -1,4 +1,4 @@
-"""JSON bodies of the functions that have no counterpart at Binance."""
+"""JSON bodies of the functions that Binance does not have."""
 
 import re
 from typing import Final, TypeVar
@@ -19,7 +19,7 @@ def read_body(body: bytes, expected: type[T]) -> T:
     """Return the body as `expected`.
 
     Raises:
-        ApiError: -1135 it is not JSON, -1102 a field is missing or of another type.
+        ApiError: -1135 the body is not JSON, -1102 a field is missing or of another type.
     """
     try:
         return msgspec.json.decode(body, type=expected)
@@ -30,7 +30,7 @@ def read_body(body: bytes, expected: type[T]) -> T:
 
 
 def _said(mistake: str) -> str:
-    """Return what msgspec says in the words of the API."""
+    """Return msgspec's error message in the words of the API."""
     if missing := _missing.match(mistake):
         return f"Mandatory parameter '{missing[1]}' was not sent, was empty/null, or malformed."
     at = _at_field.fullmatch(mistake)

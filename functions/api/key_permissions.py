@@ -1,4 +1,4 @@
-"""What an API key may do, and from where."""
+"""The scopes of an API key, and the networks from which it is accepted."""
 
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -8,7 +8,7 @@ from functions.api.errors import ApiError
 
 
 class Scope(StrEnum):
-    """What a key may be used for; each function says which it needs."""
+    """A permission of a key; each function names the one that it needs."""
 
     READ = "read"
     TRADE = "trade"
@@ -24,10 +24,12 @@ Network = IPv4Network | IPv6Network
 
 
 def network_of(text: str) -> Network:
-    """Return an address or a network (10.0.0.0/8); ValueError: it is none, or one of an interface
-    (fe80::1%eth0).
+    """Return an address or a network (10.0.0.0/8).
 
-    What is written as IPv4 within IPv6 (::ffff:10.0.0.0/104) is the IPv4 one, as which such addresses come.
+    IPv4 within IPv6 (::ffff:10.0.0.0/104) becomes the IPv4 network, the form in which such addresses arrive.
+
+    Raises:
+        ValueError: the text is neither, or has an interface (fe80::1%eth0).
     """
     if "%" in text:
         raise ValueError(text)
@@ -39,7 +41,7 @@ def network_of(text: str) -> Network:
 
 
 def is_within(address: str, networks: tuple[Network, ...]) -> bool:
-    """Return whether an address is in one of `networks`; anything is where there are none."""
+    """Return whether an address is in one of `networks`; always if there are none."""
     if not networks:
         return True
     try:
@@ -51,5 +53,8 @@ def is_within(address: str, networks: tuple[Network, ...]) -> bool:
 
 
 def not_permitted() -> ApiError:
-    """-2015: there is no such key, or it may not do this, or not from there; it is not said which."""
+    """-2015: the key does not exist, lacks the permission, or is used from a wrong address.
+
+    The answer does not say which.
+    """
     return ApiError(-2015, "Invalid API-key, IP, or permissions for action.", 401)

@@ -1,6 +1,6 @@
 """Parameters that many functions share: `symbol`, `symbols`, `symbolStatus`, assets.
 
-And markets' statuses in Binance's words.
+Also the statuses of markets in Binance's words.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ _WANTED: Final = {name: name for name in MARKET_STATUSES}
 
 
 def shown_status(listing: Listing, market: Market) -> str:
-    """Return a market's status in Binance's words, which has none of its own for some of ours."""
+    """Return a market's status in Binance's words; some of our statuses have no equivalent."""
     return _STATUSES[listing.statuses[market.symbol]]
 
 
@@ -34,7 +34,7 @@ def all_markets(markets: MarketMap) -> tuple[Market, ...]:
     """Return all markets.
 
     Raises:
-        ApiError: unavailable, some shard has not said yet which markets it has.
+        ApiError: unavailable, some shard has not published its configuration yet.
     """
     if markets.unknown_shards:
         raise unavailable()
@@ -42,17 +42,17 @@ def all_markets(markets: MarketMap) -> tuple[Market, ...]:
 
 
 def wanted_status(parameters: Parameters) -> str | None:
-    """Return what `symbolStatus` asks for; None: every status."""
+    """Return the status in `symbolStatus`; None: every status."""
     return parameters.choice("symbolStatus", _WANTED, _invalid_status)
 
 
 def with_status(listing: Listing, markets: Iterable[Market], status: str | None) -> list[Market]:
-    """Return those of `markets` that have the status; None: all of them."""
+    """Return the `markets` with this status; None: all of them."""
     return [market for market in markets if status is None or shown_status(listing, market) == status]
 
 
 def single_market(parameters: Parameters, ports: Ports) -> Market:
-    """Return the market of `symbol`; -1220 when it has not the status asked for."""
+    """Return the market of `symbol`; -1220 if it does not have the requested status."""
     listing = ports.listing()
     market = parameters.market(listing.listed)
     if not with_status(listing, [market], wanted_status(parameters)):
@@ -63,7 +63,7 @@ def single_market(parameters: Parameters, ports: Ports) -> Market:
 def chosen_markets(parameters: Parameters, ports: Ports) -> tuple[list[Market], bool]:
     """Return the markets of `symbol`, `symbols` or all, and whether the answer is a single object.
 
-    Of several, those that have not the status asked for are left out.
+    Of several markets, those without the requested status are omitted.
     """
     if "symbol" in parameters and "symbols" in parameters:
         raise bad_combination()
@@ -76,11 +76,11 @@ def chosen_markets(parameters: Parameters, ports: Ports) -> tuple[list[Market], 
 
 
 def asset_wanted(ports: Ports, parameters: Parameters, name: str) -> str | None:
-    """Return the asset that a parameter names; None when it was not sent.
+    """Return the asset that a parameter names; None if it was not sent.
 
     Raises:
-        ApiError: -1130 for an asset that there is not; unavailable while some shard has not said which it
-            has.
+        ApiError: -1130 for an asset that does not exist; unavailable while some shard has not published its
+            configuration.
     """
     asset = parameters.optional(name)
     known = ports.known_markets

@@ -1,6 +1,4 @@
-"""Parameters as the wire carries them (names and texts) and how each kind of value is read, with Binance's
-errors.
-"""
+"""Request parameters: names and texts, and the parsing of each kind of value with Binance's errors."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -31,14 +29,14 @@ _CLIENT_ORDER_ID: Final = r"^[\.A-Z\:/a-z0-9_-]{1,36}$"
 _IDEMPOTENCY_KEY: Final = "^[ -~]{1,64}$"
 _integer = re.compile(r"[0-9]{1,20}", re.ASCII)
 _symbol = re.compile(r"[A-Z0-9\-_.\u00a1-\U0010ffff]{1,20}")
-"""Also beyond ASCII, as markets may be named elsewhere."""
+"""Also beyond ASCII, because Binance's markets may have such names."""
 _client_order_id = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}", re.ASCII)
 _idempotency_key = re.compile(r"[ -~]{1,64}", re.ASCII)
 _symbols = msgspec.json.Decoder(list[str])
 
 _INTEGER_MAX: Final = 2**63 - 1
 _MICROSECONDS_FROM: Final = 100_000_000_000_000
-"""A time from here on is in microseconds: in milliseconds it would be beyond the year 5000."""
+"""A time from here on is in microseconds: in milliseconds it would be after the year 5000."""
 _PARAMETERS_MAX: Final = 100
 
 
@@ -46,7 +44,7 @@ def parse_pairs(encoded: bytes) -> dict[str, str]:
     """Return the names and values of a query string or form body.
 
     Raises:
-        ApiError: -1100 for what is not percent-encoded UTF-8, -1101 for a name sent twice or too many names.
+        ApiError: -1100 if it is not percent-encoded UTF-8, -1101 for a repeated name or too many names.
     """
     values: dict[str, str] = {}
     if not encoded:
@@ -72,7 +70,7 @@ def parse_pairs(encoded: bytes) -> dict[str, str]:
 
 
 class Parameters:
-    """The parameters of one request. Every reader raises `ApiError` for a value that is not of its kind."""
+    """The parameters of one request. Every method raises `ApiError` for an invalid value."""
 
     __slots__ = ("values",)
 
@@ -85,7 +83,7 @@ class Parameters:
         return name in self.values
 
     def refuse_unknown(self, known: frozenset[str]) -> None:
-        """Refuse parameters that nobody will read: -1101 where none is expected, else -1104."""
+        """Refuse unknown parameters: -1101 if none is expected, else -1104."""
         values = self.values
         if values.keys() <= known:
             return
@@ -98,7 +96,7 @@ class Parameters:
         )
 
     def optional(self, name: str) -> str | None:
-        """Return the text, or None when it was not sent."""
+        """Return the text, or None if it was not sent."""
         value = self.values.get(name)
         if value == "":
             raise parameter_empty(name)
@@ -126,7 +124,7 @@ class Parameters:
         return value
 
     def limit(self, default: int, largest: int) -> int:
-        """Return `limit`; what is above `largest` is taken as that."""
+        """Return `limit`; a value above `largest` counts as `largest`."""
         value = self.integer("limit")
         if value is None:
             return default
@@ -135,14 +133,14 @@ class Parameters:
         return min(value, largest)
 
     def time(self, name: str) -> TimeMs | None:
-        """Return a time in milliseconds, from milliseconds or microseconds."""
+        """Return a time in milliseconds; it may be sent in milliseconds or microseconds."""
         value = self.integer(name)
         if value is None:
             return None
         return TimeMs(value // 1000 if value >= _MICROSECONDS_FROM else value)
 
     def time_range(self, longest_ms: int | None = None) -> tuple[TimeMs | None, TimeMs | None]:
-        """Return `startTime` and `endTime`; -1127 when they are further apart than `longest_ms`."""
+        """Return `startTime` and `endTime`; -1127 if they are further apart than `longest_ms`."""
         start, end = self.time("startTime"), self.time("endTime")
         if start is not None and end is not None:
             if start > end:
@@ -153,7 +151,7 @@ class Parameters:
         return start, end
 
     def decimal(self, name: str, scale: int = SCALE_MAX) -> int | None:
-        """Return a decimal number in units of 10**-scale; -1111 when it has more decimals."""
+        """Return a decimal number in units of 10**-scale; -1111 if it has more decimals."""
         text = self.optional(name)
         if text is None:
             return None
@@ -175,10 +173,10 @@ class Parameters:
         return lowered == "true"
 
     def choice(self, name: str, choices: Mapping[str, T], refusal: Callable[[], ApiError]) -> T | None:
-        """Return what `choices` has for the text, None when it was not sent.
+        """Return the value in `choices` for the text; None if it was not sent.
 
         Raises:
-            ApiError: made by `refusal`, when the text is none of the choices.
+            ApiError: created by `refusal`, if the text is not one of the choices.
         """
         text = self.optional(name)
         if text is None:
@@ -202,16 +200,16 @@ class Parameters:
         return text
 
     def market(self, markets: MarketMap) -> Market:
-        """Return the market that `symbol` names."""
+        """Return the market `symbol`."""
         return _market(self.required("symbol"), "symbol", markets)
 
     def optional_market(self, markets: MarketMap) -> Market | None:
-        """Return the market that `symbol` names, or None when it was not sent."""
+        """Return the market `symbol`, or None if it was not sent."""
         symbol = self.optional("symbol")
         return None if symbol is None else _market(symbol, "symbol", markets)
 
     def markets(self, markets: MarketMap) -> list[Market] | None:
-        """Return the markets of `symbols`, a JSON array; None when it was not sent."""
+        """Return the markets of `symbols`, a JSON array; None if it was not sent."""
         text = self.optional("symbols")
         if text is None:
             return None
@@ -223,7 +221,7 @@ class Parameters:
         return [_market(name, "symbols", markets) for name in names]
 
     def words(self, name: str) -> list[str] | None:
-        """Return a JSON array of words, or one bare word, as a list; None when it was not sent."""
+        """Return a JSON array of words, or a single bare word, as a list; None if it was not sent."""
         text = self.optional(name)
         if text is None:
             return None
@@ -244,11 +242,11 @@ def _market(symbol: str, name: str, markets: MarketMap) -> Market:
     if _symbol.fullmatch(symbol) is None:
         raise illegal_characters(name, _SYMBOL)
     if markets.unknown_shards:
-        raise unavailable()  # one of them may have it
+        raise unavailable()  # an unknown shard may have the market
     raise invalid_symbol()
 
 
 def require_one_of(parameters: Parameters, first: str, second: str) -> None:
-    """Refuse with -1102 when neither was sent."""
+    """Refuse with -1102 if neither was sent."""
     if first not in parameters and second not in parameters:
         raise ApiError(-1102, f"Param '{first}' or '{second}' must be sent, but both were empty/null!")

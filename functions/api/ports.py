@@ -1,6 +1,6 @@
-"""What the functions need of the world, as small interfaces; adapters/ implements them.
+"""The I/O of the functions, as small interfaces that adapters/ implements.
 
-Those to the database are in repositories/.
+The interfaces to the database are in repositories/.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,16 +34,16 @@ from runtime.settings import Settings
 
 
 class Shards(Protocol):
-    """The way to the shards. Commands and queries carry `next_request_id()` and `reply_to`."""
+    """The connection to the shards. Commands and queries carry `next_request_id()` and `reply_to`."""
 
     reply_to: str
     next_request_id: Callable[[], int]
-    """Returns a number that no other request of this process has."""
+    """Returns a request id that is unique in this process."""
 
     def submit(self, command: Command, deadline_us: int = 0) -> Awaitable[Reply]:
-        """Enqueue at the account's shard and return its reply.
+        """Enqueue a command at the account's shard and return its reply.
 
-        It is refused when it gets there after `deadline_us`, by this process's clock (0: never).
+        The shard refuses it when it arrives after `deadline_us`, by this process's clock (0: no deadline).
 
         Raises:
             ApiError: overloaded or unavailable (nothing happened), or status unknown (no reply in time).
@@ -51,12 +51,12 @@ class Shards(Protocol):
         ...
 
     def query(self, shard: int, query: Query) -> Awaitable[Reply]:
-        """Ask a shard. Raises as `submit`."""
+        """Query a shard. Raises as `submit`."""
         ...
 
 
 class ReadModels(Protocol):
-    """Public market data as feeds keep it; None or empty where a market has none yet."""
+    """Public market data from the feeds; None or empty if a market has none yet."""
 
     async def depth(self, symbol: str, limit: int) -> DepthSnapshot | None:
         """Return the best `limit` levels of each side, 5,000 at most."""
@@ -87,18 +87,18 @@ class KeyValues(Protocol):
         ...
 
     async def remove(self, key: str) -> None:
-        """Remove a value; it need not exist."""
+        """Remove a value, if it exists."""
         ...
 
 
 class Passwords(Protocol):
     """Password hashing: slow on purpose, so its concurrency is limited.
 
-    Nobody who has an account waits for those who sign up.
+    Users with an account do not wait for sign-ups.
     """
 
     async def hashed(self, password: str, email: str, *, is_known: bool) -> str:
-        """Return the hash of a new password, to keep; `is_known`: it is for an account that there is.
+        """Return the hash of a new password, for storage; `is_known`: the account exists.
 
         Raises:
             ApiError: -1130, the rules refuse it (see `functions.users.password_rules`); -1008, too many wait.
@@ -106,7 +106,7 @@ class Passwords(Protocol):
         ...
 
     async def matches(self, password_hash: str, password: str) -> bool:
-        """Return whether the password is the one that was hashed."""
+        """Return whether the password matches the hash."""
         ...
 
 
@@ -114,19 +114,23 @@ class SecretBox(Protocol):
     """Encryption of secrets at rest."""
 
     def seal(self, secret: bytes, bound_to: str) -> bytes:
-        """Return the secret encrypted and authenticated; it opens for `bound_to` alone."""
+        """Return the secret encrypted and authenticated; it can only be opened for `bound_to`."""
         ...
 
     def open(self, sealed: bytes, bound_to: str) -> bytes:
-        """Return the secret; ValueError: it was sealed under another key or for something else."""
+        """Return the secret.
+
+        Raises:
+            ValueError: it was sealed with another key or for another binding.
+        """
         ...
 
 
 class OrderCounts(Protocol):
-    """How many unfilled orders an account has placed in the current windows."""
+    """The number of unfilled orders that an account has placed in the current windows."""
 
     def count_order(self, account_id: AccountId, now: TimeMs) -> Awaitable[None] | None:
-        """Count one order that is about to be placed; await what is returned, if anything, for the decision.
+        """Count one order that is about to be placed; await the returned value, if any, for the decision.
 
         Raises:
             ApiError: -1015, the account has used up one of its limits.
@@ -134,13 +138,13 @@ class OrderCounts(Protocol):
         ...
 
     def forgive_order(self, account_id: AccountId, now: TimeMs) -> None:
-        """Take one order back that was counted at `now`: it was refused, or it traded at once."""
+        """Take back an order that was counted at `now`: it was refused, or it traded at once."""
         ...
 
     def know_orders(self, account_id: AccountId, now: TimeMs) -> Awaitable[None] | None:
-        """Make sure that `order_counts` says what all processes have counted.
+        """Ensure that `order_counts` includes the counts of all processes.
 
-        Await what is returned, if anything.
+        Await the returned value, if any.
         """
         ...
 
@@ -150,11 +154,11 @@ class OrderCounts(Protocol):
 
 
 class Ports(NamedTuple):
-    """Everything that a function may reach."""
+    """All ports of the functions."""
 
     settings: Settings
     listing: Callable[[], Listing]
-    """Returns the markets as their shards have them now. The properties below return parts of it."""
+    """Returns the current markets of the shards. The properties below return parts of it."""
     shards: Shards
     read_models: ReadModels
     ingestion: Ingestion
@@ -177,24 +181,24 @@ class Ports(NamedTuple):
 
     @property
     def markets(self) -> MarketMap:
-        """The markets that are listed."""
+        """The listed markets."""
         return self.listing().listed
 
     @property
     def known_markets(self) -> MarketMap:
-        """The markets that are, or have been, listed: for what an account has done."""
+        """The markets that are or were listed: for an account's history."""
         return self.listing().known
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """One request, authenticated as its function demands.
+    """One request, authenticated as its function requires.
 
-    `account_id` is 0 for a public function. `time_scale` is 1000 when the client asked for microseconds,
-    otherwise 1. `body` is the JSON body of a function that takes one; `session` the session token, and
-    `session_id` the name that it is listed under; `idempotency_key` what the header of this name holds;
-    `api_key` the key that a request came with, and `credential` what it stands and falls with. `address` and
-    `agent` say from where and with what. After `deadline_us` (this process's clock; 0: none) the client does
-    not want it done any more.
+    `account_id` is 0 for a public function. `time_scale` is 1000 if the client asked for microseconds,
+    otherwise 1. `body` is the JSON body of a function that has one; `session` is the session token, and
+    `session_id` the name under which the session is listed; `idempotency_key` is the value of this header;
+    `api_key` is the key of the request, and `credential` the credential on which it depends. `address` and
+    `agent` identify the client. After `deadline_us` (this process's clock; 0: none) the client no longer
+    wants the request executed.
     """
 
     parameters: Parameters
@@ -213,7 +217,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def origin(self) -> Origin:
-        """From where and with what the request came."""
+        """The client's address and program."""
         return Origin(self.address, self.agent)
 
 

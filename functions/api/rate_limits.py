@@ -1,4 +1,4 @@
-"""The rate limits as clients are told about them."""
+"""Rate limits in answers to clients."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ _NONE: Final = AccountLimits(1)
 def order_limits(settings: Settings, own: AccountLimits | None = None) -> list[LimitShape]:
     """Return the limits on an account's orders.
 
-    `own` are those that an operator has set for it, as its shard has them.
+    `own` are those that an operator has set for it, from its shard.
     """
     ten_seconds, day = _largest(settings, own)
     return [
@@ -26,10 +26,10 @@ def order_limits(settings: Settings, own: AccountLimits | None = None) -> list[L
 
 
 def too_many_orders(own: AccountLimits, counts: tuple[int, int], now: TimeMs) -> ApiError:
-    """-1015, from a shard that counts by an operator's limits: which one is used up, and for how long.
+    """-1015 for a shard's refusal by an operator's limits: names the limit and the remaining seconds.
 
-    `counts` are the unfilled orders of the ten seconds and the day. The shard counts filled ones, too, so
-    these only tell that the limit of the day is meant where they have reached it.
+    `counts` are the unfilled orders of the ten seconds and the day. The shard also counts filled ones, so
+    these counts only show that the daily limit is meant if they have reached it.
     """
     is_day = not own.orders_10s_max or 0 < own.orders_1d_max <= counts[1]
     most, period, window_ms = (
@@ -50,7 +50,7 @@ def _largest(settings: Settings, own: AccountLimits | None) -> tuple[int, int]:
 
 
 def weight_limit(settings: Settings) -> LimitShape:
-    """Return the limit on an address's request weight."""
+    """Return the limit on a network's request weight."""
     return {
         "rateLimitType": "REQUEST_WEIGHT",
         "interval": "MINUTE",
@@ -60,7 +60,7 @@ def weight_limit(settings: Settings) -> LimitShape:
 
 
 def raw_requests_limit(settings: Settings) -> LimitShape:
-    """Return the limit on how often an address may ask, whatever that weighs."""
+    """Return the limit on a network's number of requests, whatever their weight."""
     return {
         "rateLimitType": "RAW_REQUESTS",
         "interval": "MINUTE",
@@ -70,7 +70,7 @@ def raw_requests_limit(settings: Settings) -> LimitShape:
 
 
 def connections_limit(settings: Settings) -> LimitShape:
-    """Return the limit on how often an address may open a WebSocket."""
+    """Return the limit on how many WebSockets a network may open."""
     return {
         "rateLimitType": "CONNECTIONS",
         "interval": "MINUTE",

@@ -1,6 +1,6 @@
-"""Parts that many answers share.
+"""Types that many answers share.
 
-What they are annotated with is for the documentation alone: nothing is checked by it at run time.
+Their annotations are for the documentation only: nothing is checked at run time.
 """
 
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from msgspec import Meta
 from protocol.orders import OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 
 Amount = Annotated[str, Meta(pattern=r"^[0-9]{1,30}\.[0-9]{8}$")]
-"""A price, a quantity, a sum or a fraction, with eight decimals."""
+"""A price, quantity, sum or fraction, with eight decimals."""
 Change = Annotated[str, Meta(pattern=r"^-?[0-9]{1,30}\.[0-9]{8}$")]
-"""The same, below zero too."""
+"""The same, possibly negative."""
 Percent = Annotated[str, Meta(pattern=r"^-?[0-9]{1,30}\.[0-9]{3}$")]
 Multiplier = Annotated[str, Meta(pattern=r"^[0-9]{1,13}\.[0-9]{6}$")]
 Zero = Annotated[str, Meta(pattern="^0$")]
-"""Binance's way of writing that there is none."""
+"""Binance's notation for none."""
 Time = Annotated[int, Meta(ge=0)]
-"""In ms, or in µs where the client has asked for that."""
+"""In ms, or in µs if the client has asked for that."""
 NoRows = Annotated[list[None], Meta(max_length=0)]
-"""A list of what there is none of here."""
+"""An empty list."""
 
 
 def one_of(names: Iterable[str]) -> Any:
@@ -40,7 +40,7 @@ PreventionName = Annotated[str, one_of(mode.name for mode in SelfTradePrevention
 
 
 class Nothing(TypedDict):
-    """An empty object: it is done."""
+    """An empty object: the request succeeded."""
 
 
 class LimitShape(TypedDict):
@@ -53,13 +53,13 @@ class LimitShape(TypedDict):
 
 
 class CountedLimitShape(LimitShape):
-    """A rate limit, and how much of it is used up."""
+    """A rate limit and its used part."""
 
     count: int
 
 
 class ErrorShape(msgspec.Struct):
-    """What went wrong: Binance's code where there is one, and a text for people."""
+    """An error: Binance's code if there is one, and a text for people."""
 
     code: int
     msg: str

@@ -1,6 +1,4 @@
-"""What an exchange answers that has no execution rules by reference price, no reference prices and no block
-trades.
-"""
+"""Answers for features that the exchange lacks: execution rules, reference prices, block trades."""
 
 from typing import NoReturn, TypedDict
 
@@ -30,7 +28,7 @@ class ExecutionRulesShape(TypedDict):
 
 
 async def get_execution_rules(ports: Ports, call: Call) -> ExecutionRulesShape:
-    """Return the rules by reference price: no market has one."""
+    """Return the execution rules: no market has any."""
     if sum(name in call.parameters for name in ("symbol", "symbols", "symbolStatus")) > 1:
         raise bad_combination()
     chosen_markets(call.parameters, ports)

@@ -1,4 +1,4 @@
-"""GET /api/v3/aggTrades: trades of one taker at one price as one, from the database."""
+"""GET /api/v3/aggTrades: trades of one taker at one price, aggregated, from the database."""
 
 import msgspec
 
@@ -12,8 +12,9 @@ _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
 
 
 class AggregateTradeShape(msgspec.Struct, gc=False):
-    """Binance's one-letter names: id, price, quantity, first and last trade, time, buyer is maker, best
-    match.
+    """Binance's one-letter names.
+
+    Id, price, quantity, first and last trade, time, buyer is maker, best match.
     """
 
     a: int

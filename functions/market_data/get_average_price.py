@@ -14,7 +14,7 @@ _MINUTES = 5
 
 
 class AveragePriceShape(TypedDict):
-    """The average over some minutes, and when the last trade was."""
+    """The average over some minutes, and the time of the last trade."""
 
     mins: int
     price: Amount
@@ -22,14 +22,14 @@ class AveragePriceShape(TypedDict):
 
 
 async def get_average_price(ports: Ports, call: Call) -> AveragePriceShape:
-    """Return the average; the last price when nothing traded in these minutes."""
+    """Return the average, or the last price if nothing was traded in these minutes."""
     market = call.parameters.market(ports.markets)
     price, closed = await average_of(ports, market, call.now)
     return AveragePriceShape(mins=_MINUTES, price=price, closeTime=closed * call.time_scale)
 
 
 async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, int]:
-    """Return the average at `now`, and the time (ms) of the last trade; 0 when there was none."""
+    """Return the average at `now`, and the time (ms) of the last trade; 0 if there was none."""
     start = now - _MINUTES * 60_000
     idle = await _idle(ports, market, start)
     if idle is not None:
@@ -44,15 +44,16 @@ async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, in
 
 
 async def _idle(ports: Ports, market: Market, start: int) -> tuple[str, int] | None:
-    """Return the price and time of the last trade if it was before `start`; None: it was not, or only the
-    database knows.
+    """Return the price and time of the last trade if it was before `start`.
+
+    None: it was later, or only the database knows.
     """
     newest = await ports.read_models.trades(market.symbol, 1)
     if newest:
         return (market.format_price(newest[0].price), newest[0].time) if newest[0].time < start else None
     (ticker,) = await ports.read_models.tickers([market.symbol])
-    # With a ticker there is a list of trades, unless none was ever made; both may be lost together with their
-    # Redis.
+    # If there is a ticker there is a list of trades, unless the market has never traded; both may be lost
+    # together with their Redis.
     return (market.format_price(PriceTicks(0)), 0) if ticker is not None and _never_traded(ticker) else None
 
 

@@ -8,7 +8,7 @@ from functions.market_data.ticker_shapes import BookTickerShape, book_ticker_sha
 
 
 async def get_book_ticker(ports: Ports, call: Call) -> BookTickerShape | list[BookTickerShape]:
-    """Return best bid and ask of the markets asked for, or of all."""
+    """Return best bid and ask of the requested markets, or of all."""
     markets, is_single = chosen_markets(call.parameters, ports)
     books = await ports.read_models.book_tickers([market.symbol for market in markets])
     shapes = [book_ticker_shape(market, book) for market, book in zip(markets, books, strict=True)]

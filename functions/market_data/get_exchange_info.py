@@ -52,7 +52,7 @@ class MarketLotSize(_Filter, tag="MARKET_LOT_SIZE"):
 
 
 class IcebergParts(_Filter, tag="ICEBERG_PARTS"):
-    """No order has parts here."""
+    """Orders have no iceberg parts here."""
 
     limit: int
 
@@ -68,7 +68,7 @@ class PercentPriceBySide(_Filter, tag="PERCENT_PRICE_BY_SIDE"):
 
 
 class Notional(_Filter, tag="NOTIONAL"):
-    """What an order is worth."""
+    """The allowed value of an order."""
 
     min_notional: Amount
     apply_min_to_market: bool
@@ -78,7 +78,7 @@ class Notional(_Filter, tag="NOTIONAL"):
 
 
 class MinNotional(_Filter, tag="MIN_NOTIONAL"):
-    """What an order is worth at least."""
+    """The minimum value of an order."""
 
     min_notional: Amount
     apply_to_market: bool
@@ -86,13 +86,13 @@ class MinNotional(_Filter, tag="MIN_NOTIONAL"):
 
 
 class MaxNumOrders(_Filter, tag="MAX_NUM_ORDERS"):
-    """Open orders of an account in the market."""
+    """Maximum of an account's open orders in the market."""
 
     max_num_orders: int
 
 
 class ExchangeMaxNumOrders(_Filter, tag="EXCHANGE_MAX_NUM_ORDERS"):
-    """Open orders of an account in all markets."""
+    """Maximum of an account's open orders in all markets."""
 
     max_num_orders: int
 
@@ -140,14 +140,14 @@ class SymbolShape(msgspec.Struct, rename="camel"):
     default_self_trade_prevention_mode: PreventionName
     allowed_self_trade_prevention_modes: list[PreventionName]
     matches_max: int
-    """Ours: resting orders that one arriving order may meet.
+    """Our extension: maximum of resting orders that one arriving order may meet.
 
-    What is left when it would meet one more expires; FOK is refused.
+    Then its remainder expires; FOK is refused.
     """
     market_slippage: Multiplier
-    """Ours: a MARKET order trades up to this fraction beyond the best price that it meets.
+    """Our extension: a MARKET order trades at most this fraction beyond the best price.
 
-    What is left expires.
+    Then its remainder expires.
     """
 
 
@@ -162,7 +162,7 @@ class ExchangeInfoShape(msgspec.Struct, rename="camel"):
 
 
 async def get_exchange_info(ports: Ports, call: Call) -> ExchangeInfoShape:
-    """Return the markets asked for, or all."""
+    """Return the requested markets, or all."""
     parameters, listing = call.parameters, ports.listing()
     shown = parameters.boolean("showPermissionSets", default=True)
     return ExchangeInfoShape(
@@ -235,13 +235,13 @@ def symbol_shape(market: Market, status: str, show_permission_sets: bool) -> Sym
 
 
 def exchange_filters(listing: Listing) -> list[ExchangeFilter]:
-    """Return the rules that an account must keep over all markets."""
+    """Return the rules for an account's orders over all markets."""
     most = listing.open_orders_max
     return [ExchangeMaxNumOrders(most)] if most else []
 
 
 def filters(market: Market) -> list[Filter]:
-    """Return the rules that an order must keep."""
+    """Return the rules for an order."""
     up, down = format_decimal(market.band_up_ppm, 6), format_decimal(market.band_down_ppm, 6)
     smallest, largest = (
         market.format_quantity(market.quantity_min),

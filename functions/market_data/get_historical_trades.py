@@ -1,4 +1,4 @@
-"""GET /api/v3/historicalTrades: trades from any number on, from the database."""
+"""GET /api/v3/historicalTrades: trades from a given id on, from the database."""
 
 from functions.api.function import SYMBOL, Function, Group, Parameter, limit_parameter
 from functions.api.ports import Call, Ports

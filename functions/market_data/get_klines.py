@@ -1,4 +1,4 @@
-"""GET /api/v3/klines and /api/v3/uiKlines: candles from the database, with flat ones where nothing traded."""
+"""GET /api/v3/klines and /api/v3/uiKlines: candles from the database, flat ones where nothing was traded."""
 
 from typing import Final
 
@@ -44,9 +44,7 @@ async def get_klines(ports: Ports, call: Call) -> list[KlineShape]:
 
 
 def grid_offset(interval: str, offset_ms: int) -> int:
-    """Return by how much clocks that are `offset_ms` ahead of UTC move the interval's openings; 0: not at
-    all.
-    """
+    """Return by how much a time zone, `offset_ms` ahead of UTC, shifts the interval's openings."""
     length = INTERVALS_MS.get(interval)
     return 0 if length is not None and offset_ms % length == 0 else offset_ms
 
@@ -58,7 +56,7 @@ def _invalid_interval() -> ApiError:
 def window_of(
     interval: str, start: TimeMs | None, end: TimeMs | None, limit: int, now: TimeMs, offset_ms: int = 0
 ) -> Window | None:
-    """Return the candles asked for by the first and last opening; None when there can be none.
+    """Return the window of the requested candles, by first and last opening; None: there are none.
 
     With a start: from the first opening at or after it. Without: the newest `limit` up to the end.
     """
@@ -68,7 +66,7 @@ def window_of(
         for _ in range(limit - 1):
             first = previous_bucket(interval, first, offset_ms)
         return Window(TimeMs(max(first, 0)), last, limit)
-    if start > last:  # perhaps by more years than a calendar has
+    if start > last:  # possibly by more years than a calendar has
         return None
     return Window(first_bucket(interval, start, offset_ms), last, limit)
 

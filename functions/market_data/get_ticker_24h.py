@@ -23,14 +23,14 @@ from protocol.units import TimeMs
 
 _DAY_S: Final = 86_400
 _WEIGHTS: Final = ((20, 2), (100, 40))
-"""Up to how many markets a request by `symbols` weighs how much; 80 beyond, as for all."""
+"""Weight of a request by `symbols`, by the number of markets; 80 beyond, as for all."""
 _WEIGHT_OF_ALL: Final = 80
 
 
 async def get_ticker_24h(
     ports: Ports, call: Call
 ) -> TickerShape | MiniTickerShape | list[TickerShape] | list[MiniTickerShape]:
-    """Return the tickers of the markets asked for, or of all."""
+    """Return the tickers of the requested markets, or of all."""
     markets, is_single = chosen_markets(call.parameters, ports)
     is_mini = is_mini_ticker(call.parameters)
     symbols = [market.symbol for market in markets]
@@ -51,10 +51,10 @@ async def get_ticker_24h(
 
 
 def _as_of(market: Market, ticker: Ticker | None, now: TimeMs) -> Ticker:
-    """Return the statistics with the window's ends of now.
+    """Return the ticker with the current bounds of its window.
 
-    Feeds write a ticker when a trade comes into its window or leaves it, within a second: until then it is as
-    it was.
+    Feeds write a ticker within a second after a trade enters or leaves its window; until then its statistics
+    do not change.
     """
     opened = TimeMs((now // 1000 - (_DAY_S - 1)) * 1000)
     if ticker is None:

@@ -18,7 +18,7 @@ class PriceShape(TypedDict):
 
 
 async def get_ticker_price(ports: Ports, call: Call) -> PriceShape | list[PriceShape]:
-    """Return the last prices of the markets asked for, or of all; zero where nothing ever traded."""
+    """Return the last prices of the requested markets, or of all; zero if a market has never traded."""
     markets, is_single = chosen_markets(call.parameters, ports)
     tickers = await ports.read_models.tickers([market.symbol for market in markets])
     shapes = [

@@ -12,7 +12,7 @@ _NO_ID = 2**63 - 1
 async def get_trades(ports: Ports, call: Call) -> list[TradeShape]:
     """Return the newest trades, oldest first.
 
-    The read model has them, unless it was lost and is still short: then the database has those before.
+    The read model has them. If it was lost and is still short, the database has the earlier ones.
     """
     market = call.parameters.market(ports.markets)
     limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)

@@ -1,5 +1,6 @@
-"""GET /api/v3/ticker and /api/v3/ticker/tradingDay: statistics over a window that the client chooses, from
-the database's candles.
+"""GET /api/v3/ticker and /api/v3/ticker/tradingDay: statistics over a window that the client chooses.
+
+They are computed from the database's candles.
 """
 
 import re
@@ -30,27 +31,25 @@ Tickers = WindowTickerShape | MiniTickerShape | list[WindowTickerShape] | list[M
 _MINUTE_MS, _HOUR_MS, _DAY_MS = 60_000, 3_600_000, 86_400_000
 _WEIGHT, _WEIGHT_MAX = 4, 200
 _UNITS_MS: Final = {"m": (_MINUTE_MS, 59), "h": (_HOUR_MS, 23), "d": (_DAY_MS, 7)}
-"""Unit -> its length, and how many of them a window may have."""
+"""Unit -> its length, and the maximum of units in a window."""
 _window_size: Final = re.compile("([1-9][0-9]?)([mhd])", re.ASCII)
 
 
 async def get_window_ticker(ports: Ports, call: Call) -> Tickers:
-    """Return statistics of the last `windowSize`, and of what of its first minute is before it."""
+    """Return statistics of the last `windowSize`; the window begins with a whole minute."""
     window_ms = _window_ms(call.parameters)
     opened = TimeMs((call.now - window_ms) // _MINUTE_MS * _MINUTE_MS)
     return await _tickers(ports, call, opened, call.now)
 
 
 async def get_trading_day_ticker(ports: Ports, call: Call) -> Tickers:
-    """Return statistics of the day that it is where clocks show `timeZone`."""
+    """Return statistics of the current day in `timeZone`."""
     opened = bucket_start("1d", call.now, time_zone_ms(call.parameters))
     return await _tickers(ports, call, opened, TimeMs(opened + _DAY_MS - 1))
 
 
 async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> Tickers:
-    """Return the tickers of the markets asked for: of everything that was traded from `opened`, which begins
-    a minute, until now.
-    """
+    """Return the tickers of the requested markets: all trades from `opened`, a whole minute, until now."""
     parameters = call.parameters
     require_one_of(parameters, "symbol", "symbols")
     if _count(parameters) > SYMBOLS_MAX:
@@ -102,7 +101,7 @@ def _window_ms(parameters: Parameters) -> int:
 
 
 def _count(parameters: Parameters) -> int:
-    """Return how many markets are asked for by name."""
+    """Return how many markets are requested by name."""
     if "symbol" in parameters and "symbols" in parameters:
         raise bad_combination()
     return len(parameters.words("symbols") or ["one"])

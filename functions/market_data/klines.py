@@ -1,4 +1,4 @@
-"""Candles: their intervals, the flat ones where nothing traded, and Binance's arrays. Pure."""
+"""Candles: intervals, flat candles where nothing was traded, and Binance's arrays. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -25,12 +25,15 @@ class KlineRow(NamedTuple):
 
 
 KlineShape = tuple[Time, Amount, Amount, Amount, Amount, Amount, Time, Amount, int, Amount, Amount, Zero]
-"""Binance's array of twelve: opening time, open, high, low, close, volume, closing time, quote volume, number
-of trades, volume and quote volume bought by takers, and a column that says nothing."""
+"""Binance's array of twelve.
+
+Opening time, open, high, low, close, volume, closing time, quote volume, number of trades, volume and quote
+volume bought by takers, and an unused column.
+"""
 
 
 class Window(NamedTuple):
-    """Which candles are wanted: those that open from `first` to `last`, the first `limit` of them."""
+    """The requested candles: those that open from `first` to `last`, at most the first `limit`."""
 
     first: TimeMs
     last: TimeMs
@@ -38,28 +41,28 @@ class Window(NamedTuple):
 
 
 def bucket_start(interval: str, time: TimeMs, offset_ms: int = 0) -> TimeMs:
-    """Return when the interval that holds `time` opened, by clocks that are `offset_ms` ahead of UTC."""
+    """Return when the interval that contains `time` opened, in a time zone `offset_ms` ahead of UTC."""
     return TimeMs(interval_bounds(interval, time, offset_ms)[0])
 
 
 def next_bucket(interval: str, opened: TimeMs, offset_ms: int = 0) -> TimeMs:
-    """Return when the interval after the one that opened at `opened` opens."""
+    """Return the opening of the interval after the one that opened at `opened`."""
     return TimeMs(interval_bounds(interval, opened, offset_ms)[1])
 
 
 def previous_bucket(interval: str, opened: TimeMs, offset_ms: int = 0) -> TimeMs:
-    """Return when the interval before the one that opened at `opened` opened."""
+    """Return the opening of the interval before the one that opened at `opened`."""
     return bucket_start(interval, TimeMs(opened - 1), offset_ms)
 
 
 def first_bucket(interval: str, time: TimeMs, offset_ms: int = 0) -> TimeMs:
-    """Return when the first interval opens that does not open before `time`."""
+    """Return the first opening at or after `time`."""
     opened = bucket_start(interval, time, offset_ms)
     return opened if opened == time else next_bucket(interval, opened, offset_ms)
 
 
 def filled(rows: Sequence[KlineRow], interval: str, window: Window, offset_ms: int = 0) -> Iterator[KlineRow]:
-    """Yield the window's candles, flat ones at the previous close where `rows` has none.
+    """Yield the window's candles, with flat ones at the previous close where `rows` has none.
 
     `rows` are oldest first, with at most one from before the window; nothing is yielded before the first
     trade ever.

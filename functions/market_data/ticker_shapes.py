@@ -103,7 +103,7 @@ def empty_ticker(market: Market, opened: TimeMs, closes: TimeMs) -> Ticker:
 
 
 def percent(change: int, of: int) -> str:
-    """Return change / of in percent with three decimals, rounded half away from zero; 0 of nothing."""
+    """Return change / of in percent with three decimals, rounded half away from zero; 0 if `of` is 0."""
     if not of:
         return "0.000"
     thousandths = (abs(change) * 200_000 + of) // (2 * of)
@@ -115,7 +115,7 @@ def average_price(market: Market, quote_volume: int, volume: QuantityLots) -> st
     """Return quote volume / volume with eight decimals, rounded down."""
     if not volume:
         return format_decimal(0)
-    # Both sides in units of 10**-8: what the quote asset counts in, and how large a lot is, drop out.
+    # Both sides in units of 10**-8: the quote asset's scale and the lot size cancel out.
     quote = quote_volume * UNITS_PER_ASSET // 10**market.quote_scale
     return format_decimal(quote * UNITS_PER_ASSET // (volume * market.lot_size))
 

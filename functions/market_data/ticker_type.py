@@ -1,4 +1,4 @@
-"""Whether a ticker is asked for whole or in short."""
+"""Full or short tickers."""
 
 from typing import Final
 

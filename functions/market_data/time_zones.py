@@ -1,4 +1,4 @@
-"""The parameter `timeZone`: how far clocks are ahead of UTC."""
+"""The parameter `timeZone`: the offset from UTC."""
 
 import re
 from typing import Final
@@ -14,17 +14,17 @@ TIME_ZONE: Final = Parameter(
     example="+08:00",
 )
 QUARTER_MS: Final = 900_000
-"""Every time zone there is differs from UTC by a multiple of this."""
+"""Every time zone's offset from UTC is a multiple of this."""
 _FIRST_MS, _LAST_MS = -12 * 3_600_000, 14 * 3_600_000
 
 _time_zone: Final = re.compile("([+-]?)([0-9]{1,2})(?::([0-5][0-9]))?", re.ASCII)
 
 
 def time_zone_ms(parameters: Parameters) -> int:
-    """Return how many ms the clocks of `timeZone` are ahead of UTC.
+    """Return the offset of `timeZone` from UTC in ms.
 
     Raises:
-        ApiError: -1130, it is none.
+        ApiError: -1130, it is not a time zone.
     """
     match = _time_zone.fullmatch(parameters.optional("timeZone") or "0")
     if match is None:

@@ -11,7 +11,7 @@ from protocol.replies import OrdersReply, Refused
 
 
 async def cancel_open_orders(ports: Ports, call: Call) -> list[order_shapes.CanceledShape]:
-    """Cancel all; -2011 when there is nothing to cancel."""
+    """Cancel all; -2011 if there is nothing to cancel."""
     market = call.parameters.market(ports.markets)
     shards = ports.shards
     cancel_id = new_client_order_id()

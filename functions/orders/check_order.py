@@ -1,6 +1,4 @@
-"""POST /api/v3/order/test: everything that placing an order checks before it is enqueued, and nothing
-more.
-"""
+"""POST /api/v3/order/test: the checks that placing an order does before enqueuing, and nothing more."""
 
 from typing import TypedDict
 
@@ -55,12 +53,11 @@ async def check_order(ports: Ports, call: Call) -> Nothing | OrderCommissionShap
 
 
 async def _check_worth(ports: Ports, request: OrderRequest) -> None:
-    """Check a MARKET order by quantity as its market's shard does: it is worth what it costs at the last
-    price.
+    """Check a MARKET order by quantity like its market's shard, at its value by the last price.
 
     Raises:
-        ApiError: that is less than the smallest notional. An order in a market that has never traded is let
-            pass: its shard knows.
+        ApiError: the value is less than the minimum notional. In a market that has never traded the order
+            passes: only its shard can decide.
     """
     market = request.market
     (ticker,) = await ports.read_models.tickers([market.symbol])

@@ -1,4 +1,4 @@
-"""GET /api/v3/allOrders: history from the database, overlaid with what is open now."""
+"""GET /api/v3/allOrders: history from the database, merged with the open orders of the shard."""
 
 from functions.api.function import (
     END_TIME,
@@ -40,7 +40,7 @@ async def get_all_orders(ports: Ports, call: Call) -> list[OrderShape]:
 
 
 def overlay(history: list[OrderState], open_now: list[OrderState]) -> list[OrderState]:
-    """Return both, each order once and by number; where both know an order, the later state."""
+    """Merge both, each order once and by number; if both have an order, the later state."""
     orders = {order.order_id: order for order in history}
     for order in open_now:
         known = orders.get(order.order_id)

@@ -14,7 +14,7 @@ async def get_open_orders(ports: Ports, call: Call) -> list[OrderShape]:
     orders = await open_orders(ports, call, market.symbol if market else "")
     markets = ports.known_markets
     if any(order.market not in markets.by_symbol for order in orders):
-        raise unavailable()  # its shard has listed it a moment ago
+        raise unavailable()  # its shard has listed the market a moment ago
     return [order_shape(order, markets.by_symbol[order.market], call.time_scale) for order in orders]
 
 

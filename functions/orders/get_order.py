@@ -1,4 +1,4 @@
-"""GET /api/v3/order: one order, from its shard until the database has it, then from there."""
+"""GET /api/v3/order: one order, from its shard until the database has it, then from the database."""
 
 from functions.api.errors import client_order_id_invalid, order_does_not_exist, status_unknown
 from functions.api.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Security
@@ -11,10 +11,10 @@ from protocol.units import OrderId
 
 
 async def get_order(ports: Ports, call: Call) -> OrderShape:
-    """Return an order named by number or, the newest with it, client order id; -2013 when there is none.
+    """Return an order by number, or the newest with a client order id; -2013 if there is none.
 
-    With both, the number finds the order; -2039 when its client order id is another one.
-    -1007 while the database is so far behind that the order may be one that nobody else remembers.
+    With both, the number selects the order; -2039 if its client order id is another one.
+    -1007 while the database lags so far behind that only it might know the order.
     """
     parameters = call.parameters
     market = parameters.market(ports.known_markets)
@@ -40,18 +40,18 @@ async def get_order(ports: Ports, call: Call) -> OrderShape:
         case OrderReply() if reply.order.status is not OrderStatus.IN_FLIGHT:
             order = reply.order
         case Refused():
-            # The shard has asked up to where the database is before it answered, so what it does not have is
-            # there.
+            # The shard has read the database's position before it answered, so orders that it does not have
+            # are in the database.
             is_known = reply.reason is not RejectReason.ORDER_NOT_REMEMBERED
             if not is_known and client_order_id:
                 raise status_unknown()  # the database may have only an older order with this id
             stored = await ports.orders.find(call.account_id, market.symbol, order_id, client_order_id)
             if not is_known and (stored is None or stored.status.is_open):
-                raise status_unknown()  # it may have been closed since
+                raise status_unknown()  # it may have been closed in the meantime
             if stored is None:
                 raise order_does_not_exist()
             order = stored
-        case _:  # also when the market's shard has not said yet what becomes of the order
+        case _:  # also while the market's shard has not answered about the order yet
             raise status_unknown()
     if expected_id and order.client_order_id != expected_id:
         raise client_order_id_invalid()

@@ -1,4 +1,4 @@
-"""GET /api/v3/rateLimit/order: how much of the order limits the account has used."""
+"""GET /api/v3/rateLimit/order: the used part of the order limits."""
 
 from functions.account.get_account import account_funds
 from functions.api.function import Function, Group, Security
@@ -8,7 +8,7 @@ from functions.api.shapes import CountedLimitShape
 
 
 async def get_order_rate_limit(ports: Ports, call: Call) -> list[CountedLimitShape]:
-    """Return the limits, an operator's for this account included, and the counts."""
+    """Return the limits, including an operator's for this account, and the counts."""
     funds = await account_funds(ports, call)
     unknown = ports.order_counts.know_orders(call.account_id, call.now)
     if unknown is not None:

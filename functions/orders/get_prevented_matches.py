@@ -1,6 +1,4 @@
-"""GET /api/v3/myPreventedMatches: trades with oneself that self-trade prevention did not let happen, from the
-database.
-"""
+"""GET /api/v3/myPreventedMatches: trades prevented by self-trade prevention, from the database."""
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,7 +17,7 @@ _NO_TRADE_GROUP = -1
 
 
 class PreventedMatchShape(msgspec.Struct, gc=False, rename="camel"):
-    """One of them. A quantity is there if that order was ended."""
+    """A prevented trade. A quantity is present if that order was ended."""
 
     symbol: str
     prevented_match_id: int
@@ -35,8 +33,9 @@ class PreventedMatchShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 async def get_prevented_matches(ports: Ports, call: Call) -> list[PreventedMatchShape]:
-    """Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on, oldest
-    first.
+    """Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on.
+
+    They are oldest first.
     """
     parameters = call.parameters
     market = parameters.market(ports.known_markets)

@@ -1,4 +1,4 @@
-"""The open orders of an account, as its shard knows them; shared by the functions that list orders."""
+"""The open orders of an account, from its shard; shared by the functions that list orders."""
 
 from functions.api.errors import status_unknown
 from functions.api.ports import Call, Ports

@@ -1,4 +1,4 @@
-"""From the parameters of a new order to an order that passes its market's filters.
+"""Converts the parameters of a new order into an order that passes its market's filters.
 
 Pure; shared by placing and testing.
 """
@@ -25,7 +25,7 @@ from protocol.units import AMOUNT_UNITS_MAX, PPM, AssetUnits, PriceTicks, Quanti
 
 
 class ResponseType(StrEnum):
-    """How much the answer to a placed order says."""
+    """The level of detail of the answer to a placed order."""
 
     ACK = "ACK"
     RESULT = "RESULT"
@@ -87,7 +87,7 @@ _UNSUPPORTED_TYPES: Final = {
     "TAKE_PROFIT_LIMIT": "Take profit limit orders are not supported for this symbol.",
 }
 _FOREIGN_PREVENTIONS: Final = frozenset({"DECREMENT", "TRANSFER"})
-"""Modes of Binance that no market here allows."""
+"""Binance's modes that no market here allows."""
 _STRATEGY_TYPE_MIN: Final = 1_000_000
 _PEGGING: Final = ("pegPriceType", "pegOffsetType", "pegOffsetValue")
 _RESPONSE_TYPES: Final = {response_type.value: response_type for response_type in ResponseType}
@@ -97,7 +97,7 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
     """Return the order that the parameters describe.
 
     Raises:
-        ApiError: a parameter is missing, malformed or not wanted, or a filter fails.
+        ApiError: a parameter is missing, malformed or not allowed, or a filter fails.
     """
     market = parameters.market(markets)
     side = parameters.choice("side", SIDES, _invalid_side)
@@ -148,16 +148,15 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
 
 
 def estimated_bound(request: OrderRequest, ticker: BookTicker | None) -> PriceTicks:
-    """Return about how much a lot of a MARKET BUY by quantity may cost: what the order holds is worked out
-    from that, and nothing else.
+    """Return the estimated maximum price of a MARKET BUY by quantity, which determines only what it holds.
 
-    What bounds the order is its market's shard, by the book of the moment when it arrives there. `ticker` may
-    be old. Where it knows no ask, the estimate is the market's largest price.
+    The market's shard bounds the order by the book at the moment when it arrives there. `ticker` may be old.
+    If it has no ask, the estimate is the market's maximum price.
     """
     market = request.market
     if ticker is None or not ticker.ask_price:
         return market.price_max
-    # Rounded up: an estimate that is a tick too low would end the order early.
+    # Rounded up: an estimate that is one tick too low would end the order early.
     worst = -(-ticker.ask_price * (PPM + market.market_slippage_ppm) // PPM)
     return PriceTicks(min(worst, market.price_max))
 

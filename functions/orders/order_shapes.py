@@ -35,7 +35,7 @@ SELF_TRADE_PREVENTIONS: Final = {mode.name: mode for mode in SelfTradePrevention
 
 _NO_LIST: Final = -1
 _ZERO: Final = "0.00000000"
-# Names by number, because an enum's `name` is a slow lookup and these stand in every answer to an order.
+# Names by number, because an enum's `name` is a slow lookup, and every answer to an order has these.
 _SIDE: Final = {int(side): side.name for side in Side}
 _ORDER_TYPE: Final = {int(order_type): order_type.name for order_type in OrderType}
 _TIME_IN_FORCE: Final = {int(time_in_force): time_in_force.name for time_in_force in TimeInForce}
@@ -44,10 +44,10 @@ _PREVENTION: Final = {int(mode): mode.name for mode in SelfTradePrevention}
 _EXPIRY_REASONS: Final = {
     CloseReason.CANCELED_BY_OPERATOR: "EXCHANGE_CANCELED",
     CloseReason.MARKET_DELISTED: "EXCHANGE_CANCELED",
-    CloseReason.TOO_MANY_MATCHES: "TOO_MANY_MATCHES",  # ours: Binance bounds no order so
+    CloseReason.TOO_MANY_MATCHES: "TOO_MANY_MATCHES",  # our extension: Binance has no such limit
     CloseReason.PRICE_RANGE_EXCEEDED: "EXECUTION_RULE_PRICE_RANGE_EXCEEDED",
 }
-"""What cannot be told from the order itself."""
+"""The reasons that cannot be derived from the order itself."""
 
 
 class AckShape(msgspec.Struct, gc=False, rename="camel"):
@@ -80,7 +80,7 @@ class _PlacedShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 class PreventedShape(msgspec.Struct, gc=False, rename="camel"):
-    """A trade with oneself that was prevented; a quantity is there if that order was ended."""
+    """A prevented trade; a quantity is present if that order was ended."""
 
     prevented_match_id: int
     maker_symbol: str
@@ -91,7 +91,7 @@ class PreventedShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 class ResultShape(_PlacedShape, gc=False, rename="camel"):
-    """Answer to a placed order, RESULT. An order has the fields with a default only if they say something."""
+    """Answer to a placed order, RESULT. Fields with a default are present only if they apply."""
 
     expiry_reason: str | UnsetType = UNSET
     prevented_quantity: Amount | UnsetType = UNSET
@@ -101,7 +101,7 @@ class ResultShape(_PlacedShape, gc=False, rename="camel"):
 
 
 class FillShape(msgspec.Struct, gc=False, rename="camel"):
-    """One of the fills that a FULL answer lists."""
+    """One of the fills in a FULL answer."""
 
     price: Amount
     qty: Amount
@@ -145,7 +145,7 @@ class CanceledShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 class OrderShape(msgspec.Struct, gc=False, rename="camel"):
-    """An order that was asked for; fields with a default as in `ResultShape`."""
+    """A queried order; fields with a default as in `ResultShape`."""
 
     symbol: str
     order_id: int
@@ -175,17 +175,17 @@ class OrderShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 def shown_price(order: OrderState, market: Market) -> str:
-    """Return the limit; a MARKET order has none."""
+    """Return the limit price; a MARKET order has none."""
     return _ZERO if order.order_type is OrderType.MARKET else market.format_price(order.price)
 
 
 def shown_time_in_force(order: OrderState) -> str:
-    """Return what Binance shows: GTC where the order's type leaves no choice."""
+    """Return the time in force as Binance shows it: GTC if the order's type leaves no choice."""
     return _TIME_IN_FORCE[order.time_in_force] if order.order_type is OrderType.LIMIT else "GTC"
 
 
 def expiry_reason(order: OrderState) -> str | None:
-    """Return why an order has expired, in Binance's words; None: it has not."""
+    """Return why an order has expired, in Binance's words, or None."""
     if order.status is not OrderStatus.EXPIRED:
         return None
     if order.close_reason in _EXPIRY_REASONS:
@@ -200,10 +200,10 @@ def expiry_reason(order: OrderState) -> str | None:
 
 
 def prevented_quantity(order: OrderState, market: Market) -> str | None:
-    """Return how much of an order self-trade prevention has taken off; None: nothing, or nobody knows.
+    """Return the quantity that self-trade prevention has taken off an order; None: none, or unknown.
 
-    Of an order that closed before orders said so it is what was left, since every mode takes all; by quote
-    quantity nobody knows.
+    For an order that closed before orders recorded it, this is the remaining quantity, since every mode takes
+    all; for one by quote quantity it is unknown.
     """
     if order.status is not OrderStatus.EXPIRED_IN_MATCH:
         return None
@@ -228,7 +228,7 @@ def _conditional(
 
 
 def strategy(order: OrderState) -> tuple[int | UnsetType, int | UnsetType]:
-    """Return what its owner calls the order's strategy: `strategyId` and `strategyType`."""
+    """Return the strategy that the order's owner has assigned: `strategyId` and `strategyType`."""
     if order.terms is None:
         return UNSET, UNSET
     strategy_id, strategy_type = order.terms.strategy_id, order.terms.strategy_type
@@ -338,7 +338,7 @@ def canceled(order: OrderState, market: Market, cancel_id: str, time_scale: int)
 
 
 def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShape:
-    """Return an order that was asked for."""
+    """Return the answer to a query of an order."""
     reason, prevented, strategy_id, strategy_type = _conditional(order, market)
     return OrderShape(
         symbol=order.market,

@@ -1,4 +1,4 @@
-"""POST /api/v3/order: check the order, enqueue it at the account's shard, answer with what became of it."""
+"""POST /api/v3/order: check the order, enqueue it at the account's shard, and answer with its outcome."""
 
 from typing import Final
 
@@ -27,14 +27,12 @@ _names: Final = UniqueNames()
 
 
 def new_client_order_id() -> str:
-    """Return a client order id for an order that came without one: this process's random prefix and a
-    number.
-    """
+    """Return a client order id for an order without one: this process's random prefix and a number."""
     return _names.next()
 
 
 async def price_of(ports: Ports, request: OrderRequest) -> PriceTicks:
-    """Return the price of the command: the order's limit, or what a MARKET BUY by quantity may cost.
+    """Return the command's price: the order's limit, or the estimated maximum of a MARKET BUY by quantity.
 
     See `PlaceOrder`.
     """
@@ -43,14 +41,14 @@ async def price_of(ports: Ports, request: OrderRequest) -> PriceTicks:
     try:
         (ticker,) = await ports.read_models.book_tickers([request.market.symbol])
     except ApiError:
-        ticker = None  # what may be lost is away: then it holds more than it needs, for a moment
+        ticker = None  # the cache is unreachable: for a moment the order holds more than it needs
     return estimated_bound(request, ticker)
 
 
 async def place_order(
     ports: Ports, call: Call
 ) -> order_shapes.FullShape | order_shapes.ResultShape | order_shapes.AckShape:
-    """Place an order; answer in the shape asked for."""
+    """Place an order; answer in the requested shape."""
     request = parse_order(call.parameters, ports.markets)
     key = idempotency_key_of(call)
     price = request.price if request.price else await price_of(ports, request)
@@ -103,11 +101,11 @@ async def place_order(
 
 
 async def _over_own_limits(ports: Ports, call: Call) -> ApiError:
-    """Return the refusal of an order by what an operator has set for its account."""
+    """Return the refusal of an order by the limits that an operator has set for its account."""
     try:
         limits = (await account_funds(ports, call)).limits
     except ApiError:
-        limits = None  # the shard has just answered, and does not now
+        limits = None  # the shard answered a moment ago, and does not answer now
     if limits is None or not (limits.orders_10s_max or limits.orders_1d_max):
         return refusal(RejectReason.TOO_MANY_ORDERS)
     return too_many_orders(limits, ports.order_counts.order_counts(call.account_id, call.now), call.now)

@@ -1,5 +1,4 @@
-"""Ports to the database, one a file: what each takes and returns. adapters/ implements each in a file of the
-same name.
+"""Ports to the database, one per file; adapters/ implements each in a file of the same name.
 
-Their methods raise `ApiError` (unavailable) when the database cannot be reached, or takes too long.
+Their methods raise `ApiError` (unavailable) if the database is unreachable or too slow.
 """

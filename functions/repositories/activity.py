@@ -1,4 +1,4 @@
-"""What was done with accounts."""
+"""The activity log of accounts."""
 
 from typing import NamedTuple, Protocol
 
@@ -7,9 +7,9 @@ from protocol.units import AccountId, TimeMs
 
 
 class ActivityEntry(NamedTuple):
-    """One thing that was done: when, from where and with what.
+    """One activity: when, from where, and with which program.
 
-    `detail` is the session or key that it was about.
+    `detail` is the session or key concerned.
     """
 
     activity_id: int
@@ -21,14 +21,14 @@ class ActivityEntry(NamedTuple):
 
 
 class ActivityLog(Protocol):
-    """What was done with each account. Other repositories note most of it, in the statement that does it."""
+    """The activity of each account. Other repositories record most of it, in the statement that does it."""
 
     async def newest(
         self, account_id: AccountId, *, before_id: int | None, limit: int
     ) -> list[ActivityEntry]:
-        """Return the last `limit` entries, of those before a number where it is given, newest first."""
+        """Return the newest `limit` entries, older than a given number if there is one, newest first."""
         ...
 
     async def note_refused_sign_in(self, email: str, origin: Origin) -> None:
-        """Note what was tried with an address; the same work where there is no such account."""
+        """Record a refused sign-in for an address; the work is the same if there is no such account."""
         ...

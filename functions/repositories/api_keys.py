@@ -8,7 +8,7 @@ from protocol.units import AccountId, TimeMs
 
 
 class NewKey(NamedTuple):
-    """A key to keep; `secret` is the sealed HMAC secret, or the public key (PEM) for the other kinds."""
+    """A new key; `secret` is the sealed HMAC secret, or the public key (PEM) for the other kinds."""
 
     key: str
     kind: KeyKind
@@ -20,7 +20,7 @@ class NewKey(NamedTuple):
 
 
 class StoredKey(NamedTuple):
-    """A key without its secret; times that are None: it never ends, it was never used."""
+    """A key without its secret; None as a time: it never expires, or was never used."""
 
     key: str
     kind: str
@@ -33,7 +33,7 @@ class StoredKey(NamedTuple):
 
 
 class KeyTerms(NamedTuple):
-    """What a key may do, since when and until when (None: for ever)."""
+    """A key's permissions, creation time and expiry (None: never)."""
 
     created_time: TimeMs
     scopes: tuple[str, ...]
@@ -42,13 +42,14 @@ class KeyTerms(NamedTuple):
 
 
 class ApiKeys(Protocol):
-    """The keys of each account. What changes them is noted as its activity."""
+    """The keys of each account. Changes are recorded as its activity."""
 
     async def add(
         self, account_id: AccountId, new: NewKey, origin: Origin, *, password_hash: str, keys_max: int
     ) -> bool:
-        """Add a key; return whether the account's password still has this hash, and it had fewer than
-        `keys_max` keys.
+        """Add a key.
+
+        Return whether the account's password still has this hash, and it had fewer than `keys_max` keys.
         """
         ...
 
@@ -57,13 +58,13 @@ class ApiKeys(Protocol):
         ...
 
     async def terms(self, key: str) -> KeyTerms | None:
-        """Return what a key may do; None: there is none such."""
+        """Return the permissions of a key; None: there is no such key."""
         ...
 
     async def revoke(self, account_id: AccountId, key: str, origin: Origin) -> bool:
-        """Revoke a key, if it was not yet; return whether the account has, or had, it."""
+        """Revoke a key, if it is not revoked yet; return whether the key is, or was, the account's."""
         ...
 
     async def revoke_all(self, account_id: AccountId, origin: Origin) -> list[str]:
-        """Revoke all keys of an account; return them, with those that were revoked in the last day."""
+        """Revoke all keys of an account; return them and those that were revoked in the last day."""
         ...

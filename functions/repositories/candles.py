@@ -10,7 +10,7 @@ from protocol.units import TimeMs
 class CandleSums(NamedTuple):
     """Several candles as one: prices in ticks, volumes in lots, quote sums in quote units.
 
-    Sums may be beyond 64 bits.
+    Sums may exceed 64 bits.
     """
 
     open: int
@@ -28,15 +28,13 @@ class Candles(Protocol):
     """The candles of each market, of every interval."""
 
     async def klines(self, symbol: str, interval: str, window: Window, offset_ms: int = 0) -> list[KlineRow]:
-        """Return what `filled` needs for a window: its candles, oldest first, and the last one before it,
-        whose close goes on.
+        """Return the rows that `filled` needs for a window.
 
-        `offset_ms` is what `grid_offset` returns.
+        These are its candles, oldest first, and the last candle before it, whose close continues. `offset_ms`
+        is the result of `grid_offset`.
         """
         ...
 
     async def sums_since(self, symbols: Sequence[str], opened: TimeMs) -> dict[str, CandleSums]:
-        """Return for each market that traded since what was traded from `opened` on, which begins a
-        minute.
-        """
+        """Return the sums of all trades from `opened` (a whole minute) on, for each market that has any."""
         ...

@@ -1,11 +1,11 @@
-"""How far persist has brought the database."""
+"""The progress of persist."""
 
 from typing import Protocol
 
 
 class Ingestion(Protocol):
-    """What has come into the database of what the shards have said."""
+    """The part of the shards' events that the database has."""
 
     async def catch_up(self, shard: int) -> None:
-        """Wait, for about a second at most, until the database holds all that the shard has said so far."""
+        """Wait, at most about a second, until the database has all current events of the shard."""
         ...

@@ -1,4 +1,4 @@
-"""What moved accounts' money."""
+"""The ledger: movements of the accounts' money."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -8,7 +8,7 @@ from protocol.units import AccountId, TimeMs
 
 
 class LedgerEntry(NamedTuple):
-    """An entry of the ledger in its asset's units; `balance` is None where it was not stored."""
+    """An entry of the ledger in its asset's units; `balance` is None if it was not stored."""
 
     position: Position
     asset: str
@@ -19,20 +19,20 @@ class LedgerEntry(NamedTuple):
 
 
 class LedgerPage(NamedTuple):
-    """Entries, and what the account had of each asset, as of one moment.
+    """Entries, and the balance of each asset, at one moment.
 
     Amounts are in each asset's units.
     """
 
     opening: dict[str, int]
     before: dict[str, int]
-    """Before the first of `entries`."""
+    """The balances before the first of `entries`."""
     closing: dict[str, int]
     entries: Sequence[LedgerEntry]
 
 
 class Transfer(NamedTuple):
-    """A deposit or withdrawal that is done."""
+    """A completed deposit or withdrawal."""
 
     transfer_id: str
     asset: str
@@ -41,7 +41,7 @@ class Transfer(NamedTuple):
 
 
 class Ledger(Protocol):
-    """Every account's entries and transfers."""
+    """The entries and transfers of every account."""
 
     async def page(
         self,
@@ -53,9 +53,7 @@ class Ledger(Protocol):
         end: TimeMs | None,
         limit: int,
     ) -> LedgerPage:
-        """Return the first `limit` entries from `first` on, of the period from `start` to `end`, and its
-        balances.
-        """
+        """Return the first `limit` entries from `first` on, of the period `start` to `end`, with balances."""
         ...
 
     async def transfers(
@@ -70,16 +68,17 @@ class Ledger(Protocol):
         limit: int,
         offset: int,
     ) -> list[Transfer]:
-        """Return transfers of a kind (deposit, withdrawal), newest first, without the first `offset`; None:
-        no condition.
+        """Return transfers of a kind (deposit, withdrawal), newest first, without the first `offset`.
+
+        A condition that is None does not apply.
         """
         ...
 
     async def has_transfer(
         self, account_id: AccountId, kind: str, transfer_id: str, asset: str, amount: int, *, before_ms: int
     ) -> bool:
-        """Return whether there is such a transfer, made before a time.
+        """Return whether this transfer exists and was made before a time.
 
-        Also while `transfers` is being filled in.
+        This also works while `transfers` is being backfilled.
         """
         ...

@@ -7,40 +7,41 @@ from protocol.units import AccountId
 
 
 class Purpose(StrEnum):
-    """What a token that was sent by mail is good for."""
+    """The purpose of a token that is sent by mail."""
 
     VERIFICATION = "verification"
     RESET = "reset"
 
 
 class Mail(NamedTuple):
-    """What is sent."""
+    """The contents of a mail."""
 
     subject: str
     body: str
 
 
 class Mails(Protocol):
-    """Mails that are to be sent (persist/mails.py sends them), and the hashes of their tokens."""
+    """Outgoing mails (persist/mails.py sends them), and the hashes of their tokens."""
 
     async def write(self, account_id: AccountId, mail: Mail) -> None:
-        """Write a mail to the owner of an account, unless there was one of the same kind a minute ago: nobody
-        is flooded by others.
+        """Write a mail to an account's owner, unless one of the same kind was written within a minute.
+
+        This prevents others from flooding the owner with mails.
         """
         ...
 
     async def add_token(self, token_hash: str, account_id: AccountId, purpose: Purpose, ttl_s: int) -> None:
-        """Keep a token."""
+        """Store a token."""
         ...
 
     async def owner_of_token(self, token_hash: str, purpose: Purpose) -> AccountId | None:
-        """Return whose token it is; None: it is none, or none any more."""
+        """Return the account of a token; None: it does not exist or has expired."""
         ...
 
     async def use_token(self, token_hash: str, purpose: Purpose) -> AccountId | None:
-        """Return whose token it is; from now on it is none."""
+        """Return the account of a token and invalidate it."""
         ...
 
     async def use_up_tokens(self, account_id: AccountId, purpose: Purpose) -> None:
-        """Let no token of an account be good for this any more, of whichever mail."""
+        """Invalidate all tokens of an account for this purpose."""
         ...

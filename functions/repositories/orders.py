@@ -1,4 +1,4 @@
-"""Orders of accounts, and what came of them."""
+"""Orders of accounts, with their fills and prevented matches."""
 
 from typing import NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ class StoredFill(NamedTuple):
 
 
 class PreventedMatch(NamedTuple):
-    """A trade of an account with itself that self-trade prevention did not let happen.
+    """A trade of an account with itself that self-trade prevention prevented.
 
     A quantity is 0 if that order was not ended.
     """
@@ -38,11 +38,11 @@ class PreventedMatch(NamedTuple):
 
 
 class Orders(Protocol):
-    """An account's orders in one market, their fills, and matches of them that were prevented.
+    """An account's orders in one market, their fills, and their prevented matches.
 
     Lists are oldest first.
 
-    What an order holds is known to its shard alone: it is 0 here.
+    Only the shard knows what an order holds: it is 0 here.
     """
 
     async def find(
@@ -61,9 +61,9 @@ class Orders(Protocol):
         end: TimeMs | None,
         limit: int,
     ) -> list[OrderState]:
-        """Return the first `limit` orders from a number or an acceptance on, or without either the last ones.
+        """Return the first `limit` orders from a number or an acceptance time on, or else the newest ones.
 
-        None after `end`.
+        Only orders up to `end`.
         """
         ...
 
@@ -78,9 +78,9 @@ class Orders(Protocol):
         end: TimeMs | None,
         limit: int,
     ) -> list[StoredFill]:
-        """Return the first `limit` fills from a trade or a time on, or without either the last ones.
+        """Return the first `limit` fills from a trade or a time on, or else the newest ones.
 
-        None after `end`.
+        Only fills up to `end`.
 
         With `order_id` only those of this order.
         """
@@ -96,7 +96,8 @@ class Orders(Protocol):
         from_id: int,
         limit: int,
     ) -> list[PreventedMatch]:
-        """Return the first `limit` matches from a number on: only this one, or those of one order, where they
-        are given.
+        """Return the first `limit` matches from a number on.
+
+        With `match_id` only this one; with `order_id` only those of this order.
         """
         ...

@@ -1,4 +1,4 @@
-"""Second factors of accounts: devices, and recovery codes."""
+"""Second factors of accounts: devices and recovery codes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -8,7 +8,7 @@ from protocol.units import AccountId
 
 
 class StoredFactor(NamedTuple):
-    """An account's second factor; `sealed` is the secret as it is kept, empty: there is none."""
+    """An account's second factor; `sealed` is the stored secret; empty: there is none."""
 
     email: str
     sealed: bytes
@@ -16,24 +16,25 @@ class StoredFactor(NamedTuple):
 
 
 class SecondFactors(Protocol):
-    """Devices by time (TOTP) and recovery codes. What changes them is noted as the account's activity."""
+    """TOTP devices and recovery codes. Changes are recorded as the account's activity."""
 
     async def find(self, account_id: AccountId) -> StoredFactor | None:
         """Return an account's second factor; None: there is no such account."""
         ...
 
     async def begin(self, account_id: AccountId, sealed: bytes) -> str | None:
-        """Keep the secret of a device that is to be confirmed; return the account's address, None: it has a
-        second factor.
+        """Store the secret of an unconfirmed device.
+
+        Return the account's address; None: it already has a second factor.
         """
         ...
 
     async def confirm(
         self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin
     ) -> bool:
-        """Turn the device on that has this secret, and give the account new recovery codes.
+        """Activate the device with this secret, and give the account new recovery codes.
 
-        Return whether it was still that one.
+        Return whether the device was still the unconfirmed one.
         """
         ...
 
@@ -42,9 +43,9 @@ class SecondFactors(Protocol):
         ...
 
     async def use_step(self, account_id: AccountId, step: int) -> bool:
-        """Return whether no code of this step or a later one was used; from now on one was."""
+        """Use the code of a step; return whether no code of this step or a later one was used before."""
         ...
 
     async def use_recovery_code(self, account_id: AccountId, code_hash: str) -> bool:
-        """Return whether the account has such a recovery code that was not used; from now on it was."""
+        """Use a recovery code; return whether the account has it and had not used it."""
         ...

@@ -1,6 +1,6 @@
-"""Sessions, as their owner is shown them.
+"""Sessions, as their owner sees them.
 
-A session is over when Redis has it no more, whatever is kept here.
+A session has ended when Redis no longer has it, whatever is stored here.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from protocol.units import AccountId, TimeMs
 
 
 class StoredSession(NamedTuple):
-    """A session: since when, until when, from where and with what it was begun."""
+    """A session: its beginning, its expiry, and the address and program that began it."""
 
     session_id: str
     created_time: TimeMs
@@ -21,7 +21,7 @@ class StoredSession(NamedTuple):
 
 
 class EndedSession(NamedTuple):
-    """A session that has ended; `is_new`: only now."""
+    """An ended session; `is_new`: it was ended by this call."""
 
     session_id: str
     token_hash: str
@@ -29,7 +29,7 @@ class EndedSession(NamedTuple):
 
 
 class Sessions(Protocol):
-    """The sessions of each account. Their beginning and their end are noted as its activity."""
+    """The sessions of each account. Their beginning and end are recorded as its activity."""
 
     async def begin(
         self,
@@ -40,7 +40,7 @@ class Sessions(Protocol):
         ttl_s: int,
         origin: Origin,
     ) -> bool:
-        """Add a session; return whether the account's password still has this hash: if not, there is none."""
+        """Add a session; return whether the account's password still has this hash; otherwise add none."""
         ...
 
     async def newest(self, account_id: AccountId, limit: int) -> list[StoredSession]:
@@ -58,5 +58,5 @@ class Sessions(Protocol):
     async def end(
         self, account_id: AccountId, session_ids: Sequence[str], origin: Origin
     ) -> list[EndedSession]:
-        """End sessions; return those that there are, also those that had ended before."""
+        """End sessions; return those that exist, including those that had ended before."""
         ...

@@ -17,7 +17,7 @@ class StoredTrade(NamedTuple):
 
 
 class AggregateTrade(NamedTuple):
-    """Trades of one taker at one price as one; `time` is that of the first."""
+    """Trades of one taker at one price, aggregated; `time` is that of the first."""
 
     aggregate_id: int
     price: PriceTicks
@@ -29,39 +29,40 @@ class AggregateTrade(NamedTuple):
 
 
 class Turnover(NamedTuple):
-    """What was traded in a period: lots, and quote units; both sums may be beyond 64 bits."""
+    """The turnover of a period in lots and in quote units; both sums may exceed 64 bits."""
 
     quantity: int
     quote: int
     last_time: TimeMs | None
-    """None: nothing was traded."""
+    """None: there was no trade."""
 
 
 class Trades(Protocol):
     """The trades of each market. Lists are oldest first."""
 
     async def starting_at(self, symbol: str, trade_id: int, limit: int) -> list[StoredTrade]:
-        """Return the first `limit` trades from a number on."""
+        """Return the first `limit` trades from an id on."""
         ...
 
     async def newest(self, symbol: str, limit: int) -> list[StoredTrade]:
-        """Return the last `limit` trades."""
+        """Return the newest `limit` trades."""
         ...
 
     async def newest_before(self, symbol: str, trade_id: int, limit: int) -> list[StoredTrade]:
-        """Return the last `limit` trades whose number is smaller."""
+        """Return the newest `limit` trades with a smaller id."""
         ...
 
     async def aggregates(
         self, symbol: str, *, from_id: int | None, start: TimeMs | None, end: TimeMs | None, limit: int
     ) -> list[AggregateTrade]:
-        """Return the first `limit` aggregate trades from a number or a time on, or without either the last
-        ones; none after `end`.
+        """Return the first `limit` aggregate trades from an id or a time on, or else the newest ones.
+
+        Only those up to `end`.
         """
         ...
 
     async def turnover_since(self, symbol: str, start: int) -> Turnover:
-        """Return what was traded from a time (ms) on."""
+        """Return the turnover from a time (ms) on."""
         ...
 
     async def last_time(self, symbol: str) -> TimeMs | None:

@@ -7,12 +7,12 @@ from protocol.units import AccountId, TimeMs
 
 
 class SignInFacts(NamedTuple):
-    """What a sign-in needs to know of an account."""
+    """An account's data for a sign-in."""
 
     account_id: AccountId
     password_hash: str
     was_here: bool
-    """It was signed in to before."""
+    """The account was signed in to before."""
     knows_address: bool
     """From this address."""
     knows_agent: bool
@@ -20,23 +20,23 @@ class SignInFacts(NamedTuple):
 
 
 class StepUpFacts(NamedTuple):
-    """What a step-up, asking for the password again, needs to know of an account."""
+    """An account's data for a step-up: asking for the password again."""
 
     email: str
     password_hash: str
     knows_address: bool
-    """It was signed in to from this address before."""
+    """The account was signed in to from this address before."""
 
 
 class Contact(NamedTuple):
-    """An account's address, and whether it was shown to be its owner's."""
+    """An account's address, and whether it is verified."""
 
     email: str
     is_verified: bool
 
 
 class Profile(NamedTuple):
-    """What an account's owner is shown of it."""
+    """The data of an account that its owner sees."""
 
     email: str
     created_time: TimeMs
@@ -45,10 +45,10 @@ class Profile(NamedTuple):
 
 
 class Users(Protocol):
-    """Accounts, by number or address. What changes one is noted as its activity."""
+    """Accounts, by number or address. Changes are recorded as activity."""
 
     async def add(self, email: str, password_hash: str, origin: Origin) -> AccountId | None:
-        """Make an account and return its number; None: the address has one."""
+        """Create an account and return its number; None: the address already has one."""
         ...
 
     async def account_of(self, email: str) -> AccountId | None:
@@ -56,17 +56,15 @@ class Users(Protocol):
         ...
 
     async def sign_in_facts(self, email: str, origin: Origin) -> SignInFacts | None:
-        """Return what a sign-in from there needs to know; None: there is no such account."""
+        """Return the data for a sign-in from this origin; None: there is no such account."""
         ...
 
     async def step_up_facts(self, account_id: AccountId, address: str) -> StepUpFacts | None:
-        """Return what a step-up needs to know: who asks again from `address`; None: there is no such
-        account.
-        """
+        """Return the data for a step-up from `address`; None: there is no such account."""
         ...
 
     async def profile(self, account_id: AccountId) -> Profile | None:
-        """Return what the account's owner is shown; None: there is no such account."""
+        """Return the data that the account's owner sees; None: there is no such account."""
         ...
 
     async def contact(self, account_id: AccountId) -> Contact | None:
@@ -74,17 +72,17 @@ class Users(Protocol):
         ...
 
     async def is_verified(self, account_id: AccountId) -> bool:
-        """Return whether the account's address was shown to be its owner's."""
+        """Return whether the account's address is verified."""
         ...
 
     async def verify(self, account_id: AccountId, origin: Origin) -> None:
-        """Mark the account's address as its owner's, and note it as activity."""
+        """Mark the account's address as verified, and record it as activity."""
         ...
 
     async def verify_silently(self, account_id: AccountId) -> None:
-        """Mark the account's address as its owner's.
+        """Mark the account's address as verified.
 
-        What proved it, such as a password reset, has an activity entry of its own.
+        The action that proved it, such as a password reset, has its own activity entry.
         """
         ...
 
@@ -97,9 +95,9 @@ class Users(Protocol):
         *,
         known_hash: str | None,
     ) -> bool:
-        """Set another password, if the one of now still has the hash that is known (None: whichever it has).
+        """Replace the password, if the current one still has `known_hash` (None: any).
 
-        Return whether it did.
+        Return whether it was replaced.
         """
         ...
 

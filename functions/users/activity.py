@@ -1,17 +1,17 @@
-"""Kinds of what is done with an account, and from where.
+"""Kinds of activity on an account, and its origin.
 
-`functions.repositories.activity` keeps it, and never changes it.
+`functions.repositories.activity` stores activity and never changes it.
 """
 
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 AGENT_MAX: Final = 200
-"""Characters of a User-Agent that are kept."""
+"""Maximum of stored characters of a User-Agent."""
 
 
 class Activity(StrEnum):
-    """Kinds of what was done."""
+    """Kinds of activity."""
 
     SIGNED_UP = "signedUp"
     SIGNED_IN = "signedIn"
@@ -27,7 +27,7 @@ class Activity(StrEnum):
 
 
 class Origin(NamedTuple):
-    """From where and with what something was done."""
+    """The address and program of a request."""
 
     address: str
     agent: str

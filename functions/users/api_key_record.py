@@ -1,6 +1,4 @@
-"""An API key as it is kept: in the database, and as a read model in Redis for the authentication of
-requests.
-"""
+"""An API key as it is stored: in the database, and in Redis as a read model for authentication."""
 
 from enum import StrEnum
 from typing import Final
@@ -13,7 +11,7 @@ from protocol.units import AccountId
 
 
 class KeyKind(StrEnum):
-    """How requests with the key are signed."""
+    """The signature algorithm of requests with the key."""
 
     HMAC = "hmac"
     ED25519 = "ed25519"
@@ -23,7 +21,7 @@ class KeyKind(StrEnum):
 class ApiKeyRecord(msgspec.Struct, frozen=True, array_like=True):
     """`secret` is the sealed HMAC secret, or the public key (PEM) for the other kinds.
 
-    A ticket, which stands in no database, names the session that it ends with.
+    A ticket, which is not in the database, names the session on which it depends.
     """
 
     account_id: AccountId
@@ -31,18 +29,18 @@ class ApiKeyRecord(msgspec.Struct, frozen=True, array_like=True):
     secret: bytes
     scopes: tuple[str, ...] = DEFAULT_SCOPES
     networks: tuple[str, ...] = ()
-    """From where it is taken; empty: from anywhere."""
+    """Networks from which it is accepted; empty: any."""
     expires_ms: int = 0
-    """When it ends (ms); 0: never."""
+    """Its expiry (ms); 0: never."""
     session_id: str = ""
     stands_until_ms: int = 0
-    """When what was opened with it ends (ms), for a ticket that is when its session does; 0: never."""
+    """The expiry (ms) of everything opened with it, for a ticket that of its session; 0: never."""
 
 
 KEPT_S: Final = 300
-"""How long a read model may live.
+"""Maximum lifetime of a read model.
 
-Revocations are remembered for longer, so none that is out of date is ever believed.
+Revocations are remembered for longer, so an outdated read model is never accepted.
 """
 _decode = msgpack_decoder(ApiKeyRecord)
 _encode = msgspec.msgpack.Encoder().encode

@@ -1,4 +1,4 @@
-"""POST /api/v1/api-keys: make an API key."""
+"""POST /api/v1/api-keys: create an API key."""
 
 import secrets
 import string
@@ -30,10 +30,10 @@ _LIFE_MAX_MS: Final = 10 * 365 * 86_400_000
 
 
 class NewApiKey(msgspec.Struct, frozen=True, rename="camel"):
-    """What the key is for; with a public key (PEM, Ed25519 or RSA) instead of a secret that both sides know.
+    """The key's name and permissions; with a public key (PEM, Ed25519 or RSA) instead of a shared secret.
 
-    `password` is that of the account, `code` its second factor's where it has one: a session alone makes no
-    key, so that one that was stolen does not outlive itself.
+    `password` is the account's password, `code` its second factor if it has one: a session alone cannot
+    create a key, so that a stolen session leaves no key behind.
     """
 
     password: Secret
@@ -42,13 +42,13 @@ class NewApiKey(msgspec.Struct, frozen=True, rename="camel"):
     public_key: Annotated[str, msgspec.Meta(max_length=2000)] = ""
     scopes: tuple[Scope, ...] = DEFAULT_SCOPES
     networks: Annotated[tuple[str, ...], msgspec.Meta(max_length=NETWORKS_MAX)] = ()
-    """Addresses and networks (10.0.0.0/8) that it is taken from; none: any."""
+    """Addresses and networks (10.0.0.0/8) from which it is accepted; none: any."""
     expires_time: int | None = None
-    """When it ends, in ms; none: never."""
+    """Its expiry in ms; none: never."""
 
 
 class ApiKeyShape(msgspec.Struct, rename="camel"):
-    """A key that was made."""
+    """A new key."""
 
     api_key: str
     kind: KeyKind
@@ -66,15 +66,15 @@ def random_text() -> str:
 
 
 def kind_of(public_key: str) -> KeyKind:
-    """Return the kind of a public key in PEM; -1130 when it is none that is supported."""
+    """Return the kind of a public key in PEM; -1130 if it is not supported."""
     try:
         key = serialization.load_pem_public_key(public_key.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ApiError(-1130, "Data sent for parameter 'publicKey' is not valid.") from error
     if isinstance(key, ed25519.Ed25519PublicKey):
         return KeyKind.ED25519
-    # Of one's own making a key may have an exponent as long as itself, which makes each check eight times as
-    # dear.
+    # A user's own RSA key may have an exponent as long as the key itself, which makes each check eight times
+    # as expensive.
     if (
         isinstance(key, rsa.RSAPublicKey)
         and key.key_size in _RSA_BITS
@@ -85,7 +85,7 @@ def kind_of(public_key: str) -> KeyKind:
 
 
 async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
-    """Return the key, and its secret, which is never shown again."""
+    """Create a key; return it with its secret, which is never shown again."""
     wanted = read_body(call.body, NewApiKey)
     if "\x00" in wanted.label:
         raise invalid_parameter("label")
@@ -105,7 +105,7 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
         kept = wanted.public_key.encode()
     scopes = tuple(dict.fromkeys(wanted.scopes))
     new = NewKey(key, kind, kept, wanted.label, scopes, networks, wanted.expires_time)
-    # A key that was asked for before the password changed must not outlive that.
+    # A key that was requested before a password change must not survive the change.
     is_added = await ports.api_keys.add(
         call.account_id, new, call.origin, password_hash=password_hash, keys_max=_KEYS_MAX
     )

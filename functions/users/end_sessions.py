@@ -9,13 +9,13 @@ from functions.users.sessions import end_sessions
 
 
 class EndedShape(TypedDict):
-    """How many sessions have ended."""
+    """The number of ended sessions."""
 
     ended: int
 
 
 async def end(ports: Ports, call: Call) -> EndedShape:
-    """End a session of the account by its id, or without one all but that of the request.
+    """End a session of the account by its id, or without an id all but that of the request.
 
     Return how many had not ended before.
     """

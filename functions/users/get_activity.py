@@ -1,4 +1,4 @@
-"""GET /api/v1/activity: what was done with the account."""
+"""GET /api/v1/activity: the activity of the account."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ _LIMIT, _LIMIT_MAX = 100, 1_000
 
 
 class ActivityShape(msgspec.Struct, rename="camel"):
-    """One thing that was done: when (ms or µs), what, from where and with what."""
+    """One activity: time (ms or µs), kind, address and program."""
 
     id: int
     time: Time
@@ -21,13 +21,11 @@ class ActivityShape(msgspec.Struct, rename="camel"):
     address: str
     user_agent: str
     detail: str
-    """The session or key that it was about."""
+    """The session or key concerned."""
 
 
 async def get_activity(ports: Ports, call: Call) -> list[ActivityShape]:
-    """Return what was done with the account, newest first: sign-ins, also those that were refused, keys,
-    sessions, passwords.
-    """
+    """Return the account's activity, newest first: sign-ins and refused ones, keys, sessions, passwords."""
     before_id, limit = call.parameters.integer("beforeId"), call.parameters.limit(_LIMIT, _LIMIT_MAX)
     entries = await ports.activity.newest(call.account_id, before_id=before_id, limit=limit)
     return [

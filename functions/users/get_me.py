@@ -1,4 +1,4 @@
-"""GET /api/v1/me: who is signed in."""
+"""GET /api/v1/me: the signed-in user."""
 
 import msgspec
 
@@ -10,20 +10,20 @@ from functions.users.sessions import csrf_token
 
 
 class Me(msgspec.Struct, rename="camel"):
-    """Who is signed in, and by which session."""
+    """The signed-in user and the session."""
 
     account_id: int
     email: str
     created_time: Time
     is_verified: bool
-    """Whether the address was shown to be the account's owner's."""
+    """Whether the address is verified."""
     has_second_factor: bool
     session_id: str
     csrf_token: str
 
 
 async def get_me(ports: Ports, call: Call) -> Me:
-    """Return the account, and what a page proves with that it is the exchange's own."""
+    """Return the account and the CSRF token, by which a page proves that it is the exchange's own."""
     profile = await ports.users.profile(call.account_id)
     if profile is None:
         raise not_signed_in()

@@ -10,7 +10,7 @@ from functions.api.shapes import Time
 class ListedKeyShape(msgspec.Struct, rename="camel"):
     """A key, without its secret.
 
-    Times in ms or µs; when it was used last is known to some fifteen seconds.
+    Times in ms or µs; the time of the last use is accurate to about fifteen seconds.
     """
 
     api_key: str

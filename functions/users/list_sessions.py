@@ -1,4 +1,4 @@
-"""GET /api/v1/sessions: where the account is signed in."""
+"""GET /api/v1/sessions: the open sessions of the account."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ _SHOWN_MAX = 1_000
 
 
 class ListedSession(msgspec.Struct, rename="camel"):
-    """A session: since when, until when (ms or µs), from where and with what it was begun."""
+    """A session: beginning and expiry (ms or µs), and the address and program that began it."""
 
     session_id: str
     created_time: Time

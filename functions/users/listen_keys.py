@@ -1,8 +1,8 @@
-"""/api/v3/userDataStream: keys that open an account's own stream at `/ws/KEY`, the way before the WebSocket
-API.
+"""/api/v3/userDataStream: keys that open an account's stream at `/ws/KEY`.
 
-A key lives for an hour after it was made or last kept alive, and stands and falls with the API key or session
-that it was made with, which has one at a time.
+This is the older alternative to the WebSocket API. A key lives for an hour after it was created or last kept
+alive, and depends on the API key or session with which it was created. An API key or session has one
+listenKey at a time.
 """
 
 from typing import Final, NamedTuple, Self, TypedDict
@@ -21,21 +21,21 @@ _LISTEN_KEY: Final = Parameter("listenKey", "The key.", required=True)
 
 
 class ListenKey(NamedTuple):
-    """Whose events a key opens, and what it falls with.
+    """The account whose events a key opens, and the credential on which it depends.
 
-    Empty: made by an earlier release, it falls with anything of the account.
+    Empty: an earlier release created it; it ends with any credential of the account.
     """
 
     account_id: AccountId
     credential: str
 
     def to_bytes(self) -> bytes:
-        """Return what is kept."""
+        """Return the stored form."""
         return f"{self.account_id} {self.credential}".encode()
 
     @classmethod
     def of_bytes(cls, kept: bytes) -> Self | None:
-        """Return what was kept; None: nobody has written it so."""
+        """Return the key of a stored form; None: it is invalid."""
         account, _, credential = kept.partition(b" ")
         return cls(AccountId(int(account)), credential.decode()) if account.isdigit() else None
 
@@ -47,7 +47,7 @@ class ListenKeyShape(TypedDict):
 
 
 async def open_stream(ports: Ports, call: Call) -> ListenKeyShape:
-    """Return the key that goes with the API key, a new one if there is none; it is good for another hour."""
+    """Return the API key's listenKey, a new one if there is none; it is valid for another hour."""
     _check_enabled(ports)
     own = ListenKey(call.account_id, call.credential)
     value = await ports.key_values.get(streams.listen_key_of(*own))
@@ -57,7 +57,7 @@ async def open_stream(ports: Ports, call: Call) -> ListenKeyShape:
 
 
 async def keep_stream(ports: Ports, call: Call) -> Nothing:
-    """Let the key live for another hour."""
+    """Extend the key by an hour."""
     key, found = await _own_key(ports, call)
     await _keep(ports, key, found if found.credential else ListenKey(call.account_id, call.credential))
     return Nothing()
@@ -72,10 +72,10 @@ async def close_stream(ports: Ports, call: Call) -> Nothing:
 
 
 async def find_listen_key(ports: Ports, key: str) -> ListenKey | None:
-    """Return whose events the key opens, None when it does not exist (any more).
+    """Return the account and credential of the key; None: it does not exist.
 
-    Whatever else happens meanwhile, none is good that was made with what is revoked, as far as this process
-    has heard: that is what counts, since requests that had begun before may still write it.
+    A key that was created with a revoked credential is invalid, as far as this process knows the revocation.
+    This check is decisive, because a request that began before the revocation may still write the key.
     """
     if not ports.settings.listen_keys_enabled:
         return None

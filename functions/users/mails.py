@@ -1,4 +1,4 @@
-"""Mails to the owners of accounts: what they say."""
+"""The texts of mails to the owners of accounts."""
 
 import hashlib
 import secrets
@@ -15,7 +15,7 @@ _SIGNATURE: Final = (
 
 
 async def send_token(ports: Ports, account_id: AccountId, purpose: Purpose) -> None:
-    """Make a token and write the mail that has it."""
+    """Create a token and write the mail with it."""
     token = secrets.token_urlsafe(24)
     await ports.mails.add_token(_hash_of(token), account_id, purpose, TOKEN_TTL_S[purpose])
     link = f"{ports.settings.resolved_public_url()}/trade?{purpose}={token}"
@@ -34,7 +34,7 @@ async def send_token(ports: Ports, account_id: AccountId, purpose: Purpose) -> N
 
 
 async def owner_of_token(ports: Ports, token: str, purpose: Purpose, *, use: bool) -> AccountId | None:
-    """Return whose token it is, None when it is none, or none any more; with `use` it is none from now on."""
+    """Return the account of a token, or None; `use` invalidates the token."""
     token_hash = _hash_of(token)
     if use:
         return await ports.mails.use_token(token_hash, purpose)
@@ -42,7 +42,7 @@ async def owner_of_token(ports: Ports, token: str, purpose: Purpose, *, use: boo
 
 
 def signed_up_again() -> Mail:
-    """Return what the owner of an address hears when somebody signs up with it."""
+    """Return the mail to the owner of an address with which somebody has signed up again."""
     return Mail(
         "You have an account already",
         "Somebody, perhaps you, has signed up with this address. It has an account: sign in, or ask for a "
@@ -51,7 +51,7 @@ def signed_up_again() -> Mail:
 
 
 def new_device(call: Call) -> Mail:
-    """Return what the owner of an account hears of a sign-in from where there was none."""
+    """Return the mail about a sign-in from a new address or program."""
     return Mail(
         "A new sign-in",
         f"Your account was signed in to from {call.address} with {call.agent or 'a program'}.{_SIGNATURE}",
@@ -59,7 +59,7 @@ def new_device(call: Call) -> Mail:
 
 
 def changed(what: str, call: Call) -> Mail:
-    """Return what the owner of an account hears when what protects it was changed."""
+    """Return the mail about a change of the account's security settings."""
     return Mail(f"{what}", f"{what}, from {call.address} with {call.agent or 'a program'}.{_SIGNATURE}")
 
 

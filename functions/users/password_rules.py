@@ -1,4 +1,4 @@
-"""Which passwords are taken: none that is known, or guessed in a few attempts."""
+"""The rules for passwords: none that is known or can be guessed in a few attempts."""
 
 from typing import Final
 
@@ -10,14 +10,14 @@ LENGTH_MIN: Final = 8
 LENGTH_MAX: Final = 1024
 _GUESSES_MIN: Final = 10**6
 _LOOKED_AT: Final = 16
-"""Characters that are looked at: a password whose beginning is hard to guess needs no more. 72 would take up
-to 36 ms, in which a gateway answers nobody, 16 take 2."""
+"""Number of characters that are checked; a password with a strong beginning needs no further check.
+
+72 characters would take up to 36 ms, during which a gateway answers nobody; 16 take 2 ms.
+"""
 
 
 def check_password(password: str, email: str) -> None:
-    """Refuse with -1130 a password that is too short, too long, on the lists of attackers, or made of the
-    address.
-    """
+    """Refuse with -1130 a password that is too short, too long, common, or derived from the address."""
     if not LENGTH_MIN <= len(password) <= LENGTH_MAX:
         raise ApiError(-1130, f"A password has {LENGTH_MIN} to {LENGTH_MAX} characters.")
     name, _, host = email.partition("@")

@@ -1,4 +1,4 @@
-"""/api/v1/password: change it, or choose a new one by mail when it is forgotten."""
+"""/api/v1/password: change the password, or reset a forgotten one by mail."""
 
 from typing import Annotated, Final
 
@@ -26,7 +26,7 @@ _NOBODY: Final = Contact("", False)
 
 
 class Change(msgspec.Struct, frozen=True, rename="camel"):
-    """The password, the one that takes its place, and a code where the account has a second factor."""
+    """The current password, the new one, and a code if the account has a second factor."""
 
     password: Secret
     new_password: NewPassword
@@ -34,13 +34,13 @@ class Change(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """Whose password is forgotten."""
+    """The address of the account with the forgotten password."""
 
     email: Email
 
 
 class Reset(msgspec.Struct, frozen=True, rename="camel"):
-    """What the mail said, the new password, and a code where the account has a second factor."""
+    """The token from the mail, the new password, and a code if the account has a second factor."""
 
     token: Token
     new_password: NewPassword
@@ -48,7 +48,7 @@ class Reset(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def change_password(ports: Ports, call: Call) -> Nothing:
-    """Change the password, and end all sessions but the one that asks."""
+    """Change the password, and end all other sessions."""
     wanted = read_body(call.body, Change)
     if wanted.new_password == wanted.password:
         raise ApiError(-1130, "The new password is the same as the old one.")
@@ -56,14 +56,14 @@ async def change_password(ports: Ports, call: Call) -> Nothing:
     hashed = await ports.passwords.hashed(wanted.new_password, contact.email, is_known=True)
     known = await confirm(ports, call, wanted.password, wanted.code)
     if not await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED, known):
-        raise ApiError(-1002, "Password is wrong.", 401)  # it was changed meanwhile
+        raise ApiError(-1002, "Password is wrong.", 401)  # it was changed in the meantime
     return Nothing()
 
 
 async def forget_password(ports: Ports, call: Call) -> Nothing:
-    """Send a mail by which a new password can be chosen.
+    """Send a mail for resetting the password.
 
-    The answer is the same where there is no such account.
+    The answer is the same if there is no such account.
     """
     email = normalized_email(read_body(call.body, Forgotten).email)
     await ports.attempts.begin(Attempt(f"reset {email}", call.address, is_known=False))
@@ -74,17 +74,17 @@ async def forget_password(ports: Ports, call: Call) -> Nothing:
 
 
 async def reset_password(ports: Ports, call: Call) -> Nothing:
-    """Choose a new password by what a mail said, and end all sessions.
+    """Set a new password by a token from a mail, and end all sessions.
 
-    Whoever reads the mails owns the address. If nobody had shown that before, somebody else may have signed
-    up with it, and have added keys and a second factor: the factor is not asked for, and they are gone
-    afterwards.
+    A reader of the mails owns the address. If the address was not verified before, somebody else may have
+    signed up with it, and have added keys and a second factor: then the second factor is not required, and
+    all of these are removed.
     """
     wanted = read_body(call.body, Reset)
     account_id = await owner_of_token(ports, wanted.token, Purpose.RESET, use=False)
     if account_id is None:
         raise _no_token()
-    # Before the code and the mail's token are used up: neither is good a second time.
+    # Before the code and the token are used up: both are valid only once.
     contact = await ports.users.contact(account_id) or _NOBODY
     hashed = await ports.passwords.hashed(wanted.new_password, contact.email, is_known=True)
     knows_address = await ports.sessions.knows_address(account_id, call.address)
@@ -96,8 +96,8 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
     by_owner = msgspec.structs.replace(call, account_id=account_id)
     await _set_password(ports, by_owner, account_id, hashed, Activity.RESET)
     if not contact.is_verified:
-        # After the sessions have ended, in which more could be made. The mark comes last: who is interrupted
-        # asks for another mail.
+        # After the sessions have ended, which could create more keys. The mark comes last: an interrupted
+        # user requests another mail.
         await revoke_every_key(ports, by_owner)
         await ports.second_factors.remove(account_id, by_owner.origin)
         await ports.users.verify_silently(account_id)
@@ -107,9 +107,9 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
 async def _set_password(
     ports: Ports, call: Call, account_id: AccountId, hashed: str, activity: Activity, known: str | None = None
 ) -> bool:
-    """Set another password, if the one of now still has the hash that is `known`.
+    """Replace the password, if the current one still has the hash `known`.
 
-    End what the one of before was good for.
+    End the sessions that depend on the old one.
     """
     if not await ports.users.set_password(account_id, hashed, activity, call.origin, known_hash=known):
         return False

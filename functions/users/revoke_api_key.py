@@ -9,17 +9,16 @@ from protocol import streams
 
 
 async def revoke_every_key(ports: Ports, call: Call) -> None:
-    """Revoke all keys of the account that calls."""
+    """Revoke all keys of the calling account."""
     for key in await ports.api_keys.revoke_all(call.account_id, call.origin):
         await _forget(ports, call, key)
 
 
 async def revoke_api_key(ports: Ports, call: Call) -> Nothing:
-    """Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened
-    with it ends.
+    """Revoke one of the account's keys: within a second it is invalid, and everything opened with it ends.
 
-    So do streams opened with a listenKey that was made with it. Revoking it again is harmless, and what to do
-    when the answer was an outage.
+    This includes streams opened with a listenKey of the API key. Repeating the call is harmless, and correct
+    after an outage.
     """
     key = call.parameters.required("apiKey")
     if not key.isascii() or not key.isalnum():

@@ -1,6 +1,6 @@
-"""The second factor: codes by time (TOTP, RFC 6238), and recovery codes for whoever has lost the device.
+"""The second factor: time-based codes (TOTP, RFC 6238), and recovery codes for a lost device.
 
-Each is good once.
+Each code is valid once.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ STEP_S: Final = 30
 RECOVERY_CODES: Final = 10
 _ISSUER: Final = "Exchange"
 _BEFORE_AND_AFTER: Final = 1
-"""Steps that a clock may be off."""
+"""Maximum deviation of the device's clock, in steps."""
 _code: Final = re.compile(r"[0-9]{6}", re.ASCII)
 
 
@@ -29,14 +29,14 @@ class Factor(NamedTuple):
 
     email: str
     secret: str
-    """In base32; empty: there is none, or no key that is known here opens it."""
+    """In base32; empty: there is none, or no known key opens it."""
     sealed: bytes
-    """The secret as it is kept."""
+    """The secret as it is stored."""
     is_on: bool
 
 
 def binding_of(account_id: AccountId) -> str:
-    """Return what the secret is sealed for."""
+    """Return the binding of the sealed secret."""
     return f"totp:{account_id}"
 
 
@@ -56,12 +56,12 @@ def new_secret() -> str:
 
 
 def address_of(factor: Factor) -> str:
-    """Return what a QR code for a device says."""
+    """Return the address (otpauth://) in a device's QR code."""
     return pyotp.TOTP(factor.secret, interval=STEP_S).provisioning_uri(name=factor.email, issuer_name=_ISSUER)
 
 
 async def uses_code(ports: Ports, call: Call, account_id: AccountId, secret: str, code: str) -> bool:
-    """Return whether a code is the device's of now, and was not used before; from now on it was."""
+    """Use a code; return whether it is a current code of the device and was not used before."""
     if not secret or _code.fullmatch(code) is None:  # without a secret anybody can compute codes
         return False
     device, now_step = pyotp.TOTP(secret, interval=STEP_S), call.now // 1000 // STEP_S
@@ -72,10 +72,11 @@ async def uses_code(ports: Ports, call: Call, account_id: AccountId, secret: str
 
 
 async def check_second_factor(ports: Ports, call: Call, account_id: AccountId, code: str) -> None:
-    """Refuse whoever does not show the second factor of an account that has one.
+    """Refuse a request without the second factor, if the account has one.
 
     Raises:
-        ApiError: -9001 a code is needed, -1002 it is wrong or was used, or the device's cannot be checked.
+        ApiError: -9001 a code is required, -1002 it is wrong or was used, or the device's secret cannot be
+            opened.
     """
     factor = await factor_of(ports, account_id)
     if not factor.is_on:
@@ -94,10 +95,10 @@ async def check_second_factor(ports: Ports, call: Call, account_id: AccountId, c
 
 
 def new_recovery_codes() -> list[str]:
-    """Return codes of 80 random bits, which nobody guesses."""
+    """Return codes of 80 random bits each."""
     return [secrets.token_hex(10).upper() for _ in range(RECOVERY_CODES)]
 
 
 def hash_of(code: str) -> str:
-    """Return what is kept of a recovery code."""
+    """Return the stored hash of a recovery code."""
     return hashlib.sha256(code.strip().upper().encode()).hexdigest()

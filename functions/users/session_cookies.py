@@ -1,9 +1,9 @@
-"""The cookie that holds a browser's session.
+"""The cookie with a browser's session.
 
-Scripts cannot read it, pages of other origins cannot have it sent along.
+Scripts cannot read it, and browsers do not send it with requests from other origins.
 
-The prefix makes browsers refuse one that was set without `Secure`, for another path, or by a neighbouring
-host. Browsers take `Secure` from 127.0.0.1 and localhost as well as from HTTPS.
+The name's prefix makes browsers refuse a cookie that was set without `Secure`, for another path, or by a
+neighbouring host. Browsers accept `Secure` from 127.0.0.1 and localhost as from HTTPS.
 """
 
 from typing import Final
@@ -15,17 +15,17 @@ Header = tuple[bytes, bytes]
 
 
 def cookie_that_signs_in(token: str, ttl_s: int) -> Header:
-    """Return the header that gives a browser its session."""
+    """Return the header that sets a browser's session cookie."""
     return b"set-cookie", f"{COOKIE}={token}; Max-Age={ttl_s}; {_ATTRIBUTES}".encode()
 
 
 def cookie_that_signs_out() -> Header:
-    """Return the header that takes it away."""
+    """Return the header that deletes the cookie."""
     return b"set-cookie", f"{COOKIE}=; Max-Age=0; {_ATTRIBUTES}".encode()
 
 
 def token_in(cookies: str) -> str:
-    """Return the session's token of a `Cookie` header; empty: it has none."""
+    """Return the session token in a `Cookie` header, or an empty text."""
     for pair in cookies.split(";"):
         name, _, value = pair.strip().partition("=")
         if name == COOKIE:

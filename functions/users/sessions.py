@@ -1,7 +1,6 @@
-"""Sessions: a random token that the client keeps, and its hash, in Redis, that says who is signed in until
-when.
+"""Sessions: a random token that the client keeps, and a record in Redis under the token's hash.
 
-The database has what their owner is shown of them. A session is over when Redis has it no more, whatever the
+The database has the data that the owner sees. A session has ended when Redis no longer has it, whatever the
 database says.
 """
 
@@ -23,9 +22,7 @@ _ID_BYTES: Final = 12
 
 
 class SessionRecord(msgspec.Struct, frozen=True, array_like=True):
-    """Who is signed in, the name under which the session is listed and ended, and when it ends by itself
-    (ms).
-    """
+    """The account, the name under which the session is listed and ended, and its expiry (ms)."""
 
     account_id: AccountId
     session_id: str
@@ -33,7 +30,7 @@ class SessionRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A session that has begun."""
+    """A new session."""
 
     token: str
     session_id: str
@@ -44,24 +41,27 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def hash_of(token: str) -> str:
-    """Return what is kept of a token."""
+    """Return the stored hash of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def csrf_token(token: str) -> str:
-    """Return what a page proves with that it may read the session's answers: a page of another origin cannot
-    learn it.
+    """Return the token by which a page proves that it may read the session's answers.
+
+    Pages of other origins cannot learn it.
     """
     return hmac.digest(token.encode(), b"csrf", "sha256").hex()
 
 
 async def open_session(ports: Ports, call: Call, account_id: AccountId, password_hash: str) -> Opened | None:
-    """Return a new session, which the database and the account's activity show; None: the password has
-    another hash meanwhile.
+    """Return a new session, which is recorded in the database and the account's activity.
+
+    None: the password has changed in the meantime.
     """
     token, session_id = secrets.token_urlsafe(32), secrets.token_urlsafe(_ID_BYTES)
     ttl_s = ports.settings.session_ttl_s
-    # First where it counts: who ends what the database shows finds it there. Nobody has the token yet.
+    # First in Redis, which is authoritative: a call that ends the sessions in the database must find it
+    # there. Nobody has the token yet.
     record = SessionRecord(account_id, session_id, call.now + ttl_s * 1000)
     await ports.key_values.put(streams.session(hash_of(token)), _encode(record), ttl_s)
     if not await ports.sessions.begin(
@@ -73,27 +73,27 @@ async def open_session(ports: Ports, call: Call, account_id: AccountId, password
 
 
 async def record_of(key_values: KeyValues, token: str) -> SessionRecord:
-    """Return who is signed in with the token; -1002 when nobody is."""
+    """Return the record of a token; -1002 if there is none."""
     value = await key_values.get(streams.session(hash_of(token))) if token else None
     if value is None:
         raise not_signed_in()
     try:
         return _decode(value)
     except msgspec.MsgspecError as error:
-        raise not_signed_in() from error  # an earlier release's
+        raise not_signed_in() from error  # written by an earlier release
 
 
 async def end_at_once(ports: Ports, call: Call) -> None:
-    """End the session of the request where it counts; `end_sessions` writes it down."""
+    """End the request's session in Redis, which is authoritative; `end_sessions` records it."""
     await ports.revocations.add(Revocation(of_session(call.session_id), call.account_id))
     await ports.key_values.remove(streams.session(hash_of(call.session)))
 
 
 async def end_sessions(ports: Ports, call: Call, session_ids: list[str]) -> list[bool]:
-    """End sessions of the account that calls, with all tickets and connections that stand on them.
+    """End sessions of the calling account, with all dependent tickets and connections.
 
-    To end them again is harmless, and what to do when the answer was an outage. Returns for each that there
-    was whether it has ended only now.
+    Repeating the call is harmless, and correct after an outage. Returns for each existing session whether
+    this call has ended it.
     """
     ended = await ports.sessions.end(call.account_id, session_ids, call.origin)
     for each in ended:

@@ -21,9 +21,9 @@ _NOBODY: Final = SignInFacts(AccountId(0), "", False, False, False)
 
 
 class SigningIn(msgspec.Struct, frozen=True):
-    """Who signs in, and whether the session is a browser's: then its token is in a cookie, and nowhere else.
+    """The user's credentials, and whether the session is a browser's: then its token is only in a cookie.
 
-    `code` is the second factor's, where the account has one, or one of its recovery codes.
+    `code` is the second factor's, if the account has one, or one of its recovery codes.
     """
 
     email: Email
@@ -33,7 +33,7 @@ class SigningIn(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True, rename="camel"):
-    """A session that has begun; it ends by itself after `expires_in` seconds.
+    """A new session; it expires after `expires_in` seconds.
 
     `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in
     `X-CSRF-Token` instead.
@@ -48,8 +48,8 @@ class Session(msgspec.Struct, frozen=True, rename="camel"):
 async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     """Begin a session.
 
-    An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that
-    failed, the next has to wait (429 with Retry-After).
+    An unknown address takes as long as a wrong password, and gets the same answer. After some failed
+    attempts, the next one has to wait (429 with Retry-After).
     """
     asked = read_body(call.body, SigningIn)
     email = normalized_email(asked.email)
@@ -62,7 +62,7 @@ async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     try:
         await check_second_factor(ports, call, facts.account_id, asked.code)
     except ApiError as error:
-        # Whoever comes so far has the password: its owner should know.
+        # The client has the right password: the owner should know.
         if error.status == 401 and error.code != NEEDED:
             await ports.activity.note_refused_sign_in(email, call.origin)
         raise

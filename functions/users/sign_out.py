@@ -8,9 +8,7 @@ from functions.users.sessions import end_at_once, end_sessions
 
 
 async def sign_out(ports: Ports, call: Call) -> Answered[Nothing]:
-    """End the session that the request came with, also when the database is away: then it is 503, and the
-    session over.
-    """
+    """End the request's session; also (with answer 503) if the database is unreachable."""
     await end_at_once(ports, call)
     await end_sessions(ports, call, [call.session_id])
     return Answered(Nothing(), (cookie_that_signs_out(),))

@@ -1,4 +1,4 @@
-"""POST /api/v1/signup: make an account."""
+"""POST /api/v1/signup: create an account."""
 
 import re
 from typing import Annotated
@@ -18,34 +18,34 @@ _email = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,190}", re.ASCII)
 Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
 NewPassword = Annotated[str, msgspec.Meta(min_length=LENGTH_MIN, max_length=LENGTH_MAX)]
 Secret = Annotated[str, msgspec.Meta(max_length=LENGTH_MAX)]
-"""A password or code that was chosen before: what was taken once must be good for showing it."""
+"""An existing password or code: the maximum length must accept everything that was accepted before."""
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """Who signs up."""
+    """The new user's credentials."""
 
     email: Email
     password: NewPassword
 
 
 class SignedUp(msgspec.Struct, frozen=True):
-    """Who may sign in."""
+    """The new account."""
 
     email: str
 
 
 def normalized_email(email: str) -> str:
-    """Return the address as it is kept; -1130 when it is none."""
+    """Return the address in its stored form; -1130 if it is invalid."""
     if _email.fullmatch(email) is None:
         raise ApiError(-1130, "Data sent for parameter 'email' is not valid.")
     return email.lower()
 
 
 async def sign_up(ports: Ports, call: Call) -> SignedUp:
-    """Make an account.
+    """Create an account.
 
-    The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and
-    nobody else.
+    The answer is the same, and takes as long, if there is already an account: only its owner is notified, by
+    mail.
     """
     credentials = read_body(call.body, Credentials)
     email = normalized_email(credentials.email)

@@ -1,4 +1,4 @@
-"""Asking again who it is, before what a stolen session must not be enough for."""
+"""Step-up authentication, for actions for which a stolen session must not suffice."""
 
 from functions.api.errors import ApiError
 from functions.api.ports import Call, Ports
@@ -8,12 +8,12 @@ from functions.users.second_factor import check_second_factor
 
 
 async def confirm(ports: Ports, call: Call, password: str, code: str) -> str:
-    """Refuse whoever does not know the password of the account that calls, or lacks its second factor.
+    """Refuse a request without the calling account's password and second factor.
 
     Return the password's hash.
 
     Raises:
-        ApiError: -1002 the password or the code is wrong, -9001 a code is needed, -1003 too many attempts.
+        ApiError: -1002 the password or the code is wrong, -9001 a code is required, -1003 too many attempts.
     """
     facts = await ports.users.step_up_facts(call.account_id, call.address) or StepUpFacts("", "", False)
     attempt = Attempt(facts.email, call.address, facts.knows_address)

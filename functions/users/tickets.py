@@ -1,7 +1,7 @@
-"""POST /api/v1/tickets: a key for a signed-in page, for a quarter of an hour.
+"""POST /api/v1/tickets: a key for a signed-in page, valid for a quarter of an hour.
 
-A page signs its requests to `/api/v3` and its sockets with it. It is kept in no database and on no disk of
-the browser, and is good no more when the session ends.
+A page signs its requests to `/api/v3` and its WebSocket logins with it. It is stored in no database and on no
+disk of the browser, and becomes invalid when the session ends.
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ TTL_S: Final = 900
 
 
 class Ticket(msgspec.Struct, rename="camel"):
-    """A key and its secret, good for `expires_in` seconds."""
+    """A key and its secret, valid for `expires_in` seconds."""
 
     api_key: str
     secret: str

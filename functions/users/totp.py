@@ -31,20 +31,20 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 class Device(msgspec.Struct, frozen=True):
-    """What a device needs: the secret, and the same as the address that a QR code says."""
+    """The secret for a device, and the same as the address in a QR code."""
 
     secret: str
     uri: str
 
 
 class Confirm(msgspec.Struct, frozen=True):
-    """A code that the device shows."""
+    """A code from the device."""
 
     code: Secret
 
 
 class RecoveryCodes(msgspec.Struct, frozen=True, rename="camel"):
-    """Codes for whoever has lost the device; each is good once, and they are never shown again."""
+    """Recovery codes for a lost device; each is valid once, and they are never shown again."""
 
     recovery_codes: list[str]
 
@@ -59,7 +59,7 @@ class Remove(msgspec.Struct, frozen=True):
 async def begin(ports: Ports, call: Call) -> Device:
     """Return a secret for a device.
 
-    It counts when a code of it was confirmed; until then another may be asked for.
+    It becomes active when a code of it is confirmed; until then another secret may be requested.
     """
     await confirm(ports, call, read_body(call.body, Begin).password, "")
     secret = new_secret()
@@ -71,7 +71,7 @@ async def begin(ports: Ports, call: Call) -> Device:
 
 
 async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
-    """Demand the second factor from now on, and return the recovery codes."""
+    """Require the second factor from now on, and return the recovery codes."""
     code = read_body(call.body, Confirm).code
     factor = await factor_of(ports, call.account_id)
     if factor.is_on or not factor.secret:
@@ -89,7 +89,7 @@ async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
 
 
 async def remove(ports: Ports, call: Call) -> Nothing:
-    """Demand the second factor no more."""
+    """Stop requiring the second factor."""
     wanted = read_body(call.body, Remove)
     await confirm(ports, call, wanted.password, wanted.code)
     if not await ports.second_factors.remove(call.account_id, call.origin):

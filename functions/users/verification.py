@@ -1,4 +1,4 @@
-"""/api/v1/verification: showing that the address of an account is its owner's."""
+"""/api/v1/verification: verify the address of an account."""
 
 from typing import Final
 
@@ -15,13 +15,13 @@ from functions.users.passwords import Token
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What the mail said."""
+    """The token from the mail."""
 
     token: Token
 
 
 async def verify(ports: Ports, call: Call) -> Nothing:
-    """Note that whoever asks reads the mails to the account's address."""
+    """Record that the client reads the mails to the account's address."""
     account_id = await owner_of_token(
         ports, read_body(call.body, Shown).token, Purpose.VERIFICATION, use=True
     )
@@ -39,7 +39,7 @@ async def ask_again(ports: Ports, call: Call) -> Nothing:
 
 
 async def check_verified(ports: Ports, call: Call) -> None:
-    """Refuse with -1002 an account that has not, where the exchange demands it."""
+    """Refuse with -1002 an unverified account, if the exchange requires verification."""
     if ports.settings.verification_required and not await ports.users.is_verified(call.account_id):
         raise ApiError(-1002, "Verify the address of this account first: it was sent a mail.", 403)
 

@@ -1,4 +1,7 @@
--- The time is Redis's own, so that everybody means the same by it.
+-- Announce a standby with Redis's time, which is the same for all processes; drop expired announcements.
+-- KEYS: 1 standbys:{k}.
+-- ARGV: 1 the process; 2 the announcement without time; 3 ms that an announcement is valid.
+-- Returns nothing.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. '|' .. string.format('%d', now))

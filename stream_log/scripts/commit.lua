@@ -1,6 +1,13 @@
--- Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note
--- what was passed over, move the position, its checksum and the group's cursor: all or nothing. An entry takes
--- the position's id, or the next free one when somebody put garbage with a larger id into the stream.
+-- Commit a batch, all or nothing, if the position is as expected: append events, outbox and dead letters,
+--   record a skipped entry, and advance the position, its checksum and the group's cursor.
+-- KEYS: 1 pos:{k}; 2 ev:{k}; 3 out:{k}; 4 dead:{k}; 5 in:{k}; 6 pos:{k}:checksum; with a skip 7 skips:{k},
+--   8 skip:{k}.
+-- ARGV: 1 the expected position; 2 the new stream id; 3 the event frame or ''; 4 the number of outbox
+--   frames; 5 the checksum or ''; 6, 7 id and instruction of the skipped entry or ''; then (target, frame)
+--   per outbox frame; then the dead letters, each as a count and that many arguments.
+-- Returns 1, or 0 if the position is not as expected: then nothing was written.
+-- An entry has the position's id, or the next free one if a foreign entry with a larger id is in the
+--   stream.
 local function append(stream, ...)
   if redis.pcall('XADD', stream, ARGV[2], ...).err then redis.call('XADD', stream, '*', ...) end
 end

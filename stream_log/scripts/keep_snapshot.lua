@@ -1,5 +1,8 @@
--- List a snapshot whose bytes are there, and drop those that are one too many; unless the newest reaches as
--- far already.
+-- List a complete snapshot and drop the oldest ones, unless the newest listed snapshot reaches as far.
+-- KEYS: 1 snapshots:{k}; 2 snapshot:{k}:NAME.
+-- ARGV: 1 the stream id that it reaches; 2 NAME; 3 the prefix `snapshot:{k}:`; 4 '1': replace one that
+--   reaches as far.
+-- Returns 1, or 0 if the snapshot was deleted instead.
 local function parts(id) return string.match(id, '^(%d+)-(%d+)$') end
 local newest = string.match(redis.call('LINDEX', KEYS[1], 0) or '', '^saved|([^|]+)|')
 if newest and ARGV[1] ~= '0-0' then

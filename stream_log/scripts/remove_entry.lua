@@ -1,5 +1,8 @@
--- Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has
--- put there, under the very same id perhaps, must be seen and not swept away.
+-- Remove an entry if it has the given fields; without fields, whatever its contents.
+-- A foreign entry, even with the same id, must remain visible.
+-- KEYS: 1 the stream.
+-- ARGV: 1 the entry's id; then its fields and values.
+-- Returns the number of removed entries.
 local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if #ARGV > 1 then
   if not entry or #entry[2] ~= #ARGV - 1 then return 0 end

@@ -1,5 +1,8 @@
--- Raise the epoch, and make the group when it is the first. A candidate takes the lease, unless another one
--- has it.
+-- Raise the epoch, and create the consumer group if there is none; a candidate takes the lease, too.
+-- KEYS: 1 pos:{k}; 2 in:{k}; 3 lease:{k}; 4 pos:{k}:takeovers.
+-- ARGV: 1 the consumer group; 2 the lease's text or '' (no candidate); 3 its duration in ms; 4 the lease
+--   to replace.
+-- Returns {new position, Redis's time in s}, or {false, 0} if another worker holds the lease.
 if ARGV[2] ~= '' then
   local held = redis.call('GET', KEYS[3])
   if held and held ~= ARGV[4] then return {false, 0} end
