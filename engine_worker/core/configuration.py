@@ -10,7 +10,7 @@ from engine_worker.core.accounts import AssetTotals
 from engine_worker.core.drains import Drain
 from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.journal import Journal
-from engine_worker.core.market_state import MarketState
+from engine_worker.core.matching import MarketState
 from engine_worker.core.messages import Messages
 from engine_worker.core.replies import Replies
 from engine_worker.core.shard_state import NEVER, UNBOUNDED, ShardState

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engine_worker.core import audit
+from engine_worker.core import conservation as audit
 from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard_state import ShardState
 from protocol.codec import encode_as, encode_events, frame_items

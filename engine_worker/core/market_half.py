@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 
-from engine_worker.core.market_state import MakerMessage, cancel_missed, refused_taker
+from engine_worker.core.matching import MakerMessage, cancel_missed, refused_taker
 from engine_worker.core.messages import Messages
 from engine_worker.core.shard_state import ShardState
 from protocol.commands import CancelResting, MatchOrder

@@ -1,6 +1,6 @@
 """Questions to a shard. Answers change nothing."""
 
-from engine_worker.core import audit
+from engine_worker.core import conservation as audit
 from engine_worker.core.enums import IN_FLIGHT
 from engine_worker.core.shard_state import ShardState
 from protocol.orders import RejectReason

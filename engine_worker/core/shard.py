@@ -14,7 +14,7 @@ messages: nothing here reads a clock, the environment or a random source, or ite
 from collections.abc import Callable
 from typing import Any, Final
 
-from engine_worker.core import audit
+from engine_worker.core import conservation as audit
 from engine_worker.core.account_half import AccountHalf
 from engine_worker.core.authority import ROLES
 from engine_worker.core.configuration import Configuration

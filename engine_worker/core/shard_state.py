@@ -10,7 +10,7 @@ from typing import Final
 from engine_worker.core.accounts import Account, AssetTotals
 from engine_worker.core.authority import Authority
 from engine_worker.core.drains import Drain
-from engine_worker.core.market_state import MarketState
+from engine_worker.core.matching import MarketState
 from engine_worker.core.outcomes import AnsweredRequests, Request, Transfers
 from protocol.codec import OLDEST_FORMAT
 from protocol.commands import ShardMessage

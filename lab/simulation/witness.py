@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
-from engine_worker.core.audit import recount
+from engine_worker.core.conservation import recount
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
 from engine_worker.entries import NotUnderstoodError, apply_one_by_one

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from cli import inquiries
-from engine_worker.core import audit
+from engine_worker.core import conservation as audit
 from engine_worker.core.shard_state import ShardState
 from engine_worker.worker import Worker
 from runtime.settings import Settings

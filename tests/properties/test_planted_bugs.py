@@ -14,7 +14,7 @@ from engine_worker.core.accounts import Account
 from engine_worker.core.book import Book, BookSide
 from engine_worker.core.configuration import Configuration
 from engine_worker.core.invariants import InvariantBroken
-from engine_worker.core.market_state import MarketState
+from engine_worker.core.matching import MarketState
 from engine_worker.core.operator_commands import OperatorCommands
 from engine_worker.core.outcomes import AnsweredRequests, FirstOutcomes, KeyedRequests
 from engine_worker.core.replies import Replies

@@ -16,7 +16,7 @@ from engine_worker.core.authority import Authority
 from engine_worker.core.book import Book
 from engine_worker.core.configuration import Configuration
 from engine_worker.core.journal import Journal
-from engine_worker.core.market_state import MarketState
+from engine_worker.core.matching import MarketState
 from engine_worker.core.messages import Messages
 from engine_worker.core.operator_commands import OperatorCommands
 from engine_worker.core.outcomes import AnsweredRequests

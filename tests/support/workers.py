@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine_worker.core.audit import recount
+from engine_worker.core.conservation import recount
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import (

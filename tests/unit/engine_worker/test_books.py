@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine_worker.core.audit import recount
+from engine_worker.core.conservation import recount
 from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot
