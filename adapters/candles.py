@@ -6,7 +6,7 @@ from typing import Final
 from adapters.database import Database
 from functions.market_data.klines import KlineRow, Window, bucket_start, next_bucket
 from functions.repositories.candles import CandleSums
-from protocol.market_data import INTERVALS, INTERVALS_MS
+from protocol.intervals import INTERVALS, INTERVALS_MS
 from protocol.units import TimeMs
 
 _HOUR_MS: Final = 3_600_000

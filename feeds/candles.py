@@ -4,7 +4,8 @@ from typing import Final
 
 import msgspec
 
-from protocol.market_data import INTERVALS, Candle, interval_bounds
+from protocol.intervals import INTERVALS, interval_bounds
+from protocol.market_data import Candle
 from protocol.trade_sums import TradeSum, candle_of
 
 _NEVER: Final = 1 << 62

@@ -26,8 +26,9 @@ from feeds.tickers import Bucket, RollingTicker, kept_from
 from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
 from protocol.decoding import json_decoder
+from protocol.intervals import INTERVALS
 from protocol.market import Market
-from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, DepthSnapshot
+from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import Side
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MarketDataKind

@@ -34,8 +34,9 @@ from protocol import streams
 from protocol.codec import encode_frame, encode_messages
 from protocol.commands import MessageFrame, ShardMessage
 from protocol.events import Event, OrderClosed, OrderFilled, TradeExecuted
+from protocol.intervals import INTERVALS, interval_bounds
 from protocol.market import SHARD_COUNT_MAX, Market
-from protocol.market_data import INTERVALS, BookTicker, DepthSnapshot, interval_bounds
+from protocol.market_data import BookTicker, DepthSnapshot
 from protocol.orders import CloseReason, OrderState, OrderStatus, Side
 from protocol.positions import ShardPosition
 from protocol.stream_id import STREAM_START, StreamId

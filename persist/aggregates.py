@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from persist.candles import STORED_INTERVALS
-from protocol.market_data import interval_bounds
+from protocol.intervals import interval_bounds
 
 LATE_MS: Final = 60_000
 """The youngest age at which a policy materializes a bucket (see schema/timescaledb)."""

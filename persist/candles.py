@@ -7,7 +7,7 @@ import msgspec
 
 from persist.rows import Row, Table, database_time
 from protocol.events import TradeExecuted
-from protocol.market_data import INTERVALS
+from protocol.intervals import INTERVALS
 from protocol.trade_sums import TradeSum, fold, sums_by_interval
 
 STORED_INTERVALS: Final = tuple(interval for interval in INTERVALS if interval != "3d")

@@ -16,7 +16,7 @@ import structlog
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from protocol.market_data import INTERVALS
+from protocol.intervals import INTERVALS
 from runtime.database_roles import ServiceRole
 
 _log = structlog.get_logger()

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import msgspec
 
-from protocol.market_data import Candle, interval_bounds
+from protocol.intervals import interval_bounds
+from protocol.market_data import Candle
 from protocol.orders import Side
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 

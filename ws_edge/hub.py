@@ -22,17 +22,10 @@ from functions.api.errors import ApiError
 from protocol import streams
 from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
+from protocol.intervals import interval_bounds
 from protocol.listing import Listing
 from protocol.market import Market
-from protocol.market_data import (
-    BookTicker,
-    Candle,
-    DepthDiff,
-    DepthSnapshot,
-    Ticker,
-    TradeBatch,
-    interval_bounds,
-)
+from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch
 from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage

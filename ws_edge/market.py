@@ -12,9 +12,9 @@ import msgspec
 
 from protocol.depth import joined
 from protocol.events import TradeExecuted
+from protocol.intervals import INTERVALS, interval_bounds
 from protocol.market import Market
 from protocol.market_data import (
-    INTERVALS,
     TICKER_WINDOWS_MS,
     BookTicker,
     Candle,
@@ -22,7 +22,6 @@ from protocol.market_data import (
     DepthSnapshot,
     Ticker,
     WindowTicker,
-    interval_bounds,
 )
 from protocol.units import QuantityLots, TimeMs
 from ws_edge import payloads

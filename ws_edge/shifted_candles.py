@@ -8,7 +8,8 @@ Redis. Trade ids tell whether anything is missing between the parts; until it is
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from protocol.market_data import Candle, interval_bounds
+from protocol.intervals import interval_bounds
+from protocol.market_data import Candle
 from protocol.trade_sums import candle_of, flat_sum, sum_of_candles
 
 SHIFT: Final = "@+08:00"

@@ -1,6 +1,6 @@
 """What an order must be for its account to place it, and what it must hold.
 
-These are the checks that need no book; the market's half has those that do (market_state.py).
+These are the checks that need no book; the market's half has those that do (matching.py).
 """
 
 from engine_worker.core.accounts import Account

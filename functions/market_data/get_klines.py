@@ -15,7 +15,7 @@ from functions.market_data.klines import (
     shape,
 )
 from functions.market_data.time_zones import TIME_ZONE, time_zone_ms
-from protocol.market_data import INTERVALS, INTERVALS_MS
+from protocol.intervals import INTERVALS, INTERVALS_MS
 from protocol.units import TimeMs
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000

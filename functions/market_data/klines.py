@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from functions.api.shapes import Amount, Time, Zero
+from protocol.intervals import interval_bounds
 from protocol.market import Market
-from protocol.market_data import interval_bounds
 from protocol.units import PriceTicks, QuantityLots, TimeMs
 
 

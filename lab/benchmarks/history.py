@@ -19,7 +19,7 @@ from lab.benchmarks.servers import STOP_S
 from persist.candles import STORED_INTERVALS
 from persist.migrate import Flavour, migrate
 from persist.rows import TRADES, Row, database_time
-from protocol.market_data import INTERVALS_MS
+from protocol.intervals import INTERVALS_MS
 from runtime.log import configure_logs
 from runtime.settings import Settings
 

@@ -15,7 +15,7 @@ from functions.market_data.get_klines import window_of
 from lab.benchmarks.history import DAYS, MARKETS, database_of_its_own, load, make_candles
 from lab.benchmarks.report import Result
 from persist.migrate import Flavour
-from protocol.market_data import INTERVALS, INTERVALS_MS
+from protocol.intervals import INTERVALS, INTERVALS_MS
 from protocol.units import TimeMs
 
 LIMIT = 1_000

@@ -31,7 +31,7 @@ from lab.chaos.quiet import Progress
 from lab.chaos.traders import Trader
 from lab.chaos.trading import FUNDS
 from protocol import streams
-from protocol.market_data import INTERVALS
+from protocol.intervals import INTERVALS
 from protocol.orders import OrderStatus, Side
 from protocol.positions import ShardPosition
 from protocol.stream_id import STREAM_START, StreamId

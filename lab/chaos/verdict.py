@@ -26,7 +26,7 @@ from lab.chaos.evidence import (
     is_final,
 )
 from lab.chaos.watching import Breaches, missing_in
-from protocol.market_data import INTERVALS, interval_bounds
+from protocol.intervals import INTERVALS, interval_bounds
 from protocol.orders import Liquidity, OrderStatus, OrderType, Side
 from protocol.units import format_decimal
 

@@ -20,9 +20,9 @@ from protocol import streams
 from protocol.codec import LaterFormatError, decode_readable_events, format_of
 from protocol.depth import book_after, diffs_after
 from protocol.events import Event, ShardEvent, TradeExecuted
+from protocol.intervals import INTERVALS, interval_bounds
 from protocol.market import Market, MarketMap
 from protocol.market_data import (
-    INTERVALS,
     AccountUpdate,
     BookTicker,
     Candle,
@@ -30,7 +30,6 @@ from protocol.market_data import (
     DepthSnapshot,
     Ticker,
     TradeBatch,
-    interval_bounds,
 )
 from protocol.orders import Side
 from protocol.stream_id import STREAM_START, StreamId

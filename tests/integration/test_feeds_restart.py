@@ -28,8 +28,9 @@ from protocol import streams
 from protocol.codec import FORMAT, decode_events, encode_frame
 from protocol.configuration import MarketConfig
 from protocol.events import AccountEvent, Event, MarketConfigured, TimePassed, TradeExecuted
+from protocol.intervals import INTERVALS
 from protocol.market import MarketMap
-from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, Ticker
+from protocol.market_data import AccountUpdate, BookTicker, Candle, Ticker
 from protocol.orders import Side
 from protocol.positions import ShardPosition
 from protocol.stream_id import StreamId

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from feeds.state import ShardFeeds
 from protocol import streams
 from protocol.events import Event
-from protocol.market_data import INTERVALS
+from protocol.intervals import INTERVALS
 from protocol.orders import Side
 from protocol.stream_id import StreamId
 from tests.support.kept_depth import KeptDepth

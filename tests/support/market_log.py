@@ -12,9 +12,10 @@ from protocol import streams
 from protocol.codec import encode_frame
 from protocol.configuration import MarketConfig
 from protocol.events import DepthChanged, Event, FundsDeposited, LevelChange, OrderAccepted, TradeExecuted
+from protocol.intervals import INTERVALS
 from protocol.listing import Listing, ShardConfiguration, encode_configuration
 from protocol.market import Market, MarketMap
-from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, Ticker, TradeBatch, WindowTicker
+from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker, TradeBatch, WindowTicker
 from protocol.orders import (
     Balance,
     OrderState,

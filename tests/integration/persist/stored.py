@@ -20,8 +20,8 @@ from protocol.events import (
     OrderFilled,
     TradeExecuted,
 )
+from protocol.intervals import INTERVALS
 from protocol.market import MarketMap
-from protocol.market_data import INTERVALS
 from stream_log.interface import StreamLog
 from tests.support.databases import as_persist
 from tests.support.market_log import candles_of, publish_markets

@@ -20,8 +20,9 @@ from feeds.frames import Trade
 from functions.market_data.get_klines import grid_offset, window_of
 from functions.market_data.klines import KlineRow, Window, bucket_start, filled, next_bucket
 from protocol.events import TradeExecuted
+from protocol.intervals import INTERVALS
 from protocol.market import Market, MarketMap
-from protocol.market_data import INTERVALS, Candle
+from protocol.market_data import Candle
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from protocol.trade_sums import fold

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from persist.migrate import Flavour, MigrationError, migrate, missing_migrations
-from protocol.market_data import INTERVALS
+from protocol.intervals import INTERVALS
 from runtime.settings import PREFIX
 from tests.integration.persist.stored import query
 

@@ -16,7 +16,7 @@ from cli.local import embedded
 from persist.ingest import REFRESH
 from persist.retention import HistoryRetention, drop_history
 from protocol.events import TradeExecuted
-from protocol.market_data import INTERVALS, interval_bounds
+from protocol.intervals import INTERVALS, interval_bounds
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from stream_log.memory_log import MemoryStreamLog

@@ -18,7 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from adapters.redis_link import RedisLink
 from protocol import streams
 from protocol.events import DepthChanged, TradeExecuted
-from protocol.market_data import INTERVALS, Candle, DepthSnapshot
+from protocol.intervals import INTERVALS
+from protocol.market_data import Candle, DepthSnapshot
 from protocol.orders import Side
 from protocol.positions import ShardPosition
 from protocol.stream_id import StreamId

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 
 from cli.local.free_ports import free_port
 from protocol.events import Event, TradeExecuted
-from protocol.market_data import INTERVALS
+from protocol.intervals import INTERVALS
 from tests.integration.ws_edge.load import Load
 from tests.support.edge_processes import running_edge
 from tests.support.market_log import BTC, START_MS, market_map

@@ -1,7 +1,7 @@
 """Open candles of three days that an earlier release began a day or two before Binance's do."""
 
 from feeds.candles import Candles, OpenCandle
-from protocol.market_data import INTERVALS
+from protocol.intervals import INTERVALS
 from protocol.trade_sums import TradeSum
 
 DAY_MS = 86_400_000

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.market_data import INTERVALS, INTERVALS_MS, Candle, interval_bounds
+from protocol.intervals import INTERVALS, INTERVALS_MS, interval_bounds
+from protocol.market_data import Candle
 from protocol.units import PriceTicks, QuantityLots, TimeMs
 from tests.support.market_log import market_map
 from ws_edge.conflation import Update

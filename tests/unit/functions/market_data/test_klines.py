@@ -15,7 +15,7 @@ from functions.market_data.klines import (
     shape,
 )
 from functions.market_data.time_zones import time_zone_ms
-from protocol.market_data import INTERVALS
+from protocol.intervals import INTERVALS
 from protocol.units import TimeMs
 from runtime.settings import Settings
 
