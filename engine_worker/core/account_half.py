@@ -27,6 +27,7 @@ from engine_worker.core.enums import (
     make_order,
     make_order_filled,
 )
+from engine_worker.core.fees import fee_of
 from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.messages import Messages
 from engine_worker.core.order_checks import hold_for, reason_to_refuse
@@ -60,7 +61,6 @@ from protocol.orders import (
 from protocol.replies import OrderReply, OrdersReply, Refused
 from protocol.units import (
     AMOUNT_UNITS_MAX,
-    PPM,
     AccountId,
     AssetUnits,
     OrderId,
@@ -328,8 +328,7 @@ class AccountHalf:
         else:
             paid_asset, received_asset = market.base, market.quote
             paid, received = base, quote
-        fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
-        fee = -(-received * fee_ppm // PPM)
+        fee = fee_of(market, liquidity, received)
 
         if order.quote_quantity:
             # What is left pays no lot of the next order, or none at this price, and no later one is better:

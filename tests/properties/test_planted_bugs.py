@@ -30,9 +30,9 @@ SEQUENCES_MAX = 300
 
 
 PLANTS = (
-    Plant("fee rounded down", AccountHalf, "_settle", "-(-received * fee_ppm // PPM)",
+    Plant("fee rounded down", account_half, "fee_of", "-(-received * fee_ppm // PPM)",
           "received * fee_ppm // PPM"),
-    Plant("maker pays taker fee", AccountHalf, "_settle", "liquidity is MAKER", "False"),
+    Plant("maker pays taker fee", account_half, "fee_of", "liquidity is MAKER", "False"),
     Plant("fee not credited to the house", AccountHalf, "_exchange", "received_totals.fees += fee", "pass"),
     Plant("improvement not released", AccountHalf, "_settle", "is_buy and order.order_type is not MARKET",
           "False"),
