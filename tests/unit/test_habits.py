@@ -40,6 +40,7 @@ SHARED_NAMES = {
     "trading": "what generated traders do",
     "market": "a market",
     "process": "a process of the exchange",
+    "fees": "fees of trades",
     "signing": "signatures",
     "api_keys": "api keys, as a port and in the database",
     "ingestion": "ingestion, as a port and in the database",
