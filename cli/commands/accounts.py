@@ -20,7 +20,8 @@ _ACCOUNT = click.argument("account", type=click.IntRange(min=1))
 def accounts() -> None:
     """Freeze, limit, verify and close accounts, and cancel their orders.
 
-    Each but `verify` is a command that the operator's key signs; it stands in the log of the account's shard.
+    Each subcommand but `verify` is a command signed with the operator's key, and is stored in the log of the
+    account's shard.
     """
 
 
@@ -150,10 +151,10 @@ def cancel_orders(account: int, market: str, yes: bool) -> None:
 @accounts.command(name="verify")
 @click.argument("who", metavar="ACCOUNT|EMAIL")
 def verify_address(who: str) -> None:
-    """Take the address of an account for its owner's, as if the mail had been answered.
+    """Mark the address of an account as verified, as if the mail had been answered.
 
-    For programs, which read no mails, where EXCHANGE_VERIFICATION_REQUIRED is set. It stands in the account's
-    activity.
+    For programs, which cannot read mails, where EXCHANGE_VERIFICATION_REQUIRED is set. The account's activity
+    shows it.
     """
     account = verified(running_settings(), who)
     if account is None:

@@ -53,11 +53,12 @@ def convert(dry_run: bool, as_json: bool) -> None:
 
 
 def convert_all(settings: Settings, log: RedisStreamLog, *, dry_run: bool) -> list[dict[str, Any]]:
-    """Convert what every shard has, and return what became of it: shard, snapshots, input, events, converted,
-    reason.
+    """Convert every shard's data, and return the results.
+
+    A result has shard, snapshots, input, events, converted, reason.
 
     Raises:
-        CommandError: an engine worker runs.
+        CommandError: an engine worker is running.
     """
     if alive := running_engines(log, settings.shard_count):
         raise CommandError(

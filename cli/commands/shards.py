@@ -14,7 +14,7 @@ from protocol.units import SCALE_MAX, format_amount
 from runtime.settings import SettingsError
 
 _AMOUNTS = ("available", "held", "fees", "deposited", "withdrawn", "settled")
-"""What an asset's row of a report says, in this order."""
+"""The columns of an asset's row, in this order."""
 _ASSETS_PER_TABLE = 4
 """As many fit beside each other into 80 columns."""
 
@@ -27,9 +27,7 @@ _ASSETS_PER_TABLE = 4
     help="Print JSON: a list, an object per shard, money in units of 10**-scale of each asset.",
 )
 def shards(as_json: bool) -> None:
-    """Show every shard: its markets, who leads and stands by, position, backlog, logs, readers, and whether
-    its money adds up.
-    """
+    """Show every shard: markets, leader and standbys, position, backlog, logs, readers, accounting."""
     settings = running_settings()
     try:
         reports = shard_reports(settings)

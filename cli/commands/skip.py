@@ -52,11 +52,11 @@ class _Stop(NamedTuple):
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | None, yes: bool) -> None:
-    """Let a halted shard pass over the entry of its input that halts it.
+    """Let a halted shard skip the entry of its input that halts it.
 
-    Look first: `exchange shards` says why it stands still, `exchange replay --verify` whether it is sound up
-    to there. The entry becomes a dead letter, and whoever reads the log passes it over as well. Refused
-    unless the entry is the very next one.
+    First look at `exchange shards` for the reason, and run `exchange replay --verify` to check the log up to
+    there. The entry becomes a dead letter, and every reader of the log skips it, too. Refused unless the
+    entry is the very next one.
     """
     settings = running_settings()
     if shard >= settings.shard_count:
@@ -122,9 +122,7 @@ def _signed(log: RedisStreamLog, settings: Settings, shard: int, instruction: Sk
 
 
 def _keys(log: RedisStreamLog, shard: int) -> tuple[OperatorKey, ...]:
-    """Return the keys that a shard knows, as it said last; none: it has said nothing that this program
-    reads.
-    """
+    """Return a shard's keys by its configuration; none: it has none that this program can read."""
     try:
         config = decode_configuration(log.configuration(shard) or b"").config
     except (msgspec.MsgspecError, LaterFormatError):
@@ -133,7 +131,7 @@ def _keys(log: RedisStreamLog, shard: int) -> tuple[OperatorKey, ...]:
 
 
 class _Claim(NamedTuple):
-    """Whose messages an entry says it has."""
+    """The origin of messages that an entry claims."""
 
     source: int
     last_sequence: int
@@ -164,7 +162,7 @@ def _is_sent(client: redis.Redis, claim: _Claim, shard: int) -> bool:
 
 
 def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: str) -> _Stop:
-    """Return where the shard stands still, if that is before this entry.
+    """Return the place where the shard is halted, if that is before this entry.
 
     Raises:
         CommandError: it is not.
