@@ -62,9 +62,7 @@ def database_of_its_own(postgres_bin: str) -> Iterator[tuple[str, Flavour]]:
 
 
 def trade_rows(count: int, end_ms: int, seed: int = 1) -> Iterator[Row]:
-    """Yield rows of `TRADES`, oldest first: bursts with pauses between them, in all markets, over `DAYS` up
-    to about `end_ms`.
-    """
+    """Yield rows of `TRADES`, oldest first: bursts and pauses, in all markets, over `DAYS` up to `end_ms`."""
     dice = random.Random(seed)
     chance, spread, choice = dice.random, dice.expovariate, dice.choice
     pause_rate = count * (1 - _BURST) / (DAYS * 86_400_000)
