@@ -13,14 +13,14 @@ down:    ## stop a running exchange; its data stays
 	@scripts/setup runtime && exec .venv/bin/exchange down
 status:  ## show every process, its health, and the URLs
 	@scripts/setup runtime && exec .venv/bin/exchange status
-test:    ## run all tests, two at a time; ARGS are pytest's
-	@scripts/setup dev && scripts/frontend test && exec .venv/bin/python -m pytest -n 2 $(ARGS)
+test:    ## run all tests, three at a time, since many wait; ARGS are pytest's
+	@scripts/setup dev && scripts/frontend test && exec .venv/bin/python -m pytest -n 3 $(ARGS)
 test-fast: ## run what needs no server and no browser, two at a time; ARGS are pytest's
 	@scripts/setup dev && exec .venv/bin/python -m pytest -n 2 --ignore tests/properties/test_planted_bugs.py --ignore tests/unit/monitoring tests/unit tests/properties tests/scenarios $(ARGS)
 test-long: ## run the tests that take long and measure; ARGS are pytest's
 	@scripts/setup dev && exec .venv/bin/python -m pytest -s --timeout 1800 $(ARGS) tests/long/*.py
-lint:    ## check style, types, and which way imports point
-	@scripts/setup dev && .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports && scripts/frontend lint
+lint:    ## check style, types, habits, and which way imports point
+	@scripts/setup dev && .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports && .venv/bin/python -m pytest -q tests/unit/test_habits.py tests/unit/test_stored_exceptions.py tests/unit/test_document_links.py && scripts/frontend lint
 format:  ## bring the code into shape
 	@scripts/setup dev && .venv/bin/ruff check --fix && .venv/bin/ruff format && scripts/frontend format
 bench:   ## measure; ARGS are those of `exchange bench`

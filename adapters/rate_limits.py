@@ -23,6 +23,7 @@ from adapters.networks import WIDE_FACTOR, Networks, networks_of
 from adapters.shares import Bucket, Share, Word
 from functions.api.errors import ApiError
 from protocol import streams
+from protocol.market import MarketMap
 from protocol.units import AccountId, TimeMs
 from runtime.settings import Settings
 
@@ -158,7 +159,9 @@ class RateLimits:
         """
         self.enabled = settings.rate_limits_enabled
         self._shard_count = settings.shard_count
-        self._shard_of_account = shard_of_account or (lambda account_id: account_id % settings.shard_count)
+        self._shard_of_account = (
+            shard_of_account or MarketMap.placed([], settings.shard_count).shard_of_account
+        )
         self._pots: Pots = _Alone()
         self._lanes = {kind: _Lane(kind) for kind in WINDOW_MS}
         self._weights, self._raws = self._lanes[WEIGHT], self._lanes[RAW_REQUESTS]

@@ -97,8 +97,8 @@ def _converted(
             f"the snapshot has format {FORMAT} and reaches {stream_id}, committed is {position}; start that "
             f"release again and {_STOP}"
         )
-    if state.index != shard:
-        raise SnapshotError(f"the snapshot is of shard {state.index}, this is shard {shard}")
+    if state.state.index != shard:
+        raise SnapshotError(f"the snapshot is of shard {state.state.index}, this is shard {shard}")
     return encode_snapshot(state, stream_id), stream_id
 
 

@@ -8,7 +8,7 @@ cores.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError, snapshot_format, snapshot_stream_id
 from protocol.orders import OrderState
 from protocol.replies import OrderQuery

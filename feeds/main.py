@@ -8,10 +8,10 @@ import time
 
 import structlog
 
-from feeds.state import InvariantError
-from feeds.store import FeedsStore, RewoundError, SupersededError
-from feeds.worker import FeedsWorker, MarketsUnknownError
+from feeds.store import FeedsStore
+from feeds.worker import FeedsWorker
 from protocol.codec import LaterFormatError
+from protocol.violations import InvariantBroken, MarketsUnknownError
 from runtime import process
 from runtime.lifecycle import stop_flag
 from runtime.metrics import Heartbeat, reach_redis
@@ -19,6 +19,7 @@ from runtime.probes import Probes
 from runtime.process import Process
 from runtime.settings import Settings
 from runtime.tracing import Tracer
+from stream_log.interface import Fenced, Rewound
 from stream_log.redis_log import RETRY_AFTER_S, Unreachable
 
 PROCESS = "feeds"
@@ -42,10 +43,10 @@ def main() -> None:
 def _run(started: Process) -> None:
     try:
         run(started.settings, started.probes, started.tracer())
-    except SupersededError as error:
+    except Fenced as error:
         _log.warning("another feeds process leads", reason=str(error))
         sys.exit(3)
-    except (InvariantError, LaterFormatError) as error:
+    except (InvariantBroken, LaterFormatError) as error:
         _log.critical("the feeds stop", reason=str(error))
         sys.exit(4)
 
@@ -85,7 +86,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             probes.starting(str(error))
             stopping.wait(RETRY_AFTER_S)
             continue
-        except (*Unreachable, RewoundError) as error:
+        except (*Unreachable, Rewound) as error:
             if not away:
                 _log.warning("redis is away", error=str(error))
             away, restored = True, False
@@ -99,7 +100,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     if restored:
         try:
             worker.finish(int(time.monotonic() * 1000))
-        except (*Unreachable, RewoundError) as error:
+        except (*Unreachable, Rewound) as error:
             # Unsaved events are read again at the next start.
             _log.warning("redis is away", error=str(error))
     heartbeat.stop()

@@ -33,6 +33,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MarketDataKind
 from protocol.trade_sums import fold
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
+from protocol.violations import InvariantBroken, UnknownMarketError
 
 TRADES_MAX: Final = 1_000
 """Maximum of trades in a market's list."""
@@ -52,14 +53,6 @@ TICKER_PERIOD_MS: Final = 1_000
 
 _CHUNK_SECONDS: Final = 600
 """A saved ticker window is stored in chunks of ten minutes; a full chunk is written only once."""
-
-
-class InvariantError(RuntimeError):
-    """The log violates an invariant; nothing more may be published."""
-
-
-class UnknownMarketError(ValueError):
-    """A frame names a market that this shard does not have."""
 
 
 class Outputs(msgspec.Struct):
@@ -440,7 +433,7 @@ class ShardFeeds:
         Raises:
             msgspec.MsgspecError: it is not an event frame.
             UnknownMarketError: it names a market that these feeds do not know.
-            InvariantError: a market's sequence has a gap, or goes back.
+            InvariantBroken: a market's sequence has a gap, or goes back.
         """
         events, raws, self.unread = decode(frame)
         markets = self._markets
@@ -463,7 +456,7 @@ class ShardFeeds:
                 # Trades and depth changes of a market share one sequence, so a lost or duplicate event is
                 # noticed.
                 if event.sequence != market.sequence + 1:
-                    raise InvariantError(
+                    raise InvariantBroken(
                         f"shard {self.shard}, entry {stream_id}: sequence of {event.market} goes on with "
                         f"{event.sequence} after {market.sequence}"
                     )

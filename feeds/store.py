@@ -25,7 +25,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD, EventReader
 from runtime.redis_clients import ShardServers
 from runtime.redis_scripts import load_script
-from stream_log.interface import DeadLetter
+from stream_log.interface import DeadLetter, Fenced, Rewound
 from stream_log.redis_log import RedisStreamLog, keep_unparsed
 
 _COMMIT: Final = load_script("feeds", "commit_published", is_reserved=True, RATE_WORDS=streams.RATE_WORDS)
@@ -42,17 +42,6 @@ ITEMS_PER_COMMAND = 1_000
 """A script passes at most 8,000 arguments to a command, limited by Lua's stack."""
 
 _log = structlog.get_logger()
-
-
-class SupersededError(RuntimeError):
-    """Another feeds process has started since; this one must not write any more."""
-
-
-class RewoundError(RuntimeError):
-    """A failover has lost the last writes of this process, though nobody else writes.
-
-    The published position must be loaded again.
-    """
 
 
 class Saved(NamedTuple):
@@ -127,17 +116,17 @@ class FeedsStore:
 
     def _enter(self, shard: int, cache: redis.Redis) -> None:
         if not cache.eval(_ENTER, 1, streams.feeds_state(shard), self._epochs[shard]):
-            raise SupersededError(f"another feeds process has taken over shard {shard}")
+            raise Fenced(f"another feeds process has taken over shard {shard}")
 
     def load(self, shard: int) -> Saved:
         """Return the saved data.
 
         Raises:
-            SupersededError: another process has taken over.
+            Fenced: another process has taken over.
         """
         found: Any = self._at(shard).hgetall(streams.feeds_state(shard))
         if found.pop(b"epoch", None) != self._epochs[shard]:
-            raise SupersededError(f"another feeds process has taken over shard {shard}")
+            raise Fenced(f"another feeds process has taken over shard {shard}")
         state_id = _id_of(found.pop(b"state_id", None))
         published, is_lost = (
             Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0))),
@@ -195,8 +184,8 @@ class FeedsStore:
         """Write and publish `outputs`, and move from `expected` to `following`; all or nothing.
 
         Raises:
-            SupersededError: another process has taken over. Nothing was written.
-            RewoundError: no other process has, but the last writes are lost. Nothing was written.
+            Fenced: another process has taken over. Nothing was written.
+            Rewound: no other process has, but the last writes are lost. Nothing was written.
         """
         said = _commands(outputs)
         letters = [_dead_letter(shard, letter) for letter in dead_letters]
@@ -217,7 +206,7 @@ class FeedsStore:
         keys = list(dict.fromkeys((state, *(command[1] for command in commands))))
         arguments = [part for command in commands for part in (len(command), *command)]
         if not self._at(shard).eval(_KEEP, len(keys), *keys, self._epochs[shard], *arguments):
-            raise SupersededError(f"another feeds process has taken over shard {shard}")
+            raise Fenced(f"another feeds process has taken over shard {shard}")
 
     def _say(
         self,
@@ -234,8 +223,8 @@ class FeedsStore:
         state = streams.feeds_state(shard)
         if not self._commit(keys=[state, *keys], args=arguments, client=client):
             if client.hget(state, "epoch") in (self._epochs[shard], None):
-                raise RewoundError(f"shard {shard}: not all that was published is there any more")
-            raise SupersededError(f"another feeds process has taken over shard {shard}")
+                raise Rewound(f"shard {shard}: not all that was published is there any more")
+            raise Fenced(f"another feeds process has taken over shard {shard}")
 
     def close(self) -> None:
         """Close the connections."""

@@ -12,11 +12,12 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from feeds.state import InvariantError, ShardFeeds, UnknownMarketError
+from feeds.state import ShardFeeds
 from feeds.store import FeedsStore, Mark
 from protocol import streams
 from protocol.codec import LaterFormatError
 from protocol.stream_id import STREAM_START, StreamId
+from protocol.violations import InvariantBroken, MarketsUnknownError, UnknownMarketError
 from runtime.portion import Portion
 from runtime.tracing import Tracer, trace_events
 from stream_log.interface import LETTERS_PER_ENTRY_MAX, DeadLetter
@@ -92,8 +93,8 @@ class _ShardFollower:
         """Bring the feeds to the last commit.
 
         Raises:
-            SupersededError: another process has taken over.
-            InvariantError: the log contradicts itself, or its required part is gone.
+            Fenced: another process has taken over.
+            InvariantBroken: the log contradicts itself, or its required part is gone.
             MarketsUnknownError: the shard's markets are not known yet.
         """
         saved, markets = self._store.load(self._shard), self._store.markets(self._shard) or ()
@@ -101,11 +102,11 @@ class _ShardFollower:
             try:
                 self.feeds = ShardFeeds.decode(self._shard, markets, saved.state, saved.chunks)
             except msgspec.MsgspecError as error:
-                raise InvariantError(
+                raise InvariantBroken(
                     f"shard {self._shard}: the saved state cannot be read: {error}"
                 ) from error
             if self.feeds.undefined:
-                raise MarketsUnknownError(self._shard, ", ".join(sorted(self.feeds.undefined)))
+                raise _markets_unknown(self._shard, ", ".join(sorted(self.feeds.undefined)))
         else:
             self.feeds = ShardFeeds(self._shard, markets)
         self._saved_id = self.feeds.position
@@ -120,7 +121,7 @@ class _ShardFollower:
                 self._apply(stream_id, frame)
             self.feeds.skip_outputs()
             if not known:
-                raise InvariantError(
+                raise InvariantBroken(
                     f"shard {self._shard}: the log does not reach {saved.published_id}, which was published"
                 )
         # Time has advanced without events, too: the seconds and candles that closed then were published.
@@ -217,7 +218,7 @@ class _ShardFollower:
             # has written it since.
             markets = self._store.markets(self._shard)
             if markets is None:
-                raise MarketsUnknownError(self._shard, str(error)) from error
+                raise _markets_unknown(self._shard, str(error)) from error
             self.feeds.know(markets)
             return self.feeds.apply(stream_id, frame, are_markets_known=True)
 
@@ -248,13 +249,6 @@ class _ShardFollower:
             self._saved_id = following.stream_id
 
 
-class MarketsUnknownError(RuntimeError):
-    """A shard's events cannot be interpreted before its leader has written its markets."""
-
-    def __init__(self, shard: int, reason: str) -> None:
-        super().__init__(f"shard {shard} has not said yet which markets it has: {reason}")
-
-
 class FeedsWorker:
     """Runs the feeds of several shards.
 
@@ -282,8 +276,8 @@ class FeedsWorker:
         """Bring every shard's feeds to their last commit.
 
         Raises:
-            SupersededError: another process has taken over.
-            InvariantError: the log contradicts itself, or its required part is gone.
+            Fenced: another process has taken over.
+            InvariantBroken: the log contradicts itself, or its required part is gone.
             MarketsUnknownError: a shard's markets are not known yet.
         """
         for shard, follower in self._followers.items():
@@ -296,8 +290,8 @@ class FeedsWorker:
         `now` is in ms, from any origin.
 
         Raises:
-            SupersededError: another process has taken over.
-            InvariantError: the log contradicts itself.
+            Fenced: another process has taken over.
+            InvariantBroken: the log contradicts itself.
         """
         block = min([block_ms, *(follower.wait_ms(now) for follower in self._followers.values())])
         after = {shard: follower.feeds.position for shard, follower in self._followers.items()}
@@ -318,13 +312,13 @@ class FeedsWorker:
 
     @contextmanager
     def _unless_superseded(self, shard: int) -> Iterator[None]:
-        """Raise `SupersededError` for errors of a process that stood still while another one took over.
+        """Raise `Fenced` for errors of a process that stood still while another one took over.
 
         The entries that it missed may be trimmed, which looks like a gap.
         """
         try:
             yield
-        except InvariantError:
+        except InvariantBroken:
             self._store.load(shard)
             raise
 
@@ -336,3 +330,7 @@ class FeedsWorker:
         """Save every shard's state, for a quick start."""
         for follower in self._followers.values():
             follower.finish(now)
+
+
+def _markets_unknown(shard: int, reason: str) -> MarketsUnknownError:
+    return MarketsUnknownError(f"shard {shard} has not said yet which markets it has: {reason}")

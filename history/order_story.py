@@ -64,10 +64,10 @@ def order_story(
     number = order_id // SHARD_COUNT_MAX
     for entry in steps(replay, shard_past, shard_past.end(), progress):
         replay.shard.take()
-        if replay.shard.order_count >= number:
+        if replay.shard.state.order_count >= number:
             return _Teller(past, connection, progress).tell(shard_past, entry, order_id=order_id)
     raise PastError(
-        f"there is no order {order_id}: shard {shard_past.shard} has given {replay.shard.order_count} numbers"
+        f"there is no order {order_id}: shard {shard_past.shard} has given {replay.shard.state.order_count} numbers"
     )
 
 
@@ -137,7 +137,7 @@ def _before_order(past: ShardPast, connection: psycopg.Connection[Any] | None, o
         if bound is not None and moment.time >= bound:
             continue
         replay = past.replay_from(lambda each, chosen=moment: each.stream_id == chosen.stream_id, "it")  # type: ignore[misc]
-        if replay.shard.order_count < order_id // SHARD_COUNT_MAX:
+        if replay.shard.state.order_count < order_id // SHARD_COUNT_MAX:
             return replay
     raise PastError(f"the archive does not reach back to order {order_id}, only to {_oldest(past)}")
 
@@ -288,7 +288,7 @@ class _Teller:
                 and (event.order.account_id == command.account_id)
             ):
                 return event.order
-        account = shard.accounts.get(AccountId(command.account_id))
+        account = shard.state.accounts.get(AccountId(command.account_id))
         placed = account.client_order_ids.get(command.client_order_id) if account is not None else None
         if account is None or placed is None or placed.request_id != command.request_id:
             return None
@@ -296,7 +296,7 @@ class _Teller:
         return order if order is not None and order.order_id == placed.order_id else None
 
     def _is_gone(self, shard: Shard, order: OrderState) -> bool:
-        account = shard.accounts[AccountId(order.account_id)]
+        account = shard.state.accounts[AccountId(order.account_id)]
         is_open = OrderId(order.order_id) in account.open_orders.get(order.market, {})
         return not is_open
 
@@ -431,7 +431,7 @@ class _Teller:
 
     def _queue(self, shard: int, stream_id: StreamId, order: OrderState, state: Shard) -> list[Step]:
         """Return the orders before it at its price, if it rests."""
-        book = state.markets[order.market].book if order.market in state.markets else None
+        book = state.state.markets[order.market].book if order.market in state.state.markets else None
         resting = book.orders.get(OrderId(order.order_id)) if book is not None else None
         if book is None or resting is None:
             return []

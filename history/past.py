@@ -16,6 +16,7 @@ from persist.segments import ArchiveDamagedError, snapshot_info
 from protocol.codec import LaterFormatError
 from protocol.market import MarketMap
 from protocol.stream_id import NUMBER_MAX, STREAM_START, StreamId
+from protocol.units import AccountId
 from stream_log.interface import Entry, StreamLog
 
 
@@ -182,7 +183,7 @@ class Past:
 
     def of_account(self, account_id: int) -> ShardPast:
         """Return the past of the account's shard."""
-        return self.shards[account_id % self.market_map.shard_count]
+        return self.shards[self.market_map.shard_of_account(AccountId(account_id))]
 
 
 def steps(

@@ -20,7 +20,7 @@ import psycopg
 import redis
 from psycopg import sql
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from feeds.candles import OpenCandle
@@ -175,7 +175,7 @@ def _rebuild(
         # The feeds start from the books as of `base_id`; the later events bring them to `position`.
         base = _Base(
             base_id,
-            {symbol: replay.shard.depth(symbol) for symbol in replay.shard.markets},
+            {symbol: replay.shard.depth(symbol) for symbol in replay.shard.state.markets},
         )
         events: list[tuple[StreamId, bytes]] = []
         for entry in steps(replay, past, position, progress):
@@ -216,23 +216,26 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
         source = each.shard
         missing: dict[int, int] = {}
         for other in restored:
-            sent, seen = source.sent.get(other.shard.index, 0), other.shard.received.get(source.index, 0)
+            sent, seen = (
+                source.state.sent.get(other.shard.state.index, 0),
+                other.shard.state.received.get(source.state.index, 0),
+            )
             if seen > sent:
                 raise RestoreError(
-                    f"Shard {other.shard.index} has heard {seen} messages of shard {source.index}, whose "
+                    f"Shard {other.shard.state.index} has heard {seen} messages of shard {source.state.index}, whose "
                     f"archive knows of {sent}: the archives of the two do not belong together."
                 )
             if seen < sent:
-                missing[other.shard.index] = seen
+                missing[other.shard.state.index] = seen
         if not missing:
             continue
         messages: defaultdict[int, list[ShardMessage]] = defaultdict(list)
-        shard_past = past.shards[source.index]
+        shard_past = past.shards[source.state.index]
         replay = shard_past.replay_from(
             lambda moment, limit=each.snapshot_id: moment.stream_id <= limit,  # type: ignore[misc]
             str(each.snapshot_id),
         )
-        first_sent = dict(replay.shard.sent)
+        first_sent = dict(replay.shard.state.sent)
         for _ in steps(replay, shard_past, each.position):
             for target, sequence, message in replay.shard.take().outbox:
                 if sequence > missing.get(target, sequence):
@@ -240,12 +243,12 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
         for target, seen in missing.items():
             if first_sent.get(target, 0) > seen:
                 raise RestoreError(
-                    f"Messages of shard {source.index} to shard {target} that were on their way are older "
+                    f"Messages of shard {source.state.index} to shard {target} that were on their way are older "
                     f"than the snapshot of {each.snapshot_id}."
                 )
             rest = tuple(messages[target])
-            found[source.index, target] = MessageFrame(
-                source.index, target, seen + 1, rest, source.time * 1_000
+            found[source.state.index, target] = MessageFrame(
+                source.state.index, target, seen + 1, rest, source.state.time * 1_000
             )
     return found
 
@@ -253,7 +256,7 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
 def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> ShardLoss | None:
     if restored.ingested <= restored.position:
         return None
-    shard, bound = restored.shard.index, _after(restored.position)
+    shard, bound = restored.shard.state.index, _after(restored.position)
     row = connection.execute(
         (
             "SELECT count(DISTINCT (event, stream_id)) FROM ledger_entries WHERE shard = %s AND kind = "
@@ -267,7 +270,7 @@ def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> Shard
         (SHARD_COUNT_MAX, shard, bound[0]),
     ).fetchone()
     trades: dict[str, tuple[int, int]] = {}
-    for symbol, state in restored.shard.markets.items():
+    for symbol, state in restored.shard.state.markets.items():
         last = connection.execute(
             "SELECT last_trade_id FROM ingest_markets WHERE market = %s", (symbol,)
         ).fetchone()
@@ -308,8 +311,8 @@ def write_database(connection: psycopg.Connection[Any], plan: Plan, now_ms: int)
     losses = {loss.shard: loss for loss in plan.losses}
     for each in plan.shards:
         _skip_numbers(connection, each, now_ms)
-        shard = each.shard.index
-        sequences = {symbol: state.sequence for symbol, state in each.shard.markets.items()}
+        shard = each.shard.state.index
+        sequences = {symbol: state.sequence for symbol, state in each.shard.state.markets.items()}
         snapshot = encode_snapshot(each.shard, each.position)
         insert_snapshot(connection, shard, each.position, sequences, snapshot)
         if (loss := losses.get(shard)) is not None:
@@ -327,17 +330,17 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
     """
     shard = each.shard
     # The entry's id is by Redis's clock alone, which may have been ahead; the shard's time is by two.
-    skipped = orders_to_skip(min(shard.time, each.position.ms), now_ms)
+    skipped = orders_to_skip(min(shard.state.time, each.position.ms), now_ms)
     row = connection.execute(
-        "SELECT max(order_id) FROM orders WHERE order_id %% %s = %s", (SHARD_COUNT_MAX, shard.index)
+        "SELECT max(order_id) FROM orders WHERE order_id %% %s = %s", (SHARD_COUNT_MAX, shard.state.index)
     ).fetchone()
     last_order = row[0] // SHARD_COUNT_MAX if row and row[0] is not None else 0
-    shard.order_count = max(shard.order_count, last_order) + skipped
+    shard.state.order_count = max(shard.state.order_count, last_order) + skipped
     # Clients distinguish reports by these: the id of a received but lost report must not be assigned again.
-    shard.execution_count += skipped * EXECUTIONS_PER_ORDER
-    if max(shard.order_count, shard.execution_count) > ORDER_COUNT_MAX:
-        raise RestoreError(f"Shard {shard.index} has no order numbers left that clients can read.")
-    for symbol, state in shard.markets.items():
+    shard.state.execution_count += skipped * EXECUTIONS_PER_ORDER
+    if max(shard.state.order_count, shard.state.execution_count) > ORDER_COUNT_MAX:
+        raise RestoreError(f"Shard {shard.state.index} has no order numbers left that clients can read.")
+    for symbol, state in shard.state.markets.items():
         row = connection.execute(
             "SELECT coalesce(max(trade_id), 0), coalesce(max(sequence), 0), coalesce(max(aggregate_id), 0) "
             "FROM (SELECT * FROM trades WHERE market = %s ORDER BY trade_id DESC LIMIT 1) AS newest",
@@ -413,7 +416,7 @@ def _orders_to_rewrite(
     rows = connection.execute(
         "SELECT order_id, account_id, market, quantity, cum_quantity, cum_quote, coalesce(version, 0) FROM "
         "orders WHERE order_id %% %s = %s AND updated_time >= to_timestamp(%s / 1000.0)",
-        (SHARD_COUNT_MAX, shard.index, since_ms),
+        (SHARD_COUNT_MAX, shard.state.index, since_ms),
     ).fetchall()
     for order_id, account_id, market, quantity, cum_quantity, cum_quote, version in rows:
         order = _open_order(shard, account_id, market, order_id) or each.closed.get(order_id)
@@ -434,7 +437,7 @@ def _orders_to_rewrite(
 
 
 def _open_order(shard: Shard, account_id: int, market: str, order_id: int) -> OrderState | None:
-    account = shard.accounts.get(AccountId(account_id))
+    account = shard.state.accounts.get(AccountId(account_id))
     orders = account.open_orders.get(market, {}) if account is not None else {}
     return orders.get(OrderId(order_id))
 
@@ -456,12 +459,14 @@ def write_redis(
     A shard's position comes last: without it nothing of it opens.
     """
     for server in (client, cache):
-        _delete_replaced(server, {each.shard.index for each in plan.shards})
+        _delete_replaced(server, {each.shard.state.index for each in plan.shards})
     for each in plan.shards:
-        log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position), each.position)
+        log.save_snapshot(each.shard.state.index, encode_snapshot(each.shard, each.position), each.position)
         _write_logs(client, each, plan.outboxes)
         _write_feeds(client, cache, connection, each, now_ms)
-        client.set(streams.position(each.shard.index), ShardPosition(each.epoch, each.position).encode())
+        client.set(
+            streams.position(each.shard.state.index), ShardPosition(each.epoch, each.position).encode()
+        )
 
 
 def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
@@ -490,7 +495,7 @@ def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
 def _write_logs(
     client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]
 ) -> None:
-    shard, position, ingested = each.shard.index, each.position, each.base.stream_id
+    shard, position, ingested = each.shard.state.index, each.position, each.base.stream_id
     _move_end(client, streams.events(shard), ingested)
     for stream_id, frame in each.events:
         client.xadd(streams.events(shard), {EVENTS_FIELD: frame}, id=str(stream_id))
@@ -503,7 +508,7 @@ def _write_logs(
     if each.ingested > position:
         _move_end(client, streams.commands(shard), each.ingested)
     messages: Any = {
-        str(target): encode_messages(frame, each.shard.format)
+        str(target): encode_messages(frame, each.shard.state.format)
         for (source, target), frame in outboxes.items()
         if source == shard
     }
@@ -533,10 +538,10 @@ def _write_feeds(
     now_ms: int,
 ) -> None:
     """Write the feeds' state at the position, from the database and the events that it does not have yet."""
-    shard, base = each.shard.index, each.base
+    shard, base = each.shard.state.index, each.base
     base_time, time = base.stream_id.ms, each.position.ms
     # Those that were listed up to there; the events tell of the others.
-    markets = [state.market for symbol, state in each.shard.markets.items() if symbol in base.books]
+    markets = [state.market for symbol, state in each.shard.state.markets.items() if symbol in base.books]
     states: dict[str, MarketState] = {}
     for market in markets:
         book, trades = base.books[market.symbol], _last_trades(connection, market)
@@ -557,7 +562,7 @@ def _write_feeds(
     for key, frames in feeds.take_outputs(time).trades.items():
         cache.lpush(key, *map(bytes, frames))
         cache.ltrim(key, 0, TRADES_MAX - 1)
-    feeds.go_on_from({symbol: state.sequence for symbol, state in each.shard.markets.items()})
+    feeds.go_on_from({symbol: state.sequence for symbol, state in each.shard.state.markets.items()})
     saved = feeds.save()
     fields: Any = {
         "epoch": now_ms,  # larger than any that a process of before was given
@@ -569,7 +574,7 @@ def _write_feeds(
     }
     client.hset(streams.feeds_state(shard), mapping=fields)
     # The feeds write all read models at their start; until then, requests need this one.
-    for symbol in each.shard.markets:
+    for symbol in each.shard.state.markets:
         depth = each.shard.depth(symbol)
         best_bid, best_ask = depth.bids[:1] or (_NO_LEVEL,), depth.asks[:1] or (_NO_LEVEL,)
         ticker = BookTicker(TimeMs(time), symbol, depth.sequence, *best_bid[0], *best_ask[0])

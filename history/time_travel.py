@@ -172,7 +172,7 @@ def _goal(past: ShardPast, time: int | None) -> StreamId:
 
 
 def _account(shard: Shard, account_id: int, position: StreamId) -> PastAccount:
-    account = shard.accounts.get(AccountId(account_id))
+    account = shard.state.accounts.get(AccountId(account_id))
     orders = (
         [order for orders in account.open_orders.values() for order in orders.values()] if account else []
     )

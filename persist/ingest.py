@@ -20,7 +20,7 @@ from psycopg import sql
 from persist.aggregates import LATE_MS, refreshes
 from persist.archive import LostTailError
 from persist.candles import CANDLES, candle_rows
-from persist.markets import KnownMarkets, MarketsUnknownError
+from persist.markets import KnownMarkets
 from persist.migrate import Flavour
 from persist.rows import (
     FILLS,
@@ -34,7 +34,6 @@ from persist.rows import (
     Rows,
     Table,
     TradeGapError,
-    UnknownMarketError,
     last_trade_ids,
     rows_of,
 )
@@ -52,6 +51,7 @@ from protocol.events import TradeExecuted
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD, EventReader, events
 from protocol.units import AMOUNT_UNITS_MAX
+from protocol.violations import MarketsUnknownError, UnknownMarketError
 from runtime.tracing import Tracer, trace_events
 from stream_log.interface import Entry, StreamLog
 

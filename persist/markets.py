@@ -10,13 +10,10 @@ from protocol.codec import LaterFormatError
 from protocol.events import MarketConfigured
 from protocol.listing import ShardConfiguration, decode_configuration
 from protocol.market import Market
+from protocol.violations import MarketsUnknownError
 from stream_log.interface import StreamLog
 
 _log = structlog.get_logger()
-
-
-class MarketsUnknownError(Exception):
-    """Events cannot be stored before the leaders of some shards have written their markets."""
 
 
 class KnownMarkets:

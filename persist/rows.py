@@ -24,6 +24,7 @@ from protocol.events import (
 from protocol.market import Market
 from protocol.orders import OrderState, Side
 from protocol.stream_id import StreamId
+from protocol.violations import UnknownMarketError
 
 FEES_ACCOUNT: Final = -1
 """Receives every fee."""
@@ -151,10 +152,6 @@ PREVENTED_MATCHES: Final = Table(
         "time": "int8",
     },
 )
-
-
-class UnknownMarketError(ValueError):
-    """An event is about an unknown market."""
 
 
 class TradeGapError(Exception):

@@ -59,8 +59,6 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Number of shards. It cannot change once there is data: docs/reference/kubernetes.md."""
     lease_ms: Annotated[int, Meta(ge=100)] = 1_000
     """Duration of a leader's lease. A standby takes over when the leader has not renewed it for this long."""
-    reply_timeout_ms: Positive = 5_000
-    """How long a gateway waits for a reply. Shards remember requests for ten times as long."""
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
     """Number of replicas that must have a batch before its result is published; 0: none.
 
@@ -202,6 +200,9 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     # The gateway
     functions: str = "orders,account,market-data,users"
     """Groups of functions that this gateway serves."""
+    reply_timeout_ms: Positive = 5_000
+    """How long a gateway waits for a reply. A new exchange remembers requests for ten times as long; later the log
+    has that duration, of which no gateway should wait for more than a tenth."""
     backlog_age_ms_max: Positive = 2_000
     """Maximum age of the oldest waiting command of a shard; beyond it orders are refused with 503."""
     log_mb_max: Positive = 1_024

@@ -52,6 +52,7 @@ from protocol.units import AccountId, TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
 from ws_edge import payloads
+from ws_edge.catch_up import CatchUp, Portion
 from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection
 
@@ -71,14 +72,6 @@ _MARKET_AWAITED_MS: Final = 10_000
 _decode_update = msgpack_decoder(AccountUpdate)
 _encode: Final = msgspec.json.Encoder().encode
 _log = structlog.get_logger()
-
-
-class _Portion(NamedTuple):
-    """All that the log has for an account from behind `after` up to `position`."""
-
-    after: StreamId
-    position: StreamId
-    events: list[Event]
 
 
 class Standing(NamedTuple):
@@ -180,34 +173,17 @@ class AccountSubscription:
             self._connection.deliver_frame(frame)
 
 
-class _Account:
+class _Account(CatchUp):
     """An account that somebody listens to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.subscriptions: dict[AccountSubscription, None] = {}
         self.joining: dict[AccountSubscription, None] = {}
-        """Those that were added, and hear nothing yet.
+        """Subscriptions that were added, and hear nothing yet.
 
         As long as there is one, the channel stays subscribed to.
         """
-        self.heard: StreamId | None = None
-        """Up to where everything was heard; None until the channel is subscribed to."""
-        self.is_behind = False
-        self.waiting: list[_Portion] = []
-
-    def move_to(self, position: StreamId) -> None:
-        """Note that everything up to `position` was heard."""
-        self.heard = position if self.heard is None else max(self.heard, position)
-
-    def follows(self, portion: _Portion) -> bool | None:
-        """Return whether a portion is new; None: a part of it is, which only the log can tell from the
-        rest.
-        """
-        if self.heard is None:
-            return True
-        if portion.position <= self.heard:
-            return False
-        return True if portion.after >= self.heard else None
 
 
 class AccountStreams:
@@ -216,7 +192,6 @@ class AccountStreams:
     def __init__(
         self,
         listing: Callable[[], Listing],
-        shard_count: int,
         links: RedisLinks,
         cache: "redis.asyncio.Redis",
         log: "redis.asyncio.Redis",
@@ -226,7 +201,6 @@ class AccountStreams:
         """`count_stream` hears of each stream that a connection opens (1) or closes (-1)."""
         self._count_stream = count_stream
         self._listing = listing
-        self._shard_count = shard_count
         self._links = links
         self._cache = cache
         self._log = log
@@ -316,21 +290,22 @@ class AccountStreams:
         if account is None:
             return
         position = StreamId.parse(update.position)
-        portion = _Portion(StreamId.parse(update.after) if update.after else position, position, events)
-        # Channels are subscribed to again one by one: what comes before all stand must not hide what was
-        # missed.
+        portion = Portion(StreamId.parse(update.after) if update.after else position, position, events)
+        # Channels are subscribed to again one by one: a portion that comes before all are must not hide what
+        # was missed.
         if account.is_behind or not self._link(update.account_id).ready:
-            account.waiting.append(portion)
-        elif self._awaits_market(events) or not self._take(account, portion):
-            account.is_behind = True
-            account.waiting.append(portion)
+            account.put_aside(portion)
+        elif self._awaits_market(events) or (new := account.take(portion)) is None:
+            account.fall_behind(portion)
             self._repair_soon()
+        else:
+            self._tell(account, new)
 
     def reconnected(self) -> None:
         """Read what was missed while the connection was lost; until then, what is heard waits."""
         self._reconnections += 1
         for account in self._accounts.values():
-            account.is_behind = account.heard is not None
+            account.interrupted()
         self._repair_soon()
 
     async def mark(self) -> None:
@@ -354,14 +329,6 @@ class AccountStreams:
         if self._repair is not None:
             await end_tasks([self._repair])
 
-    def _take(self, account: _Account, portion: _Portion) -> bool:
-        """Tell what is new of a portion; False: it has to be read from the log."""
-        follows = account.follows(portion)
-        if follows:
-            account.heard = portion.position
-            self._tell(account, portion.events)
-        return follows is not None
-
     def _awaits_market(self, events: list[Event]) -> bool:
         """Return whether events are about a market that was listed a moment ago, of which this process has
         not heard yet, or its asset.
@@ -378,7 +345,7 @@ class AccountStreams:
             self._repair = asyncio.create_task(self._catch_up())
 
     def _shard_of(self, account_id: AccountId) -> int:
-        return account_id % self._shard_count
+        return self._listing().known.shard_of_account(account_id)
 
     def _link(self, account_id: AccountId) -> RedisLink:
         return self._links.of(self._shard_of(account_id))
@@ -437,12 +404,7 @@ class AccountStreams:
             waiting = [event for portion in account.waiting for event in portion.events]
             if self._awaits_market(found.get(account_id, []) + waiting):
                 continue
-            if account_id in found:
-                self._tell(account, found[account_id])
-            account.move_to(published)
-            while account.waiting and self._take(account, account.waiting[0]):
-                del account.waiting[0]
-            account.is_behind = bool(account.waiting)
+            self._tell(account, account.caught_up(found.get(account_id, ()), published))
 
     def _give_up(
         self, shard: int, accounts: dict[AccountId, _Account], published: StreamId, reason: str
@@ -451,7 +413,7 @@ class AccountStreams:
         for account in accounts.values():
             for subscription in (*account.subscriptions, *account.joining):
                 subscription.give_up()
-            account.is_behind, account.heard, account.waiting = False, published, []
+            account.give_up(published)
 
     async def _reaches_back(self, shard: int, start: StreamId) -> bool:
         """Return whether the log still has everything after `start`."""

@@ -107,9 +107,7 @@ class Hub:
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
         self._seconds = {streams.second(shard).encode(): shard for shard in range(shard_count)}
-        self.accounts = AccountStreams(
-            listing, shard_count, self._links, cache, log, now_ms, self._count_stream
-        )
+        self.accounts = AccountStreams(listing, self._links, cache, log, now_ms, self._count_stream)
         self.connections: dict[EdgeConnection, None] = {}
         self._networks: dict[str, dict[EdgeConnection, None]] = {}
         """The connections of each network, and of each /48 in addition."""

@@ -31,9 +31,10 @@ from cli.entry_text import command_lines
 from cli.inquiries import connect
 from cli.listed_markets import listing_of
 from persist.ingest import NotPutAsideError, ShardIngest
-from persist.rows import TradeGapError, UnknownMarketError
+from persist.rows import TradeGapError
 from protocol.codec import events_put_aside
 from protocol.stream_id import StreamId
+from protocol.violations import UnknownMarketError
 from runtime.settings import Settings, SettingsError
 from stream_log.redis_log import RedisStreamLog
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.console import CommandError, console, print_json, running_settings
 from cli.inquiries import audit, connect
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError
 from engine_worker.replay import Replay, SourceTrimmed, StreamLogSource, Verdict, Verifier
 from protocol.replies import AuditReply
@@ -128,7 +128,7 @@ def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginni
 
 
 def _run(verifier: Verifier, reply: AuditReply | None, shard: int, *, quiet: bool) -> None:
-    first = verifier.replay.shard.command_count
+    first = verifier.replay.shard.state.command_count
     total = reply.command_count - first if reply is not None else None
     columns = (
         TextColumn("{task.description}"),

@@ -125,7 +125,7 @@ def _bars(quiet: bool) -> Iterator[Callable[[int], Progress]]:
 def _rows(plan: Plan) -> list[dict[str, object]]:
     return [
         {
-            "shard": each.shard.index,
+            "shard": each.shard.state.index,
             "position": str(each.position),
             "time": time_text(each.position.ms),
             "snapshot": str(each.snapshot_id),
@@ -133,10 +133,10 @@ def _rows(plan: Plan) -> list[dict[str, object]]:
             "eventsToStore": len(each.events),
             "openOrders": sum(
                 len(orders)
-                for account in each.shard.accounts.values()
+                for account in each.shard.state.accounts.values()
                 for orders in account.open_orders.values()
             ),
-            "accounts": len(each.shard.accounts),
+            "accounts": len(each.shard.state.accounts),
             "epoch": each.epoch,
         }
         for each in plan.shards

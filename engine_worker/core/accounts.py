@@ -11,14 +11,11 @@ size, and leaves the core as `Large` pairs.
 import msgspec
 
 from engine_worker.core.enums import make_balance
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.outcomes import KeyedRequests
 from protocol.configuration import AccountLimits
 from protocol.orders import Balance, OrderState, RejectReason
 from protocol.units import AccountId, AssetUnits, Large, OrderId, TimeMs, split_large
-
-
-class InvariantBroken(Exception):  # noqa: N818 - it is a verdict on the program, not an error of a caller
-    """What must always be true is not; the shard stops and publishes nothing."""
 
 
 class Funds:
@@ -32,6 +29,7 @@ class Funds:
 
     def hold(self, amount: int) -> None:
         """Set `amount` aside. The caller has checked that it is available."""
+        assert amount > 0, "an order without a hold is refused"
         self.available -= amount
         self.held += amount
         if self.available < 0:
@@ -39,6 +37,8 @@ class Funds:
 
     def release(self, amount: int) -> None:
         """Make a held `amount` available again."""
+        if amount < 0:
+            raise InvariantBroken(f"a release of {amount}")
         self.held -= amount
         self.available += amount
         if self.held < 0:
@@ -48,7 +48,8 @@ class Funds:
         """Pay `amount` out of what is held, and release what the hold no longer needs."""
         self.held -= amount + released
         self.available += released
-        if self.held < 0:
+        # A negative release would take what is available: the fill has cost more than was held for it.
+        if self.held < 0 or released < 0:
             raise InvariantBroken(
                 f"held is {self.held} after a payment of {amount} and a release of {released}"
             )
@@ -191,11 +192,13 @@ class Account:
             return Balance(asset, AssetUnits(0), AssetUnits(0))
         return make_balance(asset, funds.available, funds.held)
 
-    def forget_if_empty(self, asset: str) -> None:
+    def forget_empty(self, *assets: str) -> None:
         """Keep no record of nothing. The caller knows that no open order of the account needs it."""
-        funds = self.funds.get(asset)
-        if funds is not None and not (funds.available or funds.held):
-            del self.funds[asset]
+        by_asset = self.funds
+        for asset in assets:
+            funds = by_asset.get(asset)
+            if funds is not None and not (funds.available or funds.held):
+                del by_asset[asset]
 
     def is_in_use(self, now: TimeMs) -> bool:
         """Return whether there is anything that must not be forgotten."""

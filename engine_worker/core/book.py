@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from engine_worker.core.enums import BUY, EXPIRE_MAKER, EXPIRE_TAKER, PREVENT_NOTHING, SELL, make_level_change
+from engine_worker.core.invariants import InvariantBroken
 from protocol.events import LevelChange
 from protocol.orders import SelfTradePrevention, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
@@ -109,6 +110,8 @@ class BookSide:
 
     def add(self, order_id: OrderId, account_id: AccountId, price: PriceTicks, quantity: int) -> RestingOrder:
         """Append an order to its price's queue."""
+        if quantity <= 0:
+            raise InvariantBroken(f"order {order_id} would rest with {quantity} lots")
         rank = price * self.sign
         level = self.levels.get(rank)
         if level is None:
@@ -141,6 +144,8 @@ class BookSide:
     def reduce(self, order: RestingOrder, quantity: int) -> None:
         """Take so many lots, fewer than it has, off an order; it keeps its place."""
         order.quantity -= quantity
+        if order.quantity <= 0:
+            raise InvariantBroken(f"order {order.order_id} rests with {order.quantity} lots")
         level = order.level
         level.quantity -= quantity
         block = level.block
@@ -172,6 +177,11 @@ class BookSide:
         block.cost -= quantity * level.price
         self.changed[level.rank] = level
         if level.first is None:
+            if level.quantity or level.order_count:
+                raise InvariantBroken(
+                    f"{level.quantity} lots of {level.order_count} orders are counted at {level.price}, "
+                    "where no order rests"
+                )
             del self.levels[level.rank]
             self._close(level)
             # After `_close`, which takes the rank out of `firsts`.
@@ -410,6 +420,7 @@ class Book:
                         maker.order_id, maker.account_id, level.price, maker.quantity, leaves, payable
                     )
                 )
+                # The maker goes before the taker ends: EXPIRE_BOTH is both.
                 if prevention is not EXPIRE_TAKER:
                     self.cancel(maker.order_id)
                 if prevention is not EXPIRE_MAKER:
@@ -421,6 +432,8 @@ class Book:
                 cost_per_lot = level.price * self.quote_per_tick_lot
                 traded = min(traded, budget // cost_per_lot)
                 budget -= traded * cost_per_lot
+            assert traded > 0, "something is left of both, and the budget pays for a lot"
+            # At the maker's price: whoever came first said it first.
             matches.append(Match(maker.order_id, maker.account_id, level.price, traded))
             leaves -= traded
             if traded == maker.quantity:

@@ -13,13 +13,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from typing_extensions import override
 
-from engine_worker.core import shard as shard_module
-from engine_worker.core.accounts import InvariantBroken
-from engine_worker.core.shard import Output, Shard
+from engine_worker.core import journal
+from engine_worker.core.invariants import InvariantBroken
+from engine_worker.core.journal import Output
+from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot
 from engine_worker.frame_core import (
     Answer,
+    Cores,
     DeadItem,
     FrameCore,
     FrameOutput,
@@ -81,26 +84,30 @@ _NOT_AUTHORIZED = "no key of an operator of this shard has signed it"
 _decode_fields = msgpack_decoder(dict[bytes, bytes])
 
 
-class ObjectOutput:
+class ObjectOutput(FrameOutput):
     """Implements `FrameOutput`. What a follower does not ask for is never encoded."""
 
-    __slots__ = ("_format", "_index", "_output", "_time", "frame")
+    __slots__ = ("_format", "_index", "_output", "_time")
 
     def __init__(self, shard: Shard, output: Output) -> None:
-        self._index, self._time, self._format = shard.index, shard.time, shard.format
+        self._index, self._time, self._format = shard.state.index, shard.state.time, shard.state.format
         self._output = output
-        self.frame = output.frame
 
+    @property
+    @override
+    def frame(self) -> bytes:
+        return self._output.frame
+
+    @override
     def replies(self) -> list[tuple[str, bytes]]:
-        """See `FrameOutput`."""
         by_waiter: defaultdict[str, list[Reply]] = defaultdict(list)
         for reply_to, reply in self._output.replies:
             if reply_to:
                 by_waiter[reply_to].append(reply)
         return [(reply_to, encode_frame(each)) for reply_to, each in by_waiter.items()]
 
+    @override
     def outbox(self) -> dict[int, bytes]:
-        """See `FrameOutput`."""
         if not self._output.outbox:
             return {}
         by_target: defaultdict[int, list[tuple[int, ShardMessage]]] = defaultdict(list)
@@ -120,12 +127,12 @@ class ObjectOutput:
             for target, numbered in by_target.items()
         }
 
+    @override
     def closed_orders(self) -> Sequence[OrderState]:
-        """See `FrameOutput`."""
         return self._output.closed
 
 
-class ObjectCore:
+class ObjectCore(FrameCore):
     """Implements `FrameCore`; tools that look inside use its `shard`."""
 
     def __init__(self, shard: Shard) -> None:
@@ -137,90 +144,90 @@ class ObjectCore:
         """
         self._changes = 0
 
+    @override
     def let_go(self) -> None:
-        """See `FrameCore`."""
         self.shard.let_go()
 
     @property
+    @override
     def index(self) -> int:
-        """See `FrameCore`."""
-        return self.shard.index
+        return self.shard.state.index
 
     @property
+    @override
     def shard_count(self) -> int:
-        """See `FrameCore`."""
-        return self.shard.shard_count
+        return self.shard.state.shard_count
 
     @property
+    @override
     def command_count(self) -> int:
-        """See `FrameCore`."""
-        return self.shard.command_count
+        return self.shard.state.command_count
 
     @property
+    @override
     def order_count(self) -> int:
-        """See `FrameCore`."""
-        return self.shard.order_count
+        return self.shard.state.order_count
 
     @property
+    @override
     def checksum(self) -> int:
-        """See `FrameCore`."""
-        return self.shard.checksum
+        return self.shard.state.checksum
 
     @property
+    @override
     def time(self) -> TimeMs:
-        """See `FrameCore`."""
-        return self.shard.time
+        return self.shard.state.time
 
     @property
+    @override
     def format(self) -> int:
-        """See `FrameCore`."""
-        return self.shard.format
+        return self.shard.state.format
 
     @property
+    @override
     def state_hash_interval(self) -> int:
-        """See `FrameCore`."""
-        return shard_module.STATE_HASH_INTERVAL
+        return journal.STATE_HASH_INTERVAL
 
     @property
+    @override
     def is_configured(self) -> bool:
-        """See `FrameCore`."""
-        return self.shard.config is not None
+        return self.shard.state.config is not None
 
     @property
+    @override
     def has_work(self) -> bool:
-        """See `FrameCore`."""
-        return bool(self.shard.drains)
+        return bool(self.shard.state.drains)
 
     @property
+    @override
     def symbols(self) -> Collection[str]:
-        """See `FrameCore`."""
-        return self.shard.market_map.by_symbol.keys()
+        return self.shard.state.market_map.by_symbol.keys()
 
     @property
+    @override
     def configuration_number(self) -> int:
-        """See `FrameCore`."""
-        config, market_map = self.shard.config, self.shard.market_map
+        config, market_map = self.shard.state.config, self.shard.state.market_map
         if self._seen[0] is not config or self._seen[1] is not market_map:
             self._seen = (config, market_map)
             self._changes += 1
         return self._changes
 
+    @override
     def encode_configuration(self, stream_id: StreamId) -> bytes:
-        """See `FrameCore`."""
         shard = self.shard
-        own = [each for each in shard.market_configs.values() if each.shard == shard.index]
+        own = [each for each in shard.state.market_configs.values() if each.shard == shard.state.index]
         own.sort(key=lambda each: each.market.symbol)
-        return encode_configuration(ShardConfiguration(str(stream_id), shard.config, tuple(own)))
+        return encode_configuration(ShardConfiguration(str(stream_id), shard.state.config, tuple(own)))
 
     @property
+    @override
     def waiting_events(self) -> int:
-        """See `FrameCore`."""
         return self.shard.waiting_events
 
+    @override
     def apply_frame(
         self, stream_id: StreamId, fields: Mapping[bytes, bytes], progressed: Callable[[], None] | None = None
     ) -> list[DeadItem]:
-        """See `FrameCore`."""
         shard = self.shard
         commands = fields.get(COMMANDS_FIELD)
         dead: list[DeadItem] = []
@@ -239,17 +246,21 @@ class ObjectCore:
                 progressed()
         return dead
 
+    @override
     def why_not_followed(self, instruction: bytes) -> str | None:
-        """See `FrameCore`."""
         read = decode_skip_frame(instruction)
-        return None if self.shard.authority.may_skip(read.signed, self.shard.index) else _NOT_AUTHORIZED
+        return (
+            None
+            if self.shard.state.authority.may_skip(read.signed, self.shard.state.index)
+            else _NOT_AUTHORIZED
+        )
 
+    @override
     def take(self) -> FrameOutput:
-        """See `FrameCore`."""
         return ObjectOutput(self.shard, self.shard.take())
 
+    @override
     def answer(self, queries: bytes, time: TimeMs, position: StreamId) -> list[Answer]:
-        """See `FrameCore`."""
         answers = []
         for query in decode_queries(queries):
             reply_to, reply = self.shard.answer(query, time)
@@ -259,41 +270,41 @@ class ObjectCore:
             answers.append(Answer(reply_to, encode_frame(reply), query if is_unknown else None))  # type: ignore[arg-type]
         return answers
 
+    @override
     def encode_snapshot(self, stream_id: StreamId | None) -> bytes:
-        """See `FrameCore`."""
         return encode_snapshot(self.shard, stream_id)
 
+    @override
     def digest(self) -> str:
-        """See `FrameCore`."""
         return self.shard.digest()
 
+    @override
     def differences(self) -> dict[str, int]:
-        """See `FrameCore`."""
-        return {asset: totals.difference() for asset, totals in self.shard.totals.items()}
+        return {asset: totals.difference() for asset, totals in self.shard.state.totals.items()}
 
+    @override
     def market_counts(self) -> dict[str, MarketCounts]:
-        """See `FrameCore`."""
-        markets = self.shard.markets.items()
+        markets = self.shard.state.markets.items()
         return {symbol: MarketCounts(len(state.book.orders), state.trade_id) for symbol, state in markets}
 
+    @override
     def check_money(self) -> None:
-        """See `FrameCore`."""
         self.shard.check_money()
 
+    @override
     def check_invariants(self) -> None:
-        """See `FrameCore`."""
         self.shard.check_invariants()
 
 
-class ObjectCores:
+class ObjectCores(Cores):
     """Implements `Cores`."""
 
+    @override
     def new(self, index: int, shard_count: int) -> FrameCore:
-        """See `Cores`."""
         return ObjectCore(Shard(index, MarketMap.placed([], shard_count)))
 
+    @override
     def restore(self, snapshot: bytes) -> tuple[FrameCore, StreamId]:
-        """See `Cores`."""
         shard, stream_id = decode_snapshot(snapshot)
         return ObjectCore(shard), stream_id
 
@@ -352,7 +363,7 @@ def apply_one_by_one(
         assert messages is not None
         frame = _read_messages(shard, messages)
         time = shard.enter(TimeMs(stream_id.ms), frame.written_us, behind_ms_max=0)
-        for message in shard.new_messages(frame):
+        for message in shard.messages.new_messages(frame):
             shard.apply(message, time)
             yield message
 
@@ -372,7 +383,7 @@ def _enter_commands(
     entered = TimeMs(stream_id.ms)
     if items and type(items[0]) in _SWITCHING:
         _check_is_no_later_switch(shard, items[0], entered)  # type: ignore[arg-type]  # it is of these kinds
-    return items, _refused(items, shard.index, shard.market_map), shard.enter(entered, written_us)
+    return items, _refused(items, shard.state.index, shard.state.market_map), shard.enter(entered, written_us)
 
 
 def _apply_others(
@@ -446,7 +457,7 @@ def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
         InvariantBroken: no operator said so. The leader that committed it has verified the signature, so
             somebody has changed the log or its archive since.
     """
-    if not shard.authority.may_skip(found.signed, shard.index):
+    if not shard.state.authority.may_skip(found.signed, shard.state.index):
         raise InvariantBroken(
             f"the instruction to skip entry {found.instruction.stream_id} is not genuine: {_NOT_AUTHORIZED}"
         )
@@ -501,19 +512,19 @@ def _check_is_no_later_switch(shard: Shard, command: Signed | ConfigureShard, en
     Raises:
         LaterReleaseError: the command counts; nothing of its entry was applied.
     """
-    authority = shard.authority
+    authority = shard.state.authority
     try:
         body = decode_signed_body(command.command) if isinstance(command, Signed) else command
     except msgspec.MsgspecError:
         return  # it is a dead letter
     if not isinstance(body, ConfigureShard) or (reason := why_later(body.config)) is None:
         return
-    version = shard.config.version if shard.config is not None else 0
+    version = shard.state.config.version if shard.state.config is not None else 0
     if isinstance(command, Signed):
-        window_ms, time = shard.windows.request_ms, shard.time
-        assets = shard.market_map.by_asset
+        window_ms, time = shard.state.windows.request_ms, shard.state.time
+        assets = shard.state.market_map.by_asset
         reason_to_refuse = authority.reason_to_refuse(
-            command, body, shard.index, entered, window_ms, time, assets
+            command, body, shard.state.index, entered, window_ms, time, assets
         )
         counts = reason_to_refuse is None
     else:
@@ -566,7 +577,7 @@ def _read_messages(shard: Shard, payload: bytes) -> MessageFrame:
         return _understood(shard, items)
     if (reason := _why_not_mine(shard, frame.source, frame.target)) is not None:
         raise NotUnderstoodError(reason)
-    seen = shard.received.get(frame.source, 0)
+    seen = shard.state.received.get(frame.source, 0)
     for sequence, message in enumerate(frame.messages, frame.first_sequence):
         reason = _why_no_message(shard, frame.source, message)
         if reason is not None and sequence > seen:
@@ -578,7 +589,7 @@ def _understood(shard: Shard, read: MessageItems) -> MessageFrame:
     """Return a frame of which something is not understood, if that is only what was applied before."""
     if (reason := _why_not_mine(shard, read.source, read.target)) is not None:
         raise NotUnderstoodError(reason)
-    seen = shard.received.get(read.source, 0)
+    seen = shard.state.received.get(read.source, 0)
     for sequence, item in enumerate(read.items, read.first_sequence):
         if sequence <= seen:
             continue
@@ -605,9 +616,9 @@ def _why_not_mine(shard: Shard, source: int, target: int) -> str | None:
 
     When it is another's, that shard will miss it, and halt.
     """
-    if not 0 <= source < shard.shard_count or source == shard.index:
-        return f"shard {source} does not send to shard {shard.index}"
-    return f"the frame is for shard {target}" if target != shard.index else None
+    if not 0 <= source < shard.state.shard_count or source == shard.state.index:
+        return f"shard {source} does not send to shard {shard.state.index}"
+    return f"the frame is for shard {target}" if target != shard.state.index else None
 
 
 def _why_no_message(shard: Shard, source: int, message: ShardMessage) -> str | None:
@@ -620,11 +631,11 @@ def _why_no_message(shard: Shard, source: int, message: ShardMessage) -> str | N
             f"market {symbol[:40]!r} is not one of shard {source}" if message.config.shard != source else None
         )
     to_market = isinstance(message, _TO_MARKET)
-    account_shard, market_shard = (source, shard.index) if to_market else (shard.index, source)
-    if message.account_id < 1 or shard.market_map.shard_of_account(message.account_id) != account_shard:
+    account_shard, market_shard = (source, shard.state.index) if to_market else (shard.state.index, source)
+    if message.account_id < 1 or shard.state.market_map.shard_of_account(message.account_id) != account_shard:
         return f"account {message.account_id} is not one of shard {account_shard}"
     # An order for a market that is not there (any more) is answered. What such a market says cannot be.
-    owner = shard.market_map.shards.get(message.market, market_shard if to_market else None)
+    owner = shard.state.market_map.shards.get(message.market, market_shard if to_market else None)
     return (
         f"market {message.market[:40]!r} is not one of shard {market_shard}"
         if owner != market_shard

@@ -12,11 +12,13 @@ from typing import Final
 
 import msgspec
 
-from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, OrderCounts, PlacedOrder
+from engine_worker.core.accounts import Account, AssetTotals, Funds, OrderCounts, PlacedOrder
 from engine_worker.core.book import BookSide
 from engine_worker.core.drains import Drain
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request, Transfer
-from engine_worker.core.shard import CancelAllRequest, Shard
+from engine_worker.core.shard import Shard
+from engine_worker.core.shard_state import CancelAllRequest, ShardState
 from protocol.codec import encode_as
 from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
 from protocol.decoding import msgpack_decoder
@@ -140,13 +142,13 @@ def encode_snapshot(shard: Shard, stream_id: StreamId | None) -> bytes:
 
     None: no matter up to where.
     """
-    body = encode_as(shard.format, _snapshot_of(shard, stream_id))
+    body = encode_as(shard.state.format, _snapshot_of(shard.state, stream_id))
     return hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() + body
 
 
 def state_hash(shard: Shard) -> str:
     """Return a hash of the state, the same on every machine, in hex."""
-    return hashlib.blake2b(_encode(_snapshot_of(shard, None)), digest_size=16).hexdigest()
+    return hashlib.blake2b(_encode(_snapshot_of(shard.state, None)), digest_size=16).hexdigest()
 
 
 def decode_snapshot(data: bytes) -> tuple[Shard, StreamId]:
@@ -225,46 +227,46 @@ def whole_body(data: bytes) -> bytes:
     return body
 
 
-def _snapshot_of(shard: Shard, stream_id: StreamId | None) -> ShardSnapshot:
+def _snapshot_of(state: ShardState, stream_id: StreamId | None) -> ShardSnapshot:
     return ShardSnapshot(
-        version=VERSIONS[shard.format],
+        version=VERSIONS[state.format],
         stream_id=str(stream_id) if stream_id is not None else "",
-        index=shard.index,
-        shard_count=shard.shard_count,
-        order_count=shard.order_count,
-        command_count=shard.command_count,
-        totals=[(asset, *totals.stored()) for asset, totals in sorted(shard.totals.items())],
-        accounts=[_account_snapshot(account, shard.time) for _, account in sorted(shard.accounts.items())],
+        index=state.index,
+        shard_count=state.shard_count,
+        order_count=state.order_count,
+        command_count=state.command_count,
+        totals=[(asset, *totals.stored()) for asset, totals in sorted(state.totals.items())],
+        accounts=[_account_snapshot(account, state.time) for _, account in sorted(state.accounts.items())],
         markets=[
             MarketSnapshot(
                 symbol,
-                state.last_price,
-                state.sequence,
-                state.trade_id,
-                state.aggregate_id,
-                _levels(state.book.bids),
-                _levels(state.book.asks),
-                state.prevented_id,
+                market.last_price,
+                market.sequence,
+                market.trade_id,
+                market.aggregate_id,
+                _levels(market.book.bids),
+                _levels(market.book.asks),
+                market.prevented_id,
             )
-            for symbol, state in sorted(shard.markets.items())
+            for symbol, market in sorted(state.markets.items())
         ],
-        requests=shard.requests.kept(shard.time),
-        requests_under_way=sorted(shard.requests_under_way),
-        key_expiries=[each for each in shard.key_expiries if shard.time - each[0] <= shard.windows.key_ms],
+        requests=state.requests.kept(state.time),
+        requests_under_way=sorted(state.requests_under_way),
+        key_expiries=[each for each in state.key_expiries if state.time - each[0] <= state.windows.key_ms],
         cancel_alls=[
             CancelAllSnapshot(request_id, reply_to, request.waiting, request.orders)
-            for (reply_to, request_id), request in sorted(shard.cancel_alls.items(), key=lambda each: each[0])
+            for (reply_to, request_id), request in sorted(state.cancel_alls.items(), key=lambda each: each[0])
         ],
-        received=sorted(shard.received.items()),
-        sent=sorted(shard.sent.items()),
-        checksum=shard.checksum,
-        time=shard.time,
-        config=shard.config,
-        market_configs=[config for _, config in sorted(shard.market_configs.items())],
-        transfers=shard.transfers.kept(shard.time),
-        execution_count=shard.execution_count,
-        drains=list(shard.drains),
-        given=sorted(shard.authority.given.items()),
+        received=sorted(state.received.items()),
+        sent=sorted(state.sent.items()),
+        checksum=state.checksum,
+        time=state.time,
+        config=state.config,
+        market_configs=[config for _, config in sorted(state.market_configs.items())],
+        transfers=state.transfers.kept(state.time),
+        execution_count=state.execution_count,
+        drains=list(state.drains),
+        given=sorted(state.authority.given.items()),
     )
 
 
@@ -300,19 +302,20 @@ def _levels(half: BookSide) -> list[LevelSnapshot]:
 
 def _restore(snapshot: ShardSnapshot) -> Shard:
     shard = Shard(snapshot.index, MarketMap.placed([], snapshot.shard_count))
+    state = shard.state
     if snapshot.config is not None:
-        shard.set_config(snapshot.config)
-    shard.set_markets(snapshot.market_configs)
-    shard.order_count, shard.time = snapshot.order_count, snapshot.time
-    shard.execution_count, shard.drains = snapshot.execution_count, deque(snapshot.drains)
-    shard.authority.given = dict(snapshot.given)
-    shard.go_on_from(snapshot.command_count, snapshot.checksum)
-    shard.received = dict(snapshot.received)
-    shard.sent = dict(snapshot.sent)
+        shard.configuration.set_config(snapshot.config)
+    shard.configuration.set_markets(snapshot.market_configs)
+    state.order_count, state.time = snapshot.order_count, snapshot.time
+    state.execution_count, state.drains = snapshot.execution_count, deque(snapshot.drains)
+    state.authority.given = dict(snapshot.given)
+    shard.journal.go_on_from(snapshot.command_count, snapshot.checksum)
+    state.received = dict(snapshot.received)
+    state.sent = dict(snapshot.sent)
     for asset, *stored_totals in snapshot.totals:
-        shard.totals[asset] = AssetTotals(*map(join_large, stored_totals))
+        state.totals[asset] = AssetTotals(*map(join_large, stored_totals))
     for account_snapshot in snapshot.accounts:
-        account = shard.accounts[account_snapshot.account_id] = Account(
+        account = state.accounts[account_snapshot.account_id] = Account(
             account_snapshot.account_id, account_snapshot.changed_time or snapshot.time
         )
         account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}
@@ -322,30 +325,30 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
         }
         account.client_order_ids = dict(account_snapshot.client_order_ids)
         for asset, _, held in account_snapshot.funds:
-            shard.totals[asset].held += held
-        shard.open_order_count += sum(map(len, account.open_orders.values()))
-        shard.count_in_flight(account)
-        account.keyed = _restore_keyed(account_snapshot, shard.windows)
+            state.totals[asset].held += held
+        state.open_order_count += sum(map(len, account.open_orders.values()))
+        shard.account_half.count_in_flight(account)
+        account.keyed = _restore_keyed(account_snapshot, state.windows)
         account.limits, account.order_counts = account_snapshot.limits, account_snapshot.order_counts
     for market in snapshot.markets:
-        state = shard.markets[market.symbol]
-        state.last_price, state.sequence = market.last_price, market.sequence
-        state.trade_id, state.aggregate_id = market.trade_id, market.aggregate_id
-        state.prevented_id = market.prevented_id
-        for half, levels in ((state.book.bids, market.bids), (state.book.asks, market.asks)):
+        own = state.markets[market.symbol]
+        own.last_price, own.sequence = market.last_price, market.sequence
+        own.trade_id, own.aggregate_id = market.trade_id, market.aggregate_id
+        own.prevented_id = market.prevented_id
+        for half, levels in ((own.book.bids, market.bids), (own.book.asks, market.asks)):
             for level in levels:
                 for order_id, account_id, quantity in level.orders:
-                    state.book.add(order_id, account_id, half.side, level.price, quantity)
+                    own.book.add(order_id, account_id, half.side, level.price, quantity)
         # Adding the orders has noted every level as changed; subscribers have been told of them long ago.
-        state.book.take_changes()
+        own.book.take_changes()
     for outcome in snapshot.requests:
-        shard.requests.remember(outcome.time, outcome.key[0], outcome.reply)
+        state.requests.remember(outcome.time, outcome.key[0], outcome.reply)
     for transfer in snapshot.transfers:
-        shard.transfers.remember(transfer)
-    shard.requests_under_way = dict.fromkeys(snapshot.requests_under_way)
-    shard.key_expiries = deque(snapshot.key_expiries)
+        state.transfers.remember(transfer)
+    state.requests_under_way = dict.fromkeys(snapshot.requests_under_way)
+    state.key_expiries = deque(snapshot.key_expiries)
     for each in snapshot.cancel_alls:
-        request = shard.cancel_alls[each.reply_to, each.request_id] = CancelAllRequest(each.waiting)
+        request = state.cancel_alls[each.reply_to, each.request_id] = CancelAllRequest(each.waiting)
         request.orders = list(each.orders)
     return shard
 

@@ -1,5 +1,5 @@
-/** Debian's Chromium with an empty profile, silent towards the network but for the exchange. */
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+/** Debian's Chromium with empty profiles, silent towards the network but for the exchange. */
+import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -21,24 +21,21 @@ const FLAGS = [
 export const DESKTOP = { width: 1440, height: 900 };
 export const PHONE = { width: 390, height: 844 };
 
-/** Call `visit` with a function that opens a page of its own profile; a mistake in any page's console fails at the end. */
+/** Call `visit` with a function that opens a page with cookies and storage of its own; an error in any page's console fails at the end. */
 export async function withBrowser(visit) {
   const mistakes = [];
   const open = [];
+  const browser = await chromium.launch({ executablePath: PROGRAM, headless: true, args: FLAGS });
   const newPage = async (viewport, scale = 1, timezoneId = "UTC") => {
-    const profile = mkdtempSync(join(tmpdir(), "exchange-browser-"));
     const isPhone = viewport.width < 600;
-    const context = await chromium.launchPersistentContext(profile, {
-      executablePath: PROGRAM,
-      headless: true,
-      args: FLAGS,
+    const context = await browser.newContext({
       viewport,
       deviceScaleFactor: scale,
       isMobile: isPhone,
       hasTouch: isPhone,
       timezoneId,
     });
-    open.push({ context, profile });
+    open.push(context);
     context.setDefaultTimeout(20_000);
     const watch = (page) => {
       page.on("pageerror", (error) => mistakes.push(`${error.stack ?? error}`));
@@ -51,24 +48,19 @@ export async function withBrowser(visit) {
       });
     };
     context.on("page", watch);
-    const page = context.pages()[0] ?? (await context.newPage());
-    watch(page);
-    return page;
+    return context.newPage();
   };
   try {
     await visit(newPage);
   } catch (error) {
-    for (const [index, { context }] of open.entries()) {
+    for (const [index, context] of open.entries()) {
       const path = join(tmpdir(), `exchange-browser-failure-${process.pid}-${index}.png`);
       await context.pages()[0]?.screenshot({ path });
       process.stderr.write(`what the page showed: ${path}\n`);
     }
     throw error;
   } finally {
-    for (const { context, profile } of open) {
-      await context.close();
-      rmSync(profile, { recursive: true, force: true });
-    }
+    await browser.close();
   }
   if (mistakes.length > 0) throw new Error(`mistakes in the pages:\n${mistakes.join("\n")}`);
 }
@@ -83,8 +75,15 @@ export async function signUp(page) {
   await page.getByRole("button", { name: "Create an account" }).click();
   await page.getByLabel("Email").fill(email);
   await page.getByLabel("Password").fill("correct horse battery");
-  await page.getByRole("button", { name: "Sign up" }).click();
-  await page.getByTestId("email").getByText(email).waitFor();
+  const signedUp = page.getByTestId("email").getByText(email);
+  // Passwords are hashed when the machine has nothing else to do: on a busy one a sign-up may be refused.
+  const refused = page.getByText("The exchange is not responding.");
+  for (let attempt = 0; attempt < 5; attempt += 1) {
+    await page.getByRole("button", { name: "Sign up" }).click();
+    await signedUp.or(refused).first().waitFor({ timeout: 60_000 });
+    if (await signedUp.isVisible()) break;
+  }
+  await signedUp.waitFor();
   return email;
 }
 

@@ -148,206 +148,216 @@ await withBrowser(async (newPage) => {
   await bid(buyer, "40,000.00").click();
   assert.equal(await form(buyer).getByLabel("Price").inputValue(), "40000.00");
 
-  part("whose address is not verified is told so, and not that the exchange is away");
-  const stranger = await newPage(DESKTOP);
-  await stranger.goto(market);
-  await stranger.route(/\/api\/v1\/tickets/, (route) =>
-    route.fulfill({
-      status: 403,
-      contentType: "application/json",
-      body: JSON.stringify({
-        code: -1002,
-        msg: "Verify the address of this account first: it was sent a mail.",
+  // Two stories on one book that do not touch each other, at the same time: both mostly wait.
+  const ordersGoWrong = async () => {
+    part("whose address is not verified is told so, and not that the exchange is away");
+    const stranger = await newPage(DESKTOP);
+    await stranger.goto(market);
+    await stranger.route(/\/api\/v1\/tickets/, (route) =>
+      route.fulfill({
+        status: 403,
+        contentType: "application/json",
+        body: JSON.stringify({
+          code: -1002,
+          msg: "Verify the address of this account first: it was sent a mail.",
+        }),
       }),
-    }),
-  );
-  const strangersAddress = await signUp(stranger);
-  await stranger
-    .getByTestId("unverified")
-    .getByText(`Verify your address to trade: open the link in the mail to ${strangersAddress}.`)
-    .waitFor();
-  assert.equal(await stranger.getByText("is not responding").count(), 0);
-  await stranger.getByRole("button", { name: "Resend email" }).click();
-  await stranger.getByText("Email sent").waitFor();
-  await stranger.unroute(/\/api\/v1\/tickets/);
-  await stranger.goto(`${market}?verification=${newestToken(strangersAddress)}`);
-  await stranger.getByText("Your email address is verified.").waitFor();
-  await stranger.getByText("No open orders.").waitFor();
-  await stranger.close();
+    );
+    const strangersAddress = await signUp(stranger);
+    await stranger
+      .getByTestId("unverified")
+      .getByText(`Verify your address to trade: open the link in the mail to ${strangersAddress}.`)
+      .waitFor();
+    assert.equal(await stranger.getByText("is not responding").count(), 0);
+    await stranger.getByRole("button", { name: "Resend email" }).click();
+    await stranger.getByText("Email sent").waitFor();
+    await stranger.unroute(/\/api\/v1\/tickets/);
+    await stranger.goto(`${market}?verification=${newestToken(strangersAddress)}`);
+    await stranger.getByText("Your email address is verified.").waitFor();
+    await stranger.getByText("No open orders.").waitFor();
+    await stranger.close();
 
-  part("an order whose answer is lost is looked up, and is there once");
-  let sent = 0;
-  const isOrder = (request) => request.method() === "POST" && /\/api\/v3\/order\?/.test(request.url());
-  await buyer.route(/\/api\/v3\/order\?/, async (route) => {
-    if (!isOrder(route.request())) return route.continue();
-    sent += 1;
-    await route.fetch();
-    await route.abort("connectionreset");
-  });
-  let answersLookups = false;
-  const lookups = /origClientOrderId=/;
-  await buyer.route(lookups, (route) => (answersLookups ? route.continue() : route.abort("connectionreset")));
-  await order(buyer, { side: "Buy", price: "41000", quantity: "0.1" });
-  await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
-  assert.equal(await form(buyer).getByRole("button", { name: "Looking up the order …" }).isDisabled(), true);
-  await form(buyer).getByLabel("Quantity").press("Enter");
-  await buyer.waitForTimeout(1_500);
-  answersLookups = true;
-  await said(buyer).getByText("Order placed.").waitFor();
-  assert.equal(sent, 1, "it was sent again");
-  await until("one row more", async () => (await openOrders(buyer).count()) === 2);
+    part("an order whose answer is lost is looked up, and is there once");
+    let sent = 0;
+    const isOrder = (request) => request.method() === "POST" && /\/api\/v3\/order\?/.test(request.url());
+    await buyer.route(/\/api\/v3\/order\?/, async (route) => {
+      if (!isOrder(route.request())) return route.continue();
+      sent += 1;
+      await route.fetch();
+      await route.abort("connectionreset");
+    });
+    let answersLookups = false;
+    const lookups = /origClientOrderId=/;
+    await buyer.route(lookups, (route) =>
+      answersLookups ? route.continue() : route.abort("connectionreset"),
+    );
+    await order(buyer, { side: "Buy", price: "41000", quantity: "0.1" });
+    await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
+    assert.equal(
+      await form(buyer).getByRole("button", { name: "Looking up the order …" }).isDisabled(),
+      true,
+    );
+    await form(buyer).getByLabel("Quantity").press("Enter");
+    await buyer.waitForTimeout(1_500);
+    answersLookups = true;
+    await said(buyer).getByText("Order placed.").waitFor();
+    assert.equal(sent, 1, "it was sent again");
+    await until("one row more", async () => (await openOrders(buyer).count()) === 2);
 
-  part("so it is when the page is loaded anew meanwhile");
-  answersLookups = false;
-  await order(buyer, { side: "Buy", price: "41500", quantity: "0.1" });
-  await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
-  await buyer.reload();
-  await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
-  answersLookups = true;
-  await said(buyer).getByText("Order placed.").waitFor();
-  await until("one row more", async () => (await openOrders(buyer).count()) === 3);
-  await buyer.unroute(/\/api\/v3\/order\?/);
-  await buyer.unroute(lookups);
+    part("so it is when the page is loaded anew meanwhile");
+    answersLookups = false;
+    await order(buyer, { side: "Buy", price: "41500", quantity: "0.1" });
+    await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
+    await buyer.reload();
+    await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
+    answersLookups = true;
+    await said(buyer).getByText("Order placed.").waitFor();
+    await until("one row more", async () => (await openOrders(buyer).count()) === 3);
+    await buyer.unroute(/\/api\/v3\/order\?/);
+    await buyer.unroute(lookups);
 
-  part("an order that never arrived is said not to have, when it cannot any more");
-  await buyer.route(/\/api\/v3\/order\?/, (route) =>
-    isOrder(route.request()) ? route.abort("connectionreset") : route.continue(),
-  );
-  await order(buyer, { side: "Buy", price: "42000", quantity: "0.1" });
-  await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
-  await said(buyer)
-    .getByText("The order was not received and can no longer be. Nothing was traded.")
-    .waitFor();
-  assert.equal(await openOrders(buyer).count(), 3);
-  await buyer.unroute(/\/api\/v3\/order\?/);
+    part("an order that never arrived is said not to have, when it cannot any more");
+    await buyer.route(/\/api\/v3\/order\?/, (route) =>
+      isOrder(route.request()) ? route.abort("connectionreset") : route.continue(),
+    );
+    await order(buyer, { side: "Buy", price: "42000", quantity: "0.1" });
+    await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
+    await said(buyer)
+      .getByText("The order was not received and can no longer be. Nothing was traded.")
+      .waitFor();
+    assert.equal(await openOrders(buyer).count(), 3);
+    await buyer.unroute(/\/api\/v3\/order\?/);
 
-  part("a cancel that fails says so");
-  await buyer.route(/\/api\/v3\/order\?/, (route) =>
-    route.request().method() === "DELETE"
-      ? route.fulfill({
-          status: 503,
-          contentType: "application/json",
-          headers: { "Access-Control-Allow-Origin": "*" },
-          body: '{"code":-1008,"msg":"Server is currently overloaded."}',
-        })
-      : route.continue(),
-  );
-  await openOrders(buyer).first().getByRole("button", { name: "Cancel" }).click();
-  await buyer.getByRole("alert").getByText("Not canceled: Server is currently overloaded.").waitFor();
-  await buyer.unroute(/\/api\/v3\/order\?/);
-  await openOrders(buyer).first().getByRole("button", { name: "Cancel" }).click();
-  await until("one row less", async () => (await openOrders(buyer).count()) === 2);
+    part("a cancel that fails says so");
+    await buyer.route(/\/api\/v3\/order\?/, (route) =>
+      route.request().method() === "DELETE"
+        ? route.fulfill({
+            status: 503,
+            contentType: "application/json",
+            headers: { "Access-Control-Allow-Origin": "*" },
+            body: '{"code":-1008,"msg":"Server is currently overloaded."}',
+          })
+        : route.continue(),
+    );
+    await openOrders(buyer).first().getByRole("button", { name: "Cancel" }).click();
+    await buyer.getByRole("alert").getByText("Not canceled: Server is currently overloaded.").waitFor();
+    await buyer.unroute(/\/api\/v3\/order\?/);
+    await openOrders(buyer).first().getByRole("button", { name: "Cancel" }).click();
+    await until("one row less", async () => (await openOrders(buyer).count()) === 2);
+  };
+  const marketDataGoesWrong = async () => {
+    part("a wrong clock, and a clock that is set, keep nobody from trading");
+    const wrong = await newPage(DESKTOP, 1, "America/New_York");
+    await wrong.addInitScript(() => {
+      const now = Date.now.bind(Date);
+      window.shiftMs = 3_600_000;
+      Date.now = () => now() + window.shiftMs;
+    });
+    await wrong.route(/\/api\/v3\/exchangeInfo/, async (route) => {
+      await new Promise((done) => setTimeout(done, 4_000)); // slow on its way up
+      await route.continue();
+    });
+    await wrong.goto(market);
+    await signUp(wrong);
+    await fund(wrong);
+    await order(wrong, { side: "Buy", price: "30000", quantity: "0.1" });
+    await said(wrong).getByText("Order placed.").waitFor();
+    await wrong.evaluate(() => void (window.shiftMs = -7_200_000));
+    await order(wrong, { side: "Buy", price: "30001", quantity: "0.1" });
+    await said(wrong).getByText("Order placed.").waitFor();
+
+    part("a frozen server is not called live, and polling stays within its budget");
+    const frozen = await newPage(DESKTOP);
+    let isFrozen = false;
+    let connections = 0;
+    await frozen.routeWebSocket(/./, (socket) => {
+      connections += 1;
+      if (isFrozen) return; // the connection opens, and nothing ever comes
+      const server = socket.connectToServer();
+      server.onMessage((message) => void (isFrozen || socket.send(message)));
+      socket.onMessage((message) => void (isFrozen || server.send(message)));
+    });
+    await frozen.goto(market);
+    await liveness(frozen).getByText("Live", { exact: true }).waitFor();
+    const before = connections;
+    isFrozen = true;
+    await liveness(frozen).getByText("Polling", { exact: true }).waitFor();
+    await until("another connection", () => connections > before);
+    let weight = 0;
+    const weights = [
+      [/\/depth\?/, 5],
+      [/\/trades\?/, 25],
+      [/\/klines\?/, 2],
+      [/\/ticker\/24hr\?/, 2],
+      [/\/account\?/, 20],
+      [/\/openOrders\?/, 80],
+    ];
+    frozen.on("request", (request) =>
+      weights.forEach(([path, of]) => void (path.test(request.url()) && (weight += of))),
+    );
+    await order(wrong, { side: "Buy", price: "43000", quantity: "0.1" });
+    await bid(frozen, "43,000.00").waitFor();
+    await frozen.waitForTimeout(10_000);
+    assert.ok(weight > 0 && weight < 300, `${weight} in ten seconds is too much for a minute's 6,000`);
+
+    part("a refusal is heeded for as long as it says");
+    let refused = 0;
+    await frozen.route(/\/api\/v3\//, (route) => {
+      refused += 1;
+      return route.fulfill({
+        status: 429,
+        contentType: "application/json",
+        body: '{"code":-1003,"msg":"Too many requests."}',
+        headers: {
+          "Access-Control-Allow-Origin": "*",
+          "Access-Control-Expose-Headers": "Retry-After",
+          "Retry-After": "8",
+        },
+      });
+    });
+    await until("a refusal", () => refused > 0);
+    await frozen.waitForTimeout(1_000);
+    const asked = refused;
+    await frozen.waitForTimeout(5_000);
+    assert.equal(refused, asked, "it went on asking");
+
+    part("market data that stands still is not called live, although the server answers");
+    const still = await newPage(DESKTOP);
+    let standsStill = false;
+    await still.routeWebSocket(/\/stream$/, (socket) => {
+      const server = socket.connectToServer();
+      server.onMessage(
+        (message) => void ((standsStill && String(message).startsWith('{"stream"')) || socket.send(message)),
+      );
+    });
+    await still.goto(market);
+    await liveness(still).getByText("Live", { exact: true }).waitFor();
+    await still.waitForTimeout(4_000);
+    standsStill = true;
+    await liveness(still)
+      .getByText(/^No data for \d+ s$/)
+      .waitFor();
+    standsStill = false;
+    await liveness(still).getByText("Live", { exact: true }).waitFor();
+    await still.close();
+
+    part("when nothing answers, it says since when");
+    await frozen.unroute(/\/api\/v3\//);
+    await frozen.route(/\/api\/v3\//, () => undefined);
+    await liveness(frozen)
+      .getByText(/^No data for \d+ s$/)
+      .waitFor({ timeout: 30_000 });
+    isFrozen = false;
+    await frozen.unroute(/\/api\/v3\//);
+    await liveness(frozen).getByText("Live", { exact: true }).waitFor({ timeout: 30_000 });
+    await wrong.close();
+  };
+  await Promise.all([ordersGoWrong(), marketDataGoesWrong()]);
 
   part("another tab is signed in, and signed out with the others");
   const other = await buyer.context().newPage();
   await other.goto(`${url}/trade/ETHUSDT`);
   await other.getByTestId("email").waitFor();
-
-  part("a wrong clock, and a clock that is set, keep nobody from trading");
-  const wrong = await newPage(DESKTOP, 1, "America/New_York");
-  await wrong.addInitScript(() => {
-    const now = Date.now.bind(Date);
-    window.shiftMs = 3_600_000;
-    Date.now = () => now() + window.shiftMs;
-  });
-  await wrong.route(/\/api\/v3\/exchangeInfo/, async (route) => {
-    await new Promise((done) => setTimeout(done, 4_000)); // slow on its way up
-    await route.continue();
-  });
-  await wrong.goto(market);
-  await signUp(wrong);
-  await fund(wrong);
-  await order(wrong, { side: "Buy", price: "30000", quantity: "0.1" });
-  await said(wrong).getByText("Order placed.").waitFor();
-  await wrong.evaluate(() => void (window.shiftMs = -7_200_000));
-  await order(wrong, { side: "Buy", price: "30001", quantity: "0.1" });
-  await said(wrong).getByText("Order placed.").waitFor();
-  await wrong.close();
-
-  part("a frozen server is not called live, and polling stays within its budget");
-  const frozen = await newPage(DESKTOP);
-  let isFrozen = false;
-  let connections = 0;
-  await frozen.routeWebSocket(/./, (socket) => {
-    connections += 1;
-    if (isFrozen) return; // the connection opens, and nothing ever comes
-    const server = socket.connectToServer();
-    server.onMessage((message) => void (isFrozen || socket.send(message)));
-    socket.onMessage((message) => void (isFrozen || server.send(message)));
-  });
-  await frozen.goto(market);
-  await liveness(frozen).getByText("Live", { exact: true }).waitFor();
-  const before = connections;
-  isFrozen = true;
-  await liveness(frozen).getByText("Polling", { exact: true }).waitFor();
-  await until("another connection", () => connections > before);
-  let weight = 0;
-  const weights = [
-    [/\/depth\?/, 5],
-    [/\/trades\?/, 25],
-    [/\/klines\?/, 2],
-    [/\/ticker\/24hr\?/, 2],
-    [/\/account\?/, 20],
-    [/\/openOrders\?/, 80],
-  ];
-  frozen.on("request", (request) =>
-    weights.forEach(([path, of]) => void (path.test(request.url()) && (weight += of))),
-  );
-  await order(buyer, { side: "Buy", price: "43000", quantity: "0.1" });
-  await bid(frozen, "43,000.00").waitFor();
-  await frozen.waitForTimeout(10_000);
-  assert.ok(weight > 0 && weight < 300, `${weight} in ten seconds is too much for a minute's 6,000`);
-
-  part("a refusal is heeded for as long as it says");
-  let refused = 0;
-  await frozen.route(/\/api\/v3\//, (route) => {
-    refused += 1;
-    return route.fulfill({
-      status: 429,
-      contentType: "application/json",
-      body: '{"code":-1003,"msg":"Too many requests."}',
-      headers: {
-        "Access-Control-Allow-Origin": "*",
-        "Access-Control-Expose-Headers": "Retry-After",
-        "Retry-After": "8",
-      },
-    });
-  });
-  await until("a refusal", () => refused > 0);
-  await frozen.waitForTimeout(1_000);
-  const asked = refused;
-  await frozen.waitForTimeout(5_000);
-  assert.equal(refused, asked, "it went on asking");
-
-  part("market data that stands still is not called live, although the server answers");
-  const still = await newPage(DESKTOP);
-  let standsStill = false;
-  await still.routeWebSocket(/\/stream$/, (socket) => {
-    const server = socket.connectToServer();
-    server.onMessage(
-      (message) => void ((standsStill && String(message).startsWith('{"stream"')) || socket.send(message)),
-    );
-  });
-  await still.goto(market);
-  await liveness(still).getByText("Live", { exact: true }).waitFor();
-  await still.waitForTimeout(4_000);
-  standsStill = true;
-  await liveness(still)
-    .getByText(/^No data for \d+ s$/)
-    .waitFor();
-  standsStill = false;
-  await liveness(still).getByText("Live", { exact: true }).waitFor();
-  await still.close();
-
-  part("when nothing answers, it says since when");
-  await frozen.unroute(/\/api\/v3\//);
-  await frozen.route(/\/api\/v3\//, () => undefined);
-  await liveness(frozen)
-    .getByText(/^No data for \d+ s$/)
-    .waitFor({ timeout: 30_000 });
-  isFrozen = false;
-  await frozen.unroute(/\/api\/v3\//);
-  await liveness(frozen).getByText("Live", { exact: true }).waitFor({ timeout: 30_000 });
 
   part("a session that was ended elsewhere is over, in every tab, and nothing of it is left in the browser");
   assert.equal(

@@ -86,12 +86,12 @@ def shard(count: int) -> list[Result]:
     )
     results = []
     for what, start, steps in mixes:
-        state = Shard(0, market_map)
+        made = Shard(0, market_map)
         for command in start:
-            state.apply(command, TimeMs(1))
-        state.take()
+            made.apply(command, TimeMs(1))
+        made.take()
         frames = [encode_frame(steps[at : at + FRAME_COMMANDS]) for at in range(0, count, FRAME_COMMANDS)]
-        measured = rate(count, partial(_run_shard, state, frames))
+        measured = rate(count, partial(_run_shard, made, frames))
         results.append(
             Result(
                 bench="shard",
@@ -100,7 +100,7 @@ def shard(count: int) -> list[Result]:
                 runs=[measured],
                 reference="decoding and encoding the same frames",
                 reference_runs=[rate(count, partial(_run_codec, frames))],
-                notes=f"{state.markets[market.symbol].trade_id / count:.2f} trades per command",
+                notes=f"{made.state.markets[market.symbol].trade_id / count:.2f} trades per command",
             )
         )
     return results

@@ -20,6 +20,7 @@ import msgspec
 from adapters.passwords import ArgonPasswords
 from cli.local import embedded, processes
 from cli.local.embedded import ServerCommand
+from engine_worker.core.operator_commands import OperatorCommands
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
 from functions.users.password_rules import check_password
@@ -119,7 +120,7 @@ def _break_dedup() -> None:
 
     def apply_anew(self: Shard, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
         if isinstance(command, PlaceOrder):
-            self.requests = AnsweredRequests(0)
+            self.state.requests = AnsweredRequests(0)
             command = msgspec.structs.replace(command, idempotency_key="")
         apply(self, command, time)
 
@@ -131,10 +132,10 @@ def _break_wait() -> None:
 
 
 def _break_signature() -> None:
-    def trust(self: Shard, command: Signed | SignedBody) -> SignedBody | None:
+    def trust(self: OperatorCommands, command: Signed | SignedBody) -> SignedBody | None:
         return decode_signed_body(command.command) if isinstance(command, Signed) else command
 
-    Shard._authorized = trust  # type: ignore[method-assign]
+    OperatorCommands._authorized = trust  # type: ignore[method-assign]
 
 
 def _break_drain() -> None:

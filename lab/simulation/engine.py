@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from engine_worker.candidate import Candidate
 from engine_worker.checksum import StateDiffers
-from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.frames import ObjectCores
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.cores import shard_of
@@ -270,7 +270,7 @@ class EngineWorker(Process):
             def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
                 super().apply(command, time)
                 if process._diverged is None and not follower.leads:
-                    self.order_count += 1
+                    self.state.order_count += 1
                     process._diverged = self
                     process.surroundings.inject("a follower diverges")
 

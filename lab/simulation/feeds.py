@@ -8,7 +8,7 @@ import msgspec
 from typing_extensions import override
 
 from feeds.state import DIFFS_MAX, TRADES_MAX, Outputs, SavedState
-from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError, markets_of
+from feeds.store import FeedsStore, Mark, Saved, markets_of
 from feeds.worker import FeedsWorker
 from lab.simulation.next_release import Program, Running
 from lab.simulation.process import Process, Surroundings
@@ -33,7 +33,7 @@ from protocol.market_data import (
 from protocol.orders import Side
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD, EventReader, MarketDataKind
-from stream_log.interface import DeadLetter
+from stream_log.interface import DeadLetter, Fenced, Rewound
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import Unreachable
 
@@ -90,7 +90,7 @@ class MemoryFeedsStore(FeedsStore):
     def load(self, shard: int) -> Saved:
         found = self._process.call("load", lambda: self._hashes[shard])
         if found.epoch != self._own_epochs[shard]:
-            raise SupersededError(f"another feeds process has taken over shard {shard}")
+            raise Fenced(f"another feeds process has taken over shard {shard}")
         return Saved(found.mark.stream_id, found.mark.time, found.state, dict(found.chunks))
 
     @override
@@ -135,8 +135,8 @@ class MemoryFeedsStore(FeedsStore):
 
         if not self._process.write("commit", write):
             if self._hashes[shard].epoch == self._own_epochs[shard]:
-                raise RewoundError(f"shard {shard}: not all that was published is there any more")
-            raise SupersededError(f"another feeds process has taken over shard {shard}")
+                raise Rewound(f"shard {shard}: not all that was published is there any more")
+            raise Fenced(f"another feeds process has taken over shard {shard}")
 
     def _write(
         self, shard: int, found: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None
@@ -198,11 +198,11 @@ class FeedsProcess(Process):
                 self._worker.restore()
                 self._is_restored = True
             self._worker.step(now, 0)
-        except SupersededError:
+        except (*Unreachable, Rewound):
+            self._is_restored = False
+        except Fenced:
             self.surroundings.inject("superseded (feeds)")
             self.end()
-        except (*Unreachable, RewoundError):
-            self._is_restored = False
         except LaterFormatError:
             self.surroundings.inject("too old for the log (feeds)")
             self.end()

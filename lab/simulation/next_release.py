@@ -19,6 +19,7 @@ from typing_extensions import override
 from engine_worker.core import snapshot
 from engine_worker.core.frames import ObjectCores
 from engine_worker.core.shard import Shard
+from engine_worker.core.transfers import FundsTransfers
 from engine_worker.cores import shard_of
 from engine_worker.frame_core import FrameCore
 from feeds import frames as feeds_frames
@@ -76,7 +77,7 @@ _EVENTS: Any = reduce(
     or_, (each for each in get_args(Event) if each is not FundsDeposited), LaterDeposit | DepositsCounted
 )
 _HEADS: Any = feeds_frames.EventHead | _DepositsCount
-_move_funds = Shard._move_funds
+_move_funds = FundsTransfers._move_funds
 
 
 class _Events(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -94,25 +95,26 @@ def news_of(event: object) -> tuple[str, str | int] | None:
     return None
 
 
-def move_funds(shard: Shard, command: Any, account: Any) -> None:
+def move_funds(transfers: FundsTransfers, command: Any, account: Any) -> None:
     """Do what the next release does with a transfer: as much of what is new as the shard was switched to."""
-    _move_funds(shard, command, account)
+    _move_funds(transfers, command, account)
     if not isinstance(command, Deposit):
         return
-    config = shard.config
+    state = transfers._state
+    config = state.config
     assert config is not None
-    told = shard._events[-1]
+    told = state.events[-1]
     note = "of the next release" if config.format > FORMAT else ""
     fields = [getattr(told, name) for name in told.__struct_fields__]
-    shard._events[-1] = LaterDeposit(*fields, note)  # type: ignore[call-arg]  # all fields in order
+    state.events[-1] = LaterDeposit(*fields, note)  # type: ignore[call-arg]  # all fields in order
     if config.rules > RULES:
-        shard.execution_count += 1  # something that is in the state
+        state.execution_count += 1  # something that is in the state
     if config.kinds > KINDS:
-        shard._events.append(DepositsCounted(shard.time, shard.execution_count))  # type: ignore[arg-type]  # it is new
+        state.events.append(DepositsCounted(state.time, state.execution_count))  # type: ignore[arg-type]  # it is new
 
 
-class NextShard(Shard):
-    """A shard that follows the rules of the next release."""
+class NextTransfers(FundsTransfers):
+    """The part of a shard in which the rules of the next release differ."""
 
     __slots__ = ()
 
@@ -123,7 +125,7 @@ class NextShard(Shard):
 def as_run_by(program: Program, shard: Shard) -> Shard:
     """Let the program's rules decide what comes of a shard's commands; return the shard."""
     if program is Program.NEXT:
-        shard.__class__ = NextShard
+        shard.funds_transfers.__class__ = NextTransfers
     return shard
 
 

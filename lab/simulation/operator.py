@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine_worker.core.shard import Shard
+from engine_worker.core.shard_state import ShardState
 from lab.simulation.markets import OPEN_ORDERS_MAX
 from lab.simulation.next_release import NEXT
 from lab.simulation.process import Surroundings, Violation
@@ -80,10 +80,10 @@ def by_treasury(shard: int, command: Deposit | Withdraw, now: int) -> Signed:
 
 
 class Operator:
-    """Says things to shards; `state_of` returns a shard as it was last committed."""
+    """Says things to shards; `state_of` returns that of a shard as it was last committed."""
 
     def __init__(
-        self, surroundings: Surroundings, log: MemoryStreamLog, state_of: Callable[[int], Shard]
+        self, surroundings: Surroundings, log: MemoryStreamLog, state_of: Callable[[int], ShardState]
     ) -> None:
         self._surroundings = surroundings
         self._log = log
@@ -212,7 +212,7 @@ class Operator:
             case _:
                 pass
 
-    def _body(self, state: Shard, shard: int, dice: Dice) -> tuple[str, Role, SignedBody]:
+    def _body(self, state: ShardState, shard: int, dice: Dice) -> tuple[str, Role, SignedBody]:
         self._count += 1
         request = (self._count, "operator")
         choice = dice.below(13)

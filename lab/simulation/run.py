@@ -21,7 +21,6 @@ from adapters.backlog import allowed
 from engine_worker.core.shard import WRITER_BEHIND_MS_MAX
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.worker import LogDamaged
-from feeds.state import InvariantError
 from lab.simulation.clients import Client, Gateway, endowment
 from lab.simulation.database import IngestProcess, Tables
 from lab.simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
@@ -50,6 +49,7 @@ from protocol.stream_id import StreamId
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.switching import Reader
 from protocol.units import AccountId, OrderId
+from protocol.violations import InvariantBroken
 from stream_log.interface import Commit
 
 START_MS = 1_767_225_500_000
@@ -159,7 +159,7 @@ class Simulation:
         ]
         self.children: list[SnapshotChild] = []
         self.tail = Tail(self)
-        self.operator = Operator(self.surroundings, self.log, self.witness.twin)
+        self.operator = Operator(self.surroundings, self.log, lambda shard: self.witness.twin(shard).state)
         self._actions = self._drawn()
         self.taken: list[Action] = []
         """The actions that have happened, which are a schedule of their own."""
@@ -366,7 +366,9 @@ class Simulation:
         for _ in range(SWITCHES_MAX):
             for _ in range(10):
                 self._round()
-            if all(self.witness.twin(shard).format == NEXT.format for shard in range(self.plan.shard_count)):
+            if all(
+                self.witness.twin(shard).state.format == NEXT.format for shard in range(self.plan.shard_count)
+            ):
                 self.surroundings.inject("switched")
                 return
             self._switch(asks=True)
@@ -569,10 +571,10 @@ class Simulation:
         ]
         for shard in shards:
             require(
-                witness.twin(shard).time - told[shard] <= TOLD_MS_MAX,
+                witness.twin(shard).state.time - told[shard] <= TOLD_MS_MAX,
                 f"shard {shard} does not tell that time passes",
             )
-            ahead_ms = witness.twin(shard).time - self.surroundings.now
+            ahead_ms = witness.twin(shard).state.time - self.surroundings.now
             require(
                 ahead_ms <= WRITER_BEHIND_MS_MAX,
                 f"the time of shard {shard} is {ahead_ms} ms ahead of every right clock",
@@ -672,10 +674,10 @@ class HearingWitness(Witness):
     @override
     def committed(self, process: Process, commit: Commit) -> None:
         self._count_commit(commit)
-        known = self.twin(commit.shard).format
+        known = self.twin(commit.shard).state.format
         with Running(self.program):
             super().committed(process, commit)
-        if self.twin(commit.shard).format != known:
+        if self.twin(commit.shard).state.format != known:
             self._simulation.check_was_asked()
 
     @override
@@ -705,7 +707,7 @@ class HearingWitness(Witness):
                 gateways[channel].hear(payload)
 
 
-DETECTIONS = (LogDamaged, InvariantError, TradeGapError)
+DETECTIONS = (LogDamaged, InvariantBroken, TradeGapError)
 """By what a program refuses to go on with a log that lost its end."""
 
 

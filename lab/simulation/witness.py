@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
+from engine_worker.core.conservation import recount
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
 from engine_worker.entries import NotUnderstoodError, apply_one_by_one
@@ -379,7 +380,7 @@ class Witness(Watch):
     def knows_all_markets(self) -> bool:
         """Return whether every shard knows every market by now."""
         return all(
-            twin.market_map.by_symbol.keys() == self.market_map.by_symbol.keys() for twin in self._twins
+            twin.state.market_map.by_symbol.keys() == self.market_map.by_symbol.keys() for twin in self._twins
         )
 
     def leader(self, shard: int) -> Process | None:
@@ -428,7 +429,7 @@ class Witness(Watch):
             self._apply(twin, entry)
             if self.program is Program.NEXT:
                 self._inputs[shard].append(entry)
-                if shard not in self._later_from and (twin.format == NEXT.format or _is_later(entry)):
+                if shard not in self._later_from and (twin.state.format == NEXT.format or _is_later(entry)):
                     self._later_from[shard] = entry.stream_id
         output = twin.take()
         self.positions[shard] = commit.stream_id
@@ -455,7 +456,7 @@ class Witness(Watch):
                 if isinstance(said, PlaceOrder):
                     self.books.place(said)
                 if isinstance(said, Command):
-                    self.commands.append((twin.index, twin.time, said))
+                    self.commands.append((twin.state.index, twin.state.time, said))
         except NotUnderstoodError:
             return
 
@@ -500,14 +501,14 @@ class Witness(Watch):
 
     def compare_state(self, shard: Shard, stream_id: StreamId) -> None:
         """Compare a worker's state with the twin's, when both are at the same place."""
-        index = shard.index
+        index = shard.state.index
         if stream_id != self.positions[index]:
             return
         with Running(self.program):
             self._compare_state(shard, stream_id)
 
     def _compare_state(self, shard: Shard, stream_id: StreamId) -> None:
-        index = shard.index
+        index = shard.state.index
         known = self._hashes.get(index)
         if known is None or known[0] != stream_id:
             known = self._hashes[index] = (stream_id, state_hash(self._twins[index]))
@@ -522,16 +523,16 @@ class Witness(Watch):
         settled: Counter[str] = Counter()
         for twin in self._twins:
             twin.check_invariants()
-            for asset, *_, amount in twin.audit():
+            for asset, *_, amount in recount(twin.state):
                 settled[asset] += amount
-            for account_id, account in twin.accounts.items():
+            for account_id, account in twin.state.accounts.items():
                 for balance in account.balances():
                     told = books.balances.get((account_id, balance.asset))
                     require(
                         told == balance or (told is None and not balance.available + balance.held),
                         f"account {account_id} has {balance}, the events tell {told}",
                     )
-            for symbol in twin.markets:
+            for symbol in twin.state.markets:
                 depth, levels = twin.depth(symbol), books.levels[symbol]
                 require(
                     (dict(depth.bids), dict(depth.asks)) == (levels[Side.BUY], levels[Side.SELL]),
@@ -574,7 +575,7 @@ class Witness(Watch):
         )
         twin = self._twins[index]
         with Running(self.program):
-            is_same = (shard.checksum, state_hash(shard)) == (twin.checksum, state_hash(twin))
+            is_same = (shard.state.checksum, state_hash(shard)) == (twin.state.checksum, state_hash(twin))
         require(
             is_same or stops_at is not None,
             f"shard {index}: a replay by {program.value} comes to another state",

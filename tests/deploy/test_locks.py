@@ -13,7 +13,7 @@ def _blocks(name: str) -> dict[str, str]:
 
 
 def test_an_image_has_the_pins_of_the_lock_and_no_server() -> None:
-    whole, image, build = (_blocks(f"requirements{part}.lock") for part in ("", "-image", "-build"))
+    whole, image, build = (_blocks(f"requirements/{name}.lock") for name in ("runtime", "image", "build"))
     assert whole.items() >= image.items()
     assert {name: text.split(" ")[0] for name, text in build.items()}.items() <= {
         name: text.split(" ")[0] for name, text in whole.items()

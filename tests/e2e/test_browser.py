@@ -36,16 +36,20 @@ def _browser() -> None:
     pytest.skip(advice)
 
 
+# Takes long: an exchange of its own, and everything two people do on the page, typed and clicked.
 def test_two_people_trade(data_dir: Path) -> None:
     with running_exchange(data_dir, frontend_enabled="true", mm_enabled="false") as exchange:
         look(exchange, "journey.mjs")
 
 
+# Takes long: most of its time are waits that the page promises: ten seconds of polling are watched, a
+# refusal of eight seconds is heeded, silence is called silence after as long as the page says.
 def test_what_the_page_says_when_things_go_wrong(data_dir: Path) -> None:
     with running_exchange(data_dir, frontend_enabled="true", mm_enabled="false") as exchange:
         look(exchange, "honest.mjs")
 
 
+# Takes long: each page is looked at while quotes move.
 def test_the_pages_live(exchange: RunningExchange) -> None:
     look(exchange, "live.mjs")
 

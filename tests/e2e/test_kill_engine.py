@@ -24,6 +24,7 @@ pytestmark = pytest.mark.shard_counts(1, 3)
 KILLS = 5
 
 
+# Takes long: engine workers are killed several times, and each restart restores the shard's state.
 def test_killing_the_engine_in_the_middle_of_trading(exchange: RunningExchange) -> None:
     traders = [Trader(exchange.url, number) for number in range(CLIENTS)]
     stop = threading.Event()

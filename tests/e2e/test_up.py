@@ -114,6 +114,7 @@ def test_a_second_up_is_refused(exchange: RunningExchange) -> None:
     assert exchange.command("status")["ready"]
 
 
+# Takes long: an exchange is started and ends gracefully.
 def test_ctrl_c_leaves_nothing_behind(data_dir: Path) -> None:
     with running_exchange(data_dir) as exchange:
         pids = [process.pid for process in exchange.processes()]
@@ -133,6 +134,7 @@ if "ws_edge.main" in sys.orig_argv:
 """
 
 
+# Takes long: an exchange is started, its supervisor is killed, and it is started again beside what is left.
 def test_up_recovers_from_a_killed_supervisor(data_dir: Path) -> None:
     with running_exchange(data_dir, mm_enabled="false") as exchange:
         state = read_state(exchange.settings)

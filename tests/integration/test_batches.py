@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.worker import Worker
 from protocol import streams
@@ -199,13 +199,14 @@ def test_messages_that_do_not_reach_their_shard_leave_the_step_whole() -> None:
         for each in (first, *others):
             each.step(block_ms=1)
     assert log.undelivered(0) == []
-    open_orders = first.shard.accounts[FIRST].open_orders[market].values()
+    open_orders = first.shard.state.accounts[FIRST].open_orders[market].values()
     assert [(order.client_order_id, order.status.name) for order in open_orders] == [
         ("c2", "NEW"),
         ("c3", "NEW"),
     ]
     assert (
-        first.shard.accounts[FIRST].funds["USDT"].available + first.shard.accounts[FIRST].funds["USDT"].held
+        first.shard.state.accounts[FIRST].funds["USDT"].available
+        + first.shard.state.accounts[FIRST].funds["USDT"].held
         == 3 * 10**12
     )
 
@@ -230,7 +231,7 @@ def test_a_message_that_is_not_understood_halts_a_step_of_its_own() -> None:
     first, *_ = started(log, shard_count=3)
     ids = enqueue(log, *(deposit(number) for number in range(1, 4)))
     stranger = MakerFill(OrderId(101), AccountId(1), "BTCUSDT", TradeId(1), PriceTicks(1), QuantityLots(1))
-    sequence = first.shard.received.get(1, 0) + 1
+    sequence = first.shard.state.received.get(1, 0) + 1
     log.append(
         streams.commands(0), {MESSAGES_FIELD: encode_messages(MessageFrame(1, 0, sequence, (stranger,)))}
     )

@@ -57,9 +57,9 @@ def test_every_shard_says_which_markets_are_its_own(log: StreamLog, shard_count:
     markets = market_map(shard_count)
     workers = all_running(log, markets)
     for each in workers:
-        own = {config.market.symbol for config in said(log, each.shard.index).markets}
-        assert own == {market.symbol for market in markets.markets_of_shard(each.shard.index)}
-        assert said(log, each.shard.index).config == each.shard.config
+        own = {config.market.symbol for config in said(log, each.shard.state.index).markets}
+        assert own == {market.symbol for market in markets.markets_of_shard(each.shard.state.index)}
+        assert said(log, each.shard.state.index).config == each.shard.state.config
     listing = Listing.of({shard: said(log, shard) for shard in range(shard_count)}, shard_count)
     assert (listing.listed.shards, listing.unknown_shards) == (markets.shards, ())
 
@@ -152,7 +152,7 @@ def test_whoever_leads_next_says_it_anew_and_who_led_before_no_more(log: StreamL
     second.start()
     second.step(block_ms=1)
     before = log.configuration(0)
-    first.shard.set_market(msgspec.structs.replace(halted(markets, "ETHUSDT"), version=9))
+    first.shard.configuration.set_market(msgspec.structs.replace(halted(markets, "ETHUSDT"), version=9))
     with pytest.raises(Fenced):
         first.step(block_ms=1)
     assert log.configuration(0) == before

@@ -68,7 +68,7 @@ def deposit(number: int, account_id: int = 3) -> Deposit:
 
 
 def funds(zero: Worker) -> int:
-    return zero.shard.accounts[AccountId(3)].funds["USDT"].available
+    return zero.shard.state.accounts[AccountId(3)].funds["USDT"].available
 
 
 def written(log: RedisStreamLog, *commands: object) -> StreamId:
@@ -229,7 +229,7 @@ def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis
     before = state_hash(again.shard)
     run_until_quiet([again])
     assert state_hash(again.shard) != before
-    assert again.shard.received.get(1, 0) == (0 if forged else 1)
+    assert again.shard.state.received.get(1, 0) == (0 if forged else 1)
     (told,) = [event for event in events_of(log, 0) if isinstance(event, EntrySkipped)]
     assert (told.stream_id, told.operator, told.reason) == (str(poison), "ada", "looked at it")
     assert skip(poison, "--yes").exit_code == 1

@@ -22,8 +22,8 @@ from redis.retry import Retry
 
 from feeds import store as store_module
 from feeds.state import CLOSED_CANDLES_MAX
-from feeds.store import FeedsStore, RewoundError, SupersededError
-from feeds.worker import FeedsWorker, MarketsUnknownError
+from feeds.store import FeedsStore
+from feeds.worker import FeedsWorker
 from protocol import streams
 from protocol.codec import FORMAT, decode_events, encode_frame
 from protocol.configuration import MarketConfig
@@ -35,8 +35,10 @@ from protocol.positions import ShardPosition
 from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD, EventReader
 from protocol.units import TimeMs
+from protocol.violations import MarketsUnknownError
 from runtime.redis_clients import ShardServers
 from runtime.settings import PREFIX
+from stream_log.interface import Fenced, Rewound
 from stream_log.redis_log import RedisStreamLog
 from tests.support.kept_depth import depth_in
 from tests.support.market_log import (
@@ -311,7 +313,7 @@ def test_what_may_be_lost_is_written_anew(redis_url: str, own_redis: OwnRedis, e
             for _ in range(4):
                 try:
                     worker.step(next(times), 0)
-                except RewoundError:
+                except Rewound:
                     rewound += 1
                     worker.restore()
             if number == emptied_after:
@@ -420,7 +422,7 @@ def test_what_was_said_since_the_state_was_saved_is_said_again(redis_url: str, o
             MARKETS.by_symbol[BTC], log.trades[BTC], START_MS
         )
         exchange.commit(f"{START_MS}-2", log.trade(START_MS, 101, 2))
-        with pytest.raises(SupersededError):
+        with pytest.raises(Fenced, match="has taken over"):
             worker.step(300, 0)
 
 
@@ -460,7 +462,7 @@ def wake_after_take_over(exchange: Exchange, url: str) -> None:
     successor.start()
     successor.restore()
     successor.step(1_000, 0)
-    with pytest.raises(SupersededError):
+    with pytest.raises(Fenced, match="has taken over"):
         sleeper.step(2_000, 0)
     successor.step(9_000, 0)
     exchange.check(last)
@@ -478,9 +480,9 @@ def test_a_process_that_was_replaced_says_so_also_where_the_log_was_trimmed(
     successor.restore()
     successor.step(1_000, 0)
     exchange.redis.xtrim(streams.events(0), maxlen=1, approximate=False)
-    with pytest.raises(SupersededError):
+    with pytest.raises(Fenced, match="has taken over"):
         sleeper.step(2_000, 0)
-    with pytest.raises(SupersededError):
+    with pytest.raises(Fenced, match="has taken over"):
         sleeper.restore()
     successor.step(9_000, 0)
     exchange.check(last)

@@ -5,9 +5,10 @@ import redis
 
 from feeds.first_fills import Forgiven
 from feeds.state import Outputs, SavedState
-from feeds.store import FeedsStore, Mark, RewoundError
+from feeds.store import FeedsStore, Mark
 from protocol import streams
 from protocol.stream_id import STREAM_START, StreamId
+from stream_log.interface import Rewound
 
 MARKETS, CHUNKS_A_DAY = 100, 144
 
@@ -50,7 +51,7 @@ def test_orders_that_have_traded_are_taken_off_their_count_once(redis_url: str) 
         heard = listener.get_message(timeout=10)
         assert heard["data"] == f"\n{key} 3 8 4 0".encode()
         # Whoever repeats a step, as a process that has been stopped in between may, changes nothing.
-        with pytest.raises(RewoundError):
+        with pytest.raises(Rewound):
             store.commit(0, marks[0], marks[1], forgiven)
         assert pot() == [8, 3, 4]
         store.commit(0, marks[1], marks[2], Outputs(forgiven={key: Forgiven(9, 0)}))

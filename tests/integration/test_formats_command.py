@@ -94,7 +94,7 @@ def say(client: redis.Redis, name: str, reads: Release) -> None:
 
 
 def written(log: RedisStreamLog, workers: list[Worker]) -> list[Release]:
-    return [release_of(each.shard.config) for each in workers if each.shard.config is not None]
+    return [release_of(each.shard.state.config) for each in workers if each.shard.state.config is not None]
 
 
 def test_a_process_announces_what_it_reads(client: redis.Redis) -> None:
@@ -213,11 +213,11 @@ def test_snapshots_of_an_earlier_release_are_converted(settings: Settings, log: 
         (3, True, "")
     ] * 2
     for shard in range(2):
-        state, stream_id = decode_snapshot(log.snapshots(shard)[0])
+        decoded, stream_id = decode_snapshot(log.snapshots(shard)[0])
         said = dict(SAID["shards"][shard])
         assert str(stream_id) == said.pop("stream_id")
-        assert state_of(state) == said
-        assert state.config == first_config(settings)
+        assert state_of(decoded) == said
+        assert decoded.state.config == first_config(settings)
     kept = [log.snapshots(shard) for shard in range(2)]
     again = convert_all(settings, log, dry_run=False)
     assert [(row["isPresent"], row["converted"], row["reason"]) for row in again] == [(True, False, "")] * 2
@@ -266,4 +266,4 @@ def test_convert_by_command(
     assert done.exit_code == 0, done.output
     assert done.output.count("converted") == 2
     assert exchange("convert").output.count("up to date") == 2
-    assert isinstance(decode_snapshot(log.snapshots(0)[0])[0].config, ShardConfig)
+    assert isinstance(decode_snapshot(log.snapshots(0)[0])[0].state.config, ShardConfig)

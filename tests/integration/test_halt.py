@@ -19,9 +19,12 @@ from cli.local.embedded import ServerCommand
 from cli.local.processes import ProcessSpec
 from cli.local.state_file import ProcessStatus, read_state
 from cli.local.supervisor import Supervisor
-from engine_worker.core.accounts import Funds, InvariantBroken
+from engine_worker.core.account_half import AccountHalf
+from engine_worker.core.accounts import Funds
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, _decode, _encode, decode_snapshot, encode_snapshot
+from engine_worker.core.transfers import FundsTransfers
 from engine_worker.housekeeping import Care
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
@@ -36,8 +39,8 @@ from protocol.units import AccountId, PriceTicks, QuantityLots
 from runtime.settings import PREFIX, Settings
 from stream_log.halt import clear_halt, read_halt, write_halt
 from stream_log.redis_log import RedisStreamLog
-from tests.properties.test_planted_bugs import Plant, grow
 from tests.support.eventually import eventually
+from tests.support.planting import Plant, grow
 from tests.support.treasury import signed
 from tests.support.workers import (
     deposits,
@@ -52,15 +55,21 @@ from tests.support.workers import (
 DEADLINE_S = 60
 
 CORRUPTIONS = (
-    Plant("one unit too much received", Shard, "_settle", "+= received - fee", "+= received - fee + 1"),
-    Plant("one unit too little paid", Shard, "_settle", "pay(paid,", "pay(paid - 1,"),
-    Plant("a fee that nobody gets", Shard, "_settle", "received_totals.fees += fee", "pass"),
-    Plant("a fee that nobody pays", Shard, "_settle", "received - fee", "received"),
-    Plant("a payment that is given back", Funds, "pay", "self.available += released", "self.available += released + amount"),
-    Plant("a settlement of another size", Shard, "_settle", "received_totals.settled += received", "received_totals.settled += paid"),
-    Plant("two prices for one trade", Shard, "_settle", "price * quantity * k,", "(price + (liquidity is MAKER)) * quantity * k,"),
-    Plant("a deposit counted twice", Shard, "_move_funds", "funds.available += command.amount", "funds.available += 2 * command.amount"),
-    Plant("a withdrawal not paid", Shard, "_move_funds", "funds.available -= command.amount", "pass"),
+    Plant("one unit too much received", AccountHalf, "_exchange", "received - fee", "received - fee + 1"),
+    Plant("one unit too little paid", AccountHalf, "_exchange", "paid_funds.pay(paid, unheld - paid)",
+          "paid_funds.pay(paid - 1, unheld - paid)"),
+    Plant("a fee that nobody gets", AccountHalf, "_exchange", "received_totals.fees += fee", "pass"),
+    Plant("a fee that nobody pays", AccountHalf, "_exchange", "received - fee", "received"),
+    Plant("a payment that is given back", Funds, "pay", "self.available += released",
+          "self.available += released + amount"),
+    Plant("a settlement of another size", AccountHalf, "_exchange", "received_totals.settled += received",
+          "received_totals.settled += paid"),
+    Plant("two prices for one trade", AccountHalf, "_settle", "price * quantity * k",
+          "(price - (liquidity is MAKER)) * quantity * k"),
+    Plant("a deposit counted twice", FundsTransfers, "_move_funds", "funds.available += command.amount",
+          "funds.available += 2 * command.amount"),
+    Plant("a withdrawal not paid", FundsTransfers, "_move_funds", "funds.available -= command.amount",
+          "pass"),
 )  # fmt: skip
 
 
@@ -188,7 +197,7 @@ def test_the_full_check_beside_a_snapshot_stops_the_shard(redis_url: str) -> Non
     only = started(log)
     snapshotter = Snapshotter(only, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
     # Too much held, too little available: the sums do not show it.
-    funds = only.shard.accounts[AccountId(1)].funds["USDT"]
+    funds = only.shard.state.accounts[AccountId(1)].funds["USDT"]
     funds.available, funds.held = funds.available - 7, funds.held + 7
     only.shard.check_money()
 
@@ -212,7 +221,7 @@ def test_the_metric_says_by_how_much_and_an_old_halt_is_removed(redis_url: str, 
     assert read_halt(client, 0) is None
     assert REGISTRY.get_sample_value("engine_money_conserved", {"shard": "0"}) == 1
     assert REGISTRY.get_sample_value("engine_money_difference", {"shard": "0", "asset": "BTC"}) == 0
-    only.shard.totals["BTC"].funds += 3
+    only.shard.state.totals["BTC"].funds += 3
     with pytest.raises(InvariantBroken, match="BTC: money is not conserved"):
         Care(only, log, settings).run()
     assert REGISTRY.get_sample_value("engine_money_conserved", {"shard": "0"}) == 0
@@ -220,11 +229,11 @@ def test_the_metric_says_by_how_much_and_an_old_halt_is_removed(redis_url: str, 
 
 
 CORRUPT = """
-from engine_worker.core.shard import Shard
+from engine_worker.core.account_half import AccountHalf
 from engine_worker.main import main
 from tests.integration.test_halt import CORRUPTIONS
-from tests.properties.test_planted_bugs import grow
-Shard._settle = grow(CORRUPTIONS[0])
+from tests.support.planting import grow
+AccountHalf._exchange = grow(CORRUPTIONS[0])
 main()
 """
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from cli import inquiries
-from engine_worker.core.shard import Shard
+from engine_worker.core import conservation as audit
+from engine_worker.core.shard_state import ShardState
 from engine_worker.worker import Worker
 from runtime.settings import Settings
 from stream_log.redis_log import RedisStreamLog
@@ -35,11 +36,11 @@ def running(redis_url: str, settings: Settings) -> Iterator[None]:
 
 
 def test_it_adds_nothing_up(running: None, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def adds_up(_: Shard) -> list[object]:
+    def adds_up(_: ShardState) -> list[object]:
         raise AssertionError("the books were added up")
 
-    monkeypatch.setattr(Shard, "audit", adds_up)
-    monkeypatch.setattr(Shard, "digest", adds_up)
+    monkeypatch.setattr(audit, "recount", adds_up)
+    monkeypatch.setattr(audit, "digest", adds_up)
     assert inquiries.shards_answer(settings, 5)
     # The control: an audit makes a digest.
     with inquiries.connect(settings) as client:

@@ -68,7 +68,7 @@ class Told:
             place(SELLER, "poor", Side.BUY, 50_000, 50_000),
             place(SELLER, "post", Side.BUY, 50_000, 1_000, OrderType.LIMIT_MAKER),
         )
-        (self.order_id,) = trading.workers[SELLER % shard_count].shard.accounts[SELLER].open_orders[BTC]
+        (self.order_id,) = trading.workers[SELLER % shard_count].shard.state.accounts[SELLER].open_orders[BTC]
         trading.give(CancelOrder(9, "gateway-2", SELLER, BTC, OrderId(self.order_id)))
         archiver = Archiver(self.log, range(shard_count), database_url, ALWAYS)
         for shard in range(shard_count):

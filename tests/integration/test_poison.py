@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.entries import MessageNotUnderstood, NotUnderstoodError, apply_entry
@@ -99,14 +99,14 @@ def test_no_frame_of_commands_breaks_a_shard(entries: list[bytes]) -> None:
         shard.apply(Deposit(0, "test", AccountId(3), asset, AssetUnits(10**15), "first"), TimeMs(1))
     shard.take()
     for frame in entries:
-        before, count = state_hash(shard), shard.command_count
+        before, count = state_hash(shard), shard.state.command_count
         try:
             dead = apply_entry(shard, Entry("in:{0}", StreamId(5), {COMMANDS_FIELD: frame}))
         except NotUnderstoodError:
             assert state_hash(shard) == before
         else:
             readable = msgspec.msgpack.decode(frame)
-            assert shard.command_count == count + len(readable) - len(dead)
+            assert shard.state.command_count == count + len(readable) - len(dead)
             assert all(msgspec.msgpack.decode(item.payload) == readable[item.number] for item in dead)
         encode_frame(shard.take().events)
         shard.check_invariants()
@@ -187,7 +187,7 @@ def test_what_no_shard_sends_halts_the_shard_before_it(message: Any, reason: str
     assert state_hash(shard) == before
     good = MessageFrame(1, 0, 1, (match(),))
     apply_entry(shard, entry._replace(fields={MESSAGES_FIELD: encode_messages(good)}))
-    assert shard.received == {1: 1}
+    assert shard.state.received == {1: 1}
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -217,18 +217,18 @@ def test_garbage_in_the_outbox_is_buried_and_what_is_real_is_delivered(log: Stre
         log.append(streams.outbox(0), fields)
         enqueue(log, trading(number, 20 * (number + 1))[20 * number :], MARKETS)
         run_until_quiet(workers)
-    assert workers[0].shard.sent
+    assert workers[0].shard.state.sent
     for each in workers:
         each.clean_outbox()
-        assert log.read({streams.outbox(each.shard.index): STREAM_START}, 10, block_ms=0) == []
+        assert log.read({streams.outbox(each.shard.state.index): STREAM_START}, 10, block_ms=0) == []
     run_until_quiet(workers)
     letters = log.read({streams.dead_letters(0): STREAM_START}, 100, block_ms=0)
     assert [msgspec.msgpack.decode(letter.fields[b"payload"]) for letter in letters] == garbage
     assert {letter.fields[b"source"] for letter in letters} == {b"out:{0}"}
     assert log.last_id(streams.commands(99)) == STREAM_START
     for source in workers:
-        for target, count in source.shard.sent.items():
-            assert workers[target].shard.received[source.shard.index] == count
+        for target, count in source.shard.state.sent.items():
+            assert workers[target].shard.state.received[source.shard.state.index] == count
 
 
 def test_garbage_under_the_id_of_a_commit_is_not_swept_away(log: StreamLog) -> None:

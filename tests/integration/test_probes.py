@@ -20,8 +20,7 @@ def running(own_redis: OwnRedis, database_url: str, tmp_path: Path) -> Iterator[
 
 def test_all_become_ready_and_say_when_redis_is_away(running: Running, own_redis: OwnRedis) -> None:
     running.start("engine")
-    running.until("engine", 503, "process")
-    assert "compared with the database" in running.ready("engine")[1]["process"]
+    running.until("engine", 503, "process", says="compared with the database")
     for name in ("gateway", "feeds", "ws-edge", "nudger", "worker", "mm"):
         running.start(name)
     for name in PROCESSES:

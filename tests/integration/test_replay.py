@@ -11,9 +11,9 @@ import redis
 from click.testing import CliRunner
 
 from cli.main import main
-from engine_worker.core import shard as shard_module
+from engine_worker.core import journal
+from engine_worker.core.account_half import AccountHalf
 from engine_worker.core.outcomes import Transfer
-from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.replay import Difference, Replay, SourceTrimmed, StreamLogSource, Verifier
 from engine_worker.worker import Worker
@@ -36,7 +36,7 @@ INTERVAL = 10
 
 @pytest.fixture(autouse=True)
 def _hashed_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", INTERVAL)
+    monkeypatch.setattr(journal, "STATE_HASH_INTERVAL", INTERVAL)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -59,7 +59,9 @@ def exchange(log: StreamLog, shard_count: int) -> list[Worker]:
         run_until_quiet(workers)
         if seed < 3:
             for each in workers:
-                log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position.stream_id))
+                log.save_snapshot(
+                    each.shard.state.index, encode_snapshot(each.shard, each.position.stream_id)
+                )
     return workers
 
 
@@ -86,11 +88,11 @@ def difference(log: StreamLog, markets: MarketMap) -> Difference:
 def test_a_replay_from_anywhere_is_the_same(log: StreamLog, shard_count: int) -> None:
     workers = exchange(log, shard_count)
     for each in workers:
-        index, markets = each.shard.index, market_map(shard_count)
+        index, markets = each.shard.state.index, market_map(shard_count)
         newer, older = log.snapshots(index)
         for snapshot, passed in ((None, 2), (older, 1), (newer, 0)):
             verifier = verified(log, index, markets, snapshot)
-            verifier.compare_digest(each.shard.command_count, each.shard.digest())
+            verifier.compare_digest(each.shard.state.command_count, each.shard.digest())
             verdict = verifier.verdict()
             assert verdict.difference is None
             assert (verdict.snapshots, verdict.checksums) == (passed, 1)
@@ -102,8 +104,8 @@ def test_a_replay_from_anywhere_is_the_same(log: StreamLog, shard_count: int) ->
                 events = [event for entry in entries for event in decode_events(entry.fields[EVENTS_FIELD])]
                 hashes = sum(isinstance(event, StateHashed) for event in events)
                 assert (verdict.events, verdict.state_hashes) == (len(events), hashes)
-                assert hashes == each.shard.command_count // INTERVAL > 0
-                assert verdict.commands == each.shard.command_count
+                assert hashes == each.shard.state.command_count // INTERVAL > 0
+                assert verdict.commands == each.shard.state.command_count
                 assert verdict.dead_letters == (3 if index == 0 else 0)
 
 
@@ -168,7 +170,9 @@ def test_another_state_in_a_snapshot_is_noticed(memory: MemoryStreamLog) -> None
     markets = market_map(1)
     newer, older = memory.snapshots(0)
     again = replay(memory, 0, markets, older)
-    again.shard.transfers.remember(Transfer(b"never seen", again.shard.time, "BTC", AssetUnits(1)))
+    again.shard.state.transfers.remember(
+        Transfer(b"never seen", again.shard.state.time, "BTC", AssetUnits(1))
+    )
     memory._snapshots[0] = [(again.position, 0, encode_snapshot(again.shard, again.position))]
     assert workers[0].position.stream_id != again.position
     found = difference(memory, markets)
@@ -178,10 +182,10 @@ def test_another_state_in_a_snapshot_is_noticed(memory: MemoryStreamLog) -> None
 
 def test_another_state_of_the_running_shard_is_noticed(memory: MemoryStreamLog) -> None:
     [only] = exchange(memory, 1)
-    only.shard.order_count += 1
+    only.shard.state.order_count += 1
     verifier = verified(memory, 0, market_map(1))
     assert verifier.verdict().difference is None
-    verifier.compare_digest(only.shard.command_count, only.shard.digest())
+    verifier.compare_digest(only.shard.state.command_count, only.shard.digest())
     found = verifier.verdict().difference
     assert found is not None
     assert found.what == "the running shard's state"
@@ -206,13 +210,13 @@ def test_a_commit_of_another_state_is_noticed_where_no_event_shows_it(memory: Me
 
 def test_another_program_is_noticed(memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange(memory, 1)
-    settle = Shard._place_order
+    place_order = AccountHalf.place_order
 
-    def other(shard: Shard, command: object) -> None:
-        settle(shard, command)  # type: ignore[arg-type]
-        shard.order_count += shard.command_count == 50
+    def other(half: AccountHalf, command: object) -> None:
+        place_order(half, command)  # type: ignore[arg-type]
+        half._state.order_count += half._state.command_count == 50
 
-    monkeypatch.setattr(Shard, "_place_order", other)
+    monkeypatch.setattr(AccountHalf, "place_order", other)
     found = difference(memory, market_map(1))
     assert 40 <= found.commands[0] <= found.commands[1] <= 60
 
@@ -253,7 +257,7 @@ def test_the_command_ends_with_0_or_1_and_names_the_first_difference(
     monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path))
     told = CliRunner().invoke(main, ["replay", "--verify", "--from-beginning"])
     assert told.exit_code == 0, told.output
-    assert f"{only.shard.command_count:,} commands" in told.output
+    assert f"{only.shard.state.command_count:,} commands" in told.output
     assert "does not answer" in told.output
     assert "1 checksums of commits" in told.output
     forged = encode_frame([StateHashed(TimeMs(1), 1, "forged")])

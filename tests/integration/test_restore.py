@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg import sql
 
 from cli.commands.restore import running_engines
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.conservation import recount
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
 from engine_worker.worker import Worker
@@ -168,7 +169,7 @@ def accounts_of(shard: Shard) -> dict[int, Any]:
             account.balances(),
             {symbol: dict(orders) for symbol, orders in account.open_orders.items() if orders},
         )
-        for account_id, account in shard.accounts.items()
+        for account_id, account in shard.state.accounts.items()
     }
 
 
@@ -176,7 +177,7 @@ def assert_statements(database_url: str, markets: MarketMap, shard: Shard) -> No
     """What was lost is in the statements, and taken back; they end at what accounts have."""
     kinds: Counter[str] = Counter()
     with closing(Ledger(database_url, markets)) as ledger:
-        for account_id, account in shard.accounts.items():
+        for account_id, account in shard.state.accounts.items():
             pages = ledger.pages(account_id, limit=7)
             running: defaultdict[str, Decimal] = defaultdict(Decimal)
             for entry in (each for page in pages for each in page.entries):
@@ -189,7 +190,7 @@ def assert_statements(database_url: str, markets: MarketMap, shard: Shard) -> No
 
 
 def books_of(shard: Shard) -> dict[str, Any]:
-    return {symbol: (shard.depth(symbol).bids, shard.depth(symbol).asks) for symbol in shard.markets}
+    return {symbol: (shard.depth(symbol).bids, shard.depth(symbol).asks) for symbol in shard.state.markets}
 
 
 def assert_numbers_go_on(happened: list[Event], before: int) -> None:
@@ -248,7 +249,7 @@ def test_a_wiped_redis_comes_back_whole_from_the_archive(make: Make, shard_count
         worker.shard.check_invariants()
     settled = [0] * len(exchange.markets.assets)
     for worker in trading.workers:
-        settled = [sum_ + row[-1] for sum_, row in zip(settled, worker.shard.audit(), strict=True)]
+        settled = [sum_ + row[-1] for sum_, row in zip(settled, recount(worker.shard.state), strict=True)]
     assert not any(settled), "nothing got lost between the shards"
 
 
@@ -263,18 +264,18 @@ def test_no_order_number_comes_twice_however_long_the_database_was_away(make: Ma
     exchange.archiver.step()
     exchange.ingest()
     shard = trading.workers[0].shard
-    acknowledged = shard.order_count + HOUR_MS // 1_000 * 1_000
-    sequences = {symbol: state.sequence + 4 * acknowledged for symbol, state in shard.markets.items()}
+    acknowledged = shard.state.order_count + HOUR_MS // 1_000 * 1_000
+    sequences = {symbol: state.sequence + 4 * acknowledged for symbol, state in shard.state.markets.items()}
     exchange.client.flushall()
     exchange.restore(now_ms=time.time_ns() // 1_000_000 + HOUR_MS)
     trading.restart()
     restored = trading.workers[0].shard
-    assert restored.order_count > acknowledged
+    assert restored.state.order_count > acknowledged
     # Each of those orders was accepted, filled twice and closed at most.
-    assert restored.execution_count > shard.execution_count + 4 * HOUR_MS // 1_000 * 1_000
-    assert all(state.sequence > sequences[symbol] for symbol, state in restored.markets.items())
+    assert restored.state.execution_count > shard.state.execution_count + 4 * HOUR_MS // 1_000 * 1_000
+    assert all(state.sequence > sequences[symbol] for symbol, state in restored.state.markets.items())
     # Their ids can still be read by a client in JavaScript.
-    assert restored.order_count * SHARD_COUNT_MAX < 2**53 // 1_000
+    assert restored.state.order_count * SHARD_COUNT_MAX < 2**53 // 1_000
     trading.trade(20)
     placed = [event.order.order_id for event in trading.events() if isinstance(event, OrderAccepted)]
     assert max(placed) // SHARD_COUNT_MAX > acknowledged
@@ -294,7 +295,7 @@ def test_a_shard_without_order_numbers_is_not_restored(make: Make) -> None:
     exchange = make(6, 1)
     exchange.trading.trade(20)
     exchange.ingest()
-    exchange.trading.workers[0].shard.order_count = ORDER_COUNT_MAX
+    exchange.trading.workers[0].shard.state.order_count = ORDER_COUNT_MAX
     exchange.trading.save_snapshots()
     exchange.archiver.step()
     exchange.client.flushall()
@@ -310,14 +311,14 @@ def test_messages_on_their_way_between_shards_arrive_after_a_restore(make: Make)
     trading.workers[dice.randrange(3)].step(block_ms=1)
     exchange.archiver.step()
     sent = {
-        (each.shard.index, target): number
+        (each.shard.state.index, target): number
         for each in trading.workers
-        for target, number in each.shard.sent.items()
+        for target, number in each.shard.state.sent.items()
     }
     seen = {
-        (source, each.shard.index): number
+        (source, each.shard.state.index): number
         for each in trading.workers
-        for source, number in each.shard.received.items()
+        for source, number in each.shard.state.received.items()
     }
     assert any(seen.get(way, 0) < number for way, number in sent.items()), "some are on their way"
     exchange.client.flushall()
@@ -325,11 +326,13 @@ def test_messages_on_their_way_between_shards_arrive_after_a_restore(make: Make)
     trading.restart()
     trading.work()
     for source in trading.workers:
-        for target, number in source.shard.sent.items():
-            assert trading.workers[target].shard.received[source.shard.index] == number
+        for target, number in source.shard.state.sent.items():
+            assert trading.workers[target].shard.state.received[source.shard.state.index] == number
     totals = [
         sum(rows)
-        for rows in zip(*([row[-1] for row in each.shard.audit()] for each in trading.workers), strict=True)
+        for rows in zip(
+            *([row[-1] for row in recount(each.shard.state)] for each in trading.workers), strict=True
+        )
     ]
     assert not any(totals)
     exchange.ingest()
@@ -417,7 +420,7 @@ def test_what_the_database_knows_beyond_the_archive_is_only_lost_with_consent_an
     )
     open_orders = {
         order_id: order.status
-        for account in trading.workers[0].shard.accounts.values()
+        for account in trading.workers[0].shard.state.accounts.values()
         for orders in account.open_orders.values()
         for order_id, order in orders.items()
     }

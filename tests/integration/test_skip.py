@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.checksum import state_checksum
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.account_half import AccountHalf
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.entries import MessageNotUnderstood
@@ -64,7 +65,7 @@ def workers(log: StreamLog) -> list[Worker]:
     enqueue(log, deposits(), MARKETS)
     enqueue(log, trading(1, 60), MARKETS)
     run_until_quiet(found)
-    assert found[0].shard.received[1] > 0
+    assert found[0].shard.state.received[1] > 0
     return found
 
 
@@ -78,9 +79,9 @@ def instruction(stream_id: StreamId) -> bytes:
 
 def unknown_mail(log: StreamLog, shard: Shard, source: int = 1) -> StreamId:
     """Write what shard `source` would send with a later program; it does not know of it itself."""
-    first = shard.received[source] + 1
-    frame = encode_frame((FORMAT, NOW_US, source, shard.index, first, [[99, "money"]]))
-    return log.append(streams.commands(shard.index), {MESSAGES_FIELD: frame})
+    first = shard.state.received[source] + 1
+    frame = encode_frame((FORMAT, NOW_US, source, shard.state.index, first, [[99, "money"]]))
+    return log.append(streams.commands(shard.state.index), {MESSAGES_FIELD: frame})
 
 
 def deposit(number: int) -> Deposit:
@@ -100,7 +101,7 @@ def verify(log: StreamLog, leader: Worker) -> int:
     verifier = Verifier(source, Replay(source, 0, 3), leader.position.stream_id, checksum=log.checksum(0))
     for _ in verifier.run():
         pass
-    verifier.compare_digest(leader.shard.command_count, leader.shard.digest())
+    verifier.compare_digest(leader.shard.state.command_count, leader.shard.digest())
     verdict = verifier.verdict()
     assert verdict.difference is None
     assert verdict.checksums == 1
@@ -133,7 +134,7 @@ def test_unknown_mail_halts_the_shard_right_before_it_again_and_again(
 
 def test_an_operator_has_unknown_mail_skipped(log: StreamLog, workers: list[Worker]) -> None:
     zero, one, _ = workers
-    sent, standby = one.shard.sent[0], worker(log, 0, MARKETS)
+    sent, standby = one.shard.state.sent[0], worker(log, 0, MARKETS)
     standby.join()
     poison = unknown_mail(log, zero.shard)
     enqueue(log, [deposit(1)], MARKETS)
@@ -148,7 +149,7 @@ def test_an_operator_has_unknown_mail_skipped(log: StreamLog, workers: list[Work
     assert [(event.stream_id, event.operator, event.reason) for event in told] == [
         (str(poison), "ada", "written by nobody of ours")
     ]
-    assert leader.shard.received[1] == sent + 1
+    assert leader.shard.state.received[1] == sent + 1
     assert (log.skip(0), log.skips(0)) == (None, {poison: instruction(poison)})
     (letter,) = letters(log)
     (entry,) = [
@@ -161,7 +162,7 @@ def test_an_operator_has_unknown_mail_skipped(log: StreamLog, workers: list[Work
     while standby.follow():
         pass
     assert standby.is_compared
-    assert state_checksum(standby.shard) == state_checksum(leader.shard)
+    assert state_checksum(standby.shard.state) == state_checksum(leader.shard.state)
     assert state_hash(standby.shard) == state_hash(leader.shard)
     assert verify(log, leader) == 0
     anew = worker(log, 0, MARKETS)
@@ -179,15 +180,15 @@ def place(number: int) -> PlaceOrder:
 def test_an_entry_that_breaks_the_core_is_skipped_and_stays_so_with_a_program_that_is_right(
     log: StreamLog, workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = Shard._place_order
+    right = AccountHalf.place_order
 
-    def breaks(shard: Shard, command: PlaceOrder) -> None:
+    def breaks(half: AccountHalf, command: PlaceOrder) -> None:
         if command.request_id == 702:
-            shard.totals["USDT"].funds += 1
+            half._state.totals["USDT"].funds += 1
             raise InvariantBroken("planted")
-        right(shard, command)
+        right(half, command)
 
-    monkeypatch.setattr(Shard, "_place_order", breaks)
+    monkeypatch.setattr(AccountHalf, "place_order", breaks)
     for number in (701, 702, 703):
         enqueue(log, [place(number)], MARKETS)
     position = log.position(0).stream_id
@@ -208,11 +209,11 @@ def test_an_entry_that_breaks_the_core_is_skipped_and_stays_so_with_a_program_th
     leader = worker(log, 0, MARKETS)
     leader.start()
     run_until_quiet([leader])
-    orders = leader.shard.accounts[AccountId(3)].open_orders["BTCUSDT"].values()
+    orders = leader.shard.state.accounts[AccountId(3)].open_orders["BTCUSDT"].values()
     assert {"skip 701", "skip 703"} <= {order.client_order_id for order in orders}
     assert "skip 702" not in {order.client_order_id for order in orders}
 
-    monkeypatch.setattr(Shard, "_place_order", right)
+    monkeypatch.setattr(AccountHalf, "place_order", right)
     assert verify(log, leader) == 0
     log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
     anew = worker(log, 0, MARKETS)
@@ -290,7 +291,7 @@ def halted_at(log: StreamLog) -> StreamId:
     leader = keyed_worker(log, ShardConfig(keys=KEYS))
     leader.start()
     run_until_quiet([leader])
-    leader.shard.received[1] = 0
+    leader.shard.state.received[1] = 0
     poison = unknown_mail(log, leader.shard)
     with pytest.raises(MessageNotUnderstood):
         run_until_quiet([leader])
@@ -346,7 +347,7 @@ def test_an_operators_signature_is_verified_again_by_who_replays(log: StreamLog,
     assert log.skips(0) == {halted_at: genuine}
     while standby.follow():
         pass
-    assert state_checksum(standby.shard) == state_checksum(leader.shard)
+    assert state_checksum(standby.shard.state) == state_checksum(leader.shard.state)
     assert verify(log, leader) == 0
 
 
@@ -378,4 +379,4 @@ def test_a_shard_that_nobody_has_configured_follows_every_instruction(log: Strea
     leader.start()
     run_until_quiet([leader])
     assert log.skips(0).keys() == {poison}
-    assert leader.shard.config is not None
+    assert leader.shard.state.config is not None

@@ -377,7 +377,7 @@ def test_a_snapshot_of_another_shard_or_number_of_shards_is_not_used(
     with structlog.testing.capture_logs() as logs, suppress(StateDiffers):
         other.join()
     assert "cannot change its number of shards" in logs[0]["reason"]
-    assert (other.shard.index, other.shard.shard_count) == (index, shard_count)
+    assert (other.shard.state.index, other.shard.state.shard_count) == (index, shard_count)
 
 
 def test_a_snapshot_is_used_whatever_markets_the_settings_name(worker: Worker, log: RedisStreamLog) -> None:

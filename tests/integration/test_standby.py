@@ -167,14 +167,14 @@ def test_a_crash_of_the_leader_while_it_configures_the_shard_leaves_one_configur
             return crashing, survivor, appended
 
     reference, expected, _ = run(crash_at=-1)
-    assert expected.shard.market_map == market_map(1)
+    assert expected.shard.state.market_map == market_map(1)
     by_leader = 0
     for crash_at in range(1, reference.points + 1):
         crashed, survivor, appended = run(crash_at)
         by_leader += appended
         markets = market_map(1) if appended else with_another_fee(market_map(1))
-        assert survivor.shard.market_map == markets
-        assert survivor.shard.config == expected.shard.config
+        assert survivor.shard.state.market_map == markets
+        assert survivor.shard.state.config == expected.shard.state.config
         configured = [
             event.config.market for event in events_of(crashed._log, 0) if isinstance(event, MarketConfigured)
         ]

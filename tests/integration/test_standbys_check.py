@@ -26,7 +26,7 @@ from engine_worker import checksum as checksum_module
 from engine_worker import worker as worker_module
 from engine_worker.candidate import Candidate
 from engine_worker.checksum import StateDiffers, state_checksum
-from engine_worker.core import shard as shard_module
+from engine_worker.core import journal
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from engine_worker.snapshots import Snapshotter
@@ -172,9 +172,11 @@ def order_for(market: str) -> Command:
 def told(log: StreamLog, shard: Shard) -> dict[str, Any]:
     """Return what a shard's clients can see of it, and the hash of its state."""
     return {
-        "balances": [account.balances() for _, account in sorted(shard.accounts.items())],
-        "trade ids": {symbol: state.trade_id for symbol, state in shard.markets.items() if state.trade_id},
-        "depth": {symbol: shard.depth(symbol) for symbol in shard.markets},
+        "balances": [account.balances() for _, account in sorted(shard.state.accounts.items())],
+        "trade ids": {
+            symbol: state.trade_id for symbol, state in shard.state.markets.items() if state.trade_id
+        },
+        "depth": {symbol: shard.depth(symbol) for symbol in shard.state.markets},
         "events": events_of(log, 0),
         "configuration": shard.answer(ConfigQuery(1, "test"), TimeMs(0)),
         "hash": state_hash(shard),
@@ -195,8 +197,8 @@ def test_a_standby_of_another_program_halts_at_the_next_commit(log: StreamLog) -
     with pytest.raises(StateDiffers) as differs:
         follow(standby)
     committed = log.checksum(0)
-    assert committed == (at, state_checksum(leader.shard))
-    for part in ("shard 0", str(at), committed.checksum, state_checksum(standby.shard), "version"):
+    assert committed == (at, state_checksum(leader.shard.state))
+    for part in ("shard 0", str(at), committed.checksum, state_checksum(standby.shard.state), "version"):
         assert part in str(differs.value)
 
     # It neither leads nor follows any more, and the leader goes on.
@@ -282,7 +284,7 @@ def test_a_commit_that_comes_just_before_the_takeover_is_compared_as_well(
 def test_equal_workers_never_differ_however_batches_are_cut(
     log: StreamLog, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", 10)
+    monkeypatch.setattr(journal, "STATE_HASH_INTERVAL", 10)
     compared = []
     compare = checksum_module.compare
 
@@ -378,7 +380,7 @@ def test_another_program_may_go_on_where_nothing_is_replayed(log: StreamLog) -> 
 
 def test_a_snapshot_of_another_state_is_noticed_without_any_input_after_it(memory: MemoryStreamLog) -> None:
     leader, _ = with_standby(memory, make)
-    leader.shard.order_count += 1
+    leader.shard.state.order_count += 1
     memory.save_snapshot(
         0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id
     )
@@ -392,7 +394,7 @@ def test_a_snapshot_of_another_state_is_noticed_without_any_input_after_it(memor
 def test_a_standby_with_other_settings_follows_and_leads(
     log: StreamLog, others: MarketMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", 10)
+    monkeypatch.setattr(journal, "STATE_HASH_INTERVAL", 10)
     leader, standby = with_standby(log, partial(make, markets=others, windows=Windows(1_000, 1_000, 1)))
     enqueue(log, [*trade(), *trading(1, 60)], MARKETS)
     while leader.step(block_ms=1):
@@ -403,8 +405,8 @@ def test_a_standby_with_other_settings_follows_and_leads(
     standby.lead()
     enqueue(log, [*trade(), *trading(2, 120)[60:]], MARKETS)  # requests of their own
     run_until_quiet([standby])
-    assert standby.shard.market_map == MARKETS
-    assert standby.shard.windows == DEFAULT_WINDOWS
+    assert standby.shard.state.market_map == MARKETS
+    assert standby.shard.state.windows == DEFAULT_WINDOWS
 
     # What it did when it led is what a worker with the first one's settings would have done.
     again = make(log)
@@ -455,7 +457,7 @@ def test_a_market_that_only_new_settings_name_is_there_when_a_command_has_listed
     standby.join()
     enqueue(log, [order_for("DOGEUSDT")], MARKETS)
     run_until_quiet([restarted])
-    assert "DOGEUSDT" not in restarted.shard.markets
+    assert "DOGEUSDT" not in restarted.shard.state.markets
     assert not any(isinstance(event, OrderAccepted) for event in events_of(log, 0))
 
     configure(log, MarketConfig(DOGE, 0))
@@ -471,9 +473,9 @@ def test_a_market_that_only_new_settings_name_is_there_when_a_command_has_listed
 def test_markets_are_listed_and_changed_by_commands_while_a_standby_follows(
     log: StreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", 10)
+    monkeypatch.setattr(journal, "STATE_HASH_INTERVAL", 10)
     leader, standby = with_standby(log, make)
-    known = leader.shard.market_configs["BTCUSDT"]
+    known = leader.shard.state.market_configs["BTCUSDT"]
     dearer = msgspec.structs.replace(
         known, market=OTHER_SETTINGS["another fee"].by_symbol["BTCUSDT"], version=2
     )
@@ -647,6 +649,7 @@ def test_a_process_of_another_program_that_replays_halts_the_shard(workers: Work
     eventually("the halt is over", lambda: read_halt(client, 0) is None)
 
 
+# Takes long: several workers start one after the other, each restoring and comparing.
 def test_processes_with_another_markets_file_follow_and_lead(
     workers: Workers, redis_url: str, tmp_path: Path
 ) -> None:
@@ -677,8 +680,8 @@ def test_processes_with_another_markets_file_follow_and_lead(
     assert read_halt(client, 0) is None
     again = make(log)
     again.start()
-    assert again.shard.market_map == MARKETS
-    assert again.shard.markets["BTCUSDT"].trade_id == 4
+    assert again.shard.state.market_map == MARKETS
+    assert again.shard.state.markets["BTCUSDT"].trade_id == 4
     assert len(set(taker_fees(log))) == 1, "the fee is that of the log, whoever leads"
 
 

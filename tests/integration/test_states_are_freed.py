@@ -46,7 +46,7 @@ def filled() -> bytes:
             order = (AccountId(account), f"o{number}", "FIGPLUM", Side.BUY, OrderType.LIMIT, TimeInForce.GTC)
             shard.apply(PlaceOrder(number, "g", *order, PriceTicks(price), QuantityLots(40)), TimeMs(1))
     shard.take()
-    assert len(shard.markets["FIGPLUM"].book.orders) == 4 * ACCOUNTS
+    assert len(shard.state.markets["FIGPLUM"].book.orders) == 4 * ACCOUNTS
     snapshot = encode_snapshot(shard, StreamId(1))
     shard.let_go()
     return snapshot

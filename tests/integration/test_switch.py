@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.checksum import state_checksum
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.snapshot import (
     LaterSnapshotError,
     decode_snapshot,
@@ -79,7 +79,7 @@ def switched(config: ShardConfig | None) -> ShardConfig:
 
 
 def switch(leader: Worker) -> ConfigureShard:
-    return ConfigureShard(900, "ops", switched(leader.shard.config))
+    return ConfigureShard(900, "ops", switched(leader.shard.state.config))
 
 
 def frames(log: StreamLog) -> list[bytes]:
@@ -121,8 +121,8 @@ def test_a_new_exchange_begins_with_the_newest_that_its_program_has(log: StreamL
     leader = later(lambda: worker(log))
     later(leader.start)
     later(lambda: run_until_quiet([leader]))
-    assert leader.shard.config is not None
-    assert release_of(leader.shard.config) == NEXT
+    assert leader.shard.state.config is not None
+    assert release_of(leader.shard.state.config) == NEXT
 
 
 def test_before_the_switch_the_release_before_takes_over_again(log: StreamLog) -> None:
@@ -146,7 +146,7 @@ def test_before_the_switch_the_release_before_takes_over_again(log: StreamLog) -
     log.save_snapshot(0, saved, position)
     configuration = log.configuration(0)
     assert configuration is not None
-    assert decode_configuration(configuration).config == old.shard.config
+    assert decode_configuration(configuration).config == old.shard.state.config
 
     write(log, deposit(8))
     later(lambda: run_until_quiet([new]))
@@ -154,7 +154,7 @@ def test_before_the_switch_the_release_before_takes_over_again(log: StreamLog) -
     again.start()
     write(log, deposit(9))
     run_until_quiet([again])
-    assert again.shard.accounts[AccountId(3)].funds["USDT"].available == 45
+    assert again.shard.state.accounts[AccountId(3)].funds["USDT"].available == 45
     verify(log)
     later(lambda: verify(log))
 
@@ -169,7 +169,7 @@ def test_after_the_switch_the_next_release_tells_what_it_has(log: StreamLog) -> 
     write(log, deposit(4), switch(new), deposit(5))
     later(lambda: run_until_quiet([new]))
     later(lambda: in_step(follower))
-    assert state_checksum(follower.shard) == state_checksum(new.shard)
+    assert state_checksum(follower.shard.state) == state_checksum(new.shard.state)
     events = later(lambda: told(log))
     new_kinds = [
         event for event in events if isinstance(event, LaterDeposit | DepositsCounted | ShardConfigured)
@@ -191,8 +191,8 @@ def test_after_the_switch_the_next_release_tells_what_it_has(log: StreamLog) -> 
     for _ in range(2):
         with pytest.raises(LaterReleaseError, match=f"follows rules {NEXT.rules}"):
             in_step(standby)
-    assert standby.shard.config is not None
-    assert release_of(standby.shard.config) == this_release()
+    assert standby.shard.state.config is not None
+    assert release_of(standby.shard.state.config) == this_release()
 
 
 def test_a_program_older_than_the_log_does_not_start(log: StreamLog) -> None:
@@ -232,7 +232,7 @@ def test_a_leader_that_does_not_read_what_it_is_switched_to_holds(
     new = worker(log)
     later(new.start)
     later(lambda: run_until_quiet([new]))
-    assert new.shard.accounts[AccountId(3)].funds["USDT"].available == 20
+    assert new.shard.state.accounts[AccountId(3)].funds["USDT"].available == 20
     later(lambda: verify(log))
     assert HELD.labels(0)._value.get() == 0
 
@@ -269,8 +269,8 @@ def test_an_operators_signed_switch_is_followed(log: StreamLog) -> None:
     new = worker(log)
     later(new.start)
     later(lambda: run_until_quiet([new]))
-    assert new.shard.config is not None
-    assert release_of(new.shard.config) == NEXT
+    assert new.shard.state.config is not None
+    assert release_of(new.shard.state.config) == NEXT
     with pytest.raises(LaterFormatError):
         worker(log).start()
 
@@ -282,15 +282,15 @@ def test_there_is_no_way_down(log: StreamLog, number: str) -> None:
     later(new.start)
     write(log, switch(new))
     later(lambda: run_until_quiet([new]))
-    config = new.shard.config
+    config = new.shard.state.config
     assert config is not None
     down = msgspec.structs.replace(
         config, version=config.version + 1, **{number: getattr(config, number) - 1}
     )
     with next_release():
-        new.shard.apply(ConfigureShard(7, "ops", down), new.shard.time)
+        new.shard.apply(ConfigureShard(7, "ops", down), new.shard.state.time)
         ((_, reply),) = new.shard.take().replies
-    assert reply == Refused(7, new.shard.time, RejectReason.CONFIG_REFUSED)
+    assert reply == Refused(7, new.shard.state.time, RejectReason.CONFIG_REFUSED)
 
 
 @pytest.mark.parametrize(

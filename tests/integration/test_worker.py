@@ -4,7 +4,7 @@ understood."""
 import msgspec
 import pytest
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.metrics import HELD
 from engine_worker.worker import LogDamaged, Worker
@@ -71,7 +71,7 @@ def test_a_restart_gives_the_same_state(log: StreamLog, shard_count: int) -> Non
     enqueue(log, trading(seed=1, count=60), markets)
     run_until_quiet(workers)
     for each in workers:
-        log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position.stream_id))
+        log.save_snapshot(each.shard.state.index, encode_snapshot(each.shard, each.position.stream_id))
     enqueue(log, trading(seed=2, count=60)[30:], markets)
     run_until_quiet(workers)
     assert not any(settled(workers).values())
@@ -144,8 +144,10 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
     monkeypatch.setattr("engine_worker.worker.BATCH_COMMANDS_MAX", batch_commands)
     reference = CrashingLog(memory_log())
     expected = run_with_crashes(reference, shard_count, victim=0)
-    balances = [account.balances() for each in expected for account in each.shard.accounts.values()]
-    assert any(each.shard.markets[symbol].trade_id for each in expected for symbol in each.shard.markets)
+    balances = [account.balances() for each in expected for account in each.shard.state.accounts.values()]
+    assert any(
+        each.shard.state.markets[symbol].trade_id for each in expected for symbol in each.shard.state.markets
+    )
     for crash_at in range(1, reference.points + 1):
         crashing = CrashingLog(memory_log())
         crashing.crash_at = crash_at
@@ -153,11 +155,11 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
         assert crashing.points >= crash_at
         assert not any(settled(workers).values())
         for each in workers:
-            check_contiguous(events_of(crashing._log, each.shard.index))
-            assert crashing._log.undelivered(each.shard.index) == []
+            check_contiguous(events_of(crashing._log, each.shard.state.index))
+            assert crashing._log.undelivered(each.shard.state.index) == []
         if shard_count == 1:  # between several shards the order of messages, and so of trades, may differ
             assert [
-                account.balances() for each in workers for account in each.shard.accounts.values()
+                account.balances() for each in workers for account in each.shard.state.accounts.values()
             ] == balances
 
 
@@ -198,7 +200,7 @@ def test_an_enqueue_repeated_by_the_gateway_has_one_outcome() -> None:
     ]
     assert [type(reply) for reply in replies] == [OrderReply, OrderReply, Refused]
     assert replies[0].order == replies[1].order  # type: ignore[union-attr]
-    assert len(only.shard.accounts[AccountId(1)].open_orders["BTCUSDT"]) == 1
+    assert len(only.shard.state.accounts[AccountId(1)].open_orders["BTCUSDT"]) == 1
 
 
 GARBAGE: list[tuple[dict[bytes, bytes], str]] = [
@@ -257,7 +259,7 @@ def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> N
     for letter, (fields, reason) in zip(letters, GARBAGE, strict=False):
         assert reason in letter.fields[b"reason"].decode()
         assert msgspec.msgpack.decode(letter.fields[b"payload"]) == fields
-    assert one.shard.accounts[AccountId(1)].funds["USDT"].available == 5
+    assert one.shard.state.accounts[AccountId(1)].funds["USDT"].available == 5
 
     again = worker(log, 1, markets)
     again.start()
@@ -310,7 +312,7 @@ def test_a_query_that_cannot_be_answered_is_buried_and_the_shard_goes_on(
     run_until_quiet([only])
     (letter,) = log.read({streams.dead_letters(0): STREAM_START}, 100, block_ms=0)
     assert letter.fields[b"reason"] == b"OverflowError: too large"
-    assert only.shard.accounts[AccountId(1)].funds["USDT"].available == 5
+    assert only.shard.state.accounts[AccountId(1)].funds["USDT"].available == 5
 
 
 def test_a_gap_between_shards_stops_the_receiver() -> None:
@@ -339,14 +341,14 @@ def test_what_a_later_release_wrote_waits_for_it(monkeypatch: pytest.MonkeyPatch
     enqueue(log, [msgspec.structs.replace(deposit, request_id=3, transfer_id="third")], markets)
     for _ in range(5):
         only.step(block_ms=1)
-    assert only.shard.accounts[AccountId(1)].funds["USDT"].available == 5
+    assert only.shard.state.accounts[AccountId(1)].funds["USDT"].available == 5
     assert log.read({streams.dead_letters(0): STREAM_START}, 10, block_ms=0) == []
     assert HELD.labels(0)._value.get() == FORMAT + 1
 
     monkeypatch.setattr("protocol.codec.FORMAT", FORMAT + 1)
     while only.step(block_ms=1):
         pass
-    assert only.shard.accounts[AccountId(1)].funds["USDT"].available == 15
+    assert only.shard.state.accounts[AccountId(1)].funds["USDT"].available == 15
     assert HELD.labels(0)._value.get() == 0
 
 

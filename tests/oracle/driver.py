@@ -52,7 +52,7 @@ class Engine:
         """Closed orders as the events tell them; the shards forget them."""
         self.shards = [Shard(index, market_map, windows) for index in range(market_map.shard_count)]
         for shard in self.shards:
-            shard.set_config(ShardConfig(windows=windows, open_orders_max=open_orders_max))
+            shard.configuration.set_config(ShardConfig(windows=windows, open_orders_max=open_orders_max))
         self.mail: dict[tuple[int, int], deque[MessageFrame]] = {}
         """(source, target) -> what is on its way, in order; no entry where there is nothing."""
 
@@ -79,7 +79,7 @@ class Engine:
             del self.mail[way]
         target = self.shards[frame.target]
         for _ in range(times):
-            for message in target.new_messages(frame):
+            for message in target.messages.new_messages(frame):
                 target.apply(message, TimeMs(time))
         self._take(frame.target, produced)
 

@@ -104,9 +104,13 @@ class Reference:
         for target in targets:
             numbered = [(sequence, message) for to, sequence, message in output.outbox if to == target]
             messages = tuple(message for _, message in numbered)
-            frame = MessageFrame(shard.index, target, numbered[0][0], messages, shard.time * 1_000)
+            frame = MessageFrame(
+                shard.state.index, target, numbered[0][0], messages, shard.state.time * 1_000
+            )
             outbox.append((target, encode_messages(frame)))
-        return Made(dead, output.frame, tuple(replies), tuple(outbox), state_checksum(shard), shard.digest())
+        return Made(
+            dead, output.frame, tuple(replies), tuple(outbox), state_checksum(shard.state), shard.digest()
+        )
 
     def answers(self, frame: bytes, position: StreamId) -> list[tuple[str, bytes, bool]]:
         found = []

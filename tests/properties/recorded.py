@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine_worker.core import shard as shard_module
+from engine_worker.core import journal
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from engine_worker.entries import apply_entry
@@ -151,5 +151,5 @@ def replayed(recording: Recording) -> str:
 
 
 if __name__ == "__main__":
-    shard_module.STATE_HASH_INTERVAL = HASH_INTERVAL  # type: ignore[misc]
+    journal.STATE_HASH_INTERVAL = HASH_INTERVAL  # type: ignore[misc]
     sys.stdout.write(replayed(msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=Recording)))

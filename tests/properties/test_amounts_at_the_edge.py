@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from protocol.codec import decode_replies, encode_frame
@@ -240,9 +240,9 @@ def test_nothing_leaves_63_bits_in_assets_of_few_decimals(
         assert_small(twins)
         for asset in markets.assets:
             shards = twins.engine.shards
-            there = sum(funds.available + funds.held for each in shards for account in each.accounts.values()
+            there = sum(funds.available + funds.held for each in shards for account in each.state.accounts.values()
                         for name, funds in account.funds.items() if name == asset)  # fmt: skip
-            assert there + sum(each.totals[asset].fees for each in shards) <= markets.supply(asset)
+            assert there + sum(each.state.totals[asset].fees for each in shards) <= markets.supply(asset)
 
 
 @given(shard_count=shares, steps=steps, octets=st.binary(min_size=48, max_size=48))
@@ -328,7 +328,7 @@ def assert_small_in(engine: Engine) -> None:
         shard.digest()
         snapshot = msgspec.msgpack.decode(encode_snapshot(shard, STREAM_START)[32:])
         reply = msgspec.msgpack.decode(encode_frame(shard.answer(AuditQuery(1, "test"), TimeMs(0))[1]))
-        depths = [msgspec.to_builtins(shard.depth(symbol)) for symbol in shard.markets]
+        depths = [msgspec.to_builtins(shard.depth(symbol)) for symbol in shard.state.markets]
         for number in numbers_in([snapshot, reply, depths]):
             assert -(2**63) <= number < 2**63
 

@@ -70,17 +70,17 @@ def test_the_same_snapshots_answers_and_configuration(cores: Cores, log: Recorde
         found = [(each.reply_to, each.reply, each.unknown_order is not None) for each in answers]
         assert found == reference.answers(QUERIES, position)
         configuration = decode_configuration(core.encode_configuration(position))
-        assert (configuration.stream_id, configuration.config) == (str(position), shard.config)
-        assert {each.market.symbol for each in configuration.markets} == shard.markets.keys()
+        assert (configuration.stream_id, configuration.config) == (str(position), shard.state.config)
+        assert {each.market.symbol for each in configuration.markets} == shard.state.markets.keys()
         assert set(core.symbols) == set(MARKETS.by_symbol)
         assert (core.index, core.shard_count, core.is_configured, core.has_work) == (
-            shard.index,
+            shard.state.index,
             SHARDS,
             True,
             False,
         )
         assert {name: counts.trades for name, counts in core.market_counts().items()} == {
-            name: state.trade_id for name, state in shard.markets.items()
+            name: state.trade_id for name, state in shard.state.markets.items()
         }
         assert not any(core.differences().values())
         core.check_money()

@@ -8,6 +8,7 @@ from tests.properties.sequences import commands_of, seeds
 from tests.properties.twins import compare_throughout
 
 
+# Takes long: the whole book is compared with the oracle's after each of some ten thousand commands.
 @pytest.mark.parametrize("shard_count", [1, 3])
 @given(seed=seeds)
 @many_sequences

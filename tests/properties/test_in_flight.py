@@ -84,7 +84,9 @@ def test_an_order_on_its_way_is_known_but_not_open() -> None:
     produced = Produced()
     engine.submit(place, 1, produced)
     assert not produced.replies
-    order_id = next(iter(engine.shards[account_id % SHARD_COUNT].accounts[account_id].open_orders["FIGPLUM"]))
+    order_id = next(
+        iter(engine.shards[account_id % SHARD_COUNT].state.accounts[account_id].open_orders["FIGPLUM"])
+    )
     assert engine.order(account_id, "FIGPLUM", order_id).status is OrderStatus.IN_FLIGHT
     assert engine.open_orders(account_id) == []
     while engine.mail:

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_worker.core import shard as shard_module
+from engine_worker.core import journal
 from engine_worker.core import snapshot as snapshot_module
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
+from engine_worker.core.shard_state import ShardState
 from engine_worker.core.snapshot import ShardSnapshot, decode_snapshot, encode_snapshot
 from protocol.codec import encode_frame
 from protocol.commands import Deposit
@@ -50,7 +51,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 @pytest.fixture
 def hashed_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", HASH_INTERVAL)
+    monkeypatch.setattr(journal, "STATE_HASH_INTERVAL", HASH_INTERVAL)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +114,8 @@ def test_a_snapshot_that_forgets_something_is_noticed(
 ) -> None:
     whole = snapshot_module._snapshot_of
 
-    def forgetful(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
-        snapshot = whole(shard, stream_id)
+    def forgetful(state: ShardState, stream_id: StreamId) -> ShardSnapshot:
+        snapshot = whole(state, stream_id)
         return msgspec.structs.replace(snapshot, **{what: type(getattr(snapshot, what))()})
 
     monkeypatch.setattr(snapshot_module, "_snapshot_of", forgetful)
@@ -158,7 +159,7 @@ def test_the_state_hashes_do_not_depend_on_the_batches(batch: int, recording: Re
             for shard, size in ((one, 1), (other, batch))
         ]
         assert hashes[0] == hashes[1]
-        assert len(hashes[0]) == one.command_count // HASH_INTERVAL > 0
+        assert len(hashes[0]) == one.state.command_count // HASH_INTERVAL > 0
         assert encode_snapshot(one, STREAM_START) == encode_snapshot(other, STREAM_START)
 
 
@@ -168,7 +169,7 @@ def test_a_state_hash_tells_of_one_other_event(recording: Recording) -> None:
     one, other = (Shard(0, MARKETS, WINDOWS) for _ in range(2))
     other.apply(Deposit(1, "test", AccountId(3), "FIG", AssetUnits(1), "more"), TimeMs(1))
     other.take()
-    other.go_on_from(0, other.checksum)
+    other.journal.go_on_from(0, other.state.checksum)
     digests = [
         [encoded for encoded in produced(shard, entries) if encoded[1] == STATE_HASHED_TAG]
         for shard in (one, other)

@@ -159,7 +159,7 @@ class Twins:
 
     def compare_money(self) -> None:
         """Compare fees, deposits and withdrawals, and that every shard's sum is right."""
-        known = [account_id for shard in self.engine.shards for account_id in shard.accounts]
+        known = [account_id for shard in self.engine.shards for account_id in shard.state.accounts]
         assert sorted(known) == sorted(self.oracle.accounts)
         totals: dict[str, list[int]] = {asset: [0] * 6 for asset in self.market_map.assets}
         for shard in self.engine.audit():

@@ -15,10 +15,15 @@ from lab.simulation.run import run
 from lab.simulation.schedule import Act, Action, plan_of
 from lab.simulation.shrink import shrink
 from stream_log.memory_log import MemoryStreamLog
-from tests.properties.test_planted_bugs import Plant, grow
-from tests.simulation.test_planted_bugs import PLANTS
+from tests.support.planting import Plant, grow
 
-NO_FENCE = next(plant for plant in PLANTS if plant.bug == "takeover without a new epoch")
+NO_FENCE = Plant(
+    "takeover without a new epoch",
+    MemoryStreamLog,
+    "take_over",
+    "ShardPosition(epoch + 1, stream_id)",
+    "ShardPosition(max(epoch, 1), stream_id)",
+)
 
 
 @pytest.fixture

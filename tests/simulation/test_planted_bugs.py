@@ -3,19 +3,24 @@
 Run as a program, `python -m tests.simulation.test_planted_bugs`, it says how many seeds each took.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import pytest
 
 from engine_worker import candidate
-from engine_worker.core import frames, snapshot
+from engine_worker.core import account_half, frames, snapshot
+from engine_worker.core.account_half import AccountHalf
 from engine_worker.core.accounts import Account
 from engine_worker.core.authority import Authority
 from engine_worker.core.book import Book
-from engine_worker.core.market_state import MarketState
+from engine_worker.core.configuration import Configuration
+from engine_worker.core.journal import Journal
+from engine_worker.core.matching import MarketState
+from engine_worker.core.messages import Messages
+from engine_worker.core.operator_commands import OperatorCommands
 from engine_worker.core.outcomes import AnsweredRequests
+from engine_worker.core.replies import Replies
 from engine_worker.core.shard import Shard
 from engine_worker.leadership import Renewals
 from engine_worker.snapshots import Snapshotter
@@ -32,9 +37,11 @@ from persist.ingest import ShardIngest
 from protocol import codec, switching
 from runtime import redis_clients
 from stream_log.memory_log import MemoryStreamLog
-from tests.properties.test_planted_bugs import Plant, grow
+from tests.support.planting import Plant, planted
 
 SEEDS_MAX = 300
+RESTORED = "self.core, self.position = core, ShardPosition(0, stream_id)"
+"""Where a worker has restored its shard."""
 ONE_VERSION_SEEDS = 10
 """So many seeds with one version must not notice what takes two."""
 
@@ -43,94 +50,116 @@ PLANTS = (
         "reply before commit",
         Worker,
         "_begin_commit",
-        "self._to_say,",
-        "[*self._to_say, *((streams.replies(reply_to), frame) for reply_to, frame in batch.replies)],",
+        "self._to_say",
+        "[*self._to_say, *((streams.replies(reply_to), frame) for reply_to, frame in batch.replies)]",
     ),
-    Plant("no fence at commit", MemoryStreamLog, "commit", "self.position(shard) != commit.expected", "False"),
-    Plant("takeover without a new epoch", MemoryStreamLog, "take_over", "(epoch + 1, stream_id)", "(max(epoch, 1), stream_id)"),
-    Plant("messages applied twice", Shard, "new_messages", "frame.messages[seen + 1 - frame.first_sequence :]", "frame.messages"),
+    Plant("no fence at commit", MemoryStreamLog, "commit", "self.position(shard) != commit.expected",
+          "False"),
+    Plant("takeover without a new epoch", MemoryStreamLog, "take_over", "ShardPosition(epoch + 1, stream_id)",
+          "ShardPosition(max(epoch, 1), stream_id)"),
+    Plant("messages applied twice", Messages, "new_messages",
+          "frame.messages[seen + 1 - frame.first_sequence :]", "frame.messages"),
     Plant("outbox not delivered again", Worker, "_deliver_rest",
           "self._streams.read({outbox: STREAM_START}, OUTBOX_ENTRIES, block_ms=0)", "[]"),
-    Plant("outbox overtaken", Worker, "step", "if self._delivery_unsure:", "if False:"),
+    Plant("outbox overtaken", Worker, "step", "self._delivery_unsure", "False"),
     Plant(
         "snapshot is one entry too late",
         Worker,
         "_restore_shard",
-        "core, ShardPosition(0, stream_id)",
-        "core, ShardPosition(0, StreamId(stream_id.ms + 1))",
+        "ShardPosition(0, stream_id)",
+        "ShardPosition(0, StreamId(stream_id.ms + 1))",
     ),
-    Plant("standby skips an entry", Worker, "follow", "for entry in entries:", "for entry in entries[1:] or entries:"),
-    Plant("the checksum is ignored by followers", Worker, "_compare", "compare(self.core, committed)", "pass"),
+    Plant("standby skips an entry", Worker, "follow", "entries = self._up_to_due(entries)",
+          "entries = (lambda due: due[1:] or due)(self._up_to_due(entries))"),
+    Plant("the checksum is ignored by followers", Worker, "_compare", "compare(self.core, committed)",
+          "pass"),
     Plant(
         "requests forgotten at restart",
         Worker,
         "_restore_shard",
-        "self.core, self.position = core,",
-        "core.shard.requests = AnsweredRequests(0); self.core, self.position = core,",
+        RESTORED,
+        f"core.shard.state.requests = AnsweredRequests(0); {RESTORED}",
     ),
-    Plant("requests forgotten too early", AnsweredRequests, "find", "> self.window_ms", "> 0"),
-    Plant("repeated cancel refused", Shard, "_apply_command", "if first is not None:",
-          "if first is not None and not isinstance(command, CancelOrder):"),
-    Plant("client order id of a closed order refused", Shard, "_reason_to_refuse",
-          "command.client_order_id in account.client_order_ids",
-          "any(command.client_order_id == request.client_order_id for request in self._command_handlers.setdefault('seen', [])"
-          " if request.account_id == command.account_id) or self._command_handlers.setdefault('seen', []).append(command)"),
-    Plant("filled order trades again when its request is repeated", Shard, "_apply_command", "if first is not None:",
-          "if first is not None and not (isinstance(first, OrderReply) and first.order.status is FILLED):"),
-    Plant("idempotency key forgotten early", Shard, "_is_first_of_its_key", "keyed.outcomes.find(key, self.time)", "None"),
-    Plant("every mail between shards moves time by a second", Shard, "enter", "+ behind_ms_max", "+ 1_000"),
+    Plant("requests forgotten too early", AnsweredRequests, "find",
+          "now - answered.time > self.window_ms", "now - answered.time > 0"),
+    Plant("repeated cancel refused", Replies, "apply_once", "first is not None",
+          "first is not None and not isinstance(command, CancelOrder)"),
+    Plant("client order id of a closed order refused", AccountHalf, "_forget_open",
+          "del account.client_order_ids[order.client_order_id]", "pass"),
+    Plant("filled order trades again when its request is repeated", Replies, "apply_once",
+          "first is not None",
+          "first is not None and not (hasattr(first, 'order') and first.order.status.name == 'FILLED')"),
+    Plant("idempotency key forgotten early", Replies, "is_first_of_its_key",
+          "keyed.outcomes.find(key, state.time)", "None"),
+    Plant("every mail between shards moves time by a second", Shard, "enter",
+          "written_us // 1_000 + behind_ms_max", "written_us // 1_000 + 1_000"),
     Plant("closed orders forgotten before they are stored", UnstoredOrders, "drop_stored",
-          "<= self._stored_to", "<= (10**18, 0)"),
+          "self._batches[0][0] <= self._stored_to", "self._batches[0][0] <= (10**18, 0)"),
     Plant("closed orders not read at a start", Worker, "_collect_unstored_orders",
           "self.unstored_orders.add(closed_orders(events))", "pass"),
     Plant(
         "numbers of received messages forgotten at restart",
         Worker,
         "_restore_shard",
-        "self.core, self.position = core,",
-        "core.shard.received.clear(); self.core, self.position = core,",
+        RESTORED,
+        f"core.shard.state.received.clear(); {RESTORED}",
     ),
     Plant(
         "lost end of the log accepted",
         Worker,
         "follow",
-        "if not entries and after < goal.stream_id:",
-        "if not entries:\n        self.position, self._committed = ShardPosition(0, goal.stream_id), None\n        return 0\n    if False:",
+        """
+        if not entries and after < goal.stream_id:
+            raise LogDamaged(
+                f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
+                "restore the Redis data from a backup"
+            )
+        """,
+        """
+        if not entries and after < goal.stream_id:
+            self.position, self._committed = ShardPosition(0, goal.stream_id), None
+            return 0
+        """,
     ),
-    Plant("older snapshot replaces a newer one", MemoryStreamLog, "save_snapshot", "stream_id < newest or", "False and"),
-    Plant("input trimmed to the newer snapshot", Snapshotter, "_trim", "older = min(", "older = max("),
+    Plant("older snapshot replaces a newer one", MemoryStreamLog, "save_snapshot",
+          "stream_id < newest or (stream_id == newest and not replaces)", "False"),
+    Plant("input trimmed to the newer snapshot", Snapshotter, "_trim",
+          "min(each.stream_id for each in saved)", "max(each.stream_id for each in saved)"),
     Plant("events trimmed before they are read", Snapshotter, "_trim", "min(older, *readers)", "older"),
-    Plant(
-        "ingest goes by what it has said, not by its row",
-        ShardIngest,
-        "step",
-        "last_id = self._locked_last_id(connection)",
-        "self._locked_last_id(connection); last_id = self._log.passed(self._shard).get('persist', STREAM_START)",
-    ),
-    Plant("ingest moves its row alone", ShardIngest, "step", "event_count, dead_count = self._store(connection, entries)",
-          "event_count, dead_count = self._store(connection, entries) if len(entries) < 4 else (0, 0)"),
+    Plant("ingest goes by what it has said, not by its row", ShardIngest, "step",
+          "last_id = self._locked_last_id(connection)",
+          "self._locked_last_id(connection);"
+          " last_id = self._log.passed(self._shard).get('persist', STREAM_START)"),
+    Plant("ingest moves its row alone", ShardIngest, "step", "self._store(connection, entries)",
+          "self._store(connection, entries) if len(entries) < 4 else (0, 0)"),
     Plant("feeds start from what they saved, not from their mark", _ShardFollower, "restore",
           "end = saved.published_id", "end = STREAM_START"),
-    Plant("signature not looked at", Authority, "reason_to_refuse", "not is_genuine(signed, key.public_key)", "False"),
-    Plant("any key may say anything", Authority, "reason_to_refuse", "key.role not in ROLES[type(command)]", "False"),
-    Plant("a signature counts at every shard", Authority, "reason_to_refuse", "signed.shard != shard", "False"),
-    Plant("a signature counts for ever", Authority, "reason_to_refuse", "if entered > signed.deadline_ms:", "if False:"),
-    Plant("unsigned commands count", Shard, "_authorized", "bool(self.authority.keys) and not self._is_founding", "False"),
-    Plant("a closed market trades", Shard, "_follow_config", "if config.status is not MarketStatus.TRADING:", "if False:"),
-    Plant("a frozen account places orders", Account, "reason_of_limits", "if limits.is_frozen:", "if False:"),
+    Plant("signature not looked at", Authority, "reason_to_refuse", "not is_genuine(signed, key.public_key)",
+          "False"),
+    Plant("any key may say anything", Authority, "reason_to_refuse", "key.role not in ROLES[type(command)]",
+          "False"),
+    Plant("a signature counts at every shard", Authority, "reason_to_refuse", "signed.shard != shard",
+          "False"),
+    Plant("a signature counts for ever", Authority, "reason_to_refuse", "entered > signed.deadline_ms",
+          "False"),
+    Plant("unsigned commands count", OperatorCommands, "_authorized",
+          "bool(state.authority.keys) and not state.is_founding", "False"),
+    Plant("a closed market trades", Configuration, "_follow_config",
+          "config.status is not MarketStatus.TRADING", "False"),
+    Plant("a frozen account places orders", Account, "reason_of_limits", "limits.is_frozen", "False"),
     Plant(
         "what is being canceled is forgotten at restart",
         Worker,
         "_restore_shard",
-        "self.core, self.position = core,",
-        "core.shard.drains.clear(); self.core, self.position = core,",
+        RESTORED,
+        f"core.shard.state.drains.clear(); {RESTORED}",
     ),
     Plant(
         "limits forgotten at restart",
         Worker,
         "_restore_shard",
-        "self.core, self.position = core,",
-        "[setattr(each, 'limits', None) for each in core.shard.accounts.values()]; self.core, self.position = core,",
+        RESTORED,
+        f"[setattr(each, 'limits', None) for each in core.shard.state.accounts.values()]; {RESTORED}",
     ),
     Plant(
         "gateway repeats an order under a new number",
@@ -140,31 +169,45 @@ PLANTS = (
         "renamed = [msgspec.structs.replace(each, request_id=each.request_id + 10**6) for each in batch]; "
         "self._append(stream, field, renamed, is_first=False)",
     ),
-    Plant("lease not renewed within a batch", Worker, "_keep_lease", "if self._renewals is not None and", "if False and"),
-    Plant("entry of many commands is no progress", Worker, "_next_batch", "self._apply(entry, letters, self._keep_lease)",
-          "self._apply(entry, letters)"),
-    Plant("lease renewed also while nothing gets on", EngineWorker, "work", "self.let_act(lambda",
-          "self._worker._keep_lease(); self.let_act(lambda"),
-    Plant("takeovers that lead to nothing make no lease longer", candidate, "lease_after", "min(1 << fruitless, LEASE_FACTOR_MAX)", "1"),
-    Plant("a lease once made longer stays so", Renewals, "committed", "!= self._usual_ms", "is None"),
+    Plant("lease not renewed within a batch", Worker, "_keep_lease",
+          "self._renewals is not None and (leader := self._renewals.due(self._now_ms())) is not None",
+          "False"),
+    Plant("entry of many commands is no progress", Worker, "_next_batch",
+          "self._apply(entry, letters, self._keep_lease)", "self._apply(entry, letters)"),
+    Plant("lease renewed also while nothing gets on", EngineWorker, "work",
+          "self.let_act(lambda: self.surroundings.while_working(self.other, hang_ms > 0))",
+          "self._worker._keep_lease();"
+          " self.let_act(lambda: self.surroundings.while_working(self.other, hang_ms > 0))"),
+    Plant("takeovers that lead to nothing make no lease longer", candidate, "lease_after",
+          "min(1 << fruitless, LEASE_FACTOR_MAX)", "1"),
+    Plant("a lease once made longer stays so", Renewals, "committed",
+          "self.leader.lease_ms != self._usual_ms", "False"),
     Plant("batches without bounds", Worker, "_next_batch",
-          "if core.waiting_events >= events_max or core.command_count >= commands_max:", "if False:"),
-    Plant("mail delivered while the next batch is applied already", Worker, "_finish_commit", "step.outgoing.append(",
-          "self._streams.deliver(self._index, "),
-    Plant("a full Redis counts as a bug", redis_clients, "_raise_passing", "if is_full(error):", "if False:"),
+          "core.waiting_events >= events_max or core.command_count >= commands_max", "False"),
+    Plant("mail delivered while the next batch is applied already", Worker, "_finish_commit",
+          "step.outgoing.append(Outgoing(stream_id, batch.outbox))",
+          "self._streams.deliver(self._index, Outgoing(stream_id, batch.outbox))"),
+    Plant("a full Redis counts as a bug", redis_clients, "_raise_passing", "is_full(error)", "False"),
     Plant("missing replicas count as a bug", redis_clients, "_raise_passing",
-          "if isinstance(error, known) or is_passing(error):", "if False:"),
+          "isinstance(error, known) or is_passing(error)", "False"),
     Plant("commit gives up when Redis is full", FaultyLog, "begin_commit", "(Fenced, *Unreachable)",
           "(Fenced, __import__('redis').ConnectionError)"),
-    Plant("batch given up when its lease cannot be renewed", FaultyLog, "renew_lease", "with suppress(*Unreachable):", "if True:"),
+    Plant("batch given up when its lease cannot be renewed", FaultyLog, "renew_lease",
+          "with suppress(*Unreachable): self._renew(shard, leader)", "self._renew(shard, leader)"),
     Plant("gateway takes what Redis has refused for appended", Gateway, "_append",
           "self._refused(stream, field, batch, is_first=is_first)", "pass"),
-    Plant("gateway refuses what may have been appended", Gateway, "_refused", "if not is_first:", "if False:"),
-    Plant("gateway does not look how large a log is", clients, "filled", "max(memory, log / log_max)", "memory"),
-    Plant("MARKET order bounded by what its gateway expects", MarketState, "match_order", "if order.bound_by_book else", "if False else"),
-    Plant("an order meets any number of others", Book, "match", "== matches_max", "== -1"),
-    Plant("one open order too many in a market", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
-    Plant("one open order too many in all", Shard, "_reason_to_refuse", ">= self._open_orders_max", "> self._open_orders_max"),
+    Plant("gateway refuses what may have been appended", Gateway, "_refused", "not is_first", "False"),
+    Plant("gateway does not look how large a log is", clients, "filled", "max(memory, log / log_max)",
+          "memory"),
+    Plant("MARKET order bounded by what its gateway expects", MarketState, "match_order",
+          "self._bound(order) if order.bound_by_book else order.price", "order.price"),
+    Plant("an order meets any number of others", Book, "match",
+          "len(matches) + len(expired) == matches_max", "False"),
+    Plant("one open order too many in a market", account_half, "reason_to_refuse",
+          "len(open_here) >= market.open_orders_max", "len(open_here) > market.open_orders_max"),
+    Plant("one open order too many in all", account_half, "reason_to_refuse",
+          "len(account.client_order_ids) >= open_orders_max",
+          "len(account.client_order_ids) > open_orders_max"),
 )  # fmt: skip
 
 
@@ -177,14 +220,20 @@ class VersionPlant(NamedTuple):
     """What only a process of the other release can show. One version alone agrees with itself."""
 
 
-_NEW_KIND = Plant("", next_release, "move_funds", "if config.kinds > KINDS:", "if True:")
-_NEW_FIELD = Plant("", next_release, "move_funds", 'if config.format > FORMAT else ""', 'if True else ""')
+_NEW_KIND = Plant("", next_release, "move_funds", "config.kinds > KINDS", "True")
+_NEW_FIELD = Plant(
+    "",
+    next_release,
+    "move_funds",
+    '"of the next release" if config.format > FORMAT else ""',
+    '"of the next release"',
+)
 _NOT_HELD = Plant(
     "",
     frames,
     "_check_is_no_later_switch",
-    "if counts and body.config.version == version + 1:",
-    "if False:",
+    "counts and body.config.version == version + 1",
+    "False",
 )
 
 VERSION_PLANTS = (
@@ -192,30 +241,32 @@ VERSION_PLANTS = (
     VersionPlant("new field before the switch", (_NEW_FIELD,), "the guard in encode_as halts the leader of the next release"),
     VersionPlant(
         "new rules before the switch",
-        (Plant("", next_release, "move_funds", "if config.rules > RULES:", "if True:"),),
+        (Plant("", next_release, "move_funds", "config.rules > RULES", "True"),),
         "no event tells of it and no guard knows it: workers of this release have another state than a replay by the next one",
     ),
     VersionPlant(
         "new kind before the switch, and no guard",
         (
             _NEW_KIND,
-            Plant("", Shard, "take", "if self.config is not None and self.config.kinds < this_release().kinds:", "if False:"),
+            Plant("", Journal, "take",
+                  "state.config is not None and state.config.kinds < this_release().kinds", "False"),
         ),
         "the checksum of a follower of this release differs, its ingest puts the event aside",
     ),
     VersionPlant(
         "new field before the switch, dropped without a word",
-        (_NEW_FIELD, Plant("", codec, "_with_fields", "if getattr(value, field.name) != field.default:", "if False:")),
+        (_NEW_FIELD, Plant("", codec, "_with_fields", "getattr(value, field.name) != field.default",
+                           "False")),
         "what was told is not what readers get",
     ),
     VersionPlant(
         "all fields written before the switch",
-        (Plant("", codec, "_with_fields", "kept = fields.get(type(value), len(names))", "kept = len(names)"),),
+        (Plant("", codec, "_with_fields", "fields.get(type(value), len(names))", "len(names)"),),
         "followers and readers of this release get bytes that it would not write",
     ),
     VersionPlant(
         "new snapshots before the switch",
-        (Plant("", snapshot, "_snapshot_of", "version=VERSIONS[shard.format]", "version=FORMAT_VERSION"),),
+        (Plant("", snapshot, "_snapshot_of", "VERSIONS[state.format]", "FORMAT_VERSION"),),
         "this release cannot be started again",
     ),
     VersionPlant(
@@ -232,17 +283,17 @@ VERSION_PLANTS = (
     ),
     VersionPlant(
         "worker takes what a later release wrote for garbage",
-        (Plant("", Worker, "_apply", "except LaterFormatError:\n        raise",
-               "except LaterFormatError as error:\n        letters.append(_dead_letter(entry, str(error)))\n        return"),),
+        (Plant("", Worker, "_apply", "raise",
+               "letters.append(_dead_letter(entry, 'of a later release')); return"),),
         "the same, and a follower of this release takes a switched shard over",
     ),
     VersionPlant(
         "switch refused by who does not read it",
         (
             _NOT_HELD,
-            Plant("", Shard, "_configure_shard",
+            Plant("", Configuration, "configure_shard",
                   'raise InvariantBroken(f"the shard is switched to what another release does: it {reason}")',
-                  "self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_REFUSED)"),
+                  "self._replies.refuse(command.reply_to, command.request_id, RejectReason.CONFIG_REFUSED)"),
         ),
         "the next release follows the same entry",
     ),
@@ -259,12 +310,15 @@ VERSION_PLANTS = (
     ),
     VersionPlant(
         "feeds skip what a later release wrote",
-        (Plant("", _ShardFollower, "follow", "self._hold(stream_id, error)", "self.feeds.skip(stream_id); continue"),),
+        (Plant("", _ShardFollower, "follow", "self._hold(stream_id, error)",
+               "self.feeds.skip(stream_id); continue"),),
         "what feeds of this release read after the switch is missing from the streams",
     ),
     VersionPlant(
         "switch allowed although a process does not read it",
-        (Plant("", switching, "plan_switch", "lacking = tuple(each for each in counted if", "lacking = tuple(each for each in () if"),),
+        (Plant("", switching, "plan_switch",
+               "tuple(each for each in counted if each.reads is None or not _reads(each.reads, newest))",
+               "()"),),
         "the process holds from then on, or does not start again",
     ),
 )  # fmt: skip
@@ -315,15 +369,6 @@ FOUND_BY: Final = {
 
 They are looked at first. Where one finds nothing any more, all are looked at.
 """
-
-
-@contextmanager
-def planted(plants: Iterable[Plant]) -> Iterator[None]:
-    """Plant some bugs for as long as this lasts."""
-    with pytest.MonkeyPatch.context() as patch:
-        for plant in plants:
-            patch.setattr(plant.owner, plant.method, grow(plant))
-        yield
 
 
 def first_of(seeds: Iterable[int], plants: Iterable[Plant]) -> int | None:

@@ -89,7 +89,7 @@ def test_losing_the_end_of_the_log_is_noticed() -> None:
     outcomes = [run(plan_of(seed, loses_tail=True)) for seed in range(60)]
     assert [outcome.failure for outcome in outcomes if outcome.failure] == []
     reasons = {outcome.detected.partition(":")[0] for outcome in outcomes if outcome.detected}
-    assert reasons == {"LogDamaged", "InvariantError"}
+    assert reasons == {"LogDamaged", "InvariantBroken"}
 
 
 def test_one_shard_does_what_the_oracle_does() -> None:

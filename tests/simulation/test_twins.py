@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from feeds.state import Outputs, SavedState
-from feeds.store import FeedsStore, Mark, RewoundError, SupersededError
+from feeds.store import FeedsStore, Mark
 from lab.simulation.database import IngestProcess, MemoryIngest, Tables
 from lab.simulation.faulty_log import LosingLog
 from lab.simulation.feeds import FeedsProcess, FeedsStores, MemoryFeedsStore
@@ -20,7 +20,7 @@ from protocol import streams
 from protocol.market import MarketMap
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD, EventReader
-from stream_log.interface import StreamLog
+from stream_log.interface import Fenced, Rewound, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
 from tests.support.market_log import publish_markets
@@ -64,7 +64,7 @@ def test_a_commit_is_written_whole_when_the_mark_is_as_expected(stores: Stores) 
     store.commit(SHARD, first, second, Outputs(), saved=SavedState(b"state", {"a": b"1", "b": b"2"}))
     assert store.load(SHARD)[:4] == (*second, b"state", {"a": b"1", "b": b"2"})
     assert stores.log.passed(SHARD) == {EventReader.FEEDS: second.stream_id}
-    with pytest.raises(RewoundError):
+    with pytest.raises(Rewound):
         store.commit(SHARD, first, Mark(StreamId(9), 9), Outputs(), saved=SavedState(b"wrong"))
     store.commit(SHARD, second, Mark(StreamId(7), 7), Outputs(), saved=SavedState(b"later", {}, ["a"]))
     assert store.load(SHARD)[:4] == (StreamId(7), 7, b"later", {"b": b"2"})
@@ -74,9 +74,9 @@ def test_who_started_last_writes(stores: Stores) -> None:
     first = stores.store()
     first.commit(SHARD, Mark(STREAM_START, 0), Mark(StreamId(5), 5), Outputs())
     second = stores.store()
-    with pytest.raises(SupersededError):
+    with pytest.raises(Fenced, match="has taken over"):
         first.commit(SHARD, Mark(StreamId(5), 5), Mark(StreamId(6), 6), Outputs())
-    with pytest.raises(SupersededError):
+    with pytest.raises(Fenced, match="has taken over"):
         first.load(SHARD)
     assert second.load(SHARD).published_id == StreamId(5)
 

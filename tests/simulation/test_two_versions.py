@@ -31,7 +31,7 @@ def test_what_is_new_is_told_after_the_switch_alone_and_stored_by_who_reads_it()
         simulation = Simulation(plan)
         with silent_logs(), no_waiting():
             simulation.run()
-        formats = {simulation.witness.twin(shard).format for shard in range(plan.shard_count)}
+        formats = {simulation.witness.twin(shard).state.format for shard in range(plan.shard_count)}
         assert formats in ({FORMAT}, {NEXT.format})
         if formats == {FORMAT}:
             assert simulation.tables.news == []

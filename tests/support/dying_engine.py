@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from typing import NoReturn
 
-from engine_worker.core.shard import Shard
+from engine_worker.core.messages import Messages
 from engine_worker.main import main
 from protocol.commands import MessageFrame, ShardMessage
 from stream_log.interface import Outgoing
@@ -44,14 +44,14 @@ def die_at_a_delivery(death: int) -> None:
     RedisStreamLog._drop_delivered = counted_drop  # type: ignore[assignment, method-assign]
 
 
-def all_messages(shard: Shard, frame: MessageFrame) -> Iterator[ShardMessage]:
+def all_messages(messages: Messages, frame: MessageFrame) -> Iterator[ShardMessage]:
     yield from frame.messages
-    shard.received[frame.source] = frame.first_sequence + len(frame.messages) - 1
+    messages._state.received[frame.source] = frame.first_sequence + len(frame.messages) - 1
 
 
 if __name__ == "__main__":
     if os.environ["DEATH"]:
         die_at_a_delivery(int(os.environ["DEATH"]))
     if os.environ.get("BROKEN_DEDUP"):
-        Shard.new_messages = all_messages  # type: ignore[assignment, method-assign]
+        Messages.new_messages = all_messages  # type: ignore[assignment, method-assign]
     main()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from engine_worker.core.shard import Shard
+from engine_worker.core.transfers import FundsTransfers
 from lab.simulation.next_release import (
     NEXT,
     DepositsCounted,
@@ -22,19 +22,19 @@ from lab.simulation.next_release import (
 
 __all__ = ["NEXT", "DepositsCounted", "LaterDeposit", "next_release", "plant"]
 
-_move_funds = Shard._move_funds
+_move_funds = FundsTransfers._move_funds
 
 
-def _tell_kind(shard: Shard, command: Any, account: Any) -> None:
-    _move_funds(shard, command, account)
-    shard._events.append(DepositsCounted(shard.time, 1))  # type: ignore[arg-type]  # it is new
+def _tell_kind(transfers: FundsTransfers, command: Any, account: Any) -> None:
+    _move_funds(transfers, command, account)
+    transfers._state.events.append(DepositsCounted(transfers._state.time, 1))  # type: ignore[arg-type]  # it is new
 
 
-def _tell_field(shard: Shard, command: Any, account: Any) -> None:
-    _move_funds(shard, command, account)
-    told = shard._events[-1]
+def _tell_field(transfers: FundsTransfers, command: Any, account: Any) -> None:
+    _move_funds(transfers, command, account)
+    told = transfers._state.events[-1]
     fields = [getattr(told, name) for name in told.__struct_fields__]
-    shard._events[-1] = LaterDeposit(*fields, "too early")  # type: ignore[call-arg]  # all fields in order
+    transfers._state.events[-1] = LaterDeposit(*fields, "too early")  # type: ignore[call-arg]  # all fields in order
 
 
 _CARELESSLY = {"kind": _tell_kind, "field": _tell_field}
@@ -48,7 +48,7 @@ def next_release(careless_with: str = "") -> Iterator[None]:
     """
     with (
         Running(Program.NEXT),
-        patch.object(Shard, "_move_funds", _CARELESSLY.get(careless_with, move_funds)),
+        patch.object(FundsTransfers, "_move_funds", _CARELESSLY.get(careless_with, move_funds)),
     ):
         yield
 
@@ -56,4 +56,4 @@ def next_release(careless_with: str = "") -> Iterator[None]:
 def plant(careless_with: str = "") -> None:
     """Make this process one of the next release, for its life."""
     become(Program.NEXT)
-    Shard._move_funds = _CARELESSLY.get(careless_with, move_funds)  # type: ignore[assignment,method-assign]
+    FundsTransfers._move_funds = _CARELESSLY.get(careless_with, move_funds)  # type: ignore[assignment,method-assign]

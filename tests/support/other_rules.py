@@ -13,30 +13,31 @@ from typing import Any
 import msgspec
 
 from engine_worker import main, snapshot_from_log
+from engine_worker.core.account_half import AccountHalf
 from engine_worker.core.accounts import Account
-from engine_worker.core.shard import Shard
 from engine_worker.cores import shard_of
 from engine_worker.frame_core import FrameCore
 from engine_worker.snapshots import STDOUT
 from engine_worker.worker import Worker
+from protocol.events import OrderFilled
 from protocol.market import Market
-from protocol.orders import FillReport, OrderState
+from protocol.orders import OrderState
 
 TAKER_FEE_PPM = 7_000
 _RETRY_S = 0.2
 
-_settle = Shard._settle
+_settle = AccountHalf._settle
 
 
 def _settle_otherwise(
-    self: Shard, account: Account, order: OrderState, market: Market, *fill: Any, **options: Any
-) -> tuple[OrderState, FillReport]:
+    self: AccountHalf, account: Account, order: OrderState, market: Market, *fill: Any, **options: Any
+) -> OrderFilled:
     other = msgspec.structs.replace(market, taker_fee_ppm=TAKER_FEE_PPM)
     return _settle(self, account, order, other, *fill, **options)
 
 
-class ShardWithOtherRules(Shard):
-    """A shard that takes another fee."""
+class AccountHalfWithOtherRules(AccountHalf):
+    """The account's half of a shard that takes another fee."""
 
     __slots__ = ()
     _settle = _settle_otherwise
@@ -51,7 +52,7 @@ class WorkerWithOtherRules(Worker):
 
     @core.setter
     def core(self, core: FrameCore) -> None:
-        shard_of(core).__class__ = ShardWithOtherRules
+        shard_of(core).account_half.__class__ = AccountHalfWithOtherRules
         self._core = core
 
 
@@ -66,7 +67,7 @@ def start_snapshot(output: int, environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    Shard._settle = _settle_otherwise  # type: ignore[method-assign]
+    AccountHalf._settle = _settle_otherwise  # type: ignore[method-assign]
     if sys.argv[1:] == ["snapshot"]:
         snapshot_from_log.main()
     else:

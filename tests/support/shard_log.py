@@ -103,7 +103,7 @@ class ShardLog:
             while mail:
                 frame = mail.pop(0)
                 target = self._shards[frame.target]
-                for message in target.new_messages(frame):
+                for message in target.messages.new_messages(frame):
                     target.apply(message, TimeMs(self._time))
                 mail += self._take(frame.target, touched)
         stream_id = StreamId(self._time, len(self.entries))

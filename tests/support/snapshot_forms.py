@@ -22,15 +22,15 @@ WRITTEN = [(GOLDEN / f"snapshot_2_shard_{shard}.bin").read_bytes() for shard in 
 
 def state_of(shard: Shard) -> dict[str, Any]:
     """What tests/golden/snapshot_2.json says of a shard."""
-    accounts = shard.accounts.values()
+    accounts = shard.state.accounts.values()
     orders = [order for each in accounts for found in each.open_orders.values() for order in found.values()]
     state = {
-        "order_count": shard.order_count,
-        "command_count": shard.command_count,
-        "checksum": shard.checksum,
-        "received": sorted(shard.received.items()),
-        "sent": sorted(shard.sent.items()),
-        "totals": sorted((a, t.fees, t.deposited, t.withdrawn, t.settled) for a, t in shard.totals.items()),
+        "order_count": shard.state.order_count,
+        "command_count": shard.state.command_count,
+        "checksum": shard.state.checksum,
+        "received": sorted(shard.state.received.items()),
+        "sent": sorted(shard.state.sent.items()),
+        "totals": sorted((a, t.fees, t.deposited, t.withdrawn, t.settled) for a, t in shard.state.totals.items()),
         "balances": sorted((e.account_id, a, f.available, f.held) for e in accounts for a, f in e.funds.items()),
         "open_orders": sorted(
             (o.order_id, o.client_order_id, o.market, o.side, o.price, o.quantity, o.cum_quantity, o.held,
@@ -42,7 +42,7 @@ def state_of(shard: Shard) -> dict[str, Any]:
                 "sequence": each.sequence, "trade_id": each.trade_id, "last_price": each.last_price,
                 "bids": shard.depth(symbol).bids, "asks": shard.depth(symbol).asks,
             }
-            for symbol, each in sorted(shard.markets.items())
+            for symbol, each in sorted(shard.state.markets.items())
         },
     }  # fmt: skip
     return msgspec.json.decode(msgspec.json.encode(state))  # type: ignore[no-any-return]

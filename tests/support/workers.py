@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from engine_worker.core.conservation import recount
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import (
@@ -160,6 +161,6 @@ def settled(workers: Sequence[Worker]) -> dict[str, int]:
     totals: dict[str, int] = {}
     for each in workers:
         each.shard.check_invariants()
-        for asset, *_, moved in each.shard.audit():
+        for asset, *_, moved in recount(each.shard.state):
             totals[asset] = totals.get(asset, 0) + moved
     return totals

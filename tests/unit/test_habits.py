@@ -1,11 +1,14 @@
 """Habits that no linter knows: the width of documents, the files that they name, and names of modules."""
 
+import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from protocol.streams import KEYS
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 100
@@ -49,6 +52,8 @@ SHARED_NAMES = {
     "activity": "the record of what was done with an account",
     "garbage": "Python's garbage collector",
     "sessions": "sessions of signed-in users",
+    "configuration": "the configuration of shards and their markets",
+    "transfers": "deposits and withdrawals",
 }
 """Module names that several packages use, each in one meaning.
 
@@ -56,16 +61,90 @@ A name with a second meaning is renamed instead.
 """
 
 
-def test_a_module_name_has_one_meaning() -> None:
-    tracked = subprocess.run(
-        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+def tracked(*patterns: str) -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    paths = [
-        Path(line) for line in tracked.stdout.splitlines() if not line.startswith(("tests/", "examples/"))
+    return listed.stdout.splitlines()
+
+
+def shared_names(paths: Iterable[str]) -> set[str]:
+    """Return the names that several modules have, commands and entry points aside."""
+    names = [
+        Path(path).stem
+        for path in paths
+        if not path.startswith(("tests/", "examples/")) and Path(path).parent.name != "commands"
     ]
-    names = [path.stem for path in paths if path.stem != "__init__" and path.parent.name != "commands"]
-    shared = {name for name in names if names.count(name) > 1}
-    assert shared == SHARED_NAMES.keys()
+    return {name for name in names if names.count(name) > 1 and name != "__init__"}
+
+
+def test_a_module_name_has_one_meaning() -> None:
+    assert shared_names(tracked("*.py")) == SHARED_NAMES.keys()
+
+
+def test_a_second_module_of_a_name_is_found() -> None:
+    assert shared_names(["mm/guard.py", "persist/guard.py", "persist/rows.py", "tests/rows.py"]) == {"guard"}
+
+
+def modules_with_helpers(sources: Mapping[str, str]) -> list[str]:
+    """Return which of the `sources`, by path, import something from a module of tests."""
+    return [
+        path
+        for path, text in sources.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom)
+        and node.module is not None
+        and node.module.startswith("tests.")
+        and node.module.rpartition(".")[2].startswith("test_")
+    ]
+
+
+def test_helpers_of_tests_are_in_support() -> None:
+    assert (
+        modules_with_helpers({path: (ROOT / path).read_text("utf-8") for path in tracked("tests/*.py")}) == []
+    )
+
+
+def test_a_helper_of_a_test_module_is_found() -> None:
+    sources = {"a.py": "from tests.unit.test_habits import tracked", "b.py": "from tests.support import keys"}
+    assert modules_with_helpers(sources) == ["a.py"]
+
+
+def placements(sources: Mapping[str, str]) -> list[str]:
+    """Return which of the `sources`, by path, place an account by its number and not by its slot."""
+    return [
+        path
+        for path, text in sources.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Mod)
+        and "account_id" in ast.unparse(node.left)
+        and ast.unparse(node.right) != "ACCOUNT_SLOTS"
+    ]
+
+
+def test_accounts_are_placed_by_their_slots_alone() -> None:
+    paths = [path for path in tracked("*.py") if not path.startswith("tests/")]
+    assert placements({path: (ROOT / path).read_text("utf-8") for path in paths}) == []
+
+
+def test_an_account_that_is_placed_otherwise_is_found() -> None:
+    assert placements({"a.py": "shard = order.account_id % count", "b.py": "even = number % 2"}) == ["a.py"]
+
+
+def granted(acl: str) -> set[str]:
+    """Return the first parts of the keys that the users of services are granted."""
+    services = [line for line in acl.splitlines() if " $commands" in line]
+    return set(re.findall(r" ~([\w{}]+?)(?::\*|\*)", "\n".join(services)))
+
+
+def test_every_key_is_granted_to_a_service_and_no_other() -> None:
+    acl = (ROOT / "cli" / "redis_users.acl").read_text("utf-8")
+    assert granted(acl) - {"*"} == KEYS.keys()
+
+
+def test_a_key_that_nobody_may_write_is_found() -> None:
+    assert granted("user a ~in:* ~{dramatiq}* $commands\nuser b allkeys") == {"in", "{dramatiq}"}
 
 
 def documents() -> list[Path]:

@@ -40,6 +40,7 @@ def seen(accounts: tuple[Api, ...]) -> list[dict[str, Any]] | None:
         return None
 
 
+# Takes long: the second Redis is killed and emptied, and everything in it has to come back.
 def test_orders_go_on_and_everything_is_shown_again(data_dir: Path) -> None:
     with running_exchange(data_dir, mm_enabled="false") as exchange:
         accounts = buyer, seller = (

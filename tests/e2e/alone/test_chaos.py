@@ -10,6 +10,7 @@ from tests.support.chaos_runs import TIMEOUT_S, broken, chaos
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
 
 
+# Takes long: faults need time to happen: half a minute of chaos is the least that has several.
 def test_a_broken_exchange_keeps_its_promises() -> None:
     status, found = chaos(
         *("--kills", "6", "--pauses", "2", "--redis-kills", "1", "--db-outages", "1", "--outage-s", "4"),

@@ -25,6 +25,8 @@ def trade(seller: Api, buyer: Api) -> Decimal:
     return buyer.balances()["BTC"][0] - before
 
 
+# Takes long: every process is restarted with another markets file, after commands that each start a
+# process.
 def test_fees_and_status_change_by_commands_and_by_nothing_else(data_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "markets.toml"
     text = importlib.resources.files("protocol").joinpath("markets.toml").read_text("utf-8")

@@ -56,6 +56,8 @@ def balance(api: Api, asset: str) -> str:
     return str(text)
 
 
+# Takes long: an exchange with markets of its own, traded on every market, and commands that start
+# processes.
 @pytest.mark.parametrize("shard_count", ["3"])
 def test_five_markets_of_assets_with_different_scales(
     data_dir: Path, tmp_path: Path, shard_count: str

@@ -14,6 +14,7 @@ from tests.support.lost_redis import SYMBOL, exchange_command, kill_everything, 
 from tests.support.running_exchange import RunningExchange, running_exchange
 
 
+# Takes long: an exchange is started, killed, restored from its archive, and started again.
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("shard_count", ["3"])
 def test_a_wiped_redis_is_restored_and_trading_goes_on(data_dir: Path, shard_count: str) -> None:

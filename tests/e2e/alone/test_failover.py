@@ -23,6 +23,7 @@ CLIENTS = 3
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
 
 
+# Takes long: each failover lasts a lease, and the next one waits until a standby is in step again.
 def test_trading_goes_on_through_failovers(data_dir: Path) -> None:
     with running_exchange(data_dir, standbys="1", snapshot_interval_s="2") as exchange:
         names = {each.name for each in exchange.processes()}

@@ -15,6 +15,7 @@ SHARDS = 3
 TIMEOUT_S = 60
 
 
+# Takes long: a killed feeds process is noticed, started again and catches up, for each shard.
 def test_two_feeds_processes_share_the_shards(data_dir: Path) -> None:
     with running_exchange(data_dir, shard_count=str(SHARDS), feeds_processes="2") as exchange:
         api = Api(exchange.url)

@@ -99,6 +99,7 @@ def is_known_to_edge(url: str) -> bool:
         return bool(json.loads(connection.recv(timeout=TIMEOUT_S))["status"] == 200)
 
 
+# Takes long: feeds, edges, gateways and the market maker look for new markets about once a second each.
 @pytest.mark.parametrize("shard_count", ["3"])
 def test_a_market_that_is_listed_while_everything_runs(
     data_dir: Path, tmp_path: Path, shard_count: str

@@ -52,6 +52,7 @@ def fails(exchange: RunningExchange, *arguments: str, **settings: str) -> str:
     return done.stdout + done.stderr
 
 
+# Takes long: a dozen commands of operators, each a process that starts.
 def test_an_account_is_frozen_emptied_limited_and_closed(operated: RunningExchange) -> None:
     account = new_account(operated.url, USDT="1000")
     number = number_of(account)
@@ -93,6 +94,7 @@ def test_an_account_is_frozen_emptied_limited_and_closed(operated: RunningExchan
     assert account.balances()["USDT"] == (Decimal(0), Decimal(0))
 
 
+# Takes long: commands of operators, each a process that starts.
 def test_money_comes_and_fees_go_by_the_treasurys_word(operated: RunningExchange) -> None:
     buyer, seller = new_account(operated.url), new_account(operated.url)
     for account, asset, amount in ((buyer, "usdt", "1000"), (seller, "eth", "1")):
@@ -150,6 +152,7 @@ def test_maintenance_is_announced_begins_and_ends(operated: RunningExchange) -> 
     eventually("it is over", lambda: status() == (0, "normal", False), TIMEOUT_S)
 
 
+# Takes long: commands of operators, each a process that starts.
 def test_a_key_that_was_replaced_signs_nothing_any_more(operated: RunningExchange) -> None:
     account = new_account(operated.url, USDT="1000")
     number = number_of(account)

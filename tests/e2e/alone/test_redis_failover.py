@@ -53,6 +53,7 @@ def servers(data_dir: Path) -> Iterator[RedisServers]:
         yield running
 
 
+# Takes long: sentinel takes seconds to find a master dead and to promote its replica, several times.
 def test_promotions_under_load_lose_no_acknowledged_order(servers: RedisServers, data_dir: Path) -> None:
     with exchange_on(servers, data_dir, 1, standbys=STANDBYS) as exchange:
         traders = [Trader(exchange.url, number) for number in range(CLIENTS)]

@@ -11,6 +11,7 @@ from tests.support.running_exchange import running_exchange
 SYMBOL = "SOLUSDT"
 
 
+# Takes long: an exchange is started twice.
 def test_a_restart_of_everything_loses_nothing(data_dir: Path) -> None:
     with running_exchange(data_dir) as exchange:
         public = Api(exchange.url)

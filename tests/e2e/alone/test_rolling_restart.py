@@ -19,6 +19,8 @@ OTHERS = [
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
 
 
+# Takes long: every process of an exchange with replicas is replaced, one after the other, each once the
+# last is ready.
 def test_an_upgrade_under_load_is_not_noticed() -> None:
     status, found = chaos("--rolling", "--orders", "800", "--rate", "150")
     result = found["result"]

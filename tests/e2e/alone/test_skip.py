@@ -53,6 +53,8 @@ def works(account: Api, symbol: str) -> bool:
     return True
 
 
+# Takes long: the supervisor waits between two starts of a worker that halts, and a halt is waited for
+# twice.
 def test_unknown_mail_halts_and_is_skipped(data_dir: Path) -> None:
     with (
         running_exchange(data_dir, shard_count="3", mm_enabled="false") as exchange,

@@ -199,6 +199,7 @@ def test_everything_is_charged(processes: Processes) -> None:
         assert (answer.status_code, used(answer) - before) == (204, 1)
 
 
+# Takes long: three gateways start one after the other.
 def test_a_ban_is_known_everywhere_and_outlives_a_gateway(processes: Processes) -> None:
     limited = {"RATE_LIMITS_ENABLED": "true", "REQUEST_WEIGHT_PER_MINUTE": "5"}
     url, other = processes.gateway(**limited), processes.gateway(**limited)

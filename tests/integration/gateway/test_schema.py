@@ -13,6 +13,7 @@ SEED = 20_261_129
 EXAMPLES, WALKING, STEPS = 6, 60, 8
 
 
+# Takes long: a thousand generated requests: some for every endpoint.
 @pytest.mark.timeout(600)
 def test_answers_are_what_the_description_says(processes: Processes) -> None:
     with exchange(processes) as (url, document):

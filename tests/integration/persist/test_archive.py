@@ -119,9 +119,9 @@ def test_a_message_is_never_archived_without_the_command_that_sent_it(
             archiver.cover(shard, log.last_id(streams.events(shard)))
             shards = [rebuilt(database_url, shard, markets) for shard in range(3)]
             for target in shards:
-                for source, number in target.received.items():
-                    assert number <= shards[source].sent.get(target.index, 0)
-                    others += number < shards[source].sent[target.index]
+                for source, number in target.state.received.items():
+                    assert number <= shards[source].state.sent.get(target.state.index, 0)
+                    others += number < shards[source].state.sent[target.state.index]
     assert others, "some messages were on their way"
 
 
@@ -195,7 +195,7 @@ def test_an_archive_that_was_away_goes_on_at_a_snapshot(database_url: str, log: 
     with psycopg.connect(database_url) as connection:
         shard, stream_id = decode_snapshot(ShardArchive(connection, 0).snapshot(snapshot))
     assert stream_id == snapshot
-    assert shard.command_count < trading.workers[0].shard.command_count
+    assert shard.state.command_count < trading.workers[0].shard.state.command_count
 
 
 def test_snapshots_are_archived_when_due_and_the_oldest_go_with_their_log(
@@ -214,7 +214,7 @@ def test_snapshots_are_archived_when_due_and_the_oldest_go_with_their_log(
         assert [each.stream_id for each in archive.snapshots()] == ids[:0:-1]
         newest = archive.snapshots()[0]
         assert newest.sequences == {
-            symbol: state.sequence for symbol, state in trading.workers[0].shard.markets.items()
+            symbol: state.sequence for symbol, state in trading.workers[0].shard.state.markets.items()
         }
         restored, stream_id = decode_snapshot(archive.snapshot(newest.stream_id))
         assert (state_hash(restored), stream_id) == (state_hash(trading.workers[0].shard), ids[-1])

@@ -73,7 +73,7 @@ async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
     redis_url: str, client: "redis.asyncio.Redis", cuts: int
 ) -> None:
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(lambda: LISTING, 1, links, client, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: LISTING, links, client, client, lambda: TimeMs(0))
     links.call_when_ready(accounts.reconnected)
     link = links.of(0)
     await links.start()
@@ -114,7 +114,7 @@ async def test_portions_that_are_published_again_with_other_ends_are_told_once(
 ) -> None:
     """As after a promotion of a replica that did not know yet how far feeds had come."""
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(lambda: LISTING, 1, links, client, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: LISTING, links, client, client, lambda: TimeMs(0))
     await links.start()
     listener = Listener()
     try:
@@ -146,7 +146,7 @@ async def test_who_leaves_while_another_joins_does_not_make_it_deaf(
     """As when a client that was refused a part of its subscriptions connects anew, before the edge has seen
     it leave."""
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(lambda: LISTING, 1, links, client, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: LISTING, links, client, client, lambda: TimeMs(0))
     link = links.of(0)
     await links.start()
     leaving, staying = Listener(), Listener()
@@ -171,7 +171,7 @@ async def test_who_leaves_while_another_joins_does_not_make_it_deaf(
 async def test_50_000_accounts_are_caught_up_at_once(redis_url: str, client: "redis.asyncio.Redis") -> None:
     """With a few questions to the shard's server, and nobody else waits for long meanwhile."""
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(lambda: LISTING, 1, links, client, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: LISTING, links, client, client, lambda: TimeMs(0))
     links.call_when_ready(accounts.reconnected)
     link = links.of(0)
     await links.start()
@@ -214,7 +214,7 @@ async def test_a_deposit_of_an_asset_that_was_listed_a_moment_ago_waits_for_its_
 ) -> None:
     listings = [Listing.of({}, 1)]
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(lambda: listings[-1], 1, links, client, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: listings[-1], links, client, client, lambda: TimeMs(0))
     await links.start()
     listener = Listener()
     try:

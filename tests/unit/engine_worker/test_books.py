@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.conservation import recount
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot
 from protocol.commands import CancelOrder, Deposit, PlaceOrder
@@ -83,7 +84,7 @@ def audited(shard: Shard) -> AuditReply:
 
 
 def test_an_audit_looks_at_no_account(shard: Shard) -> None:
-    shard.accounts = accounts = CountedAccounts(shard.accounts)
+    shard.state.accounts = accounts = CountedAccounts(shard.state.accounts)
     audited(shard)
     assert accounts.looked_at == 0
     shard.check_invariants()
@@ -103,18 +104,18 @@ def test_the_books_are_what_the_accounts_have(shard: Shard) -> None:
             ("KIWI", 100_000 - 30 - 1, 30, 1, 100_000, 0, 0),
             ("PLUM", 100_000 - 240, 240, 0, 100_000, 0, 0),
         )
-        assert list(reply.rows) == each.audit()
+        assert list(reply.rows) == recount(each.state)
         assert reply.open_orders == 2
 
 
 def test_accounts_that_have_something_else_are_found_where_there_is_time(shard: Shard) -> None:
     """As in the process that takes a snapshot: the books add up, and one account has more than they say."""
-    shard.accounts[BUYER].funds["PLUM"].available += 1
+    shard.state.accounts[BUYER].funds["PLUM"].available += 1
     shard.check_money()
     with pytest.raises(InvariantBroken, match="PLUM"):
         shard.check_invariants()
-    shard.accounts[BUYER].funds["PLUM"].available -= 1
-    shard.totals["PLUM"].held += 1
+    shard.state.accounts[BUYER].funds["PLUM"].available -= 1
+    shard.state.totals["PLUM"].held += 1
     with pytest.raises(
         InvariantBroken, match="PLUM: the books say held 241 of 100000, the accounts have held 240"
     ):

@@ -74,7 +74,7 @@ def test_after_a_restore_it_is_the_same(exchange: Exchange) -> None:
 
 
 def test_a_snapshot_of_before_it_says_when_it_was_made(exchange: Exchange) -> None:
-    for account in exchange.shard.accounts.values():
+    for account in exchange.shard.state.accounts.values():
         account.changed_time = TimeMs(0)  # what a snapshot without the field is read as
     exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId(5)))
     assert exchange.told(ALICE) == exchange.time

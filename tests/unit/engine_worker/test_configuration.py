@@ -70,8 +70,8 @@ def test_a_market_is_listed_at_its_shard_which_tells_the_others(exchange: Exchan
     ]
     for shard in range(2):
         assert exchange.knows(shard).markets == (LISTED,)
-    assert exchange.shards[0].markets.keys() == {"BTCUSDT"}
-    assert exchange.shards[1].markets == {}
+    assert exchange.shards[0].state.markets.keys() == {"BTCUSDT"}
+    assert exchange.shards[1].state.markets == {}
     assert isinstance(
         exchange.tell(1, Deposit(0, "", AccountId(3), "USDT", AssetUnits(10**13), "in")), object
     )
@@ -94,7 +94,7 @@ def test_what_may_not_change(exchange: Exchange, config: MarketConfig, reason: R
     before = [state_hash(shard) for shard in exchange.shards]
     assert exchange.refusal(0, ConfigureMarket(0, "", config)) is reason
     assert exchange.knows(0).markets == (LISTED,)
-    assert exchange.shards[1].market_configs == {"BTCUSDT": LISTED}
+    assert exchange.shards[1].state.market_configs == {"BTCUSDT": LISTED}
     assert state_hash(exchange.shards[1]) == before[1]
 
 
@@ -140,9 +140,9 @@ def test_new_orders_are_refused_where_nobody_trades(open_exchange: Exchange, sta
 
 def test_an_order_on_its_way_to_a_market_that_was_halted_gets_its_money_back(open_exchange: Exchange) -> None:
     """Its account's shard has not heard of the halt yet."""
-    open_exchange.shards[0].set_market(changed(status=MarketStatus.HALTED))
+    open_exchange.shards[0].configuration.set_market(changed(status=MarketStatus.HALTED))
     assert open_exchange.refusal(1, order(AccountId(3), Side.BUY)) is RejectReason.MARKET_CLOSED
-    funds = open_exchange.shards[1].accounts[AccountId(3)].funds["USDT"]
+    funds = open_exchange.shards[1].state.accounts[AccountId(3)].funds["USDT"]
     assert (funds.available, funds.held) == (10**13, 0)
 
 
@@ -172,7 +172,7 @@ def test_a_shard_follows_other_windows_from_the_command_on(exchange: Exchange) -
         exchange.tell(0, ConfigureShard(0, "", ShardConfig(windows=windows, version=2))), Configured
     )
     assert exchange.knows(0).shard == ShardConfig(windows=windows, version=2)
-    assert exchange.shards[0].requests.window_ms == 10
+    assert exchange.shards[0].state.requests.window_ms == 10
 
 
 @pytest.mark.parametrize(
@@ -193,17 +193,17 @@ def test_a_snapshot_brings_the_configuration_along(open_exchange: Exchange) -> N
     open_exchange.configure(changed(status=MarketStatus.CANCEL_ONLY, maker_fee_ppm=1, open_orders_max=3))
     for shard in open_exchange.shards:
         again, _ = decode_snapshot(encode_snapshot(shard, STREAM_START))
-        assert again.market_configs == shard.market_configs
-        assert again.config == shard.config
+        assert again.state.market_configs == shard.state.market_configs
+        assert again.state.config == shard.state.config
         assert again.digest() == shard.digest()
         assert encode_snapshot(again, STREAM_START) == encode_snapshot(shard, STREAM_START)
-        assert shard.index or again.markets["BTCUSDT"].market.open_orders_max == 3
+        assert shard.state.index or again.state.markets["BTCUSDT"].market.open_orders_max == 3
 
 
 def test_two_shards_that_differ_only_in_their_configuration_are_not_the_same(exchange: Exchange) -> None:
     exchange.configure()
     one, _ = decode_snapshot(encode_snapshot(exchange.shards[0], STREAM_START))
-    one.set_market(changed(taker_fee_ppm=3_000))
+    one.configuration.set_market(changed(taker_fee_ppm=3_000))
     assert one.digest() != exchange.shards[0].digest()
     assert state_hash(one) != state_hash(exchange.shards[0])
 
@@ -221,15 +221,15 @@ def test_the_bytes_of_a_snapshot_do_not_tell_how_the_state_came_about() -> None:
             for asset in ("BTC", "ETH", "USDT")[:: 1 if account == accounts[0] else -1]:
                 shard.apply(Deposit(0, "", account, asset, AssetUnits(5), "in " + asset), TimeMs(1))
         shard.take()
-        shard.checksum = 0  # of the events, which came in another order
-        shard.transfers = Transfers(1)  # a queue
+        shard.state.checksum = 0  # of the events, which came in another order
+        shard.state.transfers = Transfers(1)  # a queue
         snapshots.append(encode_snapshot(shard, STREAM_START))
     assert snapshots[0] == snapshots[1]
 
 
 def test_a_taker_from_another_shard_is_answered_when_the_market_is_not_open(open_exchange: Exchange) -> None:
     shard = open_exchange.shards[0]
-    shard.set_market(changed(status=MarketStatus.ANNOUNCED))
+    shard.configuration.set_market(changed(status=MarketStatus.ANNOUNCED))
     taker = MatchOrder(
         OrderId(301), AccountId(3), "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(100),
         QuantityLots(5), AssetUnits(0), False, order(BUYER, Side.BUY).self_trade_prevention,
@@ -244,7 +244,7 @@ def test_a_taker_from_another_shard_is_answered_when_the_market_is_not_open(open
 
 def test_a_program_does_not_go_on_with_rules_that_it_does_not_know(exchange: Exchange) -> None:
     shard = exchange.shards[0]
-    shard.set_config(ShardConfig(rules=RULES + 1, version=2))
+    shard.configuration.set_config(ShardConfig(rules=RULES + 1, version=2))
     with pytest.raises(
         SnapshotError, match=f"follows rules {RULES + 1}, this program knows them up to {RULES}"
     ):
@@ -270,10 +270,10 @@ def test_a_market_that_contradicts_itself_is_a_dead_letter(wrong: dict[str, obje
     (dead,) = apply_entry(shard, Entry("in:{0}", StreamId(5), {COMMANDS_FIELD: frame}))
     assert (dead.number, msgspec.msgpack.decode(dead.payload)) == (0, [8, 1, "r", config])
     assert shard.take().replies == [("r", Refused(1, TimeMs(1), RejectReason.NOT_UNDERSTOOD))]
-    assert shard.market_configs == {}
+    assert shard.state.market_configs == {}
     right = msgspec.msgpack.encode((FORMAT, 1, [[8, 2, "r", [list(msgspec.structs.astuple(BTC)), 0, 1, 1]]]))
     apply_entry(shard, Entry("in:{0}", StreamId(6), {COMMANDS_FIELD: right}))
-    assert shard.market_configs == {"BTCUSDT": LISTED}
+    assert shard.state.market_configs == {"BTCUSDT": LISTED}
 
 
 ETH = MarketConfig(msgspec.structs.replace(BTC, symbol="ETHUSDT", base="ETH"), 1)
@@ -292,7 +292,7 @@ def test_an_asset_has_one_scale_in_all_markets_that_a_shard_knows(exchange: Exch
     other = changed(ETH, version=1, quote_scale=7)
     assert exchange.refusal(1, ConfigureMarket(0, "", other)) is RejectReason.CONFIG_REFUSED
     assert isinstance(exchange.configure(ETH), Configured)
-    assert exchange.shards[0].market_map.by_asset.keys() == {"BTC", "USDT", "ETH"}
+    assert exchange.shards[0].state.market_map.by_asset.keys() == {"BTC", "USDT", "ETH"}
 
 
 def test_the_scale_of_an_asset_stays_when_its_markets_are_delisted(exchange: Exchange) -> None:
@@ -313,17 +313,17 @@ def test_two_shards_that_are_told_other_scales_at_once_never_trade_with_each_oth
     """
     other = changed(ETH, version=1, quote_scale=7)
     for shard, config in ((0, LISTED), (1, other)):
-        exchange.shards[shard].apply(ConfigureMarket(77, "r", config), TimeMs(99))
+        exchange.shards[shard].apply(ConfigureMarket(77, "r", config), exchange.shards[shard].state.time)
     mail = [(source, exchange.shards[source].take().outbox) for source in range(2)]
     for _, outbox in mail:
         for target, _, message in outbox:
-            exchange.shards[target].apply(message, TimeMs(100))
+            exchange.shards[target].apply(message, exchange.shards[target].state.time)
     assert exchange.knows(0).markets == (LISTED,)
     assert exchange.knows(1).markets == (other,)
     third = Shard(2, MarketMap.placed([], 3))
     for config in (other, LISTED):
         third.apply(KnowMarket(config), TimeMs(100))
-    assert third.market_configs == {"ETHUSDT": other}
+    assert third.state.market_configs == {"ETHUSDT": other}
     for each in exchange.shards:
         restored, _ = decode_snapshot(encode_snapshot(each, STREAM_START))
         assert state_hash(restored) == state_hash(each)
@@ -347,7 +347,7 @@ def test_a_supply_counts_from_its_command_on(exchange: Exchange) -> None:
     assert not isinstance(deposit("e", 1), Refused)
     exchange.configure(changed(version=3, base_supply=600))
     assert isinstance(deposit("f", 1), Refused)
-    assert exchange.shards[0].accounts[SELLER].funds["BTC"].available == 501 * 10**8
+    assert exchange.shards[0].state.accounts[SELLER].funds["BTC"].available == 501 * 10**8
     exchange.shards[0].check_invariants()
 
 
@@ -356,9 +356,9 @@ def test_the_largest_supply_of_the_listed_markets_counts(exchange: Exchange) -> 
     exchange.configure(changed(version=1, quote_supply=100))
     exchange.configure(changed(ETH, version=1, quote_supply=300))
     for shard in exchange.shards:
-        assert shard.market_map.supply("USDT") == 300 * 10**8
+        assert shard.state.market_map.supply("USDT") == 300 * 10**8
     delisting = changed(ETH, status=MarketStatus.DELISTED, quote_supply=300)
-    exchange.shards[0].set_market(delisting)
-    assert exchange.shards[0].market_map.supply("USDT") == 100 * 10**8
-    exchange.shards[0].set_market(changed(status=MarketStatus.DELISTED, quote_supply=100))
-    assert exchange.shards[0].market_map.supply("USDT") == 300 * 10**8
+    exchange.shards[0].configuration.set_market(delisting)
+    assert exchange.shards[0].state.market_map.supply("USDT") == 100 * 10**8
+    exchange.shards[0].configuration.set_market(changed(status=MarketStatus.DELISTED, quote_supply=100))
+    assert exchange.shards[0].state.market_map.supply("USDT") == 300 * 10**8

@@ -83,7 +83,7 @@ def house() -> House:
 
 def test_fees_leave_once_and_no_more_than_there_are(house: House) -> None:
     house.trade()
-    assert house.shard.totals["PLUM"].fees == FEE
+    assert house.shard.state.totals["PLUM"].fees == FEE
     assert reason_of(house.take_fees(FEE + 1)) is RejectReason.INSUFFICIENT_BALANCE
     assert reason_of(house.take_fees(0)) is RejectReason.AMOUNT_OUT_OF_RANGE
     assert reason_of(house.take_fees(1, asset="NONE")) is RejectReason.UNKNOWN_ASSET
@@ -95,7 +95,7 @@ def test_fees_leave_once_and_no_more_than_there_are(house: House) -> None:
     assert [event for event in house.events if isinstance(event, FeesWithdrawn)] == [
         FeesWithdrawn(house.time, "PLUM", AssetUnits(7), "f")
     ]
-    totals = house.shard.totals["PLUM"]
+    totals = house.shard.state.totals["PLUM"]
     assert (totals.fees, totals.withdrawn) == (FEE - 7, 7)
 
 
@@ -103,18 +103,18 @@ def test_an_account_is_closed_when_nothing_of_it_is_left(house: House) -> None:
     house.trade()
     assert reason_of(house.close(ANN)) is RejectReason.ACCOUNT_IN_USE, "it has FIG"
     assert reason_of(house.close(BOB)) is RejectReason.ACCOUNT_IN_USE, "it has PLUM"
-    balance = house.shard.accounts[BOB].funds["PLUM"].available
+    balance = house.shard.state.accounts[BOB].funds["PLUM"].available
     house.withdraw(BOB, "PLUM", balance)
     assert isinstance(house.close(BOB), FundsReply)
-    assert list(house.shard.accounts) == [ANN]
+    assert list(house.shard.state.accounts) == [ANN]
     assert house.events[-1] == AccountClosed(house.time, BOB)
     assert isinstance(house.close(BOB), FundsReply), "once more changes nothing"
     assert house.events[-1] == AccountClosed(house.time, BOB)
     assert [type(event) for event in house.events].count(AccountClosed) == 1
     assert isinstance(house.withdraw(BOB, "PLUM", balance), FundsReply), "an equal repeat still succeeds"
-    assert list(house.shard.accounts) == [ANN]
+    assert list(house.shard.state.accounts) == [ANN]
     house.deposit(BOB, "FIG", 5, "again")
-    assert list(house.shard.accounts) == [ANN, BOB]
+    assert list(house.shard.state.accounts) == [ANN, BOB]
 
 
 def test_an_account_with_an_open_order_is_not_closed(house: House) -> None:
@@ -134,7 +134,7 @@ def test_an_account_whose_keys_are_remembered_is_not_closed(house: House) -> Non
     restored = decode_snapshot(encode_snapshot(house.shard, STREAM_START))[0]
     house.time = TimeMs(2 + WINDOWS.key_ms)
     assert isinstance(house.close(ANN), FundsReply)
-    assert not house.shard.accounts
+    assert not house.shard.state.accounts
     house.shard, before = restored, house.shard
     house.close(ANN)
     assert state_hash(house.shard) == state_hash(before)
@@ -144,7 +144,7 @@ def test_an_account_whose_keys_are_remembered_is_not_closed(house: House) -> Non
 
 def test_what_is_empty_is_forgotten(house: House) -> None:
     house.trade()
-    ann, bob = house.shard.accounts[ANN], house.shard.accounts[BOB]
+    ann, bob = house.shard.state.accounts[ANN], house.shard.state.accounts[BOB]
     assert (list(ann.funds), list(bob.funds)) == (["FIG"], ["PLUM"])
     assert (ann.open_orders, bob.open_orders) == ({}, {})
     house.withdraw(ANN, "FIG", ann.funds["FIG"].available)

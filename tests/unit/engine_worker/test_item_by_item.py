@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
 from engine_worker.entries import (
@@ -90,7 +90,7 @@ def test_a_command_that_is_not_understood_leaves_no_trace_in_the_state(shard: Sh
     apply_entry(twin, commands(deposit(1), deposit(4)))
     shard.take()
     twin.take()
-    assert (state_hash(shard), shard.command_count) == (state_hash(twin), 2)
+    assert (state_hash(shard), shard.state.command_count) == (state_hash(twin), 2)
     before = state_hash(shard)
     apply_entry(shard, commands([99, 9, "other"]))
     assert state_hash(shard) == before
@@ -136,13 +136,13 @@ def test_unknown_mail_halts_the_shard_before_it(shard: Shard, entry: Entry, reas
 def test_what_was_applied_before_may_look_as_it_likes(shard: Shard) -> None:
     """A frame that was delivered twice, and of which the operator had the first skipped."""
     apply_entry(shard, skipped(mail([99, 1], MATCH)))
-    assert shard.received == {1: 2}
+    assert shard.state.received == {1: 2}
     shard.take()
     before = state_hash(shard)
     apply_entry(shard, mail([99, 1], MATCH))
     assert state_hash(shard) == before
     apply_entry(shard, mail([99, 1], MATCH, MATCH))
-    assert shard.received == {1: 3}
+    assert shard.state.received == {1: 3}
 
 
 STRANGERS = [
@@ -163,35 +163,40 @@ def test_what_no_shard_of_this_exchange_sent_to_this_one_is_a_dead_letter(shard:
 def test_a_skipped_entry_is_an_event_and_a_command_and_nothing_else(shard: Shard) -> None:
     apply_entry(shard, commands(deposit(1)))
     shard.take()
-    time, count = shard.time, shard.command_count
+    time, count = shard.state.time, shard.state.command_count
     apply_entry(shard, skipped(commands(deposit(2)))._replace(stream_id=ID))
     output = shard.take()
     assert output.events == [EntrySkipped(time, str(ID), "ada", "looked at it")]
-    assert (output.replies, output.outbox, shard.time, shard.command_count) == ([], [], time, count + 1)
-    assert shard.received == {}
+    assert (output.replies, output.outbox, shard.state.time, shard.state.command_count) == (
+        [],
+        [],
+        time,
+        count + 1,
+    )
+    assert shard.state.received == {}
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_the_mail_after_skipped_mail_is_applied(shard: Shard, count: int) -> None:
     apply_entry(shard, skipped(mail(*[[99]] * count)))
-    assert shard.received == {1: count}
+    assert shard.state.received == {1: count}
     apply_entry(shard, mail(MATCH, first=count + 1))
-    assert shard.received == {1: count + 1}
+    assert shard.state.received == {1: count + 1}
 
 
 def test_skipped_mail_that_a_stranger_wrote_does_not_take_the_place_of_real_mail(shard: Shard) -> None:
     forged = mail(MATCH, [99])
     instruction = SkipEntry(0, "", str(ID), "ada", "shard 1 never sent it", counts_as_received=False)
     apply_entry(shard, as_skipped(forged, encode_skip(instruction, NOW_US)))
-    assert shard.received == {}
+    assert shard.state.received == {}
     apply_entry(shard, mail(MATCH))
-    assert shard.received == {1: 1}
+    assert shard.state.received == {1: 1}
 
 
 def test_skipped_mail_of_nobody_changes_nothing_that_is_received(shard: Shard) -> None:
     for entry in STRANGERS:
         apply_entry(shard, skipped(entry))
-    assert shard.received == {}
+    assert shard.state.received == {}
 
 
 def test_an_instruction_for_another_entry_skips_nothing(shard: Shard) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from engine_worker.core import shard as shard_module
+from engine_worker.core import replies
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
@@ -152,21 +152,23 @@ def test_what_nobody_waits_for_is_not_remembered(exchange: Exchange) -> None:
         exchange.ask(Deposit(0, "bench", ALICE, "FIG", AssetUnits(1), f"b{number}"))
         exchange.ask(Deposit(5, "", ALICE, "FIG", AssetUnits(1), f"c{number}"))
     assert exchange.balance(ALICE)["FIG"] == (90_006, 0)
-    assert not any(len(shard.requests) or shard.requests_under_way for shard in exchange.engine.shards)
+    assert not any(
+        len(shard.state.requests) or shard.state.requests_under_way for shard in exchange.engine.shards
+    )
 
 
 def test_old_outcomes_are_dropped_a_few_per_command(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "DROPS_PER_COMMAND", 2)
+    monkeypatch.setattr(replies, "DROPS_PER_COMMAND", 2)
     shard = exchange.engine.shards[ALICE % exchange.engine.market_map.shard_count]
     for number in range(1, 11):
         exchange.ask(cancel(number))
-    assert len(shard.requests) == 10
+    assert len(shard.state.requests) == 10
     exchange.now += 1_001
     for number in range(11, 16):
         exchange.ask(cancel(number))
-    assert len(shard.requests) == 10 - 5 * 2 + 5
+    assert len(shard.state.requests) == 10 - 5 * 2 + 5
 
 
 def test_a_request_that_came_again_after_its_window_stays_when_its_older_outcome_is_dropped() -> None:
@@ -188,7 +190,7 @@ def test_how_many_are_dropped_at_once_changes_nothing(
 ) -> None:
     hashes = []
     for drops in (0, 1, 1_000):
-        monkeypatch.setattr(shard_module, "DROPS_PER_COMMAND", drops)
+        monkeypatch.setattr(replies, "DROPS_PER_COMMAND", drops)
         exchange = Exchange(shard_count)
         for number in range(1, 61):
             exchange.now += 290
@@ -287,7 +289,7 @@ def test_too_many_keys_are_refused_and_none_is_forgotten_early(exchange: Exchang
 def test_keys_of_an_account_that_is_silent_are_dropped() -> None:
     exchange = Exchange()
     exchange.ask(order(1, key="k"))
-    account = exchange.engine.shards[0].accounts[ALICE]
+    account = exchange.engine.shards[0].state.accounts[ALICE]
     assert account.keyed is not None
     exchange.now += 5_001
     exchange.ask(Deposit(2, "gateway", BOB, "FIG", AssetUnits(1), "t"))

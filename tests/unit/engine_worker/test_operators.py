@@ -89,7 +89,7 @@ class SignedExchange:
         """Sign a command and append it."""
         self.requests += 1
         body = msgspec.structs.replace(body, request_id=self.requests, reply_to="r")
-        to = self.shard.index if shard is None else shard
+        to = self.shard.state.index if shard is None else shard
         (reply,) = self.write(
             sign(private or PRIVATE[role], role.name, to, TimeMs(self.now + 1 + deadline), body)
         )
@@ -165,7 +165,7 @@ class TestWhoMaySayWhat:
     def test_a_deadline_is_no_further_away_than_outcomes_are_remembered(
         self, exchange: SignedExchange, role: Role, body: SignedBody
     ) -> None:
-        window = exchange.shard.windows.request_ms
+        window = exchange.shard.state.windows.request_ms
         assert reason(exchange.tell(role, body, deadline=window + 1)) is RejectReason.NOT_AUTHORIZED
         reply = exchange.tell(role, body, deadline=window)
         assert not isinstance(reply, Refused) or reply.reason is RejectReason.AMOUNT_OUT_OF_RANGE
@@ -188,8 +188,8 @@ class TestWhoMaySayWhat:
 
     @staticmethod
     def assert_nothing_but_time_passed(exchange: SignedExchange, before: str) -> None:
-        exchange.shard.command_count -= 1
-        exchange.shard.time = TimeMs(exchange.shard.time - 1)
+        exchange.shard.state.command_count -= 1
+        exchange.shard.state.time = TimeMs(exchange.shard.state.time - 1)
         assert state_hash(exchange.shard) == before
 
 
@@ -199,7 +199,7 @@ def test_who_appends_a_signed_command_again_gets_its_first_outcome(exchange: Sig
     (first,) = exchange.write(signed)
     (again,) = exchange.write(signed)
     assert first == again
-    assert exchange.shard.accounts[BUYER].funds["USDT"].available == 9 * 10**12
+    assert exchange.shard.state.accounts[BUYER].funds["USDT"].available == 9 * 10**12
     exchange.now += 40_000
     (late,) = exchange.write(signed)
     assert reason(late) is RejectReason.TOO_LATE
@@ -360,7 +360,7 @@ def test_open_orders_of_every_account_are_bounded_while_they_trade(exchange: Sig
     exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, STREAM_START))
     assert reason(place()) is RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL
     assert all(isinstance(reply, OrderReply) for reply in placed)
-    assert len(exchange.shard.accounts[BUYER].client_order_ids) == 3
+    assert len(exchange.shard.state.accounts[BUYER].client_order_ids) == 3
     assert isinstance(exchange.ask(order(SELLER, Side.SELL, 200)), OrderReply), "it is each account's own"
     bound(3, 4)
     assert isinstance(place(), OrderReply)
@@ -443,22 +443,24 @@ class TestDelisting:
             exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", changed(status=MarketStatus.DELISTING))),
             Configured,
         )
-        left = [len(shard.markets["BTCUSDT"].book.orders)]
-        while shard.drains:
+        left = [len(shard.state.markets["BTCUSDT"].book.orders)]
+        while shard.state.drains:
             exchange.shard, _ = decode_snapshot(encode_snapshot(shard, STREAM_START))
             shard = exchange.shard
             exchange.write(Tick())
-            left.append(len(shard.markets["BTCUSDT"].book.orders))
+            left.append(len(shard.state.markets["BTCUSDT"].book.orders))
         assert left == [150, 50, 0]
-        assert shard.market_configs["BTCUSDT"] == changed(version=3, status=MarketStatus.DELISTED)
-        assert all(not account.open_orders for account in shard.accounts.values())
-        assert all(funds.held == 0 for account in shard.accounts.values() for funds in account.funds.values())
+        assert shard.state.market_configs["BTCUSDT"] == changed(version=3, status=MarketStatus.DELISTED)
+        assert all(not account.open_orders for account in shard.state.accounts.values())
+        assert all(
+            funds.held == 0 for account in shard.state.accounts.values() for funds in account.funds.values()
+        )
         assert reason(exchange.ask(order(BUYER, Side.BUY))) is RejectReason.MARKET_CLOSED
         shard.check_invariants()
 
     def test_a_market_without_orders_is_delisted_at_once(self, exchange: SignedExchange) -> None:
         exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", changed(status=MarketStatus.DELISTING)))
-        assert exchange.shard.market_configs["BTCUSDT"].status is MarketStatus.DELISTED
+        assert exchange.shard.state.market_configs["BTCUSDT"].status is MarketStatus.DELISTED
 
     def test_it_may_be_listed_again_and_its_trades_go_on(self, exchange: SignedExchange) -> None:
         exchange.ask(order(BUYER, Side.BUY))
@@ -468,7 +470,7 @@ class TestDelisting:
         assert isinstance(exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", again)), Configured)
         exchange.ask(order(BUYER, Side.BUY))
         exchange.ask(order(SELLER, Side.SELL))
-        assert exchange.shard.markets["BTCUSDT"].trade_id == 2
+        assert exchange.shard.state.markets["BTCUSDT"].trade_id == 2
 
     def test_nobody_says_that_a_market_is_delisted_but_the_shard(self, exchange: SignedExchange) -> None:
         for status in (MarketStatus.DELISTED,):
@@ -481,8 +483,8 @@ class TestDelisting:
         again = changed(version=3, status=MarketStatus.TRADING)
         assert isinstance(exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", again)), Configured)
         exchange.write(Tick())
-        assert len(exchange.shard.markets["BTCUSDT"].book.orders) == 50
-        assert exchange.shard.market_configs["BTCUSDT"].status is MarketStatus.TRADING
+        assert len(exchange.shard.state.markets["BTCUSDT"].book.orders) == 50
+        assert exchange.shard.state.market_configs["BTCUSDT"].status is MarketStatus.TRADING
 
 
 class TestCancelingOrders:
@@ -495,17 +497,17 @@ class TestCancelingOrders:
         assert isinstance(reply, Canceling)
         assert reply.orders == 150
         exchange.write(Tick())
-        assert not exchange.shard.markets["BTCUSDT"].book.orders
-        assert exchange.shard.market_configs["BTCUSDT"].status is MarketStatus.HALTED
+        assert not exchange.shard.state.markets["BTCUSDT"].book.orders
+        assert exchange.shard.state.market_configs["BTCUSDT"].status is MarketStatus.HALTED
 
     def test_of_an_account_only_those_that_were_there(self, exchange: SignedExchange) -> None:
         for price in range(100, 250):
             exchange.ask(order(BUYER, Side.BUY, price))
         exchange.tell(Role.OPERATOR, CancelOrders(0, "", BUYER))
-        assert len(exchange.shard.accounts[BUYER].open_orders["BTCUSDT"]) == 50
+        assert len(exchange.shard.state.accounts[BUYER].open_orders["BTCUSDT"]) == 50
         reply = exchange.ask(order(BUYER, Side.BUY, 99))
         assert isinstance(reply, OrderReply)
-        (left,) = exchange.shard.accounts[BUYER].open_orders["BTCUSDT"]
+        (left,) = exchange.shard.state.accounts[BUYER].open_orders["BTCUSDT"]
         assert left == reply.order.order_id
 
     def test_of_a_market_that_there_is_not(self, exchange: SignedExchange) -> None:

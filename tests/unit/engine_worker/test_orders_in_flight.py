@@ -23,7 +23,7 @@ class Exchange:
     def __init__(self) -> None:
         self.engine = Engine(market_map(SHARD_COUNT))
         for shard in self.engine.shards:
-            shard.set_config(ShardConfig(in_flight_max=MOST))
+            shard.configuration.set_config(ShardConfig(in_flight_max=MOST))
         self.market_shard = self.engine.market_map.shard_of_market(SYMBOL)
         self.far = self.account_on((self.market_shard + 1) % SHARD_COUNT)
         self.near = self.account_on(self.market_shard)
@@ -159,7 +159,7 @@ def test_what_is_on_its_way_still_counts_after_a_restart(exchange: Exchange) -> 
 
 def test_without_a_number_nothing_is_refused(exchange: Exchange) -> None:
     for shard in exchange.engine.shards:
-        shard.set_config(ShardConfig())
+        shard.configuration.set_config(ShardConfig())
     assert all(not exchange.ask(order(number, exchange.far)) for number in range(1, 5)), (
         "its markets let it have four"
     )

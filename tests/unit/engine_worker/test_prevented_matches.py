@@ -41,7 +41,7 @@ class Exchange:
         mode: SelfTradePrevention = NONE,
         terms: OrderTerms | None = None,
     ) -> tuple[OrderReply | Refused, list[Event]]:
-        number = self.shard.command_count
+        number = self.shard.state.command_count
         command = PlaceOrder(
             number, "me", ALICE, f"o{number}", "BTCUSDT", side, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(price),
             QuantityLots(lots), self_trade_prevention=mode, terms=terms,
@@ -122,7 +122,9 @@ def test_a_strategy_stays_with_its_order(exchange: Exchange) -> None:
     assert [order.terms for order in states if order.order_id == reply.order.order_id] == [strategy, strategy]
     reply, _ = exchange.place(Side.SELL, 100_000, 12_500, NONE, strategy)
     exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId(5)))
-    (order,) = (each for each in exchange.shard.accounts[ALICE].open_orders["BTCUSDT"].values() if each.terms)
+    (order,) = (
+        each for each in exchange.shard.state.accounts[ALICE].open_orders["BTCUSDT"].values() if each.terms
+    )
     assert order.terms == strategy
 
 

@@ -109,11 +109,11 @@ def test_messages_bring_their_shards_time() -> None:
     receiver = Shard(0, Settings(shard_count=2).market_map())
     frame = encode_messages(MessageFrame(1, 0, 1, (), (NOON + 7) * 1_000))
     apply_entry(receiver, Entry("in:{0}", StreamId(NOON + HOUR), {MESSAGES_FIELD: frame}))
-    assert receiver.time == 0  # nothing was applied
+    assert receiver.state.time == 0  # nothing was applied
     missed = CancelMissed(OrderId(3), AccountId(2), "ETHUSDT", 1, "r")
     frame = encode_messages(MessageFrame(1, 0, 1, (missed,), (NOON + 7) * 1_000))
     apply_entry(receiver, Entry("in:{0}", StreamId(NOON + HOUR, 1), {MESSAGES_FIELD: frame}))
-    assert receiver.time == NOON + 7
+    assert receiver.state.time == NOON + 7
 
 
 def test_mail_to_and_fro_moves_no_time_while_rediss_clock_is_ahead() -> None:
@@ -146,15 +146,15 @@ def test_mail_to_and_fro_moves_no_time_while_rediss_clock_is_ahead() -> None:
     commanded(NOON, Deposit(1, "r", account, "USDT", AssetUnits(10**15), "in"))
     for request_id in range(2, 12):
         commanded(NOON + request_id, msgspec.structs.replace(order(request_id), account_id=account))
-    assert [each.order_count for each in shards] == [10 if index == here else 0 for index in range(2)]
-    assert [each.time for each in shards] == [NOON + 1_011] * 2
+    assert [each.state.order_count for each in shards] == [10 if index == here else 0 for index in range(2)]
+    assert [each.state.time for each in shards] == [NOON + 1_011] * 2
 
 
 def test_time_stands_in_the_snapshot() -> None:
     moved = shard()
     enter(moved, NOON + 10_000, NOON + 5_000, Tick())
     again, _ = decode_snapshot(encode_snapshot(moved, STREAM_START))
-    assert again.time == moved.time == NOON + 6_000
+    assert again.state.time == moved.state.time == NOON + 6_000
     for each in (moved, again):
         enter(each, NOON + 10_001, NOON, Tick())
     assert again.take().events[-1] == moved.take().events[-1] == TimePassed(TimeMs(NOON + 6_000))
@@ -170,7 +170,7 @@ def test_what_is_appended_after_its_deadline_is_refused(deadline: int, is_late: 
     assert isinstance(reply, Refused if is_late else OrderReply)
     if isinstance(reply, Refused):
         assert reply.reason is RejectReason.TOO_LATE
-        assert late.order_count == 0
+        assert late.state.order_count == 0
 
 
 def test_no_clock_but_rediss_counts_for_a_deadline() -> None:

@@ -43,8 +43,8 @@ def test_all_that_counts_is_there(index: int) -> None:
     said = dict(SAID["shards"][index])
     assert str(stream_id) == said.pop("stream_id")
     assert state_of(shard) == said
-    assert shard.time == stream_id.ms
-    assert {each.market for each in shard.market_configs.values()} == set(MARKETS.markets)
+    assert shard.state.time == stream_id.ms
+    assert {each.market for each in shard.state.market_configs.values()} == set(MARKETS.markets)
 
 
 def test_from_then_on_it_is_a_snapshot_like_any_other(index: int) -> None:
@@ -62,12 +62,15 @@ def test_an_order_that_was_on_its_way_is_answered() -> None:
     shards = [decoded(index)[0] for index in range(2)]
     (pending,) = (
         order
-        for account in shards[source].accounts.values()
+        for account in shards[source].state.accounts.values()
         for orders in account.open_orders.values()
         for order in orders.values()
         if order.status is OrderStatus.IN_FLIGHT
     )
-    assert (shards[target].received[source], shards[source].sent[target]) == (sequence - 1, sequence)
+    assert (shards[target].state.received[source], shards[source].state.sent[target]) == (
+        sequence - 1,
+        sequence,
+    )
     order = MatchOrder(
         pending.order_id, pending.account_id, pending.market, pending.side, pending.order_type, pending.time_in_force,
         pending.price, pending.quantity, AssetUnits(0), False, pending.self_trade_prevention,
@@ -81,7 +84,7 @@ def test_an_order_that_was_on_its_way_is_answered() -> None:
     assert reply_to == "gate"
     assert isinstance(reply, OrderReply)
     assert reply.order.order_id == pending.order_id
-    assert shards[source].requests_under_way == {}
+    assert shards[source].state.requests_under_way == {}
 
 
 def log_with(index: int) -> tuple[MemoryStreamLog, StreamId]:
@@ -111,7 +114,7 @@ def test_a_worker_goes_on_from_where_the_last_one_stopped(index: int) -> None:
     again = worker(log, index, MarketMap.of(dearer, 2))
     again.start()
     assert again.shard.digest() == first.shard.digest()
-    assert again.shard.market_configs == first.shard.market_configs
+    assert again.shard.state.market_configs == first.shard.state.market_configs
 
 
 def test_what_was_committed_after_the_snapshot_is_not_decided_again(index: int) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from engine_worker.core.shard import DROPS_PER_COMMAND, Shard
+from engine_worker.core.replies import DROPS_PER_COMMAND
+from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from protocol.commands import Deposit, Tick, Withdraw
 from protocol.orders import Balance, RejectReason
@@ -49,8 +50,8 @@ def is_reused(reply: Reply) -> bool:
 def test_an_equal_repeat_changes_nothing_and_succeeds(shard: Shard) -> None:
     assert has(move(shard, Deposit, "a", 100), 100)
     assert has(move(shard, Deposit, "a", 100, time=1_001), 100)
-    assert has(move(shard, Withdraw, "w", 30), 70)
-    assert has(move(shard, Withdraw, "w", 30), 70)
+    assert has(move(shard, Withdraw, "w", 30, time=1_001), 70)
+    assert has(move(shard, Withdraw, "w", 30, time=1_001), 70)
 
 
 def test_deposits_and_withdrawals_have_ids_of_their_own(shard: Shard) -> None:
@@ -90,10 +91,10 @@ def test_forgetting_takes_a_bounded_number_per_command_and_shows_nowhere(shard: 
     for number in range(count):
         move(shard, Deposit, f"{number}", 1, time=1)
     restored, _ = decode_snapshot(encode_snapshot(shard, STREAM_START))
-    assert len(restored.transfers) == count
+    assert len(restored.state.transfers) == count
     shard.apply(Tick(), TimeMs(1_002))
-    assert len(shard.transfers) == count - DROPS_PER_COMMAND
+    assert len(shard.state.transfers) == count - DROPS_PER_COMMAND
     restored.apply(Tick(), TimeMs(1_002))
     again, _ = decode_snapshot(encode_snapshot(shard, STREAM_START))
-    assert len(again.transfers) == 0
+    assert len(again.state.transfers) == 0
     assert state_hash(again) == state_hash(shard) == state_hash(restored)

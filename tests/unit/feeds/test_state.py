@@ -5,14 +5,7 @@ import pytest
 
 from feeds import state
 from feeds.frames import decode
-from feeds.state import (
-    BASE_PERIOD_MS,
-    BASES_PER_BATCH,
-    InvariantError,
-    Outputs,
-    ShardFeeds,
-    UnknownMarketError,
-)
+from feeds.state import BASE_PERIOD_MS, BASES_PER_BATCH, Outputs, ShardFeeds
 from protocol import streams
 from protocol.codec import decode_events, encode_events, encode_frame
 from protocol.configuration import MarketConfig
@@ -44,6 +37,7 @@ from protocol.units import (
     TimeMs,
     TradeId,
 )
+from protocol.violations import InvariantBroken, UnknownMarketError
 from tests.support.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map
 
 FIRST = StreamId(START_MS)
@@ -131,7 +125,7 @@ def test_an_accounts_portions_say_where_they_begin_and_end(feeds: ShardFeeds) ->
 def test_a_gap_or_a_repeat_stops_the_feeds(feeds: ShardFeeds, log: MarketLog, sequence: int) -> None:
     feeds.apply(FIRST, frame(log.depth(START_MS, (Side.BUY, 5, 6))))
     wrong = DepthChanged(TimeMs(START_MS), BTC, Sequence(sequence), ())
-    with pytest.raises(InvariantError, match=f"{BTC} goes on with {sequence} after 1"):
+    with pytest.raises(InvariantBroken, match=f"{BTC} goes on with {sequence} after 1"):
         feeds.apply(SECOND, frame(wrong))
 
 

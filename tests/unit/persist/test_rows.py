@@ -21,7 +21,6 @@ from persist.rows import (
     Rows,
     Table,
     TradeGapError,
-    UnknownMarketError,
     database_time,
     last_trade_ids,
     rows_of,
@@ -49,6 +48,7 @@ from protocol.orders import (
 )
 from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+from protocol.violations import UnknownMarketError
 from tests.support.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
 from tests.support.shard_log import ShardLog
 

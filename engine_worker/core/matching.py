@@ -17,6 +17,7 @@ from engine_worker.core.enums import (
     make_taker_fill,
     make_trade,
 )
+from engine_worker.core.invariants import InvariantBroken
 from protocol.commands import (
     CancelMissed,
     CancelResting,
@@ -70,6 +71,8 @@ class MarketState:
         """
         book, side = self.book, order.side
         price = self._bound(order) if order.bound_by_book else order.price
+        # Before the book is touched: a refusal leaves no trace
+        # (docs/decisions/0001-two-halves-of-an-order.md).
         reason = self._reason_to_refuse(order, price)
         if reason is not None:
             return refused_taker(order, reason), []
@@ -104,7 +107,10 @@ class MarketState:
             price_range_exceeded = opposite.best is not None  # it may not pay what that one asks for
         rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match and not limit_reached
         if rests:
+            if opposite.best is not None and opposite.best.rank <= price * opposite.sign:
+                raise InvariantBroken(f"{order.market}: order {order.order_id} would rest in a crossed book")
             book.add(order.order_id, order.account_id, side, price, leaves)
+        # After the trades, and once for all of them: readers apply a market's events by their sequence.
         self._tell_depth(time, events)
         outcome = TakerOutcome(
             order.order_id,
