@@ -15,7 +15,8 @@ from runtime.settings import Settings
 BY_OPERATOR: Final = "by an operator"
 _VERIFY: Final[LiteralString] = noting(
     """
-    UPDATE users SET verified_at = coalesce(verified_at, now()) WHERE email = lower(%(who)s) OR account_id::text = %(who)s
+    UPDATE users SET verified_at = coalesce(verified_at, now()) WHERE email = lower(%(who)s)
+    OR account_id::text = %(who)s
     RETURNING account_id, %(detail)s::text AS detail
     """,
     "SELECT account_id FROM changed",

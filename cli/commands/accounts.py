@@ -100,7 +100,8 @@ def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_
 @click.option(
     "--in-flight",
     type=click.IntRange(0, 2**31),
-    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: no "
+    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: "
+    "no "
     "limit.",
 )
 def limit_all(open_orders: int | None, in_flight: int | None) -> None:

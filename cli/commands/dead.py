@@ -41,8 +41,8 @@ from stream_log.redis_log import RedisStreamLog
 _SHOWN_REASON = 60
 _SHOWN_PAYLOAD = 200
 _APPLIED_NOW = """\
-These commands are applied now, at what the books and balances are now, and not when they were sent. Whoever sent them was told that
-they were not understood, or nothing, and does not wait any more: they may have been sent again since.
+These commands are applied now, to the present books and balances, not to those when they were sent.
+Their senders got a refusal or no answer, and no longer wait: they may have sent them again since.
 """
 
 

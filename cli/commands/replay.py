@@ -46,7 +46,8 @@ class _Report(msgspec.Struct, frozen=True):
     "--from-beginning/--from-snapshot",
     "from_beginning",
     default=None,
-    help="Where to begin; otherwise at the beginning if Redis still has it, and at the older snapshot if not.",
+    help="Where to begin; otherwise at the beginning if Redis still has it, and at the older snapshot if "
+    "not.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per shard.")
 def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json: bool) -> None:

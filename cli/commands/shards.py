@@ -66,8 +66,10 @@ def _show(report: ShardReport, assets: Mapping[str, Asset]) -> None:
         "snapshot": "none yet"
         if report.snapshot_age_ms is None
         else f"saved {report.snapshot_age_ms} ms ago",
-        "position": f"{report.position}, epoch {report.epoch}; the oldest command waits {report.waiting_ms} ms",
-        "streams": f"{report.input_entries} input, {report.event_entries} events, {report.outbox_entries} outbox, "
+        "position": f"{report.position}, epoch {report.epoch}; the oldest command waits {report.waiting_ms} "
+        "ms",
+        "streams": f"{report.input_entries} input, {report.event_entries} events, {report.outbox_entries} "
+        "outbox, "
         f"{report.dead_letters} dead letters",
         "passed": ", ".join(f"{reader} {stream_id}" for reader, stream_id in report.passed.items())
         or "nobody reads yet",

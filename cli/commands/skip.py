@@ -28,10 +28,11 @@ from stream_log.redis_log import RedisStreamLog
 _WARNING = """\
 Nothing of this entry will ever be applied, by this program or a later one.
 """
-_SENT = """Shard {source} has sent these messages. What they would have settled here is not settled: an order may stay on its way, and the
-difference has to be booked by hand (docs/how-to/respond-to-alerts.md).
+_SENT = """\
+Shard {source} has sent these messages. Their settlements do not happen here: an order may stay in flight,
+and the difference has to be booked by hand (docs/how-to/respond-to-alerts.md).
 """
-_FORGED = """Shard {source} has not sent these messages: somebody else wrote them. They do not count as received.
+_FORGED = """Shard {source} has not sent these messages: they are forged, and do not count as received.
 """
 
 

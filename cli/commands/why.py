@@ -42,7 +42,8 @@ def why(order_id: int | None, client_order_id: str | None, account_id: int | Non
 def _show(story: Story) -> None:
     name = f"order {story.order_id}" if story.order_id is not None else "an order without a number"
     console.print(
-        f"{name} ({story.client_order_id!r}) of account {story.account_id} in {story.market}: {story.status}\n",
+        f"{name} ({story.client_order_id!r}) of account {story.account_id} in {story.market}: "
+        f"{story.status}\n",
         highlight=False,
     )
     for step in story.steps:

@@ -1,8 +1,8 @@
 """Backups of the embedded PostgreSQL: base backups, and the write-ahead log (WAL) since, as it is written.
 
-DIR/0001/base/20260131T120000Z/      a base backup by pg_basebackup, named after the second at whose beginning it was complete
-DIR/0001/wal/                        the log, by pg_receivewal: segments, the newest of which is `.partial`
-DIR/0002/…                           another line: what was recovered, or begun anew, writes a log of its own
+    DIR/0001/base/20260131T120000Z/  a base backup by pg_basebackup; the name is its time of completion
+    DIR/0001/wal/                    the log, by pg_receivewal: segments, the newest one `.partial`
+    DIR/0002/…                       another line: a recovered or new database writes another log
 
 `exchange backup` makes a base backup, and notes in the data folder (`backup.json`) which line it belongs to.
 From then on `exchange up` runs pg_receivewal. A replication slot keeps the log that pg_receivewal has not got

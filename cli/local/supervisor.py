@@ -200,7 +200,8 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C on the terminal is for the supervisor, which ends the others in order
+                # Ctrl-C on the terminal is for the supervisor, which ends the others in order
+                start_new_session=True,
                 user=command.user,
                 group=command.group,
                 preexec_fn=end_with_parent(command.stop_signal),

@@ -80,7 +80,8 @@ def failover(target: Target, kills: int, resting: int, lease_ms: int) -> list[Re
                 runs=outages,
                 reference="an order at other times",
                 reference_runs=usual,
-                notes=f"p99 {_within(outages, 990):.0f} ms of {kills}; {others} orders answered otherwise than "
+                notes=f"p99 {_within(outages, 990):.0f} ms of {kills}; {others} orders answered otherwise "
+                "than "
                 "accepted",
             )
         )

@@ -130,7 +130,8 @@ def signer(target: Target) -> Callable[[int, str], bytes]:
     port = target.settings.rest_port
     heads = [
         (
-            f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: 0\r\n\r\n".encode(),
+            f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: "
+            "0\r\n\r\n".encode(),
             secret,
         )
         for key, secret in target.accounts

@@ -118,7 +118,8 @@ def _collector_as_in_a_worker() -> Iterator[None]:
 def _copied(url: str, rows: Rows) -> float:
     """Return the seconds that the database takes for the rows when they need not be made."""
     made: list[tuple[Table, Sequence[OrderRow]]] = [
-        (TRADES, rows.trade_rows()), (FILLS, rows.fills), (LEDGER_ENTRIES, rows.ledger_entries), (ORDERS, rows.order_rows())
+        (TRADES, rows.trade_rows()), (FILLS, rows.fills), (LEDGER_ENTRIES, rows.ledger_entries), (ORDERS,
+            rows.order_rows())
     ]  # fmt: skip
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         began = time.perf_counter()

@@ -364,7 +364,7 @@ class Witness(Watch):
         self._inputs: list[list[Entry]] = [[] for _ in shards]
         """What each shard has applied, when it is kept."""
         self._later_from: dict[int, StreamId] = {}
-        """Shard -> the first entry that only the next release reads: a switch or a switched shard's message."""
+        """Shard -> the first entry that only the next release reads: a switch or its messages."""
         self.positions = [STREAM_START for _ in shards]
         """Up to where each twin is."""
         self._hashes: dict[int, tuple[StreamId, str]] = {}
