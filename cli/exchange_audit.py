@@ -103,7 +103,7 @@ class ExchangeAudit(msgspec.Struct, frozen=True):
             if each.settled:
                 found.append(
                     f"{each.asset}: the settlements of all shards do not cancel out: "
-                    f"{format_units(each.settled, scale)} was received and paid by nobody"
+                    f"{format_units(each.settled, scale)} was received without being paid"
                 )
             if each.difference() and each.difference() != each.settled:
                 found.append(
@@ -238,7 +238,7 @@ def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: Shard
         if StreamId.parse(stored) >= bound:
             return None
         if error:
-            return f"it stands still: {error}"
+            return f"it has stopped: {error}"
         if time.monotonic() > deadline:
             return f"it is behind, at {stored}"
         time.sleep(ASK_EVERY_S)

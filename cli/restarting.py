@@ -229,4 +229,4 @@ def _wait(
 
 
 def _rest(left: list[str]) -> str:
-    return f"Not restarted yet: {', '.join(left)}; `exchange restart {' '.join(left)}` goes on."
+    return f"Not restarted yet: {', '.join(left)}; `exchange restart {' '.join(left)}` continues."

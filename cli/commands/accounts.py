@@ -75,12 +75,8 @@ def thaw(account: int) -> None:
 @click.option(
     "--open-orders", type=click.IntRange(min=0), help="Open orders in all markets together; 0: no limit."
 )
-@click.option(
-    "--orders-10s", type=click.IntRange(min=0), help="Orders in ten seconds; 0: no limit of its own."
-)
-@click.option(
-    "--orders-1d", type=click.IntRange(min=0), help="Orders in a day (UTC); 0: no limit of its own."
-)
+@click.option("--orders-10s", type=click.IntRange(min=0), help="Orders in ten seconds; 0: no separate limit.")
+@click.option("--orders-1d", type=click.IntRange(min=0), help="Orders in a day (UTC); 0: no separate limit.")
 def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_1d: int | None) -> None:
     """Set an account's limits. What is not named stays as it is."""
     named = {"open_orders_max": open_orders, "orders_10s_max": orders_10s, "orders_1d_max": orders_1d}

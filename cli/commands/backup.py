@@ -53,7 +53,7 @@ class Status(msgspec.Struct, frozen=True):
     "--status",
     "only_status",
     is_flag=True,
-    help="Show what can be recovered; ends with 1 when it is not healthy.",
+    help="Show what can be recovered; exit code 1 if the backup is not healthy.",
 )
 @click.option(
     "--keep",
@@ -150,7 +150,7 @@ def _await_receiver(settings: Settings, connection: psycopg.Connection[Any]) -> 
         if time.monotonic() > deadline:
             raise BackupError(
                 f"The log is not written into the backup: see {log_file(settings, backups.RECEIVER)}. An "
-                "exchange that was started by an earlier version must be started anew (`exchange down`, "
+                "exchange that was started by an earlier version must be restarted (`exchange down`, "
                 "`exchange up`)."
             )
         time.sleep(0.1)

@@ -18,7 +18,7 @@ from stream_log.redis_log import RedisStreamLog
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only show what there is, and what forbids to convert it.")
+@click.option("--dry-run", is_flag=True, help="Only show the data, and what prevents its conversion.")
 @click.option(
     "--json",
     "as_json",

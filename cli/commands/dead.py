@@ -58,13 +58,13 @@ class _Listing(msgspec.Struct, frozen=True):
     "--json", "as_json", is_flag=True, help="Print JSON: count, letters; a letter's payload is in base64."
 )
 @click.option("--shard", type=click.IntRange(min=0), help="Only this shard's.")
-@click.option("--payload", "with_payload", is_flag=True, help="Show also what could not be understood.")
+@click.option("--payload", "with_payload", is_flag=True, help="Also show the undecodable bytes.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="The newest so many of each shard.",
+    help="Maximum number of letters per shard, the newest ones.",
 )
 @click.option(
     "--database/--no-database", default=True, help="List also the events that the database could not take."

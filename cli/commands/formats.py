@@ -53,7 +53,7 @@ def formats(context: click.Context, as_json: bool) -> None:
 @click.option(
     "--without",
     multiple=True,
-    help="A process that has not been heard and will not come back. May be repeated.",
+    help="A process without a heartbeat that will not return. May be repeated.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def switch(without: tuple[str, ...], yes: bool) -> None:

@@ -37,7 +37,7 @@ class _Report(msgspec.Struct, frozen=True):
     "--verify",
     is_flag=True,
     required=True,
-    help="Compare with what the exchange wrote (all it can do so far).",
+    help="Compare with the exchange's output (required).",
 )
 @click.option(
     "--shard", type=click.IntRange(min=0), help="Only this shard; otherwise all, one after the other."

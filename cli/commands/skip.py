@@ -42,7 +42,7 @@ class _Stop(NamedTuple):
 
 
 @click.command()
-@click.option("--shard", type=click.IntRange(min=0), required=True, help="The shard that stands still.")
+@click.option("--shard", type=click.IntRange(min=0), required=True, help="The halted shard.")
 @click.option("--id", "stream_id", required=True, help="The entry's id, as the reason of the halt names it.")
 @click.option("--operator", required=True, help="Your name; it is kept with the entry.")
 @click.option("--reason", required=True, help="Why the entry is passed over; it is kept, too.")
@@ -72,7 +72,7 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
         ):
             stop = _stop(log, client, shard, stream_id)
             console.print(
-                f"Shard {shard} stands still: {stop.reason}\n\nEntry {stream_id}:",
+                f"Shard {shard} is halted: {stop.reason}\n\nEntry {stream_id}:",
                 markup=False,
                 soft_wrap=True,
             )
