@@ -34,7 +34,8 @@ _TERMS: Final = """
 _REVOKE: Final[LiteralString] = noting(
     """
     UPDATE api_keys SET revoked_at = now()
-    WHERE key = %(key)s AND account_id = %(account)s AND revoked_at IS NULL RETURNING account_id, key AS detail
+    WHERE key = %(key)s AND account_id = %(account)s AND revoked_at IS NULL RETURNING account_id,
+    key AS detail
     """,
     "SELECT key FROM api_keys WHERE key = %(key)s AND account_id = %(account)s",
 )

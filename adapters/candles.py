@@ -12,7 +12,8 @@ from protocol.units import TimeMs
 _HOUR_MS: Final = 3_600_000
 _DAY_MS, _MONTH_MS = 86_400_000, 31 * 86_400_000
 
-_COLUMNS: Final = """(extract(epoch from open_time) * 1000)::bigint, open, high, low, close, volume, quote_volume,
+_COLUMNS: Final = """(extract(epoch from open_time) * 1000)::bigint, open, high, low, close, volume,
+    quote_volume,
     trade_count, taker_buy_volume, taker_buy_quote"""
 # One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both
 # sides, so that it reads few chunks however much history there is. The last earlier candle may be anywhere:
@@ -26,7 +27,8 @@ _EARLIER: Final = {
             ORDER BY open_time DESC LIMIT 1)
             UNION ALL
             (SELECT {_COLUMNS} FROM "candles_1d"
-            WHERE market = %(market)s AND open_time < to_timestamp(%(near)s / 1000.0) ORDER BY open_time DESC LIMIT 1)
+            WHERE market = %(market)s AND open_time < to_timestamp(%(near)s / 1000.0)
+            ORDER BY open_time DESC LIMIT 1)
         ) AS earlier ORDER BY 1 DESC LIMIT 1)
     """
     for interval in INTERVALS
@@ -43,7 +45,8 @@ _STATEMENTS: Final = {
     for interval in INTERVALS
 }
 # Candles in time zones other than UTC are computed from smaller ones on request.
-_SUMS: Final = """market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close ORDER BY open_time DESC))[1],
+_SUMS: Final = """market, (array_agg(open ORDER BY open_time))[1], max(high), min(low),
+    (array_agg(close ORDER BY open_time DESC))[1],
     sum(volume), sum(quote_volume), sum(trade_count), sum(taker_buy_volume), sum(taker_buy_quote)"""
 _FIXED: Final = (
     "floor((extract(epoch from open_time) * 1000 - %(grid)s) / %(length)s) * %(length)s + %(grid)s"
@@ -54,13 +57,15 @@ _ZONED_STATEMENTS: Final = {
     (source, is_month): f"""
         {_EARLIER[source]}
         UNION ALL
-        (SELECT bucket, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume, taker_buy_quote FROM (
+        (SELECT bucket, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume,
+        taker_buy_quote FROM (
             SELECT ({_MONTHS if is_month else _FIXED})::bigint AS bucket, {_SUMS} FROM "candles_{source}"
             WHERE market = %(market)s AND open_time >= to_timestamp(%(start)s / 1000.0)
                 AND open_time < to_timestamp(%(end)s / 1000.0)
             GROUP BY 1, 2 ORDER BY 1 LIMIT %(limit)s
         ) AS zoned (
-            bucket, market, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume, taker_buy_quote
+            bucket, market, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume,
+            taker_buy_quote
         ))
     """
     for source in ("1h", "15m")
@@ -72,15 +77,18 @@ _FIRST_DAY: Final = """
 """
 # Minutes up to the first whole hour and hours from there on: 240 rows of a market at most, however much was
 # traded.
-_SUMMED: Final = """market, open_time, open, high, low, close, volume, quote_volume, trade_count, first_trade_id, last_trade_id"""
+_SUMMED: Final = """market, open_time, open, high, low, close, volume, quote_volume, trade_count,
+    first_trade_id, last_trade_id"""
 _SINCE: Final = f"""
-    SELECT market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close ORDER BY open_time DESC))[1],
+    SELECT market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close
+    ORDER BY open_time DESC))[1],
         sum(volume), sum(quote_volume), sum(trade_count)::bigint, min(first_trade_id), max(last_trade_id)
     FROM (
         SELECT {_SUMMED} FROM "candles_1m" WHERE market = ANY(%(markets)s)
             AND open_time >= to_timestamp(%(open)s / 1000.0) AND open_time < to_timestamp(%(hour)s / 1000.0)
         UNION ALL
-        SELECT {_SUMMED} FROM "candles_1h" WHERE market = ANY(%(markets)s) AND open_time >= to_timestamp(%(hour)s / 1000.0)
+        SELECT {_SUMMED} FROM "candles_1h" WHERE market = ANY(%(markets)s)
+        AND open_time >= to_timestamp(%(hour)s / 1000.0)
     ) AS candles GROUP BY market
 """
 

@@ -57,7 +57,8 @@ class PostgresDatabase:
                 "connect_timeout": _CONNECT_TIMEOUT_S,
                 # A plan for the actual values reads only the chunks of their times; a generic plan reads all
                 # chunks.
-                "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c plan_cache_mode=force_custom_plan",
+                "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c "
+                "plan_cache_mode=force_custom_plan",
             },
             check=self._check,
             reconnect_timeout=_RECONNECT_S,

@@ -32,30 +32,36 @@ WITH places (name, time_ms, shard, milliseconds, number, event, entry) AS (VALUE
     SELECT place.name, wanted.asset, coalesce(known.balance, 0) + coalesce(since.amount, 0) AS balance
     FROM places AS place CROSS JOIN wanted
     LEFT JOIN LATERAL (
-        SELECT balance, time, shard, {_KEY.replace("::bigint", "::bigint AS milliseconds").replace("::numeric", "::numeric AS number")}
-        FROM ledger_entries WHERE account_id = %(account)s::bigint AND asset = wanted.asset AND balance IS NOT NULL
+        SELECT balance, time, shard,
+        {_KEY.replace("::bigint", "::bigint AS milliseconds").replace("::numeric", "::numeric AS number")}
+        FROM ledger_entries WHERE account_id = %(account)s::bigint AND asset = wanted.asset
+        AND balance IS NOT NULL
             AND time <= {_AT} AND (time, shard, {_KEY}) < {_PLACE}
         ORDER BY time DESC, shard DESC, milliseconds DESC, number DESC, event DESC, entry DESC LIMIT 1
     ) AS known ON true
     CROSS JOIN LATERAL (
         SELECT sum(amount) AS amount, count(*) AS entries
         FROM ledger_entries WHERE account_id = %(account)s::bigint AND asset = wanted.asset
-            AND time >= coalesce(known.time, '-infinity') AND time <= {_AT} AND (time, shard, {_KEY}) < {_PLACE}
+            AND time >= coalesce(known.time, '-infinity') AND time <= {_AT} AND (time, shard,
+            {_KEY}) < {_PLACE}
             AND (time, shard, {_KEY}) > (coalesce(known.time, '-infinity'), coalesce(known.shard, 0),
-                coalesce(known.milliseconds, 0), coalesce(known.number, 0), coalesce(known.event, 0), coalesce(known.entry, -1))
+                coalesce(known.milliseconds, 0), coalesce(known.number, 0), coalesce(known.event, 0),
+                coalesce(known.entry, -1))
     ) AS since
     WHERE known.time IS NOT NULL OR since.entries > 0
 )
 SELECT name, asset, NULL, NULL, balance::bigint, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM balances
 UNION ALL (
     SELECT 'entry', found.* FROM wanted CROSS JOIN LATERAL (
-        SELECT asset, kind, amount, balance, reference, (extract(epoch from time) * 1000)::bigint, shard, {_KEY}
+        SELECT asset, kind, amount, balance, reference, (extract(epoch from time) * 1000)::bigint, shard,
+        {_KEY}
         FROM ledger_entries WHERE account_id = %(account)s::bigint AND asset = wanted.asset
             AND time >= {_FIRST_TIME} AND time <= to_timestamp(%(end)s::bigint / 1000.0)
             AND (time, shard, {_KEY}) >= ({_FIRST_TIME}, {_FIRST})
         ORDER BY time, shard, {_KEY} LIMIT %(limit)s
     ) AS found (asset, kind, amount, balance, reference, time_ms, shard, milliseconds, number, event, entry)
-    ORDER BY found.time_ms, found.shard, found.milliseconds, found.number, found.event, found.entry LIMIT %(limit)s
+    ORDER BY found.time_ms, found.shard, found.milliseconds, found.number, found.event, found.entry
+    LIMIT %(limit)s
 )
 """
 _TRANSFERS: Final = """
@@ -71,7 +77,8 @@ _TRANSFERS: Final = """
 # recover have not happened (history/restore.py). The inner query depends on the backfill's row (LATERAL), so
 # that the ledger is not read if there is none.
 _HAS_TRANSFER: Final = """
-SELECT 1 FROM transfers WHERE account_id = %(account_id)s AND kind = %(kind)s AND transfer_id = %(transfer_id)s
+SELECT 1 FROM transfers WHERE account_id = %(account_id)s AND kind = %(kind)s
+    AND transfer_id = %(transfer_id)s
 AND asset = %(asset)s AND amount = %(amount)s AND time < to_timestamp(%(before_ms)s / 1000.0)
 UNION ALL
 SELECT 1 FROM schema_backfills AS backfill CROSS JOIN LATERAL (

@@ -18,7 +18,8 @@ from protocol.orders import (
 )
 from protocol.units import AccountId, AssetUnits, OrderId, TimeMs
 
-_ORDER_COLUMNS: Final = """order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, quantity,
+_ORDER_COLUMNS: Final = """order_id, account_id, client_order_id, market, side, order_type,
+    time_in_force, price, quantity,
     quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, 0,
     (extract(epoch from accepted_time) * 1000)::bigint, (extract(epoch from updated_time) * 1000)::bigint,
     coalesce(version, 0), close_reason, strategy_id, strategy_type, prevented_quantity, prevented_match_id"""
@@ -45,7 +46,8 @@ _NEWEST_ORDERS: Final = (
     "%(limit)s"
 )
 _FILLS: Final = """
-    SELECT trade_id, order_id, price, quantity, quote, fee, fee_asset, (extract(epoch from time) * 1000)::bigint,
+    SELECT trade_id, order_id, price, quantity, quote, fee, fee_asset,
+    (extract(epoch from time) * 1000)::bigint,
         side, liquidity
     FROM fills
     WHERE account_id = %(account)s AND market = %(market)s AND trade_id >= %(from)s

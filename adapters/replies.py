@@ -51,7 +51,7 @@ class ReplyWaiter:
         return future
 
     def is_waiting(self, request_id: int) -> bool:
-        """Return whether a request still waits; one whose time is up does not, even before its waiter is told."""
+        """Return whether a request still waits; one whose time is up does not, even before it is told."""
         return self._waiting.is_waiting(request_id, self._loop.time())
 
     def waiting_for(self, age_s: float) -> set[int]:
@@ -59,7 +59,7 @@ class ReplyWaiter:
         return self._waiting.younger_than(age_s, self._loop.time())
 
     def commands(self, age_s: float = 0) -> Iterator[tuple[float, Command]]:
-        """Yield (seconds waited, command) of the commands that have waited for at least `age_s`, oldest first."""
+        """Yield (seconds waited, command) of commands that have waited at least `age_s`, oldest first."""
         return self._waiting.commands(age_s, self._loop.time())
 
     def resolve(self, payload: bytes) -> None:

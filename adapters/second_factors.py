@@ -13,14 +13,16 @@ _FIND: Final[LiteralString] = (
     "SELECT email, totp_secret, totp_since IS NOT NULL, totp_step FROM users WHERE account_id = %(account)s"
 )
 _USE_STEP: Final[LiteralString] = """
-    UPDATE users SET totp_step = %(step)s WHERE account_id = %(account)s AND totp_step < %(step)s RETURNING account_id
+    UPDATE users SET totp_step = %(step)s WHERE account_id = %(account)s AND totp_step < %(step)s
+    RETURNING account_id
 """
 _USE_RECOVERY_CODE: Final[LiteralString] = """
     UPDATE recovery_codes SET used_at = now()
     WHERE account_id = %(account)s AND code_hash = %(hash)s AND used_at IS NULL RETURNING account_id
 """
 _BEGIN: Final[LiteralString] = """
-    UPDATE users SET totp_secret = %(secret)s WHERE account_id = %(account)s AND totp_since IS NULL RETURNING email
+    UPDATE users SET totp_secret = %(secret)s WHERE account_id = %(account)s AND totp_since IS NULL
+    RETURNING email
 """
 # Only the device that has shown a code: another one may have been started since. One statement, so that only
 # one of two concurrent calls creates codes.
@@ -32,13 +34,15 @@ _CONFIRM: Final[LiteralString] = noting(
     """,
     """
     , old AS (DELETE FROM recovery_codes USING changed WHERE recovery_codes.account_id = changed.account_id)
-    INSERT INTO recovery_codes (account_id, code_hash) SELECT account_id, unnest(%(hashes)s::text[]) FROM changed
+    INSERT INTO recovery_codes (account_id, code_hash) SELECT account_id, unnest(%(hashes)s::text[])
+    FROM changed
     RETURNING account_id
     """,
 )
 _REMOVE: Final[LiteralString] = noting(
     """
-    UPDATE users SET totp_secret = NULL, totp_since = NULL WHERE account_id = %(account)s AND totp_since IS NOT NULL
+    UPDATE users SET totp_secret = NULL, totp_since = NULL WHERE account_id = %(account)s
+    AND totp_since IS NOT NULL
     RETURNING account_id, '' AS detail
     """,
     "SELECT account_id FROM changed",

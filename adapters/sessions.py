@@ -23,7 +23,8 @@ _BEGIN: Final[LiteralString] = noting(
 _END: Final[LiteralString] = noting(
     """
     UPDATE sessions SET ended_at = now()
-    WHERE account_id = %(account)s AND expires_at > now() AND session_id = ANY(%(sessions)s) AND ended_at IS NULL
+    WHERE account_id = %(account)s AND expires_at > now() AND session_id = ANY(%(sessions)s)
+    AND ended_at IS NULL
     RETURNING account_id, session_id AS detail
     """,
     """
@@ -35,7 +36,8 @@ _OPEN_IDS: Final = """
     SELECT session_id FROM sessions WHERE account_id = %(account)s AND ended_at IS NULL AND expires_at > now()
 """
 _NEWEST: Final = """
-    SELECT session_id, (extract(epoch from created_at) * 1000)::bigint, (extract(epoch from expires_at) * 1000)::bigint, address, agent
+    SELECT session_id, (extract(epoch from created_at) * 1000)::bigint,
+    (extract(epoch from expires_at) * 1000)::bigint, address, agent
     FROM sessions WHERE account_id = %(account)s AND ended_at IS NULL AND expires_at > now()
     ORDER BY created_at DESC, session_id LIMIT %(most)s
 """

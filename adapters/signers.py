@@ -34,12 +34,14 @@ _FRESHEN_S: Final = 1.0
 _ENTRIES_MAX: Final = 10_000
 _USES_EVERY_S: Final = 15.0
 _RECORD: Final = """
-    SELECT account_id, kind, secret, scopes, networks::text[], coalesce((extract(epoch from expires_at) * 1000)::bigint, 0)
+    SELECT account_id, kind, secret, scopes, networks::text[],
+    coalesce((extract(epoch from expires_at) * 1000)::bigint, 0)
     FROM api_keys WHERE key = %(key)s AND revoked_at IS NULL
 """
 _USES: Final = """
     UPDATE api_keys SET last_used_at = greatest(coalesce(last_used_at, used.at), used.at)
-    FROM (SELECT unnest(%(keys)s::text[]) AS key, to_timestamp(unnest(%(times)s::double precision[])) AS at) AS used
+    FROM (SELECT unnest(%(keys)s::text[]) AS key,
+    to_timestamp(unnest(%(times)s::double precision[])) AS at) AS used
     WHERE api_keys.key = used.key
 """
 

@@ -26,7 +26,8 @@ _FIRST_AGGREGATE_FROM: Final = """
     ORDER BY aggregate_id LIMIT 1
 """
 _FIRST_AGGREGATE_SINCE: Final = """
-    SELECT aggregate_id, time FROM trades WHERE market = %(market)s AND time >= to_timestamp(%(start)s / 1000.0)
+    SELECT aggregate_id, time FROM trades WHERE market = %(market)s
+    AND time >= to_timestamp(%(start)s / 1000.0)
     ORDER BY time, trade_id LIMIT 1
 """
 _LAST_AGGREGATE: Final = """
@@ -41,12 +42,14 @@ _AGGREGATES: Final = """
     FROM trades WHERE market = %(market)s
 """
 _AGGREGATES_AFTER: Final = f"""{_AGGREGATES}
-    AND aggregate_id >= %(found)s::bigint AND aggregate_id < %(found)s::bigint + %(limit)s AND time >= %(time)s
+    AND aggregate_id >= %(found)s::bigint AND aggregate_id < %(found)s::bigint + %(limit)s
+    AND time >= %(time)s
     AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
     GROUP BY aggregate_id ORDER BY aggregate_id
 """
 _AGGREGATES_BEFORE: Final = f"""{_AGGREGATES}
-    AND aggregate_id <= %(found)s::bigint AND aggregate_id > %(found)s::bigint - %(limit)s AND time <= %(time)s
+    AND aggregate_id <= %(found)s::bigint AND aggregate_id > %(found)s::bigint - %(limit)s
+    AND time <= %(time)s
     GROUP BY aggregate_id ORDER BY aggregate_id
 """
 _TURNOVER: Final = """

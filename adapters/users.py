@@ -17,7 +17,8 @@ _ADD: Final[LiteralString] = noting(
 )
 _OF_EMAIL: Final = "SELECT account_id FROM users WHERE email = %(email)s"
 _SIGN_IN_FACTS: Final = """
-    SELECT account_id, password_hash, EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id),
+    SELECT account_id, password_hash, EXISTS (SELECT FROM sessions
+    WHERE sessions.account_id = users.account_id),
         EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND address = %(address)s),
         EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND agent = %(agent)s)
     FROM users WHERE email = %(email)s
@@ -28,7 +29,8 @@ _STEP_UP_FACTS: Final = """
     FROM users WHERE account_id = %(account)s
 """
 _PROFILE: Final = """
-    SELECT email, (extract(epoch from created_at) * 1000)::bigint, verified_at IS NOT NULL, totp_since IS NOT NULL
+    SELECT email, (extract(epoch from created_at) * 1000)::bigint, verified_at IS NOT NULL,
+    totp_since IS NOT NULL
     FROM users WHERE account_id = %(account)s
 """
 _CONTACT: Final = "SELECT email, verified_at IS NOT NULL FROM users WHERE account_id = %(account)s"

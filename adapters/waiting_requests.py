@@ -41,7 +41,7 @@ class WaitingRequests(Generic[T]):
         return self._waiting.pop(request_id, None)
 
     def is_waiting(self, request_id: int, now_s: float) -> bool:
-        """Return whether a request still waits; one whose time is up does not, also before `expire` was called."""
+        """Return whether a request still waits; one whose time is up does not, even before `expire`."""
         waiting = self._waiting.get(request_id)
         return waiting is not None and waiting.deadline_s > now_s
 
@@ -51,7 +51,7 @@ class WaitingRequests(Generic[T]):
         return {request_id for request_id, each in self._waiting.items() if each.deadline_s > soonest_s}
 
     def commands(self, age_s: float, now_s: float) -> Iterator[tuple[float, Command]]:
-        """Yield (seconds waited, command) of the commands that have waited for at least `age_s`, oldest first."""
+        """Yield (seconds waited, command) of commands that have waited at least `age_s`, oldest first."""
         for deadline_s, _, command in self._waiting.values():
             waited_s = now_s - deadline_s + self.timeout_s
             if waited_s < age_s:

@@ -13,13 +13,13 @@ from cli.local.state_file import settings_of_running
 from runtime.settings import Settings, SettingsError, load_settings
 
 _WIDTH_OF_FILES = 160
-"""Columns of what is not printed on a terminal."""
+"""Columns of output that is not on a terminal."""
 
 console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES)
 
 
 class CommandError(click.ClickException):
-    """A command cannot do what it should; the message says why, and what to do."""
+    """A command failed; the message says why, and what to do."""
 
 
 def database_away(error: Exception) -> CommandError:
@@ -54,7 +54,7 @@ def running_settings() -> Settings:
 
 
 def plain_table(*columns: str) -> Table:
-    """Return a table without a frame, as narrow as what is in it.
+    """Return a table without a frame, as narrow as its contents.
 
     The first column is text, the others are numbers.
     """

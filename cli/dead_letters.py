@@ -1,7 +1,6 @@
-"""Dead letters: what could not be understood, in Redis (`dead:{k}`) and in the database (`dead_events`).
+"""Dead letters: undecodable data, in Redis (`dead:{k}`) and in the database (`dead_events`).
 
-Each has a name: where it was, and its id there, with `#` and its number when it was one item of an entry's
-frame.
+Each has a name: its place, and its id there, with `#` and its index if it was one item of an entry's frame.
 """
 
 import time
@@ -95,9 +94,7 @@ class RefusedError(Exception):
 
 
 def letters_named(client: redis.Redis, shards: Sequence[int], where: str, name: str) -> list[Letter]:
-    """Return the letters with this name, oldest first: several processes may have put the same entry
-    aside.
-    """
+    """Return the letters with this name, oldest first; several processes may put the same entry aside."""
     found: list[Letter] = []
     for shard in shards:
         after = STREAM_START
@@ -122,10 +119,10 @@ def pass_letter(client: redis.Redis, letter: Letter) -> bool:
 
 
 def requeueable_frame(letter: Letter, market_map: MarketMap, now_us: int) -> bytes:
-    """Return the frame of commands to append for a letter, written now.
+    """Return the frame of commands to append for a letter, with the present time.
 
     Raises:
-        RefusedError: it is no command, or still not one that its shard would apply.
+        RefusedError: it is not a command, or its shard would still not apply it.
     """
     report = letter.report
     payload = report.payload or b""
@@ -158,15 +155,14 @@ def _commands_frame(payload: bytes) -> bytes:
 
 
 def late_commands(frame: bytes, now_ms: int) -> int:
-    """Return how many commands of a frame the shard will refuse, since their senders wanted them by a time
-    that has passed.
-    """
+    """Return how many commands of a frame the shard will refuse because their deadline has passed."""
     return sum(0 < getattr(command, "deadline_ms", 0) < now_ms for command in decode_commands(frame))
 
 
 def requeue_letter(client: redis.Redis, letter: Letter, frame: bytes) -> str | None:
-    """Append the frame to the shard's input and remove the letter, in one step; return the new id, None: the
-    letter is gone.
+    """Append the frame to the shard's input and remove the letter, in one step.
+
+    Return the new id; None: the letter is gone.
     """
     shard = letter.report.shard
     keys = (streams.dead_letters(shard), streams.commands(shard))
@@ -196,7 +192,7 @@ def dead_events(
 def dead_events_named(
     connection: psycopg.Connection[tuple[Any, ...]], shards: list[int], stream_id: str
 ) -> list[DeadLetterReport]:
-    """Return what the database could not take of the entry, in each of the shards."""
+    """Return the dead events of the entry in each of the shards."""
     rows = connection.execute(
         "SELECT shard, extract(epoch FROM now() - time)::float8, reason, payload FROM dead_events "
         "WHERE stream_id = %s AND shard = ANY(%s) ORDER BY shard",

@@ -1,6 +1,4 @@
-"""What an entry of a shard's input says, as far as it can be read, for people who decide what becomes
-of it.
-"""
+"""Describes an entry of a shard's input, as far as it is decodable, for operators."""
 
 from collections.abc import Mapping, Sequence
 

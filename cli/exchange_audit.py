@@ -1,9 +1,9 @@
-"""All money of all shards at one moment, and whether it is what was deposited and not withdrawn.
+"""All money of all shards at one moment, compared with deposits minus withdrawals.
 
-Each shard answers with the books that it keeps, as of a batch's end, and looks at no account; whether the
-accounts have that much every snapshot's process checks. That the shards' settlements cancel out is true only
-when no message is on its way between them: when each shard has received, in its answer, as many as the others
-had sent in theirs. Answers are asked for again until that is so.
+Each shard answers with its own sums at the end of a batch, without reading its accounts; every snapshot's
+process checks these. The settlements between shards cancel out only if no message is in transit: if each
+shard has received, by its answer, as many as the others had sent by theirs. The queries are repeated until
+that is so.
 """
 
 import time
@@ -29,7 +29,7 @@ _Connection = psycopg.Connection[tuple[Any, ...]]
 ASK_EVERY_S = 0.02
 LEDGER_TIMEOUT_S = 10.0
 
-# What the events up to a shard's position made of the ledger. Ids are compared as the numbers that they are.
+# The ledger's sums over the events up to a shard's position. Ids are compared as numbers.
 _LEDGER = """
 SELECT asset, account_id, sum(amount)::numeric FROM ledger_entries
 WHERE shard = %s AND account_id IN (%s, %s)
@@ -39,7 +39,7 @@ GROUP BY asset, account_id
 
 
 class NoConsistentCutError(RuntimeError):
-    """The shards could not be seen at one moment; the message says why and what to do."""
+    """The shards could not be read at one moment; the message says why and what to do."""
 
 
 class AssetAudit(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class AssetAudit(msgspec.Struct, frozen=True):
     deposited: int
     withdrawn: int
     settled: int
-    """Brought by settlements less what they took; 0 when nothing is on its way."""
+    """Added by settlements minus taken by them; 0 if nothing is in transit."""
 
     def difference(self) -> int:
         """Return how much more there is than there must be."""
@@ -72,7 +72,7 @@ class ShardAudit(msgspec.Struct, frozen=True):
     ledger_note: str = ""
 
     def problems(self, scales: Mapping[str, int]) -> list[str]:
-        """Return what is wrong with this shard's books, a sentence each."""
+        """Return the errors in this shard's sums, one sentence each."""
         found = []
         for asset, available, held, fees, deposited, withdrawn, settled in self.rows:
             difference = available + held + fees - deposited + withdrawn - settled
@@ -103,7 +103,7 @@ class ExchangeAudit(msgspec.Struct, frozen=True):
             if each.settled:
                 found.append(
                     f"{each.asset}: the settlements of all shards do not cancel out: "
-                    f"{format_units(each.settled, scale)} was received and paid by nobody"
+                    f"{format_units(each.settled, scale)} was received without being paid"
                 )
             if each.difference() and each.difference() != each.settled:
                 found.append(
@@ -185,9 +185,7 @@ def _consistent_replies(settings: Settings, timeout_s: float) -> dict[int, Audit
 def _with_ledger(
     connection: _Connection, client: redis.Redis, shard: ShardAudit, scales: Mapping[str, int]
 ) -> ShardAudit:
-    """Compare deposits, withdrawals and fees with the ledger, once it has all events up to the shard's
-    position.
-    """
+    """Compare deposits, withdrawals and fees with the ledger, once it has the events up to the position."""
     bound = _last_event(client, shard)
     if (reason := _not_caught_up(connection, bound, shard)) is not None:
         return msgspec.structs.replace(shard, ledger_note=reason)
@@ -213,9 +211,7 @@ def _with_ledger(
 
 
 def _last_event(client: redis.Redis, shard: ShardAudit) -> StreamId | None:
-    """Return the id of the last event entry of what the shard had done at its position; None: it has been
-    trimmed.
-    """
+    """Return the id of the last event entry up to the shard's position; None: it was trimmed."""
     events = streams.events(shard.shard)
     with client.pipeline() as pipeline:
         pipeline.get(streams.position(shard.shard))
@@ -230,7 +226,7 @@ def _last_event(client: redis.Redis, shard: ShardAudit) -> StreamId | None:
 
 
 def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: ShardAudit) -> str | None:
-    """Wait until the ledger has what came up to `bound`; return what keeps it from that."""
+    """Wait until the ledger has the events up to `bound`; return why it does not get them, or None."""
     if bound is None:
         return None  # events go only when the database has them
     deadline = time.monotonic() + LEDGER_TIMEOUT_S
@@ -242,7 +238,7 @@ def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: Shard
         if StreamId.parse(stored) >= bound:
             return None
         if error:
-            return f"it stands still: {error}"
+            return f"it has stopped: {error}"
         if time.monotonic() > deadline:
             return f"it is behind, at {stored}"
         time.sleep(ASK_EVERY_S)

@@ -19,10 +19,9 @@ def expected(settings: Settings) -> list[str]:
 
 
 def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
-    """Return the processes of the settings, and all others that have been heard lately.
+    """Return the processes of the settings, and all others with a recent heartbeat.
 
-    Of several that have the same name, as the pods of a deployment do, each has a heartbeat of its own
-    besides.
+    Processes with the same name, as pods of a deployment have, each have a separate heartbeat.
     """
     found: Iterable[Any] = client.scan_iter(match="health:*", count=1_000)
     heard = {streams.process_of_health(key.decode()): key.decode() for key in found}
@@ -50,7 +49,7 @@ def _is_of(heard: str, name: str) -> bool:
 
 
 def _is_told_twice(name: str, heard: Collection[str]) -> bool:
-    """Return whether a heartbeat is the only one of its name, and told under that as well."""
+    """Return whether a heartbeat is the only one of its name: then the plain name repeats it."""
     base, _, instance = name.partition("@")
     return bool(instance) and base in heard and sum(each.startswith(f"{base}@") for each in heard) == 1
 

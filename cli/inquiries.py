@@ -37,7 +37,7 @@ _NOBODY = AccountId(0)
 
 
 class StandbyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one standby of a shard stands."""
+    """The state of one standby."""
 
     process: str
     pid: int
@@ -47,7 +47,7 @@ class StandbyReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one shard stands; what only the shard itself knows is None when it does not answer."""
+    """The state of one shard; fields that only the shard knows are None if it does not answer."""
 
     shard: int
     markets: list[str]
@@ -55,7 +55,7 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     position: str
     leader: str | None
-    """The process that leads; None when nobody has the lease."""
+    """The process that leads; None if there is no lease."""
     leader_pid: int | None
     leader_connected: bool
     lease_left_ms: int
@@ -71,7 +71,7 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
     passed: dict[str, str]
     """Reader -> the id up to which it needs no events any more."""
     halted: str
-    """Why the shard stands still; empty: it does not."""
+    """Why the shard is halted; empty: it is not."""
     command_count: int | None
     open_orders: int | None
     conserved: bool | None
@@ -148,7 +148,7 @@ def _asked_frontend(settings: Settings) -> Any:
 
 
 def _ask_nobodys(shard: int, waiter: str) -> BalancesQuery:
-    """Ask what an account has that nobody has: a shard knows that at once, however much there is to know."""
+    """Query an account that does not exist: a shard answers that at once, whatever its size."""
     return BalancesQuery(shard, waiter, _NOBODY)
 
 
@@ -173,14 +173,14 @@ def says_health(settings: Settings, name: str, pid: int, lag_ms_max: int = 2**63
 
 
 def leader_of(settings: Settings, shard: int) -> Leader | None:
-    """Return who has the shard's lease and is connected."""
+    """Return the connected holder of the shard's lease, or None."""
     with closing(connect_log(settings)) as log:
         sight = log.lease(shard)
     return sight.leader if sight.connected else None
 
 
 def standbys_in_step(settings: Settings, shard: int, lag_ms_max: int) -> list[Standby]:
-    """Return who could take the shard over at once."""
+    """Return the standbys that could take the shard over at once."""
     with closing(connect_log(settings)) as log:
         return [standby for standby in log.standbys(shard) if standby.behind_ms <= lag_ms_max]
 
@@ -253,7 +253,7 @@ def command_waiter(
 
 
 def audit(client: redis.Redis, shards: Sequence[int], timeout_s: float = TIMEOUT_S) -> dict[int, AuditReply]:
-    """Ask the shards for their books of money; those that do not answer in time are missing."""
+    """Query the shards' sums of money; those that do not answer in time are missing."""
     replies = ask(client, shards, AuditQuery, timeout_s)
     return {shard: reply for shard, reply in replies.items() if isinstance(reply, AuditReply)}
 
@@ -269,7 +269,7 @@ def halts(settings: Settings) -> dict[int, Halt]:
 
 
 def shard_reports(settings: Settings) -> list[ShardReport]:
-    """Return how every shard stands."""
+    """Return the state of every shard."""
     with connect(settings) as client, closing(connect_log(settings)) as log:
         audits = audit(client, list(range(settings.shard_count)))
         return [
@@ -279,7 +279,7 @@ def shard_reports(settings: Settings) -> list[ShardReport]:
 
 
 def _markets_of(log: RedisStreamLog, shard: int) -> list[str]:
-    """Return the markets that a shard's leader says it has; none before it has said anything."""
+    """Return the markets in a shard's configuration; none before it has one."""
     value = log.configuration(shard)
     try:
         configs = decode_configuration(value).markets if value is not None else ()
@@ -354,7 +354,7 @@ def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
 
 
 def lags_ms(settings: Settings) -> dict[str, int]:
-    """Return by how many milliseconds each process is behind, as far as it has a backlog and can be asked."""
+    """Return the lag of each process in milliseconds, if it can have a backlog and answers."""
     names = [spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))]
     try:
         with connect(settings) as client, closing(connect_log(settings)) as log:

@@ -1,4 +1,4 @@
-"""The markets as the shards say them, for commands; as the settings have them where a shard says nothing."""
+"""The markets of the shards, for commands; those of the settings where a shard has no configuration."""
 
 from collections.abc import Mapping
 from contextlib import closing

@@ -51,7 +51,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class ShardView(msgspec.Struct, frozen=True, kw_only=True):
-    """How a shard stands; None: nobody says."""
+    """The state of a shard; None: unknown."""
 
     shard: int
     leader: str | None
@@ -71,7 +71,7 @@ class ShardView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MarketView(msgspec.Struct, frozen=True, kw_only=True):
-    """How a market stands."""
+    """The state of a market."""
 
     market: str
     shard: int
@@ -132,9 +132,9 @@ class Look(msgspec.Struct, frozen=True):
 
     time_s: float
     values: dict[str, Values]
-    """Process -> what it said; those that did not answer are missing."""
+    """Process -> its metrics; processes that did not answer are missing."""
     silent: frozenset[str] = frozenset()
-    """Processes that did not answer, or do not serve those who connect to them."""
+    """Processes that did not answer, or do not serve their clients."""
 
 
 class Watcher:
@@ -152,7 +152,7 @@ class Watcher:
         return bool(self._urls)
 
     def look(self) -> Look:
-        """Ask every process for its metrics, and those that clients connect to also as a client does."""
+        """Read every process's metrics, and test servers as a client does."""
         doors = self._pool.map(lambda asks: asks(), self._doors.values())
         found = dict(zip(self._urls, self._pool.map(self._ask, self._urls.values()), strict=True))
         silent = {name for name, values in found.items() if values is None}
@@ -176,7 +176,7 @@ def _ask(url: str, *, password: str) -> Values | None:
 
 
 def parsed(text: str) -> Iterator[tuple[tuple[str, Labels], float]]:
-    """Yield what is wanted of an exposition: the library's parser takes ten times as long, every second."""
+    """Yield the wanted values of an exposition; the library's parser would take ten times as long."""
     for line in text.splitlines():
         if not line.startswith((*_PREFIXES, *_PROCESS)) or (
             line.startswith("gateway_request_s") and _PLACE not in line
@@ -188,9 +188,9 @@ def parsed(text: str) -> Iterator[tuple[tuple[str, Labels], float]]:
 
 
 class Between:
-    """What happened between two looks, and how things stood at the second.
+    """The changes between two looks, and the state at the second.
 
-    A process that was started anew in between counts from 0.
+    A process that was restarted in between counts from 0.
     """
 
     def __init__(self, before: Look, after: Look) -> None:
@@ -245,16 +245,14 @@ class Between:
         return (value - earlier if value >= earlier else value) / self.seconds
 
     def is_ready(self, process: str) -> bool | None:
-        """Return whether a process says that it is ready, and serves those who connect to it; None: it was
-        not asked.
-        """
+        """Return whether a process reports that it is ready and serves its clients; None: unknown."""
         if process in self._silent:
             return False
         value = self._after.get(process, {}).get(("exchange_ready", (("process", process),)))
         return None if value is None else value == 1
 
     def latency(self, name: str, **labels: str) -> Latency | None:
-        """Return the quantiles of what a histogram has counted in between."""
+        """Return the quantiles of a histogram over the time in between."""
         buckets: dict[float, float] = {}
         for own, increase in self._increases(f"{name}_bucket", labels):
             bound = float(dict(own)["le"])
@@ -283,7 +281,7 @@ def quantile(buckets: Mapping[float, float], part: float) -> float | None:
 
 
 def view_of(between: Between, state: State, settings: Settings, now_s: float) -> View:
-    """Return what there is to see; `now_s` is the time since the epoch."""
+    """Return the view; `now_s` is the time since the epoch."""
     accepted = between.rate("gateway_orders_total", answer="accepted")
     return View(
         seconds=between.seconds,
@@ -359,9 +357,7 @@ def _market(between: Between, symbol: str, shard: int) -> MarketView:
 
 
 def _resting(between: Between, shard: str) -> int:
-    """Return the orders in a shard's books, as the worker sees them that sees most: standbys have them,
-    too.
-    """
+    """Return the number of orders in a shard's books, by the worker with most; standbys have them, too."""
     by_process: dict[str, float] = {}
     for process, _, value in between.found("engine_resting_orders", {"shard": shard}):
         by_process[process] = by_process.get(process, 0.0) + value

@@ -1,4 +1,4 @@
-"""How `exchange status --watch` shows what it sees: for 80 columns, with less of it where there are fewer."""
+"""The layout of `exchange status --watch`: for 80 columns, with less on narrower terminals."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -121,7 +121,7 @@ class LiveView:
         self._title = title
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield what there is room for."""
+        """Yield what fits."""
         view, width = self._view, options.max_width
         yield Text(self._title, "bold", overflow="ellipsis", no_wrap=True)
         yield _words(width, _flow(view))

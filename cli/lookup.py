@@ -24,10 +24,10 @@ SHOWN_FROM_ENTRIES = 2_000
 
 @contextmanager
 def looking_back(settings: Settings) -> Iterator[tuple[Past, psycopg.Connection[Any] | None]]:
-    """Open the past: from the archive and Redis, or from the one of them that answers.
+    """Open the past: from the archive and Redis, or from the one that answers.
 
     Raises:
-        CommandError: neither answers, or what is wanted cannot be looked up.
+        CommandError: neither answers, or the lookup fails.
     """
     reasons: list[str] = []
     connection: psycopg.Connection[Any] | None = None
@@ -86,10 +86,10 @@ def known_market(market_map: MarketMap, symbol: str) -> str:
 
 
 def account_of_email(connection: psycopg.Connection[Any] | None, email: str) -> int:
-    """Return the account of the person who signed up with this address.
+    """Return the account with this address.
 
     Raises:
-        CommandError: nobody did, or the database does not answer.
+        CommandError: there is none, or the database does not answer.
     """
     if connection is None:
         raise CommandError(

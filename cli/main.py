@@ -74,8 +74,8 @@ def main() -> None:
     """Run and watch a spot exchange.
 
     Settings are environment variables that begin with EXCHANGE_, such as EXCHANGE_REST_PORT or
-    EXCHANGE_DATA_DIR; docs/reference/settings.md lists them. Other commands use those that `exchange up` was
-    started with, unless they are set anew.
+    EXCHANGE_DATA_DIR; docs/reference/settings.md lists them. Other commands use the settings with which
+    `exchange up` was started, unless the environment overrides them.
     """
     # What a command answers, JSON perhaps, is all that is on its standard output.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

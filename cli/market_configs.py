@@ -1,6 +1,4 @@
-"""How the markets are configured, what the settings want, and the commands that make the first like the
-second.
-"""
+"""The markets' configurations, those that the settings ask for, and the commands that change the former."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -32,14 +30,12 @@ class Change(NamedTuple):
 
     @property
     def is_possible(self) -> bool:
-        """Whether a shard would do it: the grid of a listed market is part of its orders, and an asset's
-        scale of all its amounts.
-        """
+        """Whether a shard would accept it: a listed market's grid and an asset's scale never change."""
         return not self.contradiction and not any(name in _FIXED for name, _, _ in self.differences)
 
 
 def known_configs(client: redis.Redis, shards: Sequence[int]) -> dict[int, ConfigReply]:
-    """Return how each shard is configured; those that do not answer are missing."""
+    """Return each shard's configuration; shards that do not answer are missing."""
     return {
         shard: reply
         for shard, reply in ask(client, shards, ConfigQuery).items()
@@ -68,11 +64,11 @@ def by_symbol(known: Iterable[ConfigReply]) -> dict[str, MarketConfig]:
 def plan(
     configs: Mapping[str, MarketConfig], wanted: MarketMap, status: MarketStatus = MarketStatus.TRADING
 ) -> list[Change]:
-    """Return what has to change so that every market that is wanted is configured so.
+    """Return the changes after which every wanted market has its configuration.
 
     New ones begin with `status`.
 
-    Markets that nobody wants any more stay.
+    Markets that are not wanted are unchanged.
     """
     changes = []
     known = assets_of(config.market for config in configs.values())

@@ -29,7 +29,7 @@ _COUNTS_MS: Final = 20_000
 
 
 class OperatingError(RuntimeError):
-    """A shard did not do it; the message says which and why."""
+    """A shard did not execute the command; the message says which and why."""
 
 
 def tell(
@@ -41,8 +41,7 @@ def tell(
     what: str,
     number: int = OLDEST_FORMAT,
 ) -> Reply:
-    """Sign `command` (request id, reply channel) with the key of `role`, give it to a shard, and return its
-    answer.
+    """Sign `command` (request id, reply channel) with the key of `role`; return a shard's answer to it.
 
     `what` names it in errors; `number` is the format that the shard has been switched to.
 
@@ -69,10 +68,10 @@ def tell(
 
 
 def _entry_ms(client: redis.Redis, shard: int) -> int:
-    """Return the time that the next entry of a shard's input gets, with which deadlines are compared
-    (docs/decisions/0025).
+    """Return the time of the next entry of a shard's input, with which deadlines are compared.
 
-    After Redis's clock was ahead that is the time of the last entry, until the clock is there again.
+    See docs/decisions/0025. After Redis's clock was ahead that is the time of the last entry, until the clock
+    has caught up.
     """
     seconds, microseconds = client.time()
     newest: Any = client.xrevrange(streams.commands(shard), count=1)
@@ -191,7 +190,7 @@ def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, 
 
 @contextmanager
 def operating() -> Iterator[Operator]:
-    """Yield an operator of the running exchange; what goes wrong ends the command with a message."""
+    """Yield an operator of the running exchange; an error ends the command with a message."""
     settings = running_settings()
     try:
         with connect(settings) as client:

@@ -1,8 +1,8 @@
-"""Seals secrets at rest anew, under the master key of now: HMAC secrets of API keys, and secrets of second
-factors.
+"""Encrypts secrets at rest again, with the current master key.
 
-A row at a time, each only if it is still what was read: gateways may change the same rows meanwhile. What is
-sealed under the key of now already is left alone, so it may be interrupted and repeated.
+These are HMAC secrets of API keys, and secrets of second factors. Each row is updated separately, only if it
+is unchanged since it was read: gateways may change the same rows meanwhile. Secrets of the current key are
+left alone, so the command may be interrupted and repeated.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _BATCH: Final = 500
 
 
 class Resealed(NamedTuple):
-    """How many secrets were sealed anew and were left alone, and which none of the keys opens."""
+    """The number of encrypted and of unchanged secrets, and the secrets that no key opens."""
 
     resealed: int
     kept: int
@@ -56,12 +56,12 @@ _KINDS: Final = (
 
 
 def reseal(connection: psycopg.Connection[Any], now: SecretBox, both: SecretBox) -> Resealed:
-    """Seal anew what `now` does not open, and `both` does.
+    """Encrypt the secrets that `now` does not open, and `both` does.
 
     The connection is the owner's, and commits by itself.
 
     Raises:
-        psycopg.Error: the database is away; what was sealed anew stays so.
+        psycopg.Error: the database is unreachable; the updated secrets stay updated.
     """
     resealed, kept, unreadable = 0, 0, []
     for kind in _KINDS:

@@ -1,4 +1,4 @@
-"""The exchange's own API, as far as commands need it: accounts, keys, the faucet, public data."""
+"""The exchange's own API for commands: accounts, keys, the faucet, public data."""
 
 import ssl
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
-"""`exchange restart`: every process of a running exchange, one after the other, as an upgrade would do it.
+"""`exchange restart`: restarts the processes of a running exchange one by one, in the order of an upgrade.
 
-A process is told to stop, which hands over what it does and answers what is under way; it is started anew
-from what is on the disk; and the next one comes when it is ready.
+A process is asked to stop, hands over and finishes its work; it is started from the code on disk; and the
+next one follows when it is ready.
 """
 
 import time
@@ -46,7 +46,7 @@ class Restarted(msgspec.Struct, frozen=True):
     process: str
     pid: int
     began: float
-    """When it was told to stop."""
+    """When it was asked to stop."""
     ready: float
 
 
@@ -54,11 +54,11 @@ Say = Callable[[str], None]
 
 
 def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Restarted]:
-    """Restart the processes of these names, all when there are none, one after the other, each when the one
-    before is ready.
+    """Restart the named processes (none: all) one after the other, each when the previous one is ready.
 
     Raises:
-        RestartError: there is no such process, or one is not ready in time; those after it are left alone.
+        RestartError: there is no such process, or one is not ready in time; the remaining ones are left
+            alone.
     """
     state = read_state(settings)
     if state is None:
@@ -87,9 +87,7 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
 
 
 def _check_cache(settings: Settings, running: Collection[str]) -> None:
-    """Refuse where this release's processes would not find what the running `exchange up`, of an earlier one,
-    does not start.
-    """
+    """Refuse if the running `exchange up`, of an earlier release, lacks a server that this release needs."""
     if settings.has_own_cache() and CACHE not in running:
         raise RestartError(
             f"The running `exchange up` is of a release that starts no {CACHE}, which this one's processes "
@@ -114,7 +112,7 @@ def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
 
 
 def _in_order(settings: Settings) -> list[str]:
-    """Return all names: who decides first, so that nobody speaks to what is older than itself.
+    """Return all names: deciding processes first, so that no process talks to one older than itself.
 
     Clients last.
     """
@@ -134,9 +132,7 @@ def _shard(environment: Mapping[str, str]) -> int:
 
 
 def _next(settings: Settings, left: list[str]) -> str:
-    """Return whose turn it is: of a shard's engine workers the one that leads comes last, when another one
-    could take over at once.
-    """
+    """Return the next name: of a shard's engine workers the leader comes last, if another can take over."""
     shards = {spec.name: _shard(spec.environment) for spec in engines(settings)}
     if left[0] not in shards:
         return left[0]
@@ -158,8 +154,7 @@ def _next(settings: Settings, left: list[str]) -> str:
 def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
     before = _state_of(settings, name, left)
     began = time.time()
-    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market
-    # data meanwhile.
+    # New feeds take over from the old ones, so they start first, and market data is not interrupted.
     is_feeds = name in {spec.name for spec in feeds(settings)}
     if not request_restart(settings, RestartRequest(name, overlap=is_feeds)):
         raise RestartError(
@@ -199,7 +194,7 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
     if name == "mm":
         return _is_quoted(settings)
     if name == "frontend":
-        # As at a start, nobody waits for what it may have to build.
+        # As at a start, a build of the frontend is not waited for.
         return inquiries.frontend_answers(settings)
     # How far the database is behind is not for the nudger, which only tells, to make up for.
     if name in {spec.name for spec in feeds(settings)}:
@@ -208,7 +203,7 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
 
 
 def _is_quoted(settings: Settings) -> bool:
-    """Return whether somebody buys and sells in every market."""
+    """Return whether there are bids and asks in every market."""
     try:
         tickers = request(f"{settings.rest_url()}/api/v3/ticker/bookTicker")
     except RuntimeError:
@@ -234,4 +229,4 @@ def _wait(
 
 
 def _rest(left: list[str]) -> str:
-    return f"Not restarted yet: {', '.join(left)}; `exchange restart {' '.join(left)}` goes on."
+    return f"Not restarted yet: {', '.join(left)}; `exchange restart {' '.join(left)}` continues."

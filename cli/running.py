@@ -1,6 +1,6 @@
 """`exchange up` and `down`: the servers, the migrations, the processes.
 
-Then watching over them until told to stop.
+Then the supervision until a stop request.
 """
 
 import signal
@@ -45,7 +45,7 @@ from runtime.unsafe_settings import refuse_unsafe
 
 READY_TIMEOUT_S = 120.0
 RESTARTS_MAX = 3
-"""A process that has to be started anew more often before everything is ready will not get better."""
+"""A process that dies more often before everything is ready will not recover."""
 LOOK_EVERY_S = 0.05
 ASK_EVERY_S = 0.02
 LOG_TAIL_LINES = 15
@@ -64,7 +64,7 @@ def up(settings: Settings, console: Console) -> None:
     """Run the exchange until SIGINT or SIGTERM.
 
     Raises:
-        StartError: it did not come up; what was started has been ended again.
+        StartError: it did not start; everything was ended again.
     """
     began = time.monotonic()
     stopping = stop_flag()
@@ -211,8 +211,7 @@ def _start(
     start(readers(settings))
     start(clients(settings))
     start(pages(settings))
-    # By their process ids: what the processes of an exchange that was killed have said may still be there. An
-    # edge says so once it serves.
+    # By process id: heartbeats of a killed exchange may still exist. An edge writes one once it serves.
     said = [spec.name for spec in readers(settings)]
     wait_for(
         "feeds, edges and persistence",
@@ -232,9 +231,7 @@ def _follow_with_backup(settings: Settings, supervisor: Supervisor) -> None:
 
 
 def _check_snapshots(settings: Settings) -> None:
-    """Refuse what an earlier release has left, and this one cannot go on with, while nothing has been changed
-    yet.
-    """
+    """Refuse an earlier release's data that this one cannot use, before anything has been changed."""
     try:
         market_map, config = settings.market_map(), first_config(settings)
     except SettingsError as error:
@@ -300,7 +297,7 @@ def stop_leftovers(settings: Settings) -> bool:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """Show what is being done: one changing line on a terminal, a line each elsewhere."""
+    """Show the current step: one changing line on a terminal, otherwise one line per step."""
     if console.is_terminal:
         with console.status("") as status:
             yield lambda text: status.update(f"{text} …")

@@ -1,8 +1,8 @@
-"""The secrets of a deployment in containers: who gets which files. Pure; `exchange secrets` writes them.
+"""The secrets of a deployment in containers, and their recipients. Pure; `exchange secrets` writes them.
 
-All of them are derived from one seed and from how often each family of them was rotated, so that these two
-are what to keep, and making them again gives the same. While a rotation is under way both secrets of the
-family are taken: that of before is forgotten when every process has the new one.
+All are derived from one seed and from the number of rotations of each family, so only these two must be kept,
+and deriving again gives the same secrets. During a rotation both secrets of the family are accepted; the
+previous one is forgotten when every process has the new one.
 """
 
 import hashlib
@@ -83,7 +83,7 @@ class Hosts(NamedTuple):
 
 
 def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyType({})) -> dict[str, str]:
-    """Return the text of each file, by its path: the folder is who gets it."""
+    """Return the text of each file, by its path: its folder is its recipient."""
     made = _Secrets(seed, rotations)
     files: dict[str, str] = {}
     sentinel_password = _password(seed, "sentinels")
@@ -131,9 +131,7 @@ def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyT
 
 
 def users_acl(hashes: Mapping[str, list[str]]) -> str:
-    """Return the ACL file of Redis: cli/redis_users.acl, in which each user's passwords have these SHA-256
-    sums in hexadecimal.
-    """
+    """Return the ACL file of Redis: cli/redis_users.acl with these SHA-256 sums of each user's passwords."""
     users = resources.files("cli").joinpath("redis_users.acl").read_text("utf-8")
     return Template(users).substitute(
         {user: " #".join(sums) for user, sums in hashes.items()}, commands=_COMMANDS
@@ -146,7 +144,7 @@ def password_hash(password: str) -> str:
 
 
 class _Secrets:
-    """What comes of a seed, and of the rotations."""
+    """The values derived from a seed and the rotations."""
 
     def __init__(self, seed: bytes, rotations: Rotations) -> None:
         self._seed = seed
@@ -156,7 +154,7 @@ class _Secrets:
         return self._of(purpose, self._rotation(family).number)
 
     def keys(self, family: Family, purpose: str) -> tuple[str, str]:
-        """Return the key, and the one that opens besides, or nothing."""
+        """Return the current key, and the previous one if it still opens, or an empty text."""
         rotation = self._rotation(family)
         others = (
             {rotation.number + 1}

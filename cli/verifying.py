@@ -15,7 +15,8 @@ from runtime.settings import Settings
 BY_OPERATOR: Final = "by an operator"
 _VERIFY: Final[LiteralString] = noting(
     """
-    UPDATE users SET verified_at = coalesce(verified_at, now()) WHERE email = lower(%(who)s) OR account_id::text = %(who)s
+    UPDATE users SET verified_at = coalesce(verified_at, now()) WHERE email = lower(%(who)s)
+    OR account_id::text = %(who)s
     RETURNING account_id, %(detail)s::text AS detail
     """,
     "SELECT account_id FROM changed",
@@ -23,12 +24,12 @@ _VERIFY: Final[LiteralString] = noting(
 
 
 def verified(settings: Settings, who: str) -> int | None:
-    """Note that the address of an account, named by number or address, is its owner's.
+    """Mark the address of an account, named by number or address, as verified.
 
-    Return its number, None: there is no such account.
+    Return its number; None: there is no such account.
 
     Raises:
-        CommandError: the database is away; nothing was noted.
+        CommandError: the database is unreachable; nothing was changed.
     """
     asked = {
         "who": who,
@@ -46,9 +47,7 @@ def verified(settings: Settings, who: str) -> int | None:
 
 
 def verify_market_maker(settings: Settings, done: set[str]) -> None:
-    """Verify the addresses of the market maker that runs here, once it has written them down; `done`: those
-    that are, to which it adds.
-    """
+    """Verify the addresses of the local market maker, once they are stored; add verified ones to `done`."""
     accounts = kept_accounts(accounts_file(settings.data_dir)) if settings.verification_required else None
     for account in (accounts.maker, accounts.taker) if accounts is not None else ():
         if account.email not in done:

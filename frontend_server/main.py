@@ -22,9 +22,11 @@ PROCESS: Final = "frontend"
 _IDLE_S: Final = 30
 _BODY_BYTES_MAX: Final = 65_536
 _STOP_S: Final = 5.0
-_WAITING: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">
+_WAITING: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta http-equiv="refresh" content="2">
 <meta name="viewport" content="width=device-width"><title>Exchange</title>
-<body style="background:#0b0d12;color:#b9c0cc;font:16px system-ui;display:grid;place-items:center;min-height:90vh;text-align:center">
+<body style="background:#0b0d12;color:#b9c0cc;font:16px system-ui;display:grid;
+place-items:center;min-height:90vh;text-align:center">
 <p>{}</p></body></html>"""
 
 _log = structlog.get_logger()

@@ -306,7 +306,10 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
         if self._under_way <= 1 and not is_answered:
             body = error_body(error)
-            head = b"content-type: application/json;charset=UTF-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            head = (
+                b"content-type: application/json;charset=UTF-8\r\ncontent-length: %d\r\nconnection: "
+                b"close\r\n\r\n"
+            )
             self.transport.write(STATUS_LINE[error.status] + head % len(body) + body)
         self._end()
 

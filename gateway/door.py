@@ -2,9 +2,7 @@
 
 1. The network is charged, also for unknown paths and methods; a banned network is refused before its body is
    read.
-
 2. URL and body are limited, depending on the function.
-
 3. The function's endpoint answers; it corrects the charge as soon as it knows the weight.
 
 Requests of pages of other origins, preflights, the API's description, and unknown paths go through the

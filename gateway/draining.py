@@ -1,11 +1,8 @@
 """Graceful shutdown of a gateway: no request that was sent is cut off.
 
 1. For a while it serves as before, but is not ready any more: a load balancer needs time to notice.
-
 2. Every answer has `Connection: close`, so clients leave the connection with their next request.
-
 3. It accepts no new connections except those already waiting, and closes its port.
-
 4. Connections that have been idle for a while are closed, on our side first: a request that a client sends at
    that very moment meets the end of the connection without an answer, and was not executed. Requests that are
    arriving or being answered are waited for.

@@ -41,8 +41,10 @@ from functions.catalog import FUNCTIONS
 
 TITLE: Final = "Exchange"
 DESCRIPTION: Final = (
-    "A spot exchange with Binance's REST API. Amounts are decimal strings, times milliseconds (microseconds with the header "
-    "`X-MBX-TIME-UNIT: MICROSECOND`), errors `{code, msg}`. Signed requests carry `timestamp` and `signature`, and the API key in "
+    "A spot exchange with Binance's REST API. Amounts are decimal strings, times milliseconds (microseconds "
+    "with the header "
+    "`X-MBX-TIME-UNIT: MICROSECOND`), errors `{code, msg}`. Signed requests carry `timestamp` and "
+    "`signature`, and the API key in "
     "`X-MBX-APIKEY`; parameters of POST and DELETE may also be sent as a form."
 )
 _TAGS: Final = {
@@ -74,8 +76,10 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 _JSON: Final = "application/json"
 _REFUSALS: Final = {
     400: "Refused: a parameter, a filter, the signature, or the engine.",
-    401: "No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code.",
-    403: "A page of another origin, or without the session's token against forgeries; an address that must be verified first; or "
+    401: "No such API key, or it may not do this, or not from there; or not signed in; or a wrong password "
+    "or code.",
+    403: "A page of another origin, or without the session's token against forgeries; an address that must "
+    "be verified first; or "
     "something that this exchange does not offer.",
     408: "The request did not arrive in time.",
     409: "Not as things are: there are too many, or there is one already, or none.",
@@ -150,9 +154,11 @@ _LEADS: Final[dict[tuple[str, str], tuple[Lead, ...]]] = {
 
 _LISTING: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width"><style>body{{font:15px system-ui;max-width:60em;margin:2em auto;padding:0 1em}}
+<meta name="viewport" content="width=device-width">
+<style>body{{font:15px system-ui;max-width:60em;margin:2em auto;padding:0 1em}}
 td{{padding:.2em .8em .2em 0;vertical-align:top}}code{{white-space:nowrap}}</style>
-<h1>{title}</h1><p>{description}</p><p><a href="{json}">openapi.json</a> is the whole description, for any viewer and for generators.</p>
+<h1>{title}</h1><p>{description}</p><p><a href="{json}">openapi.json</a>
+is the whole description, for any viewer and for generators.</p>
 <table>{rows}</table></html>"""
 
 
@@ -168,7 +174,8 @@ class _Listing(OpenAPIRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """Return the page."""
         rows = [
-            f"<tr><td><code>{html.escape(method.upper())} {html.escape(path)}</code><td>{html.escape(operation.get('summary', ''))}"
+            f"<tr><td><code>{html.escape(method.upper())} "
+            f"{html.escape(path)}</code><td>{html.escape(operation.get('summary', ''))}"
             for path, item in sorted(openapi_schema["paths"].items())
             for method, operation in item.items()
             if isinstance(operation, dict)

@@ -67,7 +67,8 @@ def order_story(
         if replay.shard.state.order_count >= number:
             return _Teller(past, connection, progress).tell(shard_past, entry, order_id=order_id)
     raise PastError(
-        f"there is no order {order_id}: shard {shard_past.shard} has given {replay.shard.state.order_count} numbers"
+        f"there is no order {order_id}: shard {shard_past.shard} has given {replay.shard.state.order_count} "
+        "numbers"
     )
 
 
@@ -187,7 +188,7 @@ class _Teller:
         self._progress = progress
 
     def tell(self, past: ShardPast, entry: Entry, *, order_id: int = 0, number: int | None = None) -> Story:
-        """Return the story of order `order_id`, or of the `number`th order, created by the command in `entry`.
+        """Return the story of order `order_id`, or of the `number`th order, which `entry` has created.
 
         The number counts the commands that are applied.
         """
@@ -318,7 +319,8 @@ class _Teller:
         market = self._markets.by_symbol.get(command.market)
         facts = {
             "account": command.account_id, "clientOrderId": command.client_order_id, "market": command.market,
-            "side": command.side.name, "type": command.order_type.name, "timeInForce": command.time_in_force.name,
+            "side": command.side.name, "type": command.order_type.name,
+            "timeInForce": command.time_in_force.name,
             "selfTradePrevention": command.self_trade_prevention.name, "requestId": command.request_id,
             "replyTo": command.reply_to,
         }  # fmt: skip
@@ -425,7 +427,8 @@ class _Teller:
             self._step(
                 shard, stream_id, "accepted", f"accepted as order {order.order_id}",
                 {"orderId": order.order_id, "status": order.status.name},
-                self._rows(f"orders(order_id={order.order_id})", "SELECT 1 FROM orders WHERE order_id = %s", order.order_id),
+                self._rows(f"orders(order_id={order.order_id})", "SELECT 1 FROM orders WHERE order_id = "
+                                                                 "%s", order.order_id),
             ),
         ]  # fmt: skip
 
@@ -475,10 +478,12 @@ class _Teller:
         saved = (order.price - event.price) * event.quantity * market.quote_per_tick_lot
         improves = order.side is Side.BUY and order.order_type is not OrderType.MARKET
         facts: dict[str, Any] = {
-            "tradeId": trade_id, "price": market.format_price(event.price), "quantity": market.format_quantity(event.quantity),
+            "tradeId": trade_id, "price": market.format_price(event.price),
+            "quantity": market.format_quantity(event.quantity),
             "quote": market.format_quote(event.quote), "liquidity": event.liquidity.name,
             "fee": market.format_amount(event.fee, event.fee_asset),
-            "feeAsset": event.fee_asset, "counterpartyOrderId": other, "released": market.format_quote(saved if improves else 0),
+            "feeAsset": event.fee_asset, "counterpartyOrderId": other,
+            "released": market.format_quote(saved if improves else 0),
             "status": order.status.name, "filledSoFar": market.format_quantity(order.cum_quantity),
         }  # fmt: skip
         text = (
@@ -521,15 +526,18 @@ class _Teller:
         reason = event.reason.name.lower()
         asked = _cancel_in(entry, order) if entry is not None else ""
         facts = {
-            "status": order.status.name, "reason": reason, "filled": market.format_quantity(order.cum_quantity),
-            "asset": balance.asset, "available": market.format_amount(balance.available, balance.asset), "by": asked,
+            "status": order.status.name, "reason": reason,
+            "filled": market.format_quantity(order.cum_quantity),
+            "asset": balance.asset, "available": market.format_amount(balance.available, balance.asset),
+            "by": asked,
         }  # fmt: skip
         text = f"{order.status.name.lower()} ({_words(reason)}{f', by {asked}' if asked else ''})"
         text += f" with {facts['filled']} {market.base} filled"
         return self._step(
             shard, stream_id, "closed", text, facts,
             self._rows(f"orders(order_id={order.order_id}, status={order.status.value})",
-                       "SELECT 1 FROM orders WHERE order_id = %s AND status = %s", order.order_id, order.status.value),
+                       "SELECT 1 FROM orders WHERE order_id = %s AND status = %s", order.order_id,
+                       order.status.value),
         )  # fmt: skip
 
     def _step(

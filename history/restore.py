@@ -223,7 +223,8 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
             )
             if seen > sent:
                 raise RestoreError(
-                    f"Shard {other.shard.state.index} has heard {seen} messages of shard {source.state.index}, whose "
+                    f"Shard {other.shard.state.index} has heard {seen} messages of shard "
+                    f"{source.state.index}, whose "
                     f"archive knows of {sent}: the archives of the two do not belong together."
                 )
             if seen < sent:
@@ -244,7 +245,8 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
         for target, seen in missing.items():
             if first_sent.get(target, 0) > seen:
                 raise RestoreError(
-                    f"Messages of shard {source.state.index} to shard {target} that were on their way are older "
+                    f"Messages of shard {source.state.index} to shard {target} that were on their way are "
+                    "older "
                     f"than the snapshot of {each.snapshot_id}."
                 )
             rest = tuple(messages[target])
@@ -592,12 +594,15 @@ def _last_trades(connection: psycopg.Connection[Any], market: Market) -> list[Tr
     ).fetchall()
     return [
         TradeExecuted(
-            TimeMs(time), market.symbol, Sequence(sequence), TradeId(trade_id), aggregate_id, PriceTicks(price),
+            TimeMs(time), market.symbol, Sequence(sequence), TradeId(trade_id), aggregate_id,
+            PriceTicks(price),
             QuantityLots(quantity), Side(side), OrderId(maker), OrderId(taker), AccountId(maker_account),
             AccountId(taker_account),
         )
-        for time, sequence, trade_id, aggregate_id, price, quantity, side, maker, taker, maker_account, taker_account
-        in reversed(rows)
+        for (
+            time, sequence, trade_id, aggregate_id, price, quantity, side, maker, taker, maker_account,
+            taker_account,
+        ) in reversed(rows)
     ]  # fmt: skip
 
 

@@ -42,7 +42,8 @@ SEGMENT_BYTES_MAX = 1_000_000
 MS_PER_DAY = 86_400_000
 
 _SESSION = """
-SET idle_in_transaction_session_timeout = '10s'; -- a worker that was paused must not keep the lock from the others
+-- a worker that was paused must not keep the lock from the others
+SET idle_in_transaction_session_timeout = '10s';
 SET client_connection_check_interval = '1s';
 SET synchronous_commit = on;
 """

@@ -76,7 +76,8 @@ _TRANSFERS = Backfill(
         )
         ORDER BY account_id, kind, reference, time, stream_id, event
         ON CONFLICT (account_id, kind, transfer_id) DO UPDATE
-        SET asset = excluded.asset, amount = excluded.amount, time = excluded.time WHERE excluded.time < transfers.time
+        SET asset = excluded.asset, amount = excluded.amount, time = excluded.time
+        WHERE excluded.time < transfers.time
     )
     SELECT count(*) FROM entries WHERE kind <> 'loss'
     """,

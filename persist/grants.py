@@ -97,16 +97,21 @@ GRANTS: Final[Mapping[str, Mapping[ServiceRole, Rights]]] = MappingProxyType(
 
 _COLUMNS: Final = """
 SELECT class.relname, array_agg(attribute.attname::text) FROM pg_class AS class
-JOIN pg_attribute AS attribute ON attribute.attrelid = class.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+JOIN pg_attribute AS attribute ON attribute.attrelid = class.oid AND attribute.attnum > 0
+    AND NOT attribute.attisdropped
 WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p', 'v', 'm', 'f') GROUP BY 1
 """
 _PRESENT: Final = """
-SELECT class.relname, acl.privilege_type, '' FROM pg_class AS class CROSS JOIN LATERAL aclexplode(class.relacl) AS acl
-WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p', 'v', 'm', 'f') AND acl.grantee = %(role)s::regrole
+SELECT class.relname, acl.privilege_type, '' FROM pg_class AS class CROSS
+    JOIN LATERAL aclexplode(class.relacl) AS acl
+WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND acl.grantee = %(role)s::regrole
 UNION ALL
 SELECT class.relname, acl.privilege_type, attribute.attname FROM pg_class AS class
-JOIN pg_attribute AS attribute ON attribute.attrelid = class.oid CROSS JOIN LATERAL aclexplode(attribute.attacl) AS acl
-WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p', 'v', 'm', 'f') AND acl.grantee = %(role)s::regrole
+JOIN pg_attribute AS attribute ON attribute.attrelid = class.oid CROSS
+    JOIN LATERAL aclexplode(attribute.attacl) AS acl
+WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND acl.grantee = %(role)s::regrole
 """
 
 

@@ -64,7 +64,8 @@ ENTRIES_PER_READ = 100
 REASON_LENGTH_MAX = 500
 
 _SESSION = """
-SET idle_in_transaction_session_timeout = '10s'; -- a worker that was paused must not keep the lock from the others
+-- a worker that was paused must not keep the lock from the others
+SET idle_in_transaction_session_timeout = '10s';
 SET client_connection_check_interval = '1s';
 SET synchronous_commit = on;
 CREATE TEMPORARY TABLE batch_orders (LIKE orders) ON COMMIT DELETE ROWS;
@@ -92,8 +93,10 @@ WHERE excluded.version > coalesce(orders.version, 0) OR (
 """
 _SESSION_CANDLES = """
 CREATE TEMPORARY TABLE batch_candles (
-    market text, interval text, open_time timestamptz, open bigint, high bigint, low bigint, close bigint, volume numeric,
-    quote_volume numeric, trade_count bigint, taker_buy_volume numeric, taker_buy_quote numeric, first_trade_id bigint,
+    market text, interval text, open_time timestamptz, open bigint, high bigint, low bigint, close bigint,
+    volume numeric,
+    quote_volume numeric, trade_count bigint, taker_buy_volume numeric, taker_buy_quote numeric,
+    first_trade_id bigint,
     last_trade_id bigint
 ) ON COMMIT DELETE ROWS;
 """
@@ -103,9 +106,11 @@ SESSION_TIMESCALEDB = "SET timescaledb.max_tuples_decompressed_per_dml_transacti
 _UPSERT_CANDLES = """
 INSERT INTO candles SELECT * FROM batch_candles
 ON CONFLICT (market, interval, open_time) DO UPDATE SET
-    open = CASE WHEN excluded.first_trade_id < candles.first_trade_id THEN excluded.open ELSE candles.open END,
+    open = CASE WHEN excluded.first_trade_id < candles.first_trade_id THEN excluded.open
+    ELSE candles.open END,
     high = greatest(candles.high, excluded.high), low = least(candles.low, excluded.low),
-    close = CASE WHEN excluded.last_trade_id > candles.last_trade_id THEN excluded.close ELSE candles.close END,
+    close = CASE WHEN excluded.last_trade_id > candles.last_trade_id THEN excluded.close
+    ELSE candles.close END,
     volume = candles.volume + excluded.volume, quote_volume = candles.quote_volume + excluded.quote_volume,
     trade_count = candles.trade_count + excluded.trade_count,
     taker_buy_volume = candles.taker_buy_volume + excluded.taker_buy_volume,

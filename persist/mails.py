@@ -33,7 +33,8 @@ _SENT: Final = (
     "UPDATE mails SET sent_at = now(), body = '', error = '', attempts = attempts + 1 WHERE mail_id = %(id)s"
 )
 _FAILED: Final = """
-    UPDATE mails SET attempts = attempts + 1, error = %(error)s, next_try_at = now() + make_interval(secs => %(wait_s)s)
+    UPDATE mails SET attempts = attempts + 1, error = %(error)s,
+    next_try_at = now() + make_interval(secs => %(wait_s)s)
     WHERE mail_id = %(id)s
 """
 

@@ -94,7 +94,8 @@ SELECT chunk.range_start, chunk.range_end FROM timescaledb_information.chunks AS
 LEFT JOIN timescaledb_information.continuous_aggregates AS aggregate
     ON aggregate.materialization_hypertable_schema = chunk.hypertable_schema
     AND aggregate.materialization_hypertable_name = chunk.hypertable_name
-WHERE coalesce(aggregate.view_name, chunk.hypertable_name) = %s AND chunk.range_end <= to_timestamp(%s / 1000.0)
+WHERE coalesce(aggregate.view_name, chunk.hypertable_name) = %s
+    AND chunk.range_end <= to_timestamp(%s / 1000.0)
 ORDER BY chunk.range_start
 """
 
@@ -134,11 +135,13 @@ def _delete_rows(connection: psycopg.Connection[Any], relation: str, before_ms: 
 
 # A window may have more than _ROWS_PER_DELETE rows by those that share its last millisecond.
 _WINDOW_END: Final = """
-SELECT accepted_time FROM orders WHERE accepted_time > %(after)s AND accepted_time < to_timestamp(%(before_ms)s / 1000.0)
+SELECT accepted_time FROM orders WHERE accepted_time > %(after)s
+    AND accepted_time < to_timestamp(%(before_ms)s / 1000.0)
 ORDER BY accepted_time OFFSET %(rows)s LIMIT 1
 """
 _DELETE_ORDERS: Final = """
-DELETE FROM orders WHERE accepted_time > %(after)s AND accepted_time <= least(%(end)s, to_timestamp(%(before_ms)s / 1000.0))
+DELETE FROM orders WHERE accepted_time > %(after)s AND accepted_time <= least(%(end)s,
+    to_timestamp(%(before_ms)s / 1000.0))
 AND updated_time < to_timestamp(%(before_ms)s / 1000.0) AND status = ANY (%(closed)s)
 """
 

@@ -10,4 +10,4 @@ class UnknownMarketError(ValueError):
 
 
 class MarketsUnknownError(Exception):
-    """What shards have produced cannot be read before their leaders have published which markets they have."""
+    """The output of shards cannot be read before their leaders have published their markets."""

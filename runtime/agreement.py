@@ -23,7 +23,10 @@ from runtime.unique_names import own_instance
 FRESH_S: Final = 10
 """An entry that was not renewed for this time belongs to a process that was killed."""
 _TIMEOUT_S: Final = 2.0
-_ADVICE: Final = "All processes of an exchange need the same values; stop those that have other ones first, or set these alike."
+_ADVICE: Final = (
+    "All processes of an exchange need the same values; stop those that have other ones first, "
+    "or set these alike."
+)
 
 _log = structlog.get_logger()
 

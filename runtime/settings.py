@@ -201,8 +201,10 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     functions: str = "orders,account,market-data,users"
     """Groups of functions that this gateway serves."""
     reply_timeout_ms: Positive = 5_000
-    """How long a gateway waits for a reply. A new exchange remembers requests for ten times as long; later the log
-    has that duration, of which no gateway should wait for more than a tenth."""
+    """How long a gateway waits for a reply. A new exchange remembers requests for ten times as long.
+
+    Later the log has that duration, of which no gateway should wait for more than a tenth.
+    """
     backlog_age_ms_max: Positive = 2_000
     """Maximum age of the oldest waiting command of a shard; beyond it orders are refused with 503."""
     log_mb_max: Positive = 1_024

@@ -400,7 +400,8 @@ class AccountStreams:
             if number % _CAUGHT_UP_AT_ONCE == 0:
                 await asyncio.sleep(0)
                 if reconnections != self._reconnections or not self._links.of(shard).ready:
-                    return  # more may have been missed meanwhile; who is still behind is caught up from where it stands
+                    # More may have been missed meanwhile; the remaining accounts are caught up later.
+                    return
             waiting = [event for portion in account.waiting for event in portion.events]
             if self._awaits_market(found.get(account_id, []) + waiting):
                 continue

@@ -1,11 +1,10 @@
-"""What was heard of an account's events: every event once and in order, whatever was lost, repeated or cut
-differently. Pure.
+"""An account's events, each once and in order, whatever was lost, repeated or divided differently. Pure.
 
 An account's channel brings portions: all that the log has for the account from behind one position up to
 another. A portion is taken when it begins at or behind the position up to which the account was heard. When a
-part of it was heard already (feeds repeat events after a crash, in other portions), only the log can tell which
-part, and the portion waits. Portions also wait after a lost connection. In both cases the account is behind
-until the log was read up to what feeds had published.
+part of it was heard already (feeds repeat events after a crash, in other portions), only the log can tell
+which part, and the portion waits. Portions also wait after a lost connection. In both cases the account is
+behind until the log was read up to what feeds had published.
 """
 
 from collections.abc import Iterable
@@ -65,9 +64,7 @@ class CatchUp:
         self.is_behind = self.heard is not None
 
     def caught_up(self, events: Iterable[Event], position: StreamId) -> list[Event]:
-        """Return what is new: `events`, which the log has from behind what was heard up to `position`, and the waiting
-        portions that follow.
-        """
+        """Return the new events: `events` from the log up to `position`, and the waiting portions."""
         new = list(events)
         self.move_to(position)
         while self.waiting and (following := self.take(self.waiting[0])) is not None:

@@ -27,11 +27,10 @@ def account(
     moment: str | None,
     as_json: bool,
 ) -> None:
-    """Show an account's balances, holds and open orders as they were at any sequence or time since the
-    archive begins.
+    """Show an account's balances, holds and open orders at any sequence or time since the archive begins.
 
-    Without either, as they are now. On another shard than the market's, an account is shown at the end of
-    that sequence's millisecond.
+    Without either, show them now. If the account is on another shard than the market, it is shown at the end
+    of that sequence's millisecond.
     """
     if (account_id is None) == (email is None):
         raise click.UsageError("Name an account by --account or --email.")

@@ -20,7 +20,8 @@ _ACCOUNT = click.argument("account", type=click.IntRange(min=1))
 def accounts() -> None:
     """Freeze, limit, verify and close accounts, and cancel their orders.
 
-    Each but `verify` is a command that the operator's key signs; it stands in the log of the account's shard.
+    Each subcommand but `verify` is a command signed with the operator's key, and is stored in the log of the
+    account's shard.
     """
 
 
@@ -74,12 +75,8 @@ def thaw(account: int) -> None:
 @click.option(
     "--open-orders", type=click.IntRange(min=0), help="Open orders in all markets together; 0: no limit."
 )
-@click.option(
-    "--orders-10s", type=click.IntRange(min=0), help="Orders in ten seconds; 0: no limit of its own."
-)
-@click.option(
-    "--orders-1d", type=click.IntRange(min=0), help="Orders in a day (UTC); 0: no limit of its own."
-)
+@click.option("--orders-10s", type=click.IntRange(min=0), help="Orders in ten seconds; 0: no separate limit.")
+@click.option("--orders-1d", type=click.IntRange(min=0), help="Orders in a day (UTC); 0: no separate limit.")
 def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_1d: int | None) -> None:
     """Set an account's limits. What is not named stays as it is."""
     named = {"open_orders_max": open_orders, "orders_10s_max": orders_10s, "orders_1d_max": orders_1d}
@@ -99,7 +96,8 @@ def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_
 @click.option(
     "--in-flight",
     type=click.IntRange(0, 2**31),
-    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: no "
+    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: "
+    "no "
     "limit.",
 )
 def limit_all(open_orders: int | None, in_flight: int | None) -> None:
@@ -150,10 +148,10 @@ def cancel_orders(account: int, market: str, yes: bool) -> None:
 @accounts.command(name="verify")
 @click.argument("who", metavar="ACCOUNT|EMAIL")
 def verify_address(who: str) -> None:
-    """Take the address of an account for its owner's, as if the mail had been answered.
+    """Mark the address of an account as verified, as if the mail had been answered.
 
-    For programs, which read no mails, where EXCHANGE_VERIFICATION_REQUIRED is set. It stands in the account's
-    activity.
+    For programs, which cannot read mails, where EXCHANGE_VERIFICATION_REQUIRED is set. The account's activity
+    shows it.
     """
     account = verified(running_settings(), who)
     if account is None:

@@ -46,10 +46,9 @@ class _Line(msgspec.Struct, frozen=True):
     help="Compare with the database's ledger, where it has caught up.",
 )
 def audit(as_json: bool, watch: bool, timeout_s: float, database: bool) -> None:
-    """Add up all money of all shards, and compare it with what was deposited and withdrawn, here and in the
-    database.
+    """Add up all money of all shards, and compare it with deposits and withdrawals, here and in the database.
 
-    Ends with 1 when an asset does not add up, and names it and the amounts.
+    Exit code 1 if an asset does not add up; the asset and the amounts are shown.
     """
     settings = running_settings()
     try:

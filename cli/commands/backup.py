@@ -36,7 +36,7 @@ class BaseRow(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What --status says."""
+    """The output of --status."""
 
     ok: bool
     problem: str
@@ -53,7 +53,7 @@ class Status(msgspec.Struct, frozen=True):
     "--status",
     "only_status",
     is_flag=True,
-    help="Show what can be recovered; ends with 1 when it is not healthy.",
+    help="Show what can be recovered; exit code 1 if the backup is not healthy.",
 )
 @click.option(
     "--keep",
@@ -66,13 +66,14 @@ class Status(msgspec.Struct, frozen=True):
     "--json", "as_json", is_flag=True, help="Print JSON: ok, problem, folder, bases, wal_bytes, receiving."
 )
 def backup(folder: Path | None, only_status: bool, keep: int, as_json: bool) -> None:
-    """Back up the database into FOLDER: all of it now, and from then on its log as it is written.
+    """Back up the database into FOLDER: a base backup now, and from then on its log as it is written.
 
     Run it once, and then every day or week from cron, on a disk other than the database's. Between the runs
-    the running exchange writes the log there. `exchange recover FOLDER` puts the database back as it was at
-    any moment since the oldest base backup, and `exchange restore` then rebuilds Redis. It is for the
-    PostgreSQL that `exchange up` starts; docs/how-to/back-up-and-restore.md says what to do with one of your
-    own. The data folder's keys (master.key, operator.key, …) are not in it: keep a copy of them elsewhere.
+    the running exchange writes the log there. `exchange recover FOLDER` recovers the database as it was at
+    any moment since the oldest base backup, and `exchange restore` then rebuilds Redis. It backs up the
+    PostgreSQL that `exchange up` starts; docs/how-to/back-up-and-restore.md describes backups of an external
+    one. It does not contain the data folder's keys (master.key, operator.key, …): keep a copy of them
+    elsewhere.
     """
     settings = running_settings()
     try:
@@ -134,7 +135,7 @@ def _back_up(settings: Settings, folder: Path, keep: int, *, quiet: bool) -> Non
 
 
 def _begin_line(settings: Settings, connection: psycopg.Connection[Any], folder: Path) -> None:
-    """Begin a log of its own: the first one, one in another folder, or one after a gap."""
+    """Begin a new log: the first one, one in another folder, or one after a gap."""
     backups.backup_file(settings).unlink(missing_ok=True)
     backups.drop_slot(connection)
     backups.make_slot(connection)
@@ -149,7 +150,7 @@ def _await_receiver(settings: Settings, connection: psycopg.Connection[Any]) -> 
         if time.monotonic() > deadline:
             raise BackupError(
                 f"The log is not written into the backup: see {log_file(settings, backups.RECEIVER)}. An "
-                "exchange that was started by an earlier version must be started anew (`exchange down`, "
+                "exchange that was started by an earlier version must be restarted (`exchange down`, "
                 "`exchange up`)."
             )
         time.sleep(0.1)
@@ -157,7 +158,7 @@ def _await_receiver(settings: Settings, connection: psycopg.Connection[Any]) -> 
 
 @contextmanager
 def bar(quiet: bool, what: str) -> Iterator[tuple[backups.Progress, Callable[[str], None]]]:
-    """Show how far copying is; yield what takes bytes, and what takes another text for what is under way."""
+    """Show the progress of copying; yield a callback for bytes, and one for a text about the current step."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with ProgressBar(*columns, console=console, transient=True, disable=quiet) as shown:
         task = shown.add_task(what, total=None)

@@ -18,7 +18,7 @@ from stream_log.redis_log import RedisStreamLog
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only show what there is, and what forbids to convert it.")
+@click.option("--dry-run", is_flag=True, help="Only show the data, and what prevents its conversion.")
 @click.option(
     "--json",
     "as_json",
@@ -53,11 +53,12 @@ def convert(dry_run: bool, as_json: bool) -> None:
 
 
 def convert_all(settings: Settings, log: RedisStreamLog, *, dry_run: bool) -> list[dict[str, Any]]:
-    """Convert what every shard has, and return what became of it: shard, snapshots, input, events, converted,
-    reason.
+    """Convert every shard's data, and return the results.
+
+    A result has shard, snapshots, input, events, converted, reason.
 
     Raises:
-        CommandError: an engine worker runs.
+        CommandError: an engine worker is running.
     """
     if alive := running_engines(log, settings.shard_count):
         raise CommandError(

@@ -41,8 +41,8 @@ from stream_log.redis_log import RedisStreamLog
 _SHOWN_REASON = 60
 _SHOWN_PAYLOAD = 200
 _APPLIED_NOW = """\
-These commands are applied now, at what the books and balances are now, and not when they were sent. Whoever sent them was told that
-they were not understood, or nothing, and does not wait any more: they may have been sent again since.
+These commands are applied now, to the present books and balances, not to those when they were sent.
+Their senders got a refusal or no answer, and no longer wait: they may have sent them again since.
 """
 
 
@@ -58,13 +58,13 @@ class _Listing(msgspec.Struct, frozen=True):
     "--json", "as_json", is_flag=True, help="Print JSON: count, letters; a letter's payload is in base64."
 )
 @click.option("--shard", type=click.IntRange(min=0), help="Only this shard's.")
-@click.option("--payload", "with_payload", is_flag=True, help="Show also what could not be understood.")
+@click.option("--payload", "with_payload", is_flag=True, help="Also show the undecodable bytes.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="The newest so many of each shard.",
+    help="Maximum number of letters per shard, the newest ones.",
 )
 @click.option(
     "--database/--no-database", default=True, help="List also the events that the database could not take."
@@ -73,10 +73,10 @@ class _Listing(msgspec.Struct, frozen=True):
 def dead(
     context: click.Context, as_json: bool, shard: int | None, with_payload: bool, limit: int, database: bool
 ) -> None:
-    """List what nobody could understand: entries of streams, and events that the database refused.
+    """List undecodable entries of streams, and events that the database refused.
 
-    Nothing of it was applied, and everything else went on. `pass` and `requeue` take one off the list, by its
-    name.
+    Nothing of them was applied, and everything else continued. `pass` and `requeue` remove one from the list,
+    by its name.
     """
     settings = running_settings()
     if shard is not None and shard >= settings.shard_count:
@@ -93,9 +93,9 @@ def dead(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def pass_by_name(chosen: tuple[Settings, list[int]], where: str, name: str, yes: bool) -> None:
-    """Take a dead letter off the list for good, once somebody has looked at it.
+    """Remove a dead letter from the list for good, after it was examined.
 
-    WHERE and ID are those of the list; of an event that the database could not take, WHERE is dead_events.
+    WHERE and ID are those of the list; for an event that the database refused, WHERE is dead_events.
     """
     settings, shards = chosen
     with _servers_answer():
@@ -121,10 +121,10 @@ def pass_by_name(chosen: tuple[Settings, list[int]], where: str, name: str, yes:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def requeue(chosen: tuple[Settings, list[int]], where: str, name: str, yes: bool) -> None:
-    """Put back what is understood now, and take it off the list, in one step.
+    """Requeue a dead letter that is decodable now, and remove it from the list, in one step.
 
-    Commands go to the end of their shard's input and are applied now. An event of dead_events is stored in
-    the database. What is still not understood stays where it is.
+    Commands are appended to their shard's input and applied now. An event of dead_events is stored in the
+    database. A letter that is still undecodable remains.
     """
     settings, shards = chosen
     try:

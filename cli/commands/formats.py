@@ -16,11 +16,10 @@ from protocol.switching import Reader, Switch, plan_switch, switched
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: shards, processes, newest, lacking.")
 @click.pass_context
 def formats(context: click.Context, as_json: bool) -> None:
-    """Show which format, kinds and rules each shard writes and follows, and up to which ones each process
-    reads them.
+    """Show the format, kinds and rules that each shard writes and follows, and those processes read.
 
-    A new release writes what the one before reads, until all processes are of the new one and the shards are
-    switched. So an upgrade can be taken back until then.
+    A new release writes the formats that the previous one reads, until all processes are of the new release
+    and the shards are switched. Until then an upgrade can be undone.
     """
     if context.invoked_subcommand is not None:
         return
@@ -54,15 +53,15 @@ def formats(context: click.Context, as_json: bool) -> None:
 @click.option(
     "--without",
     multiple=True,
-    help="A process that has not been heard and will not come back. May be repeated.",
+    help="A process without a heartbeat that will not return. May be repeated.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def switch(without: tuple[str, ...], yes: bool) -> None:
-    """Let every shard write the newest that all processes read.
+    """Let every shard write the newest formats that all processes read.
 
-    There is no way back: earlier releases then refuse to start.
+    This is irreversible: earlier releases then refuse to start.
 
-    Refused while a process reads less, or has not been heard.
+    Refused while a process reads only older formats, or has sent no heartbeat.
     """
     with operating() as operator:
         found = _readers(operator)

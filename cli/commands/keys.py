@@ -18,11 +18,10 @@ _ROLES = [role.name.lower() for role in Role]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of name, role, publicKey, shards.")
 @click.pass_context
 def keys(context: click.Context, as_json: bool) -> None:
-    """Show whose signatures the shards take.
+    """Show the keys whose signatures the shards accept.
 
-    Whoever configures, freezes, deposits or withdraws signs the command with a private key. The public halves
-    are part of each shard's state: another one is taken only after a command that an operator's key has
-    signed.
+    Configuration, freezes, deposits and withdrawals are commands signed with a private key. The public keys
+    are part of each shard's state, and change only by a command signed with an operator's key.
     """
     if context.invoked_subcommand is not None:
         return
@@ -60,11 +59,11 @@ def keys(context: click.Context, as_json: bool) -> None:
 def rotate(role: str, public_key: str | None, keep: bool) -> None:
     """Give the shards a new key of a role, and revoke the old ones.
 
-    First every shard takes the new key, then its private half replaces the old one in the data folder, then
-    the old ones are revoked: who is interrupted repeats it. With a public key of your own, give its private
-    half to the processes that need it (EXCHANGE_OPERATOR_KEY, EXCHANGE_TREASURY_KEY, EXCHANGE_FAUCET_KEY)
-    before the old one is revoked. Gateways read the faucet's at their start, so use --keep, restart them, and
-    revoke then.
+    First every shard adds the new key, then its private key replaces the old one in the data folder, then the
+    old ones are revoked; repeat the command if it is interrupted. With a public key of your own, give its
+    private key to the processes that need it (EXCHANGE_OPERATOR_KEY, EXCHANGE_TREASURY_KEY,
+    EXCHANGE_FAUCET_KEY) before the old one is revoked. Gateways read the faucet's key at their start, so use
+    --keep, restart them, and revoke then.
     """
     settings, chosen = running_settings(), Role[role.upper()]
     if public_key is None and getattr(settings, f"{role}_key"):
@@ -83,11 +82,11 @@ def rotate(role: str, public_key: str | None, keep: bool) -> None:
 
 @keys.command("reseal")
 def reseal_secrets() -> None:
-    """Seal the secrets in the database anew, under the master key of now.
+    """Encrypt the secrets in the database again, with the current master key.
 
-    Needs the key of before, as EXCHANGE_MASTER_KEY_PREVIOUS or as `master.previous.key` in the data folder,
-    and the database as its owner. May be interrupted and repeated, and runs beside an exchange that trades.
-    docs/how-to/rotate-secrets.md has what comes before and afterwards.
+    Needs the previous key, as EXCHANGE_MASTER_KEY_PREVIOUS or as `master.previous.key` in the data folder,
+    and the database as its owner. It may be interrupted and repeated, and runs beside an exchange that
+    trades. docs/how-to/rotate-secrets.md describes the steps before and after.
     """
     settings = running_settings()
     try:

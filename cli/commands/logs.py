@@ -23,7 +23,7 @@ FOLLOW_EVERY_S = 0.2
 @click.option("--lines", "-n", default=50, show_default=True, help="Lines to show from the end.")
 @click.option("--raw", is_flag=True, help="Print the lines unformatted; most are JSON.")
 def logs(process: str | None, follow: bool, lines: int, raw: bool) -> None:
-    """Show what a process has written; without a name, the end of every log.
+    """Show a process's log; without a name, the end of every log.
 
     The processes are those of `exchange status`.
     """

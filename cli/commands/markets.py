@@ -38,11 +38,11 @@ _COLUMNS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market.")
 @click.pass_context
 def markets(context: click.Context, as_json: bool) -> None:
-    """Show the markets: status, grid, limits and fees, and the last and best prices when the exchange runs.
+    """Show the markets: status, grid, limits and fees, and the last and best prices if the exchange runs.
 
-    How a market is configured stands in the log of its shard, and changes by commands: `plan` shows what the
-    settings want to be otherwise, `apply` does it, `halt`, `cancel-only` and `resume` change what may be done
-    in a market. EXCHANGE_MARKETS_FILE names the file of the settings; a new exchange begins with it.
+    A market's configuration is in the log of its shard, and changes by commands: `plan` shows the differences
+    from the settings, `apply` applies them, `halt`, `cancel-only` and `resume` change a market's status.
+    EXCHANGE_MARKETS_FILE names the file of the settings, with which a new exchange begins.
     """
     if context.invoked_subcommand is not None:
         return
@@ -124,9 +124,9 @@ def plan_command(file: TextIO | None, as_json: bool) -> None:
     "--announced", is_flag=True, help="List new markets as announced: shown, and opened by `resume`."
 )
 def apply_command(file: TextIO | None, announced: bool) -> None:
-    """Configure the markets as the markets file says, while the exchange runs.
+    """Configure the markets as in the markets file, while the exchange runs.
 
-    Markets that are not in it stay as they are.
+    Markets that are not in the file are unchanged.
     """
     changes, settings = _changes(file, MarketStatus.ANNOUNCED if announced else MarketStatus.TRADING)
     _show(changes)

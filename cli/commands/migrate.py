@@ -11,11 +11,11 @@ from runtime.settings import SettingsError
 
 @click.command()
 def migrate() -> None:
-    """Bring the database's schema and the rights of its roles up to date, as `up` does when it starts.
+    """Migrate the database's schema and the rights of its roles, as `up` does when it starts.
 
-    Meant for a database of your own (EXCHANGE_DATABASE_URL), before the processes are started, or while those
-    of the version before still run: it keeps nobody from a table for longer than a second. It shows what it
-    waits for, and how far it is. Interrupted, it goes on where it was when it is run again.
+    Use it for an external database (EXCHANGE_DATABASE_URL), before the processes are started, or while those
+    of the previous version still run: it blocks no table for longer than a second. It shows what it waits
+    for, and its progress. After an interruption, run it again to continue.
     """
     try:
         settings = running_settings()

@@ -64,8 +64,8 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
 def _next(settings: Settings, to: datetime | None) -> str:
     if to is None and any(settings.data_dir.glob("redis*/appendonlydir")):
         return (
-            f"Next: {settings.data_dir} still has Redis's data. If they are the newest, `exchange up` goes "
-            "on from them, and what the database lacks is stored once more; `exchange restore` would take "
-            "that back. If they are not, `exchange restore` first."
+            f"Next: {settings.data_dir} still has Redis's data. If it is the newest, `exchange up` continues "
+            "from it, and stores the data that the database lacks again; `exchange restore` would reverse "
+            "that. If it is not, run `exchange restore` first."
         )
-    return "Next: `exchange restore` rebuilds Redis from it, then `exchange up` goes on."
+    return "Next: `exchange restore` rebuilds Redis from it, then `exchange up` continues."

@@ -19,7 +19,7 @@ from runtime.settings import Settings, SettingsError
 from stream_log.redis_log import RedisStreamLog
 
 ATTEMPTS_MAX = 3
-"""A log that is trimmed while it is replayed is begun anew from a newer snapshot, so often in all."""
+"""Maximum of attempts: a replay whose log is trimmed meanwhile starts again from a newer snapshot."""
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class _Report(msgspec.Struct, frozen=True):
     "--verify",
     is_flag=True,
     required=True,
-    help="Compare with what the exchange wrote (all it can do so far).",
+    help="Compare with the exchange's output (required).",
 )
 @click.option(
     "--shard", type=click.IntRange(min=0), help="Only this shard; otherwise all, one after the other."
@@ -46,15 +46,15 @@ class _Report(msgspec.Struct, frozen=True):
     "--from-beginning/--from-snapshot",
     "from_beginning",
     default=None,
-    help="Where to begin; otherwise at the beginning if Redis still has it, and at the older snapshot if not.",
+    help="Where to begin; otherwise at the beginning if Redis still has it, and at the older snapshot if "
+    "not.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per shard.")
 def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json: bool) -> None:
-    """Rebuild shards from their log, and compare every event, state hash and snapshot with what the exchange
-    wrote.
+    """Rebuild shards from their log, and compare events, state hashes and snapshots with the originals.
 
-    It only reads: the exchange may run meanwhile, or stand still. Ends with 1 at the first difference, and
-    names it.
+    It only reads: the exchange may run meanwhile, or be stopped. Exit code 1 at the first difference, which
+    is shown.
     """
     settings = running_settings()
     if shard is not None and shard >= settings.shard_count:

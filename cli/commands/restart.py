@@ -18,11 +18,11 @@ from cli.console import CommandError, console, plain_table, print_json, running_
 def restart(processes: tuple[str, ...], as_json: bool) -> None:
     """Restart the processes of a running exchange, one after the other.
 
-    Without names: all but Redis and PostgreSQL, in the order of an upgrade – the database is brought up to
-    date; each shard's standbys, then its leader; feeds, persistence, gateways, WebSocket edges, market maker,
-    frontend. Each hands over and finishes what is under way, is started anew from what is on the disk, and
-    the next one comes when it is ready. With more than one gateway and edge (EXCHANGE_GATEWAYS,
-    EXCHANGE_WS_EDGES) and a standby (EXCHANGE_STANDBYS) nobody is kept from trading meanwhile.
+    Without names: all but Redis and PostgreSQL, in the order of an upgrade: the database is migrated; then
+    each shard's standbys and leader; feeds, persistence, gateways, WebSocket edges, market maker, frontend.
+    Each process hands over, finishes its work and is started from the code on disk; the next one follows when
+    it is ready. With more than one gateway and edge (EXCHANGE_GATEWAYS, EXCHANGE_WS_EDGES) and a standby
+    (EXCHANGE_STANDBYS) trading continues meanwhile.
     """
     restarted: list[restarting.Restarted] = []
     try:
@@ -44,9 +44,9 @@ def restart(processes: tuple[str, ...], as_json: bool) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show what is being done: one changing line on a terminal, a line each elsewhere.
+    """Show the current step: one changing line on a terminal, otherwise one line per step.
 
-    Not where JSON goes.
+    Nothing is shown with JSON output.
     """
     screen = Console(stderr=True)
     if screen.is_terminal:

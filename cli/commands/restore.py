@@ -41,11 +41,11 @@ GO_ON: Final = (
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: restored, shards, losses.")
 def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
-    """Rebuild what Redis held from the database, after it was wiped or has lost its end.
+    """Rebuild Redis's data from the database, after Redis was wiped or has lost its end.
 
-    The exchange must be stopped. Every shard comes back as it was after the last entry of its log that is
-    archived; the exchange goes on from there when it is started again. What Redis has of the shards is
-    replaced; people sign in anew, API keys stay.
+    The exchange must be stopped. Every shard is restored to the last archived entry of its log; the exchange
+    continues from there when it is started again. Redis's data of the shards is replaced; users must sign in
+    again, API keys remain.
     """
     settings = own_settings()
     say = (lambda _text: None) if as_json else (lambda text: console.print(f"{text} …", highlight=False))

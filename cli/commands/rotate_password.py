@@ -14,10 +14,10 @@ from cli.needed_servers import servers_of_stopped
 
 @click.command()
 def rotate_password() -> None:
-    """Give the servers that `exchange up` starts another password; the exchange must be stopped.
+    """Change the password of the servers that `exchange up` starts; the exchange must be stopped.
 
-    Redis and PostgreSQL have one between them, in the data folder; those of the roles in the database come of
-    it. Nothing else has to be told: processes read it when they start.
+    Redis and PostgreSQL share a password, which is in the data folder; those of the database's roles are
+    derived from it. No other change is needed: processes read it when they start.
     """
     settings = own_settings()
     if settings.database_url or settings.redis_url:

@@ -43,15 +43,15 @@ def secrets(
     rotate: tuple[str, ...],
     forget: tuple[str, ...],
 ) -> None:
-    """Make the secrets of a deployment in containers, a folder below FOLDER for each who gets some.
+    """Create the secrets of a deployment in containers, in FOLDER, one folder per recipient.
 
-    Everything comes of FOLDER/operator/seed, which is made when there is none, and of
-    FOLDER/operator/rotations.json: keep a copy of both. With the same two the same files come out again, so
-    this may be repeated, with the same options when it was interrupted. What else belongs to a rotation, and
-    in which order: docs/how-to/rotate-secrets.md.
+    All secrets are derived from FOLDER/operator/seed, which is generated if missing, and
+    FOLDER/operator/rotations.json: keep a copy of both. The same two files always produce the same secrets,
+    so an interrupted command may be repeated with the same options. docs/how-to/rotate-secrets.md describes
+    the further steps of a rotation and their order.
     """
     try:
-        # Each of its files is for whoever gets the folder that it is in.
+        # Each of its files is for the recipient of its folder.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         seed = _seed(folder / SEED_FILE)
         before = _rotations(folder / ROTATIONS_FILE)
@@ -59,7 +59,7 @@ def secrets(
         hosts = Hosts(redis, cache, tuple(sentinels.split(",")), database)
         for path, text in secret_files(seed, hosts, rotations).items():
             _write(folder / path, text)
-        # Last: whoever repeats what was interrupted gets the same files, not the step after it.
+        # Last: repeating an interrupted command must produce the same files, not those of the next step.
         if rotations != before:
             text = msgspec.json.format(msgspec.json.encode(rotations)).decode()
             _write(folder / ROTATIONS_FILE, f"{text}\n", mode=0o600)
@@ -113,9 +113,9 @@ def _seed(path: Path) -> bytes:
 
 
 def _write(path: Path, text: str, mode: int = 0o444) -> None:
-    """Put a file into place, whole.
+    """Write a file atomically.
 
-    Who gets a folder may read what is in it, whatever user that is; nobody else gets it.
+    The recipient of a folder may read its files as any user; nobody else gets the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{random.token_hex(4)}")

@@ -14,7 +14,7 @@ from protocol.units import SCALE_MAX, format_amount
 from runtime.settings import SettingsError
 
 _AMOUNTS = ("available", "held", "fees", "deposited", "withdrawn", "settled")
-"""What an asset's row of a report says, in this order."""
+"""The columns of an asset's row, in this order."""
 _ASSETS_PER_TABLE = 4
 """As many fit beside each other into 80 columns."""
 
@@ -27,9 +27,7 @@ _ASSETS_PER_TABLE = 4
     help="Print JSON: a list, an object per shard, money in units of 10**-scale of each asset.",
 )
 def shards(as_json: bool) -> None:
-    """Show every shard: its markets, who leads and stands by, position, backlog, logs, readers, and whether
-    its money adds up.
-    """
+    """Show every shard: markets, leader and standbys, position, backlog, logs, readers, accounting."""
     settings = running_settings()
     try:
         reports = shard_reports(settings)
@@ -68,8 +66,10 @@ def _show(report: ShardReport, assets: Mapping[str, Asset]) -> None:
         "snapshot": "none yet"
         if report.snapshot_age_ms is None
         else f"saved {report.snapshot_age_ms} ms ago",
-        "position": f"{report.position}, epoch {report.epoch}; the oldest command waits {report.waiting_ms} ms",
-        "streams": f"{report.input_entries} input, {report.event_entries} events, {report.outbox_entries} outbox, "
+        "position": f"{report.position}, epoch {report.epoch}; the oldest command waits {report.waiting_ms} "
+        "ms",
+        "streams": f"{report.input_entries} input, {report.event_entries} events, {report.outbox_entries} "
+        "outbox, "
         f"{report.dead_letters} dead letters",
         "passed": ", ".join(f"{reader} {stream_id}" for reader, stream_id in report.passed.items())
         or "nobody reads yet",

@@ -28,10 +28,11 @@ from stream_log.redis_log import RedisStreamLog
 _WARNING = """\
 Nothing of this entry will ever be applied, by this program or a later one.
 """
-_SENT = """Shard {source} has sent these messages. What they would have settled here is not settled: an order may stay on its way, and the
-difference has to be booked by hand (docs/how-to/respond-to-alerts.md).
+_SENT = """\
+Shard {source} has sent these messages. Their settlements do not happen here: an order may stay in flight,
+and the difference has to be booked by hand (docs/how-to/respond-to-alerts.md).
 """
-_FORGED = """Shard {source} has not sent these messages: somebody else wrote them. They do not count as received.
+_FORGED = """Shard {source} has not sent these messages: they are forged, and do not count as received.
 """
 
 
@@ -41,7 +42,7 @@ class _Stop(NamedTuple):
 
 
 @click.command()
-@click.option("--shard", type=click.IntRange(min=0), required=True, help="The shard that stands still.")
+@click.option("--shard", type=click.IntRange(min=0), required=True, help="The halted shard.")
 @click.option("--id", "stream_id", required=True, help="The entry's id, as the reason of the halt names it.")
 @click.option("--operator", required=True, help="Your name; it is kept with the entry.")
 @click.option("--reason", required=True, help="Why the entry is passed over; it is kept, too.")
@@ -52,11 +53,11 @@ class _Stop(NamedTuple):
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | None, yes: bool) -> None:
-    """Let a halted shard pass over the entry of its input that halts it.
+    """Let a halted shard skip the entry of its input that halts it.
 
-    Look first: `exchange shards` says why it stands still, `exchange replay --verify` whether it is sound up
-    to there. The entry becomes a dead letter, and whoever reads the log passes it over as well. Refused
-    unless the entry is the very next one.
+    First look at `exchange shards` for the reason, and run `exchange replay --verify` to check the log up to
+    there. The entry becomes a dead letter, and every reader of the log skips it, too. Refused unless the
+    entry is the very next one.
     """
     settings = running_settings()
     if shard >= settings.shard_count:
@@ -71,7 +72,7 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
         ):
             stop = _stop(log, client, shard, stream_id)
             console.print(
-                f"Shard {shard} stands still: {stop.reason}\n\nEntry {stream_id}:",
+                f"Shard {shard} is halted: {stop.reason}\n\nEntry {stream_id}:",
                 markup=False,
                 soft_wrap=True,
             )
@@ -122,9 +123,7 @@ def _signed(log: RedisStreamLog, settings: Settings, shard: int, instruction: Sk
 
 
 def _keys(log: RedisStreamLog, shard: int) -> tuple[OperatorKey, ...]:
-    """Return the keys that a shard knows, as it said last; none: it has said nothing that this program
-    reads.
-    """
+    """Return a shard's keys by its configuration; none: it has none that this program can read."""
     try:
         config = decode_configuration(log.configuration(shard) or b"").config
     except (msgspec.MsgspecError, LaterFormatError):
@@ -133,7 +132,7 @@ def _keys(log: RedisStreamLog, shard: int) -> tuple[OperatorKey, ...]:
 
 
 class _Claim(NamedTuple):
-    """Whose messages an entry says it has."""
+    """The origin of messages that an entry claims."""
 
     source: int
     last_sequence: int
@@ -164,7 +163,7 @@ def _is_sent(client: redis.Redis, claim: _Claim, shard: int) -> bool:
 
 
 def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: str) -> _Stop:
-    """Return where the shard stands still, if that is before this entry.
+    """Return the place where the shard is halted, if that is before this entry.
 
     Raises:
         CommandError: it is not.

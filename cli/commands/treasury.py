@@ -11,7 +11,7 @@ from protocol.units import AccountId, DecimalError, parse_decimal
 
 
 class _Amount(click.ParamType[str]):
-    """A decimal; how many decimals it may have, only the asset says."""
+    """A decimal number; its asset determines the allowed decimals."""
 
     name = "amount"
 
@@ -36,9 +36,9 @@ _ID = click.option(
 
 @click.group()
 def treasury() -> None:
-    """Bring money in and take it out, by commands that the treasury's key signs.
+    """Deposit and withdraw money, by commands signed with the treasury's key.
 
-    Each transfer has an id of its own, so that it can be repeated when nobody knows whether it has happened.
+    Each transfer has its own id, so that it can be repeated if its outcome is unknown.
     """
 
 

@@ -11,8 +11,8 @@ from cli.console import CommandError, console, own_settings
 def up(detach: bool) -> None:
     """Start everything and run until Ctrl-C.
 
-    Starts Redis and PostgreSQL, unless the settings name others, brings the database up to date, starts every
-    process, and starts anew what dies. The data stay in EXCHANGE_DATA_DIR when it stops.
+    Starts Redis and PostgreSQL, unless the settings name others, migrates the database, starts every process,
+    and restarts processes that die. The data in EXCHANGE_DATA_DIR is kept when it stops.
     """
     try:
         (running.detach if detach else running.up)(own_settings(), console)

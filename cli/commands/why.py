@@ -15,11 +15,10 @@ from history.past import time_text
 @click.option("--account", "account_id", type=click.IntRange(min=1), help="The owner of the client order id.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of stories, an object per attempt.")
 def why(order_id: int | None, client_order_id: str | None, account_id: int | None, as_json: bool) -> None:
-    """Tell an order's whole story, from the command to its end: what was asked, held, refused, matched, paid
-    and released.
+    """Tell an order's story, from the command to its end: request, holds, refusals, matches, payments.
 
-    By its client order id, also one that was refused. Each line names the entry of the shard's input that led
-    to it, and the database's rows.
+    With its client order id, this includes refused orders. Each line names the entry of the shard's input
+    that caused it, and the database's rows.
     """
     if (order_id is None) == (client_order_id is None) or (
         client_order_id is not None and account_id is None
@@ -43,7 +42,8 @@ def why(order_id: int | None, client_order_id: str | None, account_id: int | Non
 def _show(story: Story) -> None:
     name = f"order {story.order_id}" if story.order_id is not None else "an order without a number"
     console.print(
-        f"{name} ({story.client_order_id!r}) of account {story.account_id} in {story.market}: {story.status}\n",
+        f"{name} ({story.client_order_id!r}) of account {story.account_id} in {story.market}: "
+        f"{story.status}\n",
         highlight=False,
     )
     for step in story.steps:

@@ -1,3 +1,1 @@
-"""The exchange on one machine: embedded servers, their processes, their backups, and the supervisor of
-all.
-"""
+"""The exchange on one machine: embedded servers, processes, backups, and the supervisor."""

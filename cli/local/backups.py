@@ -1,8 +1,8 @@
 """Backups of the embedded PostgreSQL: base backups, and the write-ahead log (WAL) since, as it is written.
 
-DIR/0001/base/20260131T120000Z/      a base backup by pg_basebackup, named after the second at whose beginning it was complete
-DIR/0001/wal/                        the log, by pg_receivewal: segments, the newest of which is `.partial`
-DIR/0002/…                           another line: what was recovered, or begun anew, writes a log of its own
+    DIR/0001/base/20260131T120000Z/  a base backup by pg_basebackup; the name is its time of completion
+    DIR/0001/wal/                    the log, by pg_receivewal: segments, the newest one `.partial`
+    DIR/0002/…                       another line: a recovered or new database writes another log
 
 `exchange backup` makes a base backup, and notes in the data folder (`backup.json`) which line it belongs to.
 From then on `exchange up` runs pg_receivewal. A replication slot keeps the log that pg_receivewal has not got
@@ -30,7 +30,7 @@ from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
 
 RECEIVER: Final = BACKUP_PROCESS
-"""The process that `exchange up` runs, and what the server knows it by."""
+"""The process that `exchange up` runs, and its name at the server."""
 SLOT: Final = "exchange_backup"
 BASES_KEPT: Final = 2
 _NAME: Final = "%Y%m%dT%H%M%SZ"
@@ -41,7 +41,7 @@ _COPY_BYTES: Final = 1 << 20
 _PROGRESS: Final = re.compile(r"(\d+)/(\d+) kB")
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do, in bytes."""
+"""Called with the bytes that are done and the total."""
 
 
 class BackupError(RuntimeError):
@@ -49,7 +49,7 @@ class BackupError(RuntimeError):
 
 
 class BackupNote(msgspec.Struct, frozen=True):
-    """What `backup.json` in the data folder says: where this database's log goes."""
+    """The contents of `backup.json` in the data folder: where this database's log is written."""
 
     line: str
 
@@ -86,22 +86,22 @@ class Base(NamedTuple):
 
 
 class Receiving(msgspec.Struct, frozen=True):
-    """How far the log is in the backup, as the server says."""
+    """The progress of the log in the backup, according to the server."""
 
     active: bool
     """Whether pg_receivewal is connected."""
     lost: bool
-    """The server no longer has what is missing in the backup."""
+    """The server no longer has the part that is missing in the backup."""
     behind_bytes: int
 
 
 def backup_file(settings: Settings) -> Path:
-    """Return where the data folder says which backup it belongs to."""
+    """Return the path of the file that names the data folder's backup."""
     return settings.data_dir / "backup.json"
 
 
 def read_note(settings: Settings) -> BackupNote | None:
-    """Return what it says; None: there is no backup of this data folder.
+    """Return its contents; None: there is no backup of this data folder.
 
     Raises:
         BackupError: it cannot be read.
@@ -116,7 +116,7 @@ def read_note(settings: Settings) -> BackupNote | None:
 
 
 def write_note(settings: Settings, note: BackupNote) -> None:
-    """Write it; who reads it sees the old one or the new one."""
+    """Write it atomically."""
     file = backup_file(settings)
     unfinished = file.with_suffix(".new")
     unfinished.write_bytes(msgspec.json.encode(note))
@@ -136,15 +136,15 @@ def bases(line: Path) -> list[Base]:
     for folder in sorted((line / "base").glob("*")):
         try:
             found.append(Base(folder, datetime.strptime(folder.name, _NAME).replace(tzinfo=UTC)))
-        except ValueError:  # one that is not complete, or a stranger's
+        except ValueError:  # an incomplete or foreign one
             continue
     return found
 
 
 def choose_base(folder: Path, to: datetime | None) -> Base:
-    """Return the newest base backup, of those that were complete at `to`.
+    """Return the newest base backup of those that were complete at `to`.
 
-    Only from there on a state is known to be whole.
+    Only from its completion on a state is known to be consistent.
 
     Raises:
         BackupError: there is none.
@@ -165,9 +165,9 @@ def choose_base(folder: Path, to: datetime | None) -> Base:
 
 
 def new_line(folder: Path) -> Path:
-    """Make and return the folder of a new line.
+    """Create and return the folder of a new line.
 
-    Nobody but us may enter it: it has everything that the database has.
+    Only we may enter it: it contains everything that is in the database.
     """
     last = max((int(line.name) for line in lines(folder)), default=0)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def version_of_data(folder: Path) -> int:
     """Return PostgreSQL's major version of a data folder or base backup.
 
     Raises:
-        BackupError: it says none.
+        BackupError: it has none.
     """
     try:
         return int((folder / "PG_VERSION").read_text("ascii"))
@@ -209,8 +209,7 @@ def receiver() -> ProcessSpec:
 
 
 def receiver_arguments(settings: Settings) -> list[str]:
-    """Return how to run pg_receivewal, which writes each piece of the log to disk before it says that it has
-    it.
+    """Return the command for pg_receivewal, which syncs each piece of the log to disk before confirming it.
 
     Raises:
         embedded.ServerError, BackupError: there is no backup, or no such program.
@@ -224,9 +223,9 @@ def receiver_arguments(settings: Settings) -> list[str]:
 
 
 def _connection(settings: Settings) -> str:
-    """Return what the programs connect with.
+    """Return the connection string for the programs.
 
-    The password is in a file, since all can see a process's arguments and environment.
+    The password is in a file, since all users can see a process's arguments and environment.
     """
     file = settings.data_dir / "pgpass"
     file.touch(0o600)
@@ -274,10 +273,10 @@ def receiving(connection: psycopg.Connection[Any]) -> Receiving | None:
 
 
 def take_base(settings: Settings, line: Path, progress: Progress, now: Callable[[], datetime]) -> Base:
-    """Make a base backup of the running server, check each of its files, and return it.
+    """Make a base backup of the running server, verify each of its files, and return it.
 
     Raises:
-        embedded.ServerError, BackupError: it cannot be made; what there was of it is removed.
+        embedded.ServerError, BackupError: it cannot be made; an incomplete one is removed.
     """
     programs = programs_of(settings, version_of_data(settings.data_dir / "postgres"))
     unfinished = line / "base" / "unfinished"
@@ -298,8 +297,7 @@ def take_base(settings: Settings, line: Path, progress: Progress, now: Callable[
         _run(command, progress)
         for done, total in copied(unfinished, None):
             progress(done, total)
-        # The next whole second: what is recovered to a time that has the backup's name must not be earlier
-        # than its end.
+        # The next whole second: a recovery to the time in the backup's name must not be earlier than its end.
         complete = now().replace(microsecond=0) + timedelta(seconds=1)
         if older := bases(line):
             complete = max(complete, older[-1].complete + timedelta(seconds=1))
@@ -312,7 +310,7 @@ def take_base(settings: Settings, line: Path, progress: Progress, now: Callable[
 
 
 def _run(command: Sequence[str], progress: Progress) -> None:
-    """Run pg_basebackup; it tells how far it is in lines of its own."""
+    """Run pg_basebackup, and parse the lines with its progress."""
     said = bytearray()
     with subprocess.Popen(
         command,
@@ -431,7 +429,7 @@ def wal_segments(folder: Path) -> list[str]:
 
 
 def wal_since(base: Base) -> Iterator[tuple[Path, str]]:
-    """Return the files of the log that a recovery from `base` reads, and what the server calls each.
+    """Yield the log files that a recovery from `base` reads, with the server's name of each.
 
     Raises:
         BackupError: there is a gap.

@@ -1,11 +1,10 @@
-"""The embedded servers, Valkey (or another Redis) and PostgreSQL: where their programs are found, and how
-they are started.
+"""The embedded servers, Valkey (or another Redis) and PostgreSQL: finding and starting their programs.
 
-Used only where the settings name no server. The server of the Redis family comes from the folder that the
-settings name, else from the package that carries it, so that what runs is what the lock file pins and the
-tests ran on; only where there is no such package, from PATH. PostgreSQL is looked for on PATH first, then in
-its package. Packages are found without being imported. Both servers listen on 127.0.0.1 only and ask for a
-password of their own.
+Used only if the settings name no server. The server of the Redis family comes from the folder in the
+settings, else from its package, so that the server in use is the one that the lock file pins and the tests
+ran on; only without such a package from PATH. PostgreSQL is looked up on PATH first, then in its package.
+Packages are found without being imported. Both servers listen on 127.0.0.1 only and require their own
+password.
 """
 
 import hashlib
@@ -47,9 +46,9 @@ TIMESCALEDB_OPTIONS = (
 )
 CONNECT_TIMEOUT_S = 2
 WAL_KEPT_MAX = "16GB"
-"""How much of its log PostgreSQL keeps for a backup that does not follow.
+"""Maximum of log that PostgreSQL keeps for a backup that does not follow.
 
-Beyond that the backup must begin anew.
+Beyond that the backup must start again.
 """
 
 
@@ -92,8 +91,7 @@ def redis_command(settings: Settings) -> ServerCommand:
 
 
 def cache_command(settings: Settings) -> ServerCommand:
-    """Return how to start the embedded Redis of what may be lost: nothing of it is on disk, and what expires
-    makes room.
+    """Return the command for the embedded cache Redis: nothing on disk, and expiring keys are evicted.
 
     Raises:
         ServerError: there is no usable redis-server.
@@ -196,9 +194,7 @@ def server_of_data(
     account: pwd.struct_passwd | None,
     options: Iterable[str],
 ) -> ServerCommand:
-    """Return how to start PostgreSQL on a data folder, with `options` that say whom it listens to, and
-    more.
-    """
+    """Return the command for PostgreSQL on a data folder; `options` include the addresses to listen on."""
     arguments = [str(programs / "postgres"), "-D", str(folder), "-p", str(settings.postgres_port)]
     for option in (
         "shared_buffers=128MB",
@@ -221,11 +217,10 @@ def server_of_data(
 
 
 def postgres_ready(settings: Settings) -> bool:
-    """Return whether PostgreSQL lets us in.
+    """Return whether PostgreSQL accepts our password.
 
     Raises:
-        ServerError: it takes the password that `exchange rotate-password` had told it before it was
-            interrupted.
+        ServerError: it accepts the new password of an interrupted `exchange rotate-password`.
     """
     url = settings.resolved_database_url()
     if _lets_in(url):
@@ -244,7 +239,7 @@ def postgres_ready(settings: Settings) -> bool:
 
 
 def password_draft(settings: Settings) -> Path:
-    """Return where `exchange rotate-password` keeps the password that PostgreSQL is being told."""
+    """Return the path where `exchange rotate-password` keeps the new password while PostgreSQL changes it."""
     return settings.password_file.with_name("password.new")
 
 
@@ -298,8 +293,7 @@ def find_redis_server(redis_bin: str = "") -> Path:
 
 
 def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Path:
-    """Return the folder of the PostgreSQL programs to use: of version `data_version`, when there are data
-    already.
+    """Return the folder of the PostgreSQL programs, of version `data_version` if there is data already.
 
     Raises:
         ServerError: there is none that fits.
@@ -337,7 +331,7 @@ def _package_folders(package: str, *parts: str) -> list[Path]:
 
 
 def _version(program: Path) -> tuple[int, ...]:
-    """Return the version that the program says it has; () when it is no program."""
+    """Return the version that the program reports; () if it is not a program."""
     if not os.access(program, os.X_OK) or program.is_dir():
         return ()
     try:

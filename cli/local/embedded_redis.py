@@ -1,8 +1,8 @@
-"""The embedded Redis as EXCHANGE_REDIS_MODE names it: one server, a master with a replica under Sentinel, or
-a cluster of three masters.
+"""The embedded Redis in the topology of EXCHANGE_REDIS_MODE.
 
-Which server is the master, and which node has which slots, the servers write into their own files; so these
-are made once and then kept.
+One server, a master with a replica under Sentinel, or a cluster of three masters. The servers write the
+current master and the distribution of slots into their own configuration files; so these are created once and
+then kept.
 """
 
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def _client(settings: Settings) -> redis.Redis:
 
 
 def _check_mode(settings: Settings) -> None:
-    """Refuse data that another mode has made: who has the newest of them only that mode knows."""
+    """Refuse data of another mode: only that mode knows which server has the newest data."""
     file = settings.data_dir / _MODE_FILE
     first_port = settings.redis_port if settings.redis_mode != "single" else ""
     wanted = f"{settings.redis_mode} {first_port}".strip()
@@ -152,9 +152,7 @@ def _node(settings: Settings, port: int) -> redis.Redis:
 
 
 def _sentinels_ready(settings: Settings) -> bool:
-    """Return whether the sentinels know each other and the replica: from then on they can replace the
-    master.
-    """
+    """Return whether the sentinels know each other and the replica, so that they can replace the master."""
     for port in settings.redis_ports()[2:]:
         with _node(settings, port) as sentinel:
             state: Any = sentinel.sentinel_masters()

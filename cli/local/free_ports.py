@@ -14,9 +14,9 @@ from cli.local.processes import metrics_ports
 from runtime.settings import PREFIX, REPLICA_PORTS, Settings
 
 _QUIET_PORTS = range(15_000, 32_000)
-"""Below those that the common systems hand out by themselves."""
+"""Below the ports that common systems assign by themselves."""
 _PROMISED_S: Final = 180
-"""By then whoever was told of a port listens there, or has given up."""
+"""After this time a process that was given a port listens there, or has given up."""
 
 
 class PortError(RuntimeError):
@@ -63,23 +63,20 @@ def check_ports(settings: Settings) -> None:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free and that no outgoing connection is given by chance.
+    """Return a free port of 127.0.0.1 that the system does not assign to outgoing connections.
 
-    Whoever asks has a while to listen there: until then, other processes on this machine that ask are told of
-    other ports.
+    The caller has a while to listen there: until then, other processes on this machine get other ports.
     """
     return free_ports(1, offsets=(0,))
 
 
 def free_ports(count: int, offsets: tuple[int, ...] = (0, 10_000)) -> int:
-    """Return the first of so many ports in a row that are free, and so are those `offsets` above them (a
-    cluster's own).
-    """
+    """Return the first of `count` consecutive free ports; those at `offsets` above are free, too."""
     return _first_free([n + offset for n in range(count) for offset in offsets])
 
 
 def free_replica_ports(count: int) -> int:
-    """Return a port that is free for the first of so many replicas, and so are those of the others."""
+    """Return a free port for the first of `count` replicas; those of the other replicas are free, too."""
     return _first_free([number * REPLICA_PORTS for number in range(count)])
 
 
@@ -91,10 +88,9 @@ def _first_free(offsets: Iterable[int]) -> int:
 
 
 class _Promises:
-    """Ports that this process was told of lately: each is a locked byte of a file that all processes of a
-    user share.
+    """Ports given to this process lately: each a locked byte of a file that a user's processes share.
 
-    The kernel takes back the locks of a process that ends, however it ends.
+    The kernel releases the locks of a process that ends, in any way.
     """
 
     def __init__(self) -> None:

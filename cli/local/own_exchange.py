@@ -1,5 +1,6 @@
-"""A whole exchange of one's own on free ports, run by the `exchange` command as a user would: for benchmarks,
-chaos and tests.
+"""A separate exchange on free ports, run by the `exchange` command as a user would run it.
+
+Used by benchmarks, chaos and tests.
 """
 
 import json
@@ -35,13 +36,13 @@ _PORTS = {
     "postgres_port": "",
     "cache_port": "",
 }
-"""By what each is for: the setting that says how many there are of it."""
+"""Port setting -> the setting with the number of replicas."""
 _REDIS_PORTS = 5
 """As many as any mode of the embedded Redis takes."""
 
 
 class OwnExchangeError(RuntimeError):
-    """It does not start, or a command failed; the message has what was said."""
+    """It does not start, or a command failed; the message has the output."""
 
 
 class OwnExchange(NamedTuple):

@@ -29,9 +29,9 @@ class ProcessSpec:
 
     @classmethod
     def of_module(cls, name: str, module: str, *arguments: str, **settings: int | str) -> Self:
-        """Return `python -m module arguments` with settings of its own.
+        """Return `python -m module arguments` with its own settings.
 
-        The folder it is started in does not matter to it.
+        Its working directory does not matter.
         """
         environment = {PREFIX + setting.upper(): str(value) for setting, value in settings.items()}
         return cls(name, ServerCommand((sys.executable, "-P", "-m", module, *arguments)), environment)
@@ -62,7 +62,7 @@ def gateways(settings: Settings) -> list[ProcessSpec]:
 
 
 def engines(settings: Settings) -> list[ProcessSpec]:
-    """Return what matches orders: for each shard a process, and those that stand by to take over from it."""
+    """Return the engine workers: for each shard a process, and its standbys."""
     return [
         ProcessSpec.of_module(
             name,
@@ -160,11 +160,10 @@ def metrics_urls(settings: Settings) -> dict[str, str]:
 
 
 def _newest_interpreter() -> str:
-    """Return the interpreter of the environment that `.venv` names now, where scripts/setup made the one that
-    this process runs in.
+    """Return the interpreter of the environment that `.venv` names now, if scripts/setup made this one.
 
-    The supervisor outlives an upgrade; what it starts afterwards belongs into the environment of the new
-    version. A process keeps the environment that it started in, since the folder behind the link is never
+    The supervisor outlives an upgrade; processes that it starts afterwards need the environment of the new
+    version. A process keeps the environment with which it started, since the folder behind the link is never
     changed.
     """
     environment = Path(sys.prefix).resolve()

@@ -1,9 +1,9 @@
-"""Puts the database back from a backup of cli/local/backups.py: a base backup, and the log since, replayed by
-PostgreSQL itself.
+"""Recovers the database from a backup of cli/local/backups.py: a base backup and the log since.
 
-Everything is made beside the data folder's `postgres` and gets that name when it is whole; a recovery that
-was interrupted is repeated. While PostgreSQL replays it listens on a socket in a folder of its own, to nobody
-but us, and asks for no password: the one of this data folder need not be the one of then.
+PostgreSQL itself replays the log. Everything is prepared beside the data folder's `postgres` and renamed when
+it is complete; an interrupted recovery is repeated. During the replay PostgreSQL listens on a socket in a
+private folder, and requires no password, since the data folder's present password may differ from the
+backup's.
 """
 
 import os
@@ -52,7 +52,7 @@ class Recovered(NamedTuple):
 
 
 def why_not(settings: Settings) -> str | None:
-    """Return what is in the way of a recovery into the data folder, or None."""
+    """Return what prevents a recovery into the data folder, or None."""
     if settings.database_url:
         return (
             "EXCHANGE_DATABASE_URL names a database of your own, which is recovered by its own means "
@@ -74,10 +74,10 @@ def recover(
 ) -> Recovered:
     """Recover into the data folder, up to `to` or to the end of the log.
 
-    `copying` gets bytes, `replayed` a text that says up to when the log was replayed.
+    `copying` receives bytes, `replayed` a text with the time up to which the log was replayed.
 
     Raises:
-        BackupError, embedded.ServerError: it cannot be done; nothing was put in the place of the database.
+        BackupError, embedded.ServerError: it is impossible; the database was not replaced.
     """
     embedded.make_data_dir(settings)
     folder, account = embedded.postgres_folder(settings), embedded.unprivileged_user()
@@ -94,7 +94,7 @@ def recover(
         for each in (unfinished, wal):
             _give(each, account)
         last_commit = _replay(settings, programs, unfinished, wal, account, to, replayed)
-        # What is recovered has no slot for a backup, and writes a log of its own.
+        # The recovered database has no replication slot for a backup, and writes a new log.
         backup_file(settings).unlink(missing_ok=True)
         unfinished.rename(folder)
     finally:
@@ -110,7 +110,7 @@ def _copy(base: Base, target: Path, wal: Path, progress: Progress) -> None:
     for done, total in copied(base.folder, target):
         progress(done, total + size)
     for path, name in files:
-        # A copy, since who runs PostgreSQL may not enter the backup.
+        # A copy, since PostgreSQL's user may not enter the backup.
         shutil.copyfile(path, wal / name)
         done += path.stat().st_size
         progress(done, max(done, size))
@@ -164,7 +164,7 @@ def _replay(
 
 @contextmanager
 def _server(command: embedded.ServerCommand, log: Path) -> Iterator[Callable[[], str | None]]:
-    """Run a server; yield what says why it has ended, or None while it runs."""
+    """Run a server; yield a function that returns why it has ended, or None while it runs."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command.arguments,

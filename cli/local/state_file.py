@@ -1,6 +1,4 @@
-"""What `exchange up` writes down about itself, so that other commands find it: `state.json` in the data
-folder.
-"""
+"""The state of `exchange up`, for other commands: `state.json` in the data folder."""
 
 import os
 from collections.abc import Iterable
@@ -23,7 +21,7 @@ class ProcessStatus(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     RESTARTING = "restarting"
-    """It has died, and is started anew in a moment."""
+    """It has died, and is about to be restarted."""
     HALTED = "halted"
     """It has found something wrong that must be looked at, and is tried again only now and then."""
 
@@ -42,9 +40,9 @@ class ProcessState(msgspec.Struct, frozen=True):
 
 
 class RestartRequest(msgspec.Struct, frozen=True):
-    """What `exchange restart` asks the running `exchange up` for: end a process and start it anew.
+    """A request of `exchange restart` to the running `exchange up`: end a process and start it again.
 
-    With `overlap` the new one starts first and takes over, which ends the old one.
+    With `overlap` the new process starts first and takes over, which ends the old one.
     """
 
     process: str
@@ -85,10 +83,7 @@ def log_file(settings: Settings, name: str) -> Path:
 
 
 def write_state(settings: Settings, processes: list[ProcessState]) -> None:
-    """Replace what is written down about this very process.
-
-    A reader sees the old or the new, never a part.
-    """
+    """Replace this process's state atomically."""
     state = State(os.getpid(), psutil.Process().create_time(), _own_environment(), processes)
     file = state_file(settings)
     unfinished = file.with_suffix(".new")
@@ -104,9 +99,7 @@ def read_state(settings: Settings) -> State | None:
 
 
 def request_restart(settings: Settings, request: RestartRequest) -> bool:
-    """Leave a request for the running `exchange up`; return whether there was room for it: one waits at a
-    time.
-    """
+    """Leave a request for the running `exchange up`; return whether it had none: one waits at a time."""
     file = _request_file(settings)
     unfinished = file.with_suffix(f".{os.getpid()}")
     unfinished.write_bytes(msgspec.json.encode(request))

@@ -1,6 +1,6 @@
-"""Keeps the processes running: starts them, starts anew what dies, ends them in the reverse order.
+"""Supervises the processes: starts them, restarts those that die, ends them in the reverse order.
 
-Every process writes to a log file of its own, and ends with the supervisor, also when that is killed.
+Every process writes to its own log file, and ends with the supervisor, even if that is killed.
 """
 
 import contextlib
@@ -45,13 +45,13 @@ class _Process:
     """In a row, each soon after its start."""
     restarts: int = 0
     due: float = 0.0
-    """When to start anew, on the monotonic clock."""
+    """When to restart it, on the monotonic clock."""
     ready: bool = False
     halted: bool = False
     asked: bool = False
-    """Whether it was told to end so that it is started anew."""
+    """Whether it was asked to end for a restart."""
     kill_due: float = 0.0
-    """When to kill what was told to end and has not, on the monotonic clock."""
+    """When to kill it if it has not ended as requested, on the monotonic clock."""
     former: "subprocess.Popen[bytes] | None" = None
     """What it takes over from, which then ends by itself."""
 
@@ -82,9 +82,9 @@ class Supervisor:
         self._write_state()
 
     def restart(self, name: str, *, overlap: bool = False) -> None:
-        """End a process and start it anew.
+        """End a process and start it again.
 
-        With `overlap` start it anew first, and leave it to that one to take over. Returns at once.
+        With `overlap` start the new one first, which takes over. Returns at once.
         """
         for process in self._processes:
             if process.spec.name == name:
@@ -101,7 +101,7 @@ class Supervisor:
                 self._write_state()
 
     def look(self) -> None:
-        """Start anew what has died, when its time has come, and what `exchange restart` names."""
+        """Restart processes that have died, when due, and those that `exchange restart` names."""
         changed = False
         now = time.monotonic()
         if (request := take_request(self._settings)) is not None:
@@ -136,7 +136,7 @@ class Supervisor:
         self._write_state()
 
     def restarts(self) -> dict[str, int]:
-        """Return how often each process had to be started anew."""
+        """Return how often each process was restarted."""
         return {process.spec.name: process.restarts for process in self._processes}
 
     def process_ids(self) -> dict[str, int]:
@@ -165,7 +165,7 @@ class Supervisor:
         return STOP_TIMEOUT_S + self._settings.drain_delay_ms / 1000
 
     def _end_what_should(self, process: _Process, now: float) -> None:
-        """Kill what was told to end and does not; see off what was taken over from."""
+        """Kill a process that does not end as requested; end one that was taken over from."""
         if process.asked and process.running is not None and now > process.kill_due:
             _log.warning("process killed: it did not end in time", name=process.spec.name)
             process.running.kill()
@@ -179,7 +179,7 @@ class Supervisor:
                 process.former.kill()
 
     def _launch_or_wait(self, process: _Process, now: float) -> None:
-        """Start a process; one whose program cannot be run now is tried again later, as one that has died."""
+        """Start a process; if its program cannot be run now, retry later, like for one that has died."""
         try:
             self._launch(process)
         except OSError as error:
@@ -200,7 +200,8 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C on the terminal is for the supervisor, which ends the others in order
+                # Ctrl-C on the terminal is for the supervisor, which ends the others in order
+                start_new_session=True,
                 user=command.user,
                 group=command.group,
                 preexec_fn=end_with_parent(command.stop_signal),
@@ -243,13 +244,13 @@ def _end(running: "subprocess.Popen[bytes]", spec: ProcessSpec, timeout_s: float
 
 
 def _kill_group(leader: int) -> None:
-    """Kill what a process has started and left behind, and the process itself if it is still there."""
+    """Kill a process's remaining children, and the process itself if it still exists."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
 
 
 def end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
-    """Return what a new process does first so that the kernel ends it when its parent dies; Linux only."""
+    """Return a function that makes the kernel end a new process when its parent dies; Linux only."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None, use_errno=True)

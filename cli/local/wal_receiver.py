@@ -1,6 +1,4 @@
-"""The process `wal-receiver`: becomes pg_receivewal, on the folder that `backup.json` names when it
-starts.
-"""
+"""The process `wal-receiver`: becomes pg_receivewal, on the folder that `backup.json` names at its start."""
 
 import os
 import sys

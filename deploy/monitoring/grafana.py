@@ -1,7 +1,7 @@
-"""Grafana's dashboards as code: `python deploy/monitoring/grafana.py` writes dashboards/*.json, and the alerts for
-the Prometheus operator.
+"""Grafana's dashboards as code, and the alerts for the Prometheus operator.
 
-Plain dictionaries in Grafana's own form. A test compares what is committed with what this makes.
+`python deploy/monitoring/grafana.py` writes dashboards/*.json. Plain dictionaries in Grafana's own form. A
+test compares what is committed with what this makes.
 """
 
 import json

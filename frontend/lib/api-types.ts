@@ -49,7 +49,7 @@ export interface paths {
         };
         /**
          * Markets, filters and rate limits
-         * @description Return the markets asked for, or all.
+         * @description Return the requested markets, or all.
          */
         get: operations["get_api_v3_exchangeInfo"];
         put?: never;
@@ -91,7 +91,7 @@ export interface paths {
          * Recent trades
          * @description Return the newest trades, oldest first.
          *
-         *     The read model has them, unless it was lost and is still short: then the database has those before.
+         *     The read model has them. If it was lost and is still short, the database has the earlier ones.
          */
         get: operations["get_api_v3_trades"];
         put?: never;
@@ -191,7 +191,7 @@ export interface paths {
         };
         /**
          * Average price
-         * @description Return the average; the last price when nothing traded in these minutes.
+         * @description Return the average, or the last price if nothing was traded in these minutes.
          */
         get: operations["get_api_v3_avgPrice"];
         put?: never;
@@ -211,7 +211,7 @@ export interface paths {
         };
         /**
          * 24 h statistics
-         * @description Return the tickers of the markets asked for, or of all.
+         * @description Return the tickers of the requested markets, or of all.
          */
         get: operations["get_api_v3_ticker_24hr"];
         put?: never;
@@ -231,7 +231,7 @@ export interface paths {
         };
         /**
          * Last price
-         * @description Return the last prices of the markets asked for, or of all; zero where nothing ever traded.
+         * @description Return the last prices of the requested markets, or of all; zero if a market has never traded.
          */
         get: operations["get_api_v3_ticker_price"];
         put?: never;
@@ -251,7 +251,7 @@ export interface paths {
         };
         /**
          * Best bid and ask
-         * @description Return best bid and ask of the markets asked for, or of all.
+         * @description Return best bid and ask of the requested markets, or of all.
          */
         get: operations["get_api_v3_ticker_bookTicker"];
         put?: never;
@@ -271,7 +271,7 @@ export interface paths {
         };
         /**
          * Statistics of a window
-         * @description Return statistics of the last `windowSize`, and of what of its first minute is before it.
+         * @description Return statistics of the last `windowSize`; the window begins with a whole minute.
          */
         get: operations["get_api_v3_ticker"];
         put?: never;
@@ -291,7 +291,7 @@ export interface paths {
         };
         /**
          * Statistics of the day
-         * @description Return statistics of the day that it is where clocks show `timeZone`.
+         * @description Return statistics of the current day in `timeZone`.
          */
         get: operations["get_api_v3_ticker_tradingDay"];
         put?: never;
@@ -311,7 +311,7 @@ export interface paths {
         };
         /**
          * Execution rules: none
-         * @description Return the rules by reference price: no market has one.
+         * @description Return the execution rules: no market has any.
          */
         get: operations["get_api_v3_executionRules"];
         put?: never;
@@ -391,16 +391,16 @@ export interface paths {
         };
         /**
          * One order
-         * @description Return an order named by number or, the newest with it, client order id; -2013 when there is none.
+         * @description Return an order by number, or the newest with a client order id; -2013 if there is none.
          *
-         *     With both, the number finds the order; -2039 when its client order id is another one.
-         *     -1007 while the database is so far behind that the order may be one that nobody else remembers.
+         *     With both, the number selects the order; -2039 if its client order id is another one.
+         *     -1007 while the database lags so far behind that only it might know the order.
          */
         get: operations["get_api_v3_order"];
         put?: never;
         /**
          * Place an order
-         * @description Place an order; answer in the shape asked for.
+         * @description Place an order; answer in the requested shape.
          */
         post: operations["post_api_v3_order"];
         /**
@@ -451,7 +451,7 @@ export interface paths {
         post?: never;
         /**
          * Cancel all open orders in a market
-         * @description Cancel all; -2011 when there is nothing to cancel.
+         * @description Cancel all; -2011 if there is nothing to cancel.
          */
         delete: operations["delete_api_v3_openOrders"];
         options?: never;
@@ -508,7 +508,9 @@ export interface paths {
         };
         /**
          * Trades with oneself that were prevented
-         * @description Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on, oldest first.
+         * @description Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on.
+         *
+         *     They are oldest first.
          */
         get: operations["get_api_v3_myPreventedMatches"];
         put?: never;
@@ -568,7 +570,7 @@ export interface paths {
         };
         /**
          * Order counts
-         * @description Return the limits, an operator's for this account included, and the counts.
+         * @description Return the limits, including an operator's for this account, and the counts.
          */
         get: operations["get_api_v3_rateLimit_order"];
         put?: never;
@@ -590,9 +592,10 @@ export interface paths {
         put?: never;
         /**
          * Make an account
-         * @description Make an account.
+         * @description Create an account.
          *
-         *     The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and nobody else.
+         *     The answer is the same, and takes as long, if there is already an account: only its owner is notified, by
+         *     mail.
          */
         post: operations["post_api_v1_signup"];
         delete?: never;
@@ -614,8 +617,8 @@ export interface paths {
          * Begin a session
          * @description Begin a session.
          *
-         *     An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that failed, the next has to
-         *     wait (429 with Retry-After).
+         *     An unknown address takes as long as a wrong password, and gets the same answer. After some failed
+         *     attempts, the next one has to wait (429 with Retry-After).
          */
         post: operations["post_api_v1_signin"];
         delete?: never;
@@ -635,7 +638,7 @@ export interface paths {
         put?: never;
         /**
          * End the session
-         * @description End the session that the request came with, also when the database is away: then it is 503, and the session over.
+         * @description End the request's session; also (with answer 503) if the database is unreachable.
          */
         post: operations["post_api_v1_signout"];
         delete?: never;
@@ -660,7 +663,9 @@ export interface paths {
         post?: never;
         /**
          * End one session, or all others
-         * @description End a session of the account by its id, or without one all but that of the request; return how many had not ended before.
+         * @description End a session of the account by its id, or without an id all but that of the request.
+         *
+         *     Return how many had not ended before.
          */
         delete: operations["delete_api_v1_sessions"];
         options?: never;
@@ -697,7 +702,7 @@ export interface paths {
         };
         /**
          * What was done with the account
-         * @description Return what was done with the account, newest first: sign-ins, also those that were refused, keys, sessions, passwords.
+         * @description Return the account's activity, newest first: sign-ins and refused ones, keys, sessions, passwords.
          */
         get: operations["get_api_v1_activity"];
         put?: never;
@@ -717,10 +722,10 @@ export interface paths {
         };
         /**
          * Statement of account
-         * @description Return what moved the account's money, oldest first, as JSON or CSV, with the balances before and after the period.
+         * @description Return the ledger of the period, oldest first, as JSON or CSV, with the balances before and after it.
          *
-         *     The ledger is kept for ever. A file of CSV has a row of kind `opening` for each asset before the first entry of the period, and one
-         *     of kind `closing` after the last; where those are missing, more follows.
+         *     The ledger is kept forever. A CSV file has a row of kind `opening` for each asset before the first entry
+         *     of the period, and one of kind `closing` after the last; if closing rows are missing, more entries follow.
          */
         get: operations["get_api_v1_statement"];
         put?: never;
@@ -742,7 +747,7 @@ export interface paths {
         put?: never;
         /**
          * Change the password
-         * @description Change the password, and end all sessions but the one that asks.
+         * @description Change the password, and end all other sessions.
          */
         post: operations["post_api_v1_password"];
         delete?: never;
@@ -762,7 +767,9 @@ export interface paths {
         put?: never;
         /**
          * Ask for a new password by mail
-         * @description Send a mail by which a new password can be chosen. The answer is the same where there is no such account.
+         * @description Send a mail for resetting the password.
+         *
+         *     The answer is the same if there is no such account.
          */
         post: operations["post_api_v1_password_forgotten"];
         delete?: never;
@@ -782,10 +789,11 @@ export interface paths {
         put?: never;
         /**
          * Choose a new password by mail
-         * @description Choose a new password by what a mail said, and end all sessions.
+         * @description Set a new password by a token from a mail, and end all sessions.
          *
-         *     Whoever reads the mails owns the address. If nobody had shown that before, somebody else may have signed up with it, and have added
-         *     keys and a second factor: the factor is not asked for, and they are gone afterwards.
+         *     A reader of the mails owns the address. If the address was not verified before, somebody else may have
+         *     signed up with it, and have added keys and a second factor: then the second factor is not required, and
+         *     all of these are removed.
          */
         post: operations["post_api_v1_password_reset"];
         delete?: never;
@@ -805,7 +813,7 @@ export interface paths {
         put?: never;
         /**
          * Verify an address
-         * @description Note that whoever asks reads the mails to the account's address.
+         * @description Record that the client reads the mails to the account's address.
          */
         post: operations["post_api_v1_verification"];
         delete?: never;
@@ -845,7 +853,9 @@ export interface paths {
         put?: never;
         /**
          * Add a second factor
-         * @description Return a secret for a device. It counts when a code of it was confirmed; until then another may be asked for.
+         * @description Return a secret for a device.
+         *
+         *     It becomes active when a code of it is confirmed; until then another secret may be requested.
          */
         post: operations["post_api_v1_totp"];
         delete?: never;
@@ -865,7 +875,7 @@ export interface paths {
         put?: never;
         /**
          * Confirm a second factor
-         * @description Demand the second factor from now on, and return the recovery codes.
+         * @description Require the second factor from now on, and return the recovery codes.
          */
         post: operations["post_api_v1_totp_confirm"];
         delete?: never;
@@ -885,7 +895,7 @@ export interface paths {
         put?: never;
         /**
          * Remove the second factor
-         * @description Demand the second factor no more.
+         * @description Stop requiring the second factor.
          */
         post: operations["post_api_v1_totp_remove"];
         delete?: never;
@@ -903,7 +913,7 @@ export interface paths {
         };
         /**
          * Who is signed in
-         * @description Return the account, and what a page proves with that it is the exchange's own.
+         * @description Return the account and the CSRF token, by which a page proves that it is the exchange's own.
          */
         get: operations["get_api_v1_me"];
         put?: never;
@@ -929,15 +939,15 @@ export interface paths {
         put?: never;
         /**
          * Make an API key
-         * @description Return the key, and its secret, which is never shown again.
+         * @description Create a key; return it with its secret, which is never shown again.
          */
         post: operations["post_api_v1_api_keys"];
         /**
          * Revoke an API key
-         * @description Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened with it ends.
+         * @description Revoke one of the account's keys: within a second it is invalid, and everything opened with it ends.
          *
-         *     So do streams opened with a listenKey that was made with it. Revoking it again is harmless, and what to do when the answer was an
-         *     outage.
+         *     This includes streams opened with a listenKey of the API key. Repeating the call is harmless, and correct
+         *     after an outage.
          */
         delete: operations["delete_api_v1_api_keys"];
         options?: never;
@@ -975,12 +985,12 @@ export interface paths {
         get?: never;
         /**
          * Keep an account's own stream open
-         * @description Let the key live for another hour.
+         * @description Extend the key by an hour.
          */
         put: operations["put_api_v3_userDataStream"];
         /**
          * Open an account's own stream
-         * @description Return the key that goes with the API key, a new one if there is none; it is good for another hour.
+         * @description Return the API key's listenKey, a new one if there is none; it is valid for another hour.
          */
         post: operations["post_api_v3_userDataStream"];
         /**
@@ -1002,7 +1012,7 @@ export interface paths {
         };
         /**
          * Assets
-         * @description Return the assets of the exchange, without ways in or out, and what the account has of them.
+         * @description Return the assets of the exchange, without deposit and withdrawal networks, and the account's funds.
          */
         get: operations["get_sapi_v1_capital_config_getall"];
         put?: never;
@@ -1022,7 +1032,7 @@ export interface paths {
         };
         /**
          * Fee rates
-         * @description Return the fee rates of the market that `symbol` names, or of all.
+         * @description Return the fee rates of the market `symbol`, or of all markets.
          */
         get: operations["get_sapi_v1_asset_tradeFee"];
         put?: never;
@@ -1042,7 +1052,7 @@ export interface paths {
         };
         /**
          * Margin pairs: none
-         * @description Return nothing of what there is none.
+         * @description Return an empty list.
          */
         get: operations["get_sapi_v1_margin_allPairs"];
         put?: never;
@@ -1062,7 +1072,7 @@ export interface paths {
         };
         /**
          * Isolated margin pairs: none
-         * @description Return nothing of what there is none.
+         * @description Return an empty list.
          */
         get: operations["get_sapi_v1_margin_isolated_allPairs"];
         put?: never;
@@ -1082,7 +1092,7 @@ export interface paths {
         };
         /**
          * Markets about to close: none
-         * @description Return nothing of what there is none.
+         * @description Return an empty list.
          */
         get: operations["get_sapi_v1_spot_delist_schedule"];
         put?: never;
@@ -1102,9 +1112,9 @@ export interface paths {
         };
         /**
          * Status
-         * @description Return whether the exchange takes orders (status 0) or is under maintenance (1).
+         * @description Return whether the exchange accepts orders (status 0) or is under maintenance (1).
          *
-         *     `maintenanceFrom` (not Binance's) is there when maintenance was announced or has begun.
+         *     `maintenanceFrom` (not in Binance's API) is present when maintenance was announced or has begun.
          */
         get: operations["get_sapi_v1_system_status"];
         put?: never;
@@ -1124,7 +1134,7 @@ export interface paths {
         };
         /**
          * Futures markets: none
-         * @description Return no markets.
+         * @description Return an empty list of markets.
          */
         get: operations["get_fapi_v1_exchangeInfo"];
         put?: never;
@@ -1144,7 +1154,7 @@ export interface paths {
         };
         /**
          * Delivery markets: none
-         * @description Return no markets.
+         * @description Return an empty list of markets.
          */
         get: operations["get_dapi_v1_exchangeInfo"];
         put?: never;
@@ -1164,7 +1174,7 @@ export interface paths {
         };
         /**
          * Deposit address: none
-         * @description Return the address to deposit an asset at: there is none.
+         * @description Return the deposit address of an asset: empty.
          */
         get: operations["get_sapi_v1_capital_deposit_address"];
         put?: never;
@@ -1184,7 +1194,7 @@ export interface paths {
         };
         /**
          * Deposits
-         * @description Return what came into the account, newest first.
+         * @description Return the account's deposits, newest first.
          */
         get: operations["get_sapi_v1_capital_deposit_hisrec"];
         put?: never;
@@ -1204,7 +1214,7 @@ export interface paths {
         };
         /**
          * Withdrawals
-         * @description Return what went out of the account, newest first.
+         * @description Return the account's withdrawals, newest first.
          */
         get: operations["get_sapi_v1_capital_withdraw_history"];
         put?: never;
@@ -1224,7 +1234,7 @@ export interface paths {
         };
         /**
          * What the API key may do
-         * @description Return what the request's own API key may do.
+         * @description Return the permissions of the request's API key.
          */
         get: operations["get_sapi_v1_account_apiRestrictions"];
         put?: never;
@@ -1244,7 +1254,7 @@ export interface paths {
         };
         /**
          * Whether the account may trade
-         * @description Return whether the account may trade: Normal, or Locked where an operator has frozen it.
+         * @description Return whether the account may trade: Normal, or Locked if an operator has frozen it.
          */
         get: operations["get_sapi_v1_account_status"];
         put?: never;
@@ -1264,7 +1274,9 @@ export interface paths {
         };
         /**
          * Whether the account may trade by its keys
-         * @description Return whether the account may trade by its keys. There are no conditions that lock it by themselves.
+         * @description Return whether the account may trade with its keys.
+         *
+         *     No condition locks an account automatically.
          */
         get: operations["get_sapi_v1_account_apiTradingStatus"];
         put?: never;
@@ -1286,7 +1298,7 @@ export interface paths {
         put?: never;
         /**
          * Assets of which the account has something
-         * @description Return the assets of which the account has something; `btcValuation` is 0 unless asked for.
+         * @description Return the account's non-zero assets; `btcValuation` is 0 unless requested.
          */
         post: operations["post_sapi_v3_asset_getUserAsset"];
         delete?: never;
@@ -1304,7 +1316,7 @@ export interface paths {
         };
         /**
          * How assets are deposited and withdrawn
-         * @description Return how assets are deposited and withdrawn: by no network.
+         * @description Return the conditions for deposits and withdrawals: no network.
          */
         get: operations["get_sapi_v1_asset_assetDetail"];
         put?: never;
@@ -1324,7 +1336,9 @@ export interface paths {
         };
         /**
          * What the wallet is worth
-         * @description Return what the account's only wallet is worth in `quoteAsset`, by last prices; assets that no market values there count as 0.
+         * @description Return the value of the account's only wallet in `quoteAsset`, by last prices.
+         *
+         *     Assets without a price in that asset count as 0.
          */
         get: operations["get_sapi_v1_asset_wallet_balance"];
         put?: never;
@@ -1346,7 +1360,7 @@ export interface paths {
         put?: never;
         /**
          * Funding wallet: none
-         * @description Return nothing of what there is none.
+         * @description Return an empty list.
          */
         post: operations["post_sapi_v1_asset_get_funding_asset"];
         delete?: never;
@@ -1364,7 +1378,7 @@ export interface paths {
         };
         /**
          * Dividends: none
-         * @description Return nothing of what there is none.
+         * @description Return an empty page.
          */
         get: operations["get_sapi_v1_asset_assetDividend"];
         put?: never;
@@ -1384,7 +1398,7 @@ export interface paths {
         };
         /**
          * Transfers between wallets: none
-         * @description Return nothing of what there is none.
+         * @description Return an empty page.
          */
         get: operations["get_sapi_v1_asset_transfer"];
         put?: never;
@@ -1404,7 +1418,7 @@ export interface paths {
         };
         /**
          * Converted small funds: none
-         * @description Return what small funds were converted: none.
+         * @description Return the conversions of small balances: none.
          */
         get: operations["get_sapi_v1_asset_dribblet"];
         put?: never;
@@ -1421,7 +1435,7 @@ export interface components {
     schemas: {
         /**
          * ErrorShape
-         * @description What went wrong: Binance's code where there is one, and a text for people.
+         * @description An error: Binance's code if there is one, and a text for people.
          */
         ErrorShape: {
             code: number;
@@ -1429,7 +1443,7 @@ export interface components {
         };
         /**
          * Nothing
-         * @description An empty object: it is done.
+         * @description An empty object: the request succeeded.
          */
         Nothing: Record<string, never>;
         /**
@@ -1464,7 +1478,7 @@ export interface components {
         };
         /**
          * ExchangeMaxNumOrders
-         * @description Open orders of an account in all markets.
+         * @description Maximum of an account's open orders in all markets.
          */
         ExchangeMaxNumOrders: {
             /** @enum {unknown} */
@@ -1531,7 +1545,7 @@ export interface components {
         };
         /**
          * IcebergParts
-         * @description No order has parts here.
+         * @description Orders have no iceberg parts here.
          */
         IcebergParts: {
             /** @enum {unknown} */
@@ -1564,7 +1578,7 @@ export interface components {
         };
         /**
          * Notional
-         * @description What an order is worth.
+         * @description The allowed value of an order.
          */
         Notional: {
             /** @enum {unknown} */
@@ -1577,7 +1591,7 @@ export interface components {
         };
         /**
          * MinNotional
-         * @description What an order is worth at least.
+         * @description The minimum value of an order.
          */
         MinNotional: {
             /** @enum {unknown} */
@@ -1588,7 +1602,7 @@ export interface components {
         };
         /**
          * MaxNumOrders
-         * @description Open orders of an account in the market.
+         * @description Maximum of an account's open orders in the market.
          */
         MaxNumOrders: {
             /** @enum {unknown} */
@@ -1625,7 +1639,9 @@ export interface components {
         };
         /**
          * AggregateTradeShape
-         * @description Binance's one-letter names: id, price, quantity, first and last trade, time, buyer is maker, best match.
+         * @description Binance's one-letter names.
+         *
+         *         Id, price, quantity, first and last trade, time, buyer is maker, best match.
          */
         AggregateTradeShape: {
             a: number;
@@ -1639,7 +1655,7 @@ export interface components {
         };
         /**
          * AveragePriceShape
-         * @description The average over some minutes, and when the last trade was.
+         * @description The average over some minutes, and the time of the last trade.
          */
         AveragePriceShape: {
             closeTime: number;
@@ -1773,7 +1789,7 @@ export interface components {
         };
         /**
          * FillShape
-         * @description One of the fills that a FULL answer lists.
+         * @description One of the fills in a FULL answer.
          */
         FillShape: {
             price: string;
@@ -1784,7 +1800,7 @@ export interface components {
         };
         /**
          * PreventedShape
-         * @description A trade with oneself that was prevented; a quantity is there if that order was ended.
+         * @description A prevented trade; a quantity is present if that order was ended.
          */
         PreventedShape: {
             preventedMatchId: number;
@@ -1796,7 +1812,7 @@ export interface components {
         };
         /**
          * ResultShape
-         * @description Answer to a placed order, RESULT. An order has the fields with a default only if they say something.
+         * @description Answer to a placed order, RESULT. Fields with a default are present only if they apply.
          */
         ResultShape: {
             symbol: string;
@@ -1867,7 +1883,7 @@ export interface components {
         };
         /**
          * OrderShape
-         * @description An order that was asked for; fields with a default as in `ResultShape`.
+         * @description A queried order; fields with a default as in `ResultShape`.
          */
         OrderShape: {
             symbol: string;
@@ -1951,7 +1967,7 @@ export interface components {
         };
         /**
          * PreventedMatchShape
-         * @description One of them. A quantity is there if that order was ended.
+         * @description A prevented trade. A quantity is present if that order was ended.
          */
         PreventedMatchShape: {
             symbol: string;
@@ -2021,7 +2037,7 @@ export interface components {
         };
         /**
          * CountedLimitShape
-         * @description A rate limit, and how much of it is used up.
+         * @description A rate limit and its used part.
          */
         CountedLimitShape: {
             count: number;
@@ -2034,14 +2050,14 @@ export interface components {
         };
         /**
          * SignedUp
-         * @description Who may sign in.
+         * @description The new account.
          */
         SignedUp: {
             email: string;
         };
         /**
          * Credentials
-         * @description Who signs up.
+         * @description The new user's credentials.
          */
         Credentials: {
             email: string;
@@ -2049,9 +2065,10 @@ export interface components {
         };
         /**
          * Session
-         * @description A session that has begun; it ends by itself after `expires_in` seconds.
+         * @description A new session; it expires after `expires_in` seconds.
          *
-         *         `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in `X-CSRF-Token` instead.
+         *         `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in
+         *         `X-CSRF-Token` instead.
          */
         Session: {
             sessionId: string;
@@ -2061,9 +2078,9 @@ export interface components {
         };
         /**
          * SigningIn
-         * @description Who signs in, and whether the session is a browser's: then its token is in a cookie, and nowhere else.
+         * @description The user's credentials, and whether the session is a browser's: then its token is only in a cookie.
          *
-         *         `code` is the second factor's, where the account has one, or one of its recovery codes.
+         *         `code` is the second factor's, if the account has one, or one of its recovery codes.
          */
         SigningIn: {
             email: string;
@@ -2075,7 +2092,7 @@ export interface components {
         };
         /**
          * ListedSession
-         * @description A session: since when, until when (ms or µs), from where and with what it was begun.
+         * @description A session: beginning and expiry (ms or µs), and the address and program that began it.
          */
         ListedSession: {
             sessionId: string;
@@ -2087,14 +2104,14 @@ export interface components {
         };
         /**
          * EndedShape
-         * @description How many sessions have ended.
+         * @description The number of ended sessions.
          */
         EndedShape: {
             ended: number;
         };
         /**
          * Ticket
-         * @description A key and its secret, good for `expires_in` seconds.
+         * @description A key and its secret, valid for `expires_in` seconds.
          */
         Ticket: {
             apiKey: string;
@@ -2103,7 +2120,7 @@ export interface components {
         };
         /**
          * ActivityShape
-         * @description One thing that was done: when (ms or µs), what, from where and with what.
+         * @description One activity: time (ms or µs), kind, address and program.
          */
         ActivityShape: {
             id: number;
@@ -2128,7 +2145,7 @@ export interface components {
         };
         /**
          * StatedBalanceShape
-         * @description What there was of an asset, free or locked, before the period and after it.
+         * @description The balance of an asset, free and locked together, before the period and after it.
          */
         StatedBalanceShape: {
             asset: string;
@@ -2137,7 +2154,9 @@ export interface components {
         };
         /**
          * EntryShape
-         * @description One entry: what the account gained (or gave: negative) of an asset, and what it had then, free or locked.
+         * @description One entry: the amount of an asset gained (or spent: negative), and the balance after it.
+         *
+         *         The balance is free and locked together.
          */
         EntryShape: {
             position: string;
@@ -2150,7 +2169,7 @@ export interface components {
         };
         /**
          * Change
-         * @description The password, the one that takes its place, and a code where the account has a second factor.
+         * @description The current password, the new one, and a code if the account has a second factor.
          */
         Change: {
             password: string;
@@ -2160,14 +2179,14 @@ export interface components {
         };
         /**
          * Forgotten
-         * @description Whose password is forgotten.
+         * @description The address of the account with the forgotten password.
          */
         Forgotten: {
             email: string;
         };
         /**
          * Reset
-         * @description What the mail said, the new password, and a code where the account has a second factor.
+         * @description The token from the mail, the new password, and a code if the account has a second factor.
          */
         Reset: {
             token: string;
@@ -2177,14 +2196,14 @@ export interface components {
         };
         /**
          * Shown
-         * @description What the mail said.
+         * @description The token from the mail.
          */
         Shown: {
             token: string;
         };
         /**
          * Device
-         * @description What a device needs: the secret, and the same as the address that a QR code says.
+         * @description The secret for a device, and the same as the address in a QR code.
          */
         Device: {
             secret: string;
@@ -2199,14 +2218,14 @@ export interface components {
         };
         /**
          * RecoveryCodes
-         * @description Codes for whoever has lost the device; each is good once, and they are never shown again.
+         * @description Recovery codes for a lost device; each is valid once, and they are never shown again.
          */
         RecoveryCodes: {
             recoveryCodes: string[];
         };
         /**
          * Confirm
-         * @description A code that the device shows.
+         * @description A code from the device.
          */
         Confirm: {
             code: string;
@@ -2221,7 +2240,7 @@ export interface components {
         };
         /**
          * Me
-         * @description Who is signed in, and by which session.
+         * @description The signed-in user and the session.
          */
         Me: {
             accountId: number;
@@ -2234,7 +2253,7 @@ export interface components {
         };
         /**
          * ApiKeyShape
-         * @description A key that was made.
+         * @description A new key.
          */
         ApiKeyShape: {
             apiKey: string;
@@ -2247,16 +2266,16 @@ export interface components {
         };
         /**
          * KeyKind
-         * @description How requests with the key are signed.
+         * @description The signature algorithm of requests with the key.
          * @enum {unknown}
          */
         KeyKind: "ed25519" | "hmac" | "rsa";
         /**
          * NewApiKey
-         * @description What the key is for; with a public key (PEM, Ed25519 or RSA) instead of a secret that both sides know.
+         * @description The key's name and permissions; with a public key (PEM, Ed25519 or RSA) instead of a shared secret.
          *
-         *         `password` is that of the account, `code` its second factor's where it has one: a session alone makes no key, so that one that
-         *         was stolen does not outlive itself.
+         *         `password` is the account's password, `code` its second factor if it has one: a session alone cannot
+         *         create a key, so that a stolen session leaves no key behind.
          */
         NewApiKey: {
             password: string;
@@ -2279,13 +2298,15 @@ export interface components {
         };
         /**
          * Scope
-         * @description What a key may be used for; each function says which it needs.
+         * @description A permission of a key; each function names the one that it needs.
          * @enum {unknown}
          */
         Scope: "read" | "trade" | "withdraw";
         /**
          * ListedKeyShape
-         * @description A key, without its secret. Times in ms or µs; when it was used last is known to some fifteen seconds.
+         * @description A key, without its secret.
+         *
+         *         Times in ms or µs; the time of the last use is accurate to about fifteen seconds.
          */
         ListedKeyShape: {
             apiKey: string;
@@ -2299,7 +2320,7 @@ export interface components {
         };
         /**
          * FundsRequest
-         * @description How much of what; the amount is a decimal string.
+         * @description The asset and the amount, a decimal string.
          */
         FundsRequest: {
             asset: string;
@@ -2314,7 +2335,7 @@ export interface components {
         };
         /**
          * CoinShape
-         * @description An asset, and what the account has of it.
+         * @description An asset, and the account's funds in it.
          */
         CoinShape: {
             coin: string;
@@ -2343,7 +2364,7 @@ export interface components {
         };
         /**
          * SystemStatusShape
-         * @description Whether the exchange takes orders.
+         * @description Whether the exchange accepts orders.
          */
         SystemStatusShape: {
             maintenanceFrom?: number;
@@ -2353,14 +2374,14 @@ export interface components {
         };
         /**
          * NoMarketsShape
-         * @description No markets.
+         * @description An empty list of markets.
          */
         NoMarketsShape: {
             symbols: null[];
         };
         /**
          * DepositAddressShape
-         * @description An address to deposit at: all of it is empty.
+         * @description A deposit address: all fields are empty.
          */
         DepositAddressShape: {
             address: string;
@@ -2370,7 +2391,7 @@ export interface components {
         };
         /**
          * DepositShape
-         * @description What came in.
+         * @description A deposit.
          */
         DepositShape: {
             address: string;
@@ -2390,7 +2411,7 @@ export interface components {
         };
         /**
          * WithdrawalShape
-         * @description What went out. Times are texts, in UTC.
+         * @description A withdrawal. Times are texts, in UTC.
          */
         WithdrawalShape: {
             address: string;
@@ -2412,7 +2433,7 @@ export interface components {
         };
         /**
          * KeyRestrictionsShape
-         * @description What a key may do.
+         * @description The permissions of a key.
          */
         KeyRestrictionsShape: {
             createTime: number;
@@ -2440,14 +2461,14 @@ export interface components {
         };
         /**
          * TradingStatusesShape
-         * @description The same, as Binance wraps it.
+         * @description The trading status in Binance's envelope.
          */
         TradingStatusesShape: {
             data: components["schemas"]["TradingStatusShape"];
         };
         /**
          * TradingStatusShape
-         * @description Whether the account may trade by its keys.
+         * @description Whether the account may trade with its keys.
          */
         TradingStatusShape: {
             isLocked: boolean;
@@ -2457,7 +2478,7 @@ export interface components {
         };
         /**
          * UserAssetShape
-         * @description What the account has of an asset.
+         * @description The account's funds in one asset.
          */
         UserAssetShape: {
             asset: string;
@@ -2470,7 +2491,7 @@ export interface components {
         };
         /**
          * AssetDetailShape
-         * @description How an asset is deposited and withdrawn.
+         * @description The conditions for depositing and withdrawing an asset.
          */
         AssetDetailShape: {
             depositStatus: boolean;
@@ -2481,7 +2502,7 @@ export interface components {
         };
         /**
          * WalletShape
-         * @description What a wallet is worth.
+         * @description The value of a wallet.
          */
         WalletShape: {
             activate: boolean;
@@ -2491,7 +2512,7 @@ export interface components {
         };
         /**
          * NoRowsShape
-         * @description A page of what there is none of.
+         * @description An empty page.
          */
         NoRowsShape: {
             rows: null[];
@@ -2499,7 +2520,7 @@ export interface components {
         };
         /**
          * NoDustShape
-         * @description Conversions of small funds: none.
+         * @description Conversions of small balances: none.
          */
         NoDustShape: {
             total: number;

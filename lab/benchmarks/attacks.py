@@ -1,6 +1,4 @@
-"""`attacks`: what others notice when accounts send the dearest requests there are, against as many ordinary
-ones of the same accounts.
-"""
+"""`attacks`: the effect on others of the most expensive requests, against as many ordinary requests."""
 
 import asyncio
 import itertools

@@ -71,9 +71,7 @@ def _run_nothing(mixed: list[Operation]) -> None:
 
 
 def shard(count: int) -> list[Result]:
-    """Measure frames of commands in, frames of events and replies out: the mix of `core`, and one of orders
-    only.
-    """
+    """Measure frames of commands in, frames of events and replies out: the mix of `core`, and orders only."""
     market_map = roomy_market_map()
     market = market_map.markets[0]
     prefill, mixed = operations(count)

@@ -1,5 +1,4 @@
-"""`door`: what others notice when one network attacks gateway or edge, against as many ordinary requests of
-that network.
+"""`door`: the effect on others of attacks by one network on gateway or edge, against ordinary requests.
 
 All on 127.0.0.0/8.
 """
@@ -105,9 +104,7 @@ class Attack(NamedTuple):
 
 
 def door(target: Target, kinds: Collection[str], sizes: Sizes, pairs: int, seconds: float) -> list[Result]:
-    """Measure attacks of these KINDS, in pairs of a time with it and one without, which come first in
-    turn.
-    """
+    """Measure attacks of these KINDS, in pairs of a period with and one without, which come first in turn."""
     rate = LOAD_SHARE * _capacity(target)
     attacks = _attacks(sizes, rate, seconds)
     # In a process that gives way, the network's own work does not delay what is measured: it stands for
@@ -378,9 +375,7 @@ async def _paths(target: Target, network: str, seconds: float, *, rate: float) -
 
 
 async def _unfinished(target: Target, network: str, seconds: float, *, count: int) -> Outcome:
-    """Send bodies of the longest length that is not refused at once, a MiB at most, but for their last
-    byte.
-    """
+    """Send bodies of the longest accepted length, a MiB at most, without their last byte."""
     length = min(target.settings.form_bytes_max, 2**20)
     head = f"POST /api/v3/order HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
     return await _held(target, network, seconds, count, head.encode() + b"a" * (length - 1))
@@ -448,7 +443,10 @@ async def _status(reader: asyncio.StreamReader) -> str:
 
 
 def _post(path: str, body: bytes, kind: str) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 

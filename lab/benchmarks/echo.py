@@ -1,6 +1,4 @@
-"""The ceiling of any HTTP server here: an ASGI application that reads the request and answers with a fixed
-body of an order's size.
-"""
+"""The ceiling of any HTTP server here: an ASGI application that returns a fixed body of an order's size."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -1,5 +1,6 @@
-"""`failover`: how long an exchange takes no orders when the engine worker that leads dies or leaves, and what
-a snapshot costs.
+"""`failover`: how long orders are not accepted when the leading engine worker dies or leaves.
+
+It also measures the cost of a snapshot.
 """
 
 import asyncio
@@ -51,8 +52,7 @@ PAUSE_MS_MAX = 10
 """The target for a pause of matching; other programs on the same cores make some of that length, too."""
 CALM_S = 10
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own in there
-"""Where Redis keeps its log while pauses are measured: how long a disk takes to sync is another question, and
-a longer time."""
+"""The folder of Redis's log while pauses are measured: a disk's sync time is a separate, larger quantity."""
 
 
 def failover(target: Target, kills: int, resting: int, lease_ms: int) -> list[Result]:
@@ -80,7 +80,8 @@ def failover(target: Target, kills: int, resting: int, lease_ms: int) -> list[Re
                 runs=outages,
                 reference="an order at other times",
                 reference_runs=usual,
-                notes=f"p99 {_within(outages, 990):.0f} ms of {kills}; {others} orders answered otherwise than "
+                notes=f"p99 {_within(outages, 990):.0f} ms of {kills}; {others} orders answered otherwise "
+                "than "
                 "accepted",
             )
         )
@@ -93,9 +94,7 @@ def _within(values: list[float], per_mille: int) -> float:
 
 
 def _wait_for_standby(log: RedisStreamLog) -> int:
-    """Wait until the shard has a leader and another worker in step with it, and return the leader's process
-    id.
-    """
+    """Wait until the shard has a leader and a standby in step, and return the leader's process id."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         leader = log.lease(SHARD).leader
@@ -117,9 +116,7 @@ class _Outcome(msgspec.Struct):
 
 
 async def _stop_leader(target: Target, pid: int, number: signal.Signals) -> _Outcome:
-    """Place an order every few milliseconds, whatever comes of those before, and stop the leader in
-    between.
-    """
+    """Place an order every few milliseconds, whatever the outcome of earlier ones, and stop the leader."""
     accepted: list[tuple[float, float]] = []
     others = 0
     stopped_at = 0.0

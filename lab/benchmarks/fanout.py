@@ -1,6 +1,4 @@
-"""`fanout`: one edge process and its subscribers – as fast as it can, holding many, and under orders with
-some that are stuck.
-"""
+"""`fanout`: one edge process and its subscribers: at maximum speed, with many, and with stuck ones."""
 
 import asyncio
 import itertools
@@ -233,10 +231,9 @@ class _UnderOrders(NamedTuple):
 
 
 async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuck: bool) -> _UnderOrders:
-    """Place orders at a steady rate, and time each trade from when its taker's order was due to each reader
-    that hears of it.
+    """Place orders at a steady rate, and time each trade from its taker order's due time to each reader.
 
-    Beside the readers there are `STUCK` subscribers to everything, which read as well, or never do.
+    Besides the readers there are `STUCK` subscribers to everything, which read as well, or never do.
     """
     port = target.settings.ws_port
     arrivals: list[tuple[bytes, int, float]] = []

@@ -62,9 +62,7 @@ def database_of_its_own(postgres_bin: str) -> Iterator[tuple[str, Flavour]]:
 
 
 def trade_rows(count: int, end_ms: int, seed: int = 1) -> Iterator[Row]:
-    """Yield rows of `TRADES`, oldest first: bursts with pauses between them, in all markets, over `DAYS` up
-    to about `end_ms`.
-    """
+    """Yield rows of `TRADES`, oldest first: bursts and pauses, in all markets, over `DAYS` up to `end_ms`."""
     dice = random.Random(seed)
     chance, spread, choice = dice.random, dice.expovariate, dice.choice
     pause_rate = count * (1 - _BURST) / (DAYS * 86_400_000)
@@ -107,14 +105,17 @@ def load(connection: psycopg.Connection[Any], count: int, end_ms: int) -> None:
 
 _FROM_TRADES = """
 INSERT INTO candles SELECT market, '1s', date_trunc('second', time),
-    (array_agg(price ORDER BY trade_id))[1], max(price), min(price), (array_agg(price ORDER BY trade_id DESC))[1],
+    (array_agg(price ORDER BY trade_id))[1], max(price), min(price), (array_agg(price
+    ORDER BY trade_id DESC))[1],
     sum(quantity), sum(quote), count(*), coalesce(sum(quantity) FILTER (WHERE taker_side = 1), 0),
     coalesce(sum(quote) FILTER (WHERE taker_side = 1), 0), min(trade_id), max(trade_id)
 FROM trades GROUP BY 1, 3
 """
 _FROM_CANDLES = """
-INSERT INTO candles SELECT market, {interval}, {opened}, (array_agg(open ORDER BY open_time))[1], max(high), min(low),
-    (array_agg(close ORDER BY open_time DESC))[1], sum(volume), sum(quote_volume), sum(trade_count), sum(taker_buy_volume),
+INSERT INTO candles SELECT market, {interval}, {opened}, (array_agg(open ORDER BY open_time))[1], max(high),
+    min(low),
+    (array_agg(close ORDER BY open_time DESC))[1], sum(volume), sum(quote_volume), sum(trade_count),
+    sum(taker_buy_volume),
     sum(taker_buy_quote), min(first_trade_id), max(last_trade_id)
 FROM candles WHERE interval = {source} GROUP BY 1, 3
 """

@@ -1,6 +1,4 @@
-"""`http`: signed orders over HTTP against a whole exchange – gateway, engine, feeds, persistence – started
-for it.
-"""
+"""`http`: signed orders over HTTP against a separate exchange: gateway, engine, feeds, persistence."""
 
 import statistics
 import subprocess
@@ -58,10 +56,10 @@ class Target(msgspec.Struct):
 
 @contextmanager
 def exchange_of_its_own(up: Sequence[str] = (*EXCHANGE, "up"), **others: str) -> Iterator[Target]:
-    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker,
-    the pages and the rate limits.
+    """Run an exchange on free ports with its data in a temporary folder.
 
-    `up` is the program that runs it, `others` are settings of its own.
+    The market maker, the pages and the rate limits are off. `up` is the program that runs it, `others` are
+    its own settings.
     """
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         Path(folder).chmod(0o755)
@@ -91,9 +89,7 @@ def _account(url: str, number: int) -> tuple[str, bytes]:
 
 
 def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
-    """Place orders, 49 % of which take one that rests, and measure against an echo server under the same
-    load.
-    """
+    """Place orders, 49 % of which take a resting one, and measure against an echo server."""
     results = []
     for count in connections:
         echo_rate = _echo(count, max(2, seconds // 3))
@@ -134,7 +130,8 @@ def signer(target: Target) -> Callable[[int, str], bytes]:
     port = target.settings.rest_port
     heads = [
         (
-            f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: 0\r\n\r\n".encode(),
+            f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: "
+            "0\r\n\r\n".encode(),
             secret,
         )
         for key, secret in target.accounts

@@ -30,9 +30,7 @@ class _Latency(NamedTuple):
 
 
 def klines(trades: int, queries: int, postgres_bin: str, tell: Callable[[str], None]) -> list[Result]:
-    """Measure every interval, the newest candles and those of a random time, on each flavour of database that
-    there is.
-    """
+    """Measure every interval, the newest and random candles, on each available database flavour."""
     end_ms = time.time_ns() // 1_000_000 // 1_000 * 1_000
     seen: set[Flavour] = set()
     results: list[Result] = []
@@ -130,9 +128,7 @@ async def _round_trip(database: PostgresDatabase, rows: int) -> float:
 
 
 def _convert(connection: psycopg.Connection[Any]) -> tuple[int, int]:
-    """Let the policies convert what they will, and return the size (bytes) of the database before and
-    after.
-    """
+    """Let the policies convert the data, and return the size (bytes) of the database before and after."""
     before = _size(connection)
     for (job,) in connection.execute(
         "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'"

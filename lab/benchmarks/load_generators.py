@@ -1,6 +1,4 @@
-"""Load generators on bare sockets: closed loop (each connection has one request under way) and open loop (at
-a fixed rate).
-"""
+"""Load generators on bare sockets: closed loop (one request per connection) and open loop (a fixed rate)."""
 
 import asyncio
 import itertools
@@ -90,9 +88,7 @@ def run(port: int, connections: int, seconds: float, make: RequestMaker) -> Load
 
 
 class Answered(NamedTuple):
-    """One request of an open loop: when it was due and when it was answered (`time.perf_counter`), and what
-    the answer was.
-    """
+    """One request of an open loop: its due time, its answer's time (`time.perf_counter`), and the answer."""
 
     due: float
     done: float
@@ -136,10 +132,9 @@ async def open_loop(
     make: RequestMaker,
     addresses: Sequence[str] = ("127.0.0.1",),
 ) -> list[Answered]:
-    """Send `rate` requests per second from `addresses` in turn, whatever comes back, and return them with
-    their answers.
+    """Send `rate` requests per second from `addresses` in turn, and return them with their answers.
 
-    What finds no free connection waits for one, and the wait counts: latency is from when a request was due.
+    A request without a free connection waits for one, and the wait counts: latency is from its due time.
     """
     with uncollected():
         return await _open_loop(port, connections, rate, seconds, make, addresses)

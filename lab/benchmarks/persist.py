@@ -1,6 +1,4 @@
-"""`persist`: the events of a busy shard from a Redis stream into the database, by the ingest that the workers
-run.
-"""
+"""`persist`: the events of a busy shard from a Redis stream into the database, by the workers' ingest."""
 
 import gc
 import itertools
@@ -37,9 +35,7 @@ START_AGO_MS = 30_000
 
 
 def persist(count: int, postgres_bin: str) -> list[Result]:
-    """Measure the ingest into each flavour of database that there is, and COPY of the same rows into another
-    of the same kind.
-    """
+    """Measure the ingest into each available database flavour, and COPY of the same rows into another."""
     market_map = roomy_market_map()
     results: list[Result] = []
     seen: set[Flavour] = set()
@@ -88,9 +84,7 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
 
 
 def _frames(count: int, market_map: MarketMap) -> list[bytes]:
-    """Return what an engine says to the mix of `core`, a frame for every `FRAME_COMMANDS` commands, in times
-    that end about now.
-    """
+    """Return an engine's events for the mix of `core`, a frame per `FRAME_COMMANDS` commands, until now."""
     prefill, mixed = operations(count)
     steps = [*deposits(market_map), *commands(prefill + mixed, market_map.markets[0])]
     shard, clock = Shard(0, market_map), itertools.count(time.time_ns() // 1_000_000 - START_AGO_MS)
@@ -124,7 +118,8 @@ def _collector_as_in_a_worker() -> Iterator[None]:
 def _copied(url: str, rows: Rows) -> float:
     """Return the seconds that the database takes for the rows when they need not be made."""
     made: list[tuple[Table, Sequence[OrderRow]]] = [
-        (TRADES, rows.trade_rows()), (FILLS, rows.fills), (LEDGER_ENTRIES, rows.ledger_entries), (ORDERS, rows.order_rows())
+        (TRADES, rows.trade_rows()), (FILLS, rows.fills), (LEDGER_ENTRIES, rows.ledger_entries), (ORDERS,
+            rows.order_rows())
     ]  # fmt: skip
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         began = time.perf_counter()

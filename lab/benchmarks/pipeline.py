@@ -1,6 +1,4 @@
-"""`pipeline`: commands in a Redis stream to events in a Redis stream, one engine worker, every commit written
-to disk.
-"""
+"""`pipeline`: commands to events in Redis streams by one engine worker, every commit synced to disk."""
 
 import signal
 import statistics
@@ -100,9 +98,7 @@ def _wait(client: redis.Redis) -> None:
 
 
 def _latency(steps: Sequence[Command]) -> list[Result]:
-    """Send one order per entry at a fixed rate, whatever comes back, and time the replies from when each was
-    due.
-    """
+    """Send one order per entry at a fixed rate, and time the replies from each order's due time."""
     with process_on_redis(_ENGINE) as (client, _):
         _configure(client)
         _append(client, deposits(Settings().market_map()), 1)

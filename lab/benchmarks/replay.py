@@ -1,6 +1,4 @@
-"""`replay`: a shard rebuilt from its log in memory, with and without comparing every event with what was
-written.
-"""
+"""`replay`: a shard rebuilt from its log in memory, with and without comparing every event."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence

@@ -23,9 +23,7 @@ RELIABILITY = _DOCS / "explanation" / "reliability.md"
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """One figure: the median over `runs`, per `unit`, beside a reference that was measured in the same
-    runs.
-    """
+    """One figure: the median over `runs`, per `unit`, beside a reference measured in the same runs."""
 
     bench: str
     what: str

@@ -49,9 +49,7 @@ def redis_of_its_own() -> Iterator[tuple[Settings, redis.Redis]]:
 
 @contextmanager
 def process_on_redis(module: str, **settings: str) -> Iterator[tuple[redis.Redis, "subprocess.Popen[bytes]"]]:
-    """Run `python -m module` with `settings` of its own on a Redis of its own, which writes every commit to
-    disk.
-    """
+    """Run `python -m module` with its own settings on its own Redis, which syncs every commit to disk."""
     with redis_of_its_own() as (own, client):
         values = {
             "data_dir": str(own.data_dir),

@@ -1,7 +1,6 @@
-"""`share`: what others get and notice while one account sends ten times its share to a shard that has enough
-to do.
+"""`share`: the effect on others when one account sends ten times its share to a busy shard.
 
-As in `flood`, orders take the gateway's own way in this process: its windows, its turns, its frames.
+As in `flood`, orders take the gateway's path in this process: its windows, its turns, its frames.
 """
 
 import asyncio

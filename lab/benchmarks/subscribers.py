@@ -1,6 +1,4 @@
-"""Subscribers of WebSocket streams on bare sockets: they count bytes, and cost little of the cores they share
-with the server.
-"""
+"""Subscribers of WebSocket streams on bare sockets: they count bytes, and use little processor time."""
 
 import asyncio
 import base64
@@ -21,9 +19,7 @@ HearPayload = Callable[[memoryview], None]
 
 
 def frames_of(buffer: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Yield (where the frame ends, its payload) of the whole frames, unmasked as servers send them, in
-    `buffer`.
-    """
+    """Yield (end of the frame, its payload) of the complete, unmasked frames in `buffer`."""
     view, at = memoryview(buffer), 0
     while len(buffer) - at >= 2:
         length, start = buffer[at + 1], at + 2

@@ -1,3 +1,1 @@
-"""Breaks a real exchange on purpose while it trades, and judges what became of every order: `exchange
-chaos`.
-"""
+"""Breaks a real exchange on purpose while it trades, and judges every order: `exchange chaos`."""

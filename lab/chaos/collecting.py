@@ -48,15 +48,18 @@ STOPPED: Final = ("the shard stops", "the feeds stop", "ingest stands still")
 
 _MS: Final = "(extract(epoch FROM {}) * 1000)::bigint"
 _ORDERS: Final = f"""
-    SELECT order_id, account_id, client_order_id, market, side, order_type, price, quantity, status, cum_quantity, cum_quote,
+    SELECT order_id, account_id, client_order_id, market, side, order_type, price, quantity, status,
+    cum_quantity, cum_quote,
         {_MS.format("accepted_time")}, {_MS.format("updated_time")} FROM orders
 """
 _TRADES: Final = f"""
-    SELECT {_MS.format("time")}, market, trade_id, sequence, price, quantity, quote, taker_side, maker_order_id, taker_order_id,
+    SELECT {_MS.format("time")}, market, trade_id, sequence, price, quantity, quote, taker_side,
+    maker_order_id, taker_order_id,
         maker_account_id, taker_account_id FROM trades ORDER BY market, trade_id
 """
 _FILLS: Final = f"""
-    SELECT {_MS.format("time")}, account_id, market, order_id, trade_id, side, price, quantity, quote, liquidity, fee, fee_asset FROM fills
+    SELECT {_MS.format("time")}, account_id, market, order_id, trade_id, side, price, quantity, quote,
+    liquidity, fee, fee_asset FROM fills
 """
 # Sums are numeric: they may be beyond 64 bits.
 _LEDGER: Final = (

@@ -1,6 +1,4 @@
-"""A PostgreSQL that the exchange uses as somebody else's, so that nobody starts it anew while it is to be
-away.
-"""
+"""An external PostgreSQL for the exchange, which nobody restarts while it is meant to be unreachable."""
 
 import signal
 import subprocess

@@ -1,5 +1,4 @@
-"""What a run leaves behind for the verdict: what was asked and answered, what subscribers heard, and what the
-exchange says at the end.
+"""The evidence of a run for the verdict: requests, answers, subscribers' messages, and the final state.
 
 Amounts are whole numbers: prices in ticks, quantities in lots, money in units; times in ms.
 """
@@ -46,8 +45,7 @@ class Unanswered(StrEnum):
 MAY_BE_SENT_AGAIN = frozenset(
     {Unanswered.NOW_NOT, Unanswered.NOBODY_KNOWS, Unanswered.MOVED, Unanswered.MOVING}
 )
-"""What a client has to expect while processes are told to stop one after the other
-(docs/reference/processes.md)."""
+"""Outcomes that clients must expect while processes are restarted (docs/reference/processes.md)."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

@@ -36,11 +36,10 @@ AFTERMATH_SHARE: Final = 0.05
 
 
 def redis_to_kill(settings: Settings) -> list[str]:
-    """Return the names of the servers that may be killed now; none: there is none until Redis has got over
-    what happened before.
+    """Return the names of the servers that may be killed now; none: Redis has not recovered yet.
 
-    Under Sentinel that is the master, once its replica has all that it has: of two copies one may be lost at
-    a time. The servers of a cluster have no replicas; each comes back with what is on its disk.
+    Under Sentinel that is the master, once its replica has all its data: one of two copies may be lost at a
+    time. The servers of a cluster have no replicas; each returns with the data on its disk.
     """
     if settings.redis_mode == "single":
         return [REDIS]
@@ -207,10 +206,9 @@ class Faults:
             del self.down[process.name]
 
     def _start_rival(self, name: str) -> Callable[[], bool] | None:
-        """Start another leader beside the paused one, where no standby takes over: what an orchestrator does
-        that has lost sight of it.
+        """Start another leader beside the paused one if there is no standby, like an orchestrator.
 
-        Returns what tells whether the paused one was replaced; None: nobody leads what it does.
+        Returns a function that tells whether the paused one was replaced; None: there is no successor.
         """
         specs = {spec.name: spec for spec in engines(self._exchange.settings)}
         if name not in specs or any("standby" in process.name for process in self._exchange.processes()):

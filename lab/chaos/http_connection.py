@@ -92,8 +92,9 @@ class _Open(asyncio.Protocol):
         return self._answer
 
     def has_ended(self) -> bool:
-        """Return whether the server has closed an idle connection and the loop has not got round to it:
-        clients with a pool look, too.
+        """Return whether the server has closed an idle connection that the loop has not processed yet.
+
+        Clients with a pool check this, too.
         """
         return self.transport is not None and has_input(self.transport.get_extra_info("socket"))
 

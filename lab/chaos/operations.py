@@ -1,6 +1,4 @@
-"""What an operator does to a running exchange, under load: each is repeated until it is so, whatever dies
-meanwhile.
-"""
+"""An operator's actions on a running exchange under load: each is repeated until it has succeeded."""
 
 import asyncio
 import random

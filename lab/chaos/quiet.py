@@ -46,15 +46,13 @@ def _reaches(done: Sequence[StreamId], goals: Sequence[StreamId]) -> bool:
 
 
 WHILES = 3
-"""One after the other: what goes to another shard, and its answer, are input that was not there when the
-first began."""
+"""Consecutive periods: messages to another shard, and its answers, come after the first began."""
 
 
 class Quiet:
-    """Looks for some whiles in which nothing happens, each with everybody at its end as far as things were at
-    its begin.
+    """Detects some periods without activity, in each of which every process reaches the end of its input.
 
-    The logs themselves never rest: the time of an idle shard passes by an event every second.
+    The logs themselves never rest: the time of an idle shard advances by an event every second.
     """
 
     def __init__(self, length_s: float) -> None:

@@ -16,7 +16,10 @@ DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "explanation" / "reliabil
 MARKED: Final = "chaos"
 MARKED_OUTAGES: Final = "database outage"
 MARKED_ROLLING: Final = "rolling restart"
-"""Where a run is recorded: between `<!-- this -->` and `<!-- end of this -->`. The second is for a run whose only faults are outages."""
+"""Where a run is recorded: between `<!-- this -->` and `<!-- end of this -->`.
+
+The second is for a run whose only faults are outages.
+"""
 CATCH_UP_TARGET: Final = 5.0
 _BREACHES_SHOWN: Final = 5
 
@@ -29,7 +32,8 @@ def live(status: Status) -> RenderableType:
         faults = ", ".join(f"{count} {kind}" for kind, count in status.faults.items()) or "none yet"
         down = ", ".join(f"{name} ({what})" for name, what in status.down.items()) or "nothing"
         lines += [
-            f"orders   {status.orders:,} of {status.orders_max:,}, {status.rate:,.0f}/s, after {status.seconds:,.0f} s",
+            f"orders   {status.orders:,} of {status.orders_max:,}, {status.rate:,.0f}/s, after "
+            f"{status.seconds:,.0f} s",
             f"faults   {sum(status.faults.values())} of {status.faults_max}: {faults}",
             *([f"operator {status.operations} of {status.operations_max}"] if status.operations_max else []),
             f"down     {down}",
@@ -68,8 +72,10 @@ def show(result: Result, console: Console) -> None:
 
 def _facts(result: Result) -> dict[str, str]:
     facts = {
-        "orders": f"{result.orders:,} in {result.seconds:,.0f} s, {result.rate:,.0f}/s; {result.attempts:,} attempts, "
-        f"{result.doubled:,} orders sent more than once, {result.unknown:,} answers lost; {result.trades:,} trades",
+        "orders": f"{result.orders:,} in {result.seconds:,.0f} s, {result.rate:,.0f}/s; {result.attempts:,} "
+        "attempts, "
+        f"{result.doubled:,} orders sent more than once, {result.unknown:,} answers lost; {result.trades:,} "
+        "trades",
         "faults": _counts(result.faults),
         "hit": _counts(result.by_process),
         **({"operator": _operations(result)} if result.operations else {}),
@@ -77,7 +83,8 @@ def _facts(result: Result) -> dict[str, str]:
         "fenced": f"{result.fenced} workers that had been replaced wrote nothing and left",
         "answers": _counts(result.answers),
         "settled": f"{result.settle_s:.1f} s after the last answer",
-        "behind": f"the database by at most {result.behind_ms_max / 1000:.1f} s while it was there and nothing was paused",
+        "behind": f"the database by at most {result.behind_ms_max / 1000:.1f} s while it was there and "
+        "nothing was paused",
     }
     if result.restarted:
         facts["retries"] = _counts(result.retries)
@@ -131,7 +138,8 @@ def write(result: Result, command: str) -> None:
     ]
     lines = [
         begin,
-        f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}; commit {commit()}; `{command}`. Verdict: {verdict}.",
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}; commit {commit()}; `{command}`. Verdict: "
+        f"{verdict}.",
         "",
         "| promise | looked at | broken |",
         "| --- | --- | --- |",

@@ -1,6 +1,4 @@
-"""A rolling restart of a running exchange, or other steps of an upgrade, in the place of faults, while the
-load goes on.
-"""
+"""A rolling restart of a running exchange, or other steps of an upgrade, instead of faults, under load."""
 
 import asyncio
 from bisect import bisect_left, bisect_right

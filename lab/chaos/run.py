@@ -31,8 +31,7 @@ from runtime.tasks import end_tasks
 LOOK_EVERY_S: Final = 0.25
 SETTLE_EVERY_S: Final = 0.3
 QUIET_S: Final = 1.5
-"""So long nothing may happen before everything has come to its end: longer than a message between shards is
-on its way."""
+"""How long nothing may happen before everything is complete: longer than a message between shards takes."""
 CAUGHT_UP_MS: Final = 1_000
 """A database that is less behind has caught up."""
 
@@ -323,9 +322,7 @@ class _Run:
         self._show(status)
 
     async def _watch_lag(self) -> None:
-        """Look again and again how far everything is, and measure how fast the database catches up after an
-        outage.
-        """
+        """Measure the lag of every process, and how fast the database catches up after an outage."""
         measured = 0
         begun: tuple[float, int, int] | None = None
         while True:

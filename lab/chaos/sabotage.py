@@ -1,5 +1,4 @@
-"""Takes one of the exchange's safeguards away: `python -m lab.chaos.sabotage --break-fence
-engine_worker.main`.
+"""Disables one of the exchange's safeguards: `python -m lab.chaos.sabotage --break-fence engine_worker.main`.
 
 Runs the named module as `python -m` would, after replacing the safeguard in this process only; the exchange
 itself has no such switch. With `cli.main up` it starts every process of the exchange in this way. What
@@ -57,9 +56,11 @@ class Break(StrEnum):
     DRAIN = "--break-drain"
     """The end that finishes what is under way: who is told to stop is gone at once."""
     DOOR = "--break-door"
-    """What no setting turns off of that which keeps strangers from stopping gateway and edge: the number of
-    headers, turns and a process of low priority for the passwords of sign-ups, turns for the delivery of
-    updates."""
+    """The protections of gateway and edge that no setting turns off.
+
+    These are the maximum number of headers, turns and a low-priority process for the passwords of sign-ups,
+    and turns for the delivery of updates.
+    """
 
 
 class NothingToBreakError(RuntimeError):
@@ -200,9 +201,7 @@ def _start_all_sabotaged(broken: Break) -> None:
 
 
 def _run_redis_after_power_cut(arguments: list[str]) -> None:
-    """Become a Redis that does not wait for the disk, after cutting off what it had not brought there when it
-    was killed.
-    """
+    """Become a Redis that does not sync its log, after truncating the log to the synced part."""
     configuration = Path(arguments[1])
     text = configuration.read_text("utf-8")
     if "appendfsync always" not in text:

@@ -1,6 +1,4 @@
-"""The scenarios of `exchange chaos`: a mixed one, and for each control a short one that needs the safeguard
-which is missing. Pure.
-"""
+"""The scenarios of `exchange chaos`: a mixed one, and per control one that needs its safeguard. Pure."""
 
 from collections.abc import Mapping
 from typing import Final, Protocol, TypedDict, Unpack
@@ -76,9 +74,7 @@ def mixed(
 def rolling(
     seed: int, *, orders: int = 3_000, rate: float = 300.0, shards: int = 1, standbys: int = 1
 ) -> Scenario:
-    """A rolling restart of everything, as an upgrade would do it, with two of everything that there may be
-    two of.
-    """
+    """A rolling restart of everything, as in an upgrade, with two of everything that may have two."""
     return Scenario(
         seed=seed,
         plan=[],

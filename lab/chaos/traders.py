@@ -1,7 +1,6 @@
-"""The load: accounts that trade over HTTP and the WebSocket API, and ask again until they know what became of
-each order.
+"""The load: accounts that trade over HTTP and WebSocket, and query each order until its outcome is known.
 
-Every attempt and every answer is kept; the verdict is made of them.
+Every attempt and every answer is kept for the verdict.
 """
 
 import asyncio

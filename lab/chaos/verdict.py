@@ -279,8 +279,9 @@ def _from_fills(evidence: Evidence) -> "Counter[tuple[int, str]]":
 
 
 def _check_deposits(evidence: Evidence, breaches: Breaches) -> "Counter[tuple[int, str]]":
-    """Return (account, asset) -> what the database says was deposited: all that was acknowledged, and nothing
-    that nobody asked for.
+    """Return (account, asset) -> deposits in the database, which must be the acknowledged or requested ones.
+
+    All acknowledged deposits must be there, and none that was not requested.
     """
     stored: Counter[tuple[int, str]] = Counter()
     for row in evidence.stored.ledger:
@@ -522,9 +523,7 @@ def _streams(evidence: Evidence, breaches: Breaches) -> int:
 def _flat(
     evidence: Evidence, key: tuple[str, str, int], traded: Mapping[str, Sequence[tuple[int, int, int]]]
 ) -> tuple[str, str, str, str, str, int, int, int] | None:
-    """Return the candle of an interval without a trade, at the last price before it; None: there was no trade
-    before.
-    """
+    """Return the candle of an interval without a trade, at the last price before it, or None."""
     symbol, _, open_time = key
     before = bisect_left(traded[symbol], (open_time,))
     if not before:

@@ -1,6 +1,4 @@
-"""Subscribers of the exchange while it is broken: of its streams, of accounts' own events, and of the shards'
-logs themselves.
-"""
+"""Subscribers of the exchange while it is broken: streams, accounts' events, and the shards' logs."""
 
 import asyncio
 import itertools
@@ -41,9 +39,7 @@ class Watchers:
     """All of them, as tasks."""
 
     def __init__(self, settings: Settings, evidence: Evidence, traders: Sequence[Trader], count: int) -> None:
-        """`count` subscribers of market data, and as many of accounts' events, the accounts dealt out among
-        them.
-        """
+        """`count` subscribers of market data, and as many of accounts' events, which share the accounts."""
         self._settings = settings
         self._evidence = evidence
         self._tasks: list[asyncio.Task[None]] = []
@@ -167,8 +163,9 @@ class Watchers:
                     await asyncio.sleep(LOOK_EVERY_S)
 
     async def _is_replicated(self, client: "redis.asyncio.Redis", shard: int) -> bool:
-        """Return whether replicas have what this one connection has read: what they lack nobody was told of,
-        and a failover may lose it.
+        """Return whether replicas have everything that this connection has read; the rest may be lost.
+
+        Nobody was told of the rest, so a failover may lose it.
         """
         replicas = self._settings.redis_replicas_min
         if not replicas:

@@ -27,9 +27,7 @@ class Breaches:
 
 
 class StreamWatch:
-    """Follows the shards' event logs: per market, trade ids and sequences must be contiguous from the first
-    on.
-    """
+    """Follows the shards' event logs: per market, trade ids and sequences must be contiguous."""
 
     def __init__(self) -> None:
         self.breaches = Breaches()
@@ -119,8 +117,10 @@ class MarketWatch:
         self.trades: dict[str, dict[int, tuple[str, str, bool]]] = {symbol: {} for symbol in self.books}
         """Market -> trade id -> price, quantity, whether the buyer was the maker."""
         self.candles: dict[tuple[str, str, int], tuple[str, str, str, str, str, int, int, int]] = {}
-        """(market, interval, open time) of closed ones -> open, high, low, close, volume, count, first and
-        last trade id."""
+        """(market, interval, open time) of closed candles -> open, high, low, close, volume, count, ids.
+
+        The trade ids are the first and the last.
+        """
         self.connections = 0
         self._last_trade: dict[str, int] = {}
 
@@ -180,8 +180,10 @@ class ReportWatch:
         self.reports = 0
         self.connections = 0
         self.last_status: dict[int, tuple[str, str]] = {}
-        """Order id -> its last status and cumulative quantity, of orders that the current connection has
-        heard of from the start."""
+        """Order id -> its last status and cumulative quantity, for orders of the current connection.
+
+        Only for orders that it has followed from the start.
+        """
         self._current: dict[int, Segment] = {}
 
     def connected(self) -> None:

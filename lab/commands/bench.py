@@ -85,9 +85,7 @@ def shard(count: int, runs: int, as_json: bool, record: bool) -> None:
 @click.option("--seconds", default=20, show_default=True, help="Length of the market's time per run.")
 @_options
 def depth(seconds: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure what feeds spend on the depth of a market that never rests, and what a gateway spends on
-    showing it.
-    """
+    """Measure the feeds' cost of the depth of a busy market, and a gateway's cost of showing it."""
     _finish(repeated("depth", runs, partial(depth_bench.depth, seconds)), as_json=as_json, record=record)
 
 
@@ -103,9 +101,7 @@ def replay(count: int, runs: int, as_json: bool, record: bool) -> None:
 @click.option("--count", default=200_000, show_default=True, help="Commands per run.")
 @_options
 def pipeline(count: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure an engine worker from stream to stream, through a Redis of its own that writes every commit to
-    disk.
-    """
+    """Measure an engine worker from stream to stream, on a separate Redis that syncs every commit to disk."""
     _finish(
         repeated("pipeline", runs, partial(pipeline_bench.pipeline, count)), as_json=as_json, record=record
     )
@@ -130,9 +126,7 @@ def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool)
 @click.option("--subscribers", default=1_000, show_default=True, help="Subscribers, the stuck ones included.")
 @_options
 def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure one WebSocket edge: frames per second, memory per subscriber, and latency beside subscribers
-    that are stuck.
-    """
+    """Measure one WebSocket edge: frames per second, memory per subscriber, latency with stuck ones."""
     with http_bench.exchange_of_its_own() as target:
         results = repeated("fanout", runs, partial(fanout_bench.fanout, target, subscribers, seconds))
     _finish(results, as_json=as_json, record=record)
@@ -142,8 +136,9 @@ def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: boo
 @click.option("--count", default=200_000, show_default=True, help="Commands whose events are stored.")
 @_options
 def persist(count: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure the ingest from a Redis stream into plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it,
-    into TimescaleDB.
+    """Measure the ingest from a Redis stream into plain PostgreSQL, and TimescaleDB if available.
+
+    EXCHANGE_POSTGRES_BIN names the programs of a PostgreSQL with TimescaleDB.
     """
     once = partial(persist_bench.persist, count, load_settings().postgres_bin)
     _finish(repeated("persist", runs, once), as_json=as_json, record=record)
@@ -156,10 +151,10 @@ def persist(count: int, runs: int, as_json: bool, record: bool) -> None:
 @click.option("--queries", default=100, show_default=True, help="Queries of each kind and interval.")
 @_reports
 def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
-    """Measure a thousand candles out of years of trades, on plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN
-    has it, on TimescaleDB.
+    """Measure a thousand candles out of years of trades, on plain PostgreSQL, and TimescaleDB if available.
 
-    Fewer trades make a run shorter; 10,000,000 take some ten minutes and 5 GB.
+    EXCHANGE_POSTGRES_BIN names the programs of a PostgreSQL with TimescaleDB. Fewer trades make a run
+    shorter; 10,000,000 take about ten minutes and 5 GB.
     """
     say = Console(stderr=True).print
     results = klines_bench.klines(trades, queries, load_settings().postgres_bin, say)
@@ -187,9 +182,7 @@ def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
 def failover(
     kills: int, resting: int, lease_ms: int, redis_mode: str, pauses: bool, as_json: bool, record: bool
 ) -> None:
-    """Kill the leading engine worker of an exchange of its own, with a standby, and time how long no order is
-    accepted.
-    """
+    """Kill the leading engine worker of a separate exchange with a standby, and time how long orders fail."""
     results: list[Result] = []
     if kills:
         own = {
@@ -237,11 +230,10 @@ def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool) -> None:
-    """Let orders arrive at an exchange of its own while something stands still, and look whether memory stays
-    within its bounds.
+    """Send orders to a separate exchange while a part stands still, and check that memory stays bounded.
 
-    The persistence stands still, the feeds do, what may be lost is lost, the log's Redis is at its limit.
-    Redis may use 512 MB.
+    The persistence stands still, then the feeds, the cache is lost, the log's Redis is at its limit. Redis
+    may use 512 MB.
     """
     own = {
         "redis_memory_mb": str(flood_bench.MAXMEMORY_MB),
@@ -266,9 +258,7 @@ def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
-    """Let one account send ten times its share to a shard that has enough to do, and measure what the others
-    get and notice.
-    """
+    """Let one account send ten times its share to a busy shard, and measure the effect on others."""
     with http_bench.exchange_of_its_own(log_level="error", pending_requests_max="100000") as target:
         results = share_bench.share(target, pairs, seconds)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
@@ -305,11 +295,10 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 def door(
     kinds: tuple[str, ...], pairs: int, seconds: float, times: int, is_open: bool, as_json: bool, record: bool
 ) -> None:
-    """Attack gateway and edge of an exchange of its own as a network would that has no account, and measure
-    what others notice.
+    """Attack gateway and edge of a separate exchange from a network without an account; measure the effect.
 
-    Bombs, bodies and headers without end, silent connections, guesses of passwords, sign-ups, streams by the
-    thousand: against as many ordinary orders of the same network.
+    Compression bombs, endless bodies and headers, silent connections, guesses of passwords, sign-ups,
+    thousands of streams: against as many ordinary orders of the same network.
     """
     own = {"rate_limits_enabled": "true", "orders_per_10s": "1000000", "orders_per_day": "100000000"}
     own |= door_bench.WIDE if is_open else {}

@@ -188,7 +188,5 @@ def explain(
 
 
 def _kind(outcome: Outcome) -> str:
-    """Return the failure without its numbers, so that a smaller schedule counts when it breaks the same
-    rule.
-    """
+    """Return the failure without its numbers, so that a smaller schedule that breaks the same rule counts."""
     return "".join("#" if character.isdigit() else character for character in outcome.failure)[:40]

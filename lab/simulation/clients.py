@@ -171,9 +171,7 @@ class Gateway(Process):
         self._waiting[request_id] = (self.surroundings.now + REPLY_TIMEOUT_MS, answer)
 
     def step(self, action: Action) -> None:
-        """Give up what has waited too long, send again what may have lost its answer, and send the
-        micro-batch.
-        """
+        """Give up late requests, repeat those whose answer may be lost, and send the micro-batch."""
         now = self.surroundings.now
         if self.surroundings.program is Program.NEXT and Dice(action.dice).below(LOOKS_EVERY) == 2:
             self._look_for_the_format()
@@ -267,9 +265,7 @@ class Gateway(Process):
             )
 
     def _as_sent(self, command: Command) -> LoggedCommand:
-        """Return a command as its shard takes it: transfers with the treasury's signature, a new one each
-        time.
-        """
+        """Return a command as its shard accepts it: transfers with a new treasury signature each time."""
         if not isinstance(command, Deposit | Withdraw):
             return command
         shard = self._witness.market_map.shard_of_account(command.account_id)
@@ -624,9 +620,7 @@ class Client:
             )
 
     def _check_name(self, name: str, intents: list[Intent], books: Books, sent: "SentCommands") -> None:
-        """Compare the orders that have a client order id with what the client wanted by that name, one after
-        the other.
-        """
+        """Compare the orders with a client order id with the client's intents of that id, in order."""
         account_id = self.account_id
         orders = [books.histories[order_id][0] for order_id in books.order_ids.get((account_id, name), [])]
         if any(sent.outcomes(each) > 1 for each in intents):
@@ -675,9 +669,7 @@ class SentCommands:
                     self.cancels[command.cancel_id].append(time)
 
     def outcomes(self, intent: Intent) -> int:
-        """Return how many outcomes a wish may have had at most: more than one when it was repeated after its
-        window.
-        """
+        """Return the maximum of outcomes of an intent: more than one if it was repeated after its window."""
         if intent.has_key:
             return outcomes_max(self.keys[intent.command.idempotency_key], DEFAULT_WINDOWS.key_ms)
         return sum(outcomes_max(self.requests[each], DEFAULT_WINDOWS.request_ms) for each in intent.requests)

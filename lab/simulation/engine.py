@@ -1,9 +1,7 @@
-"""Engine workers: two candidates per shard, each the real one, with what `engine_worker.main` does around it
-and its snapshots.
+"""Engine workers: two real candidates per shard, with snapshots and the logic of `engine_worker.main`.
 
-What a leader does takes time: the clock moves within its step, after each command and before each commit, and
-its standby looks at the lease meanwhile, as often as on a machine of its own. A standby's own work takes
-none.
+A leader's work takes time: the clock advances within its step, after each command and before each commit, and
+its standby looks at the lease meanwhile, as often as on a separate machine. A standby's own work takes none.
 """
 
 from typing import Any, Final, cast
@@ -41,8 +39,10 @@ TURN_MS: Final = LEASE_MS // 5
 HANG_MS: Final = 20 * LEASE_MS
 """So long a command takes in which a machine stands still."""
 HANG_TURNS_MIN: Final = 12 * LEASE_MS // TURN_MS
-"""A standby that has looked so often without anything else happening must have taken over: the longest lease,
-and its patience."""
+"""After this number of looks without any other event a standby must have taken over.
+
+It is the longest lease, and the standby's patience.
+"""
 _EVENTS_PER_COMMAND: Final = 8
 """So many events take as long to make as a command by itself."""
 _COMMANDS_PER_COMMIT: Final = 2
@@ -87,9 +87,7 @@ class EngineWorker(Process):
 
     @property
     def standby(self) -> Candidate | None:
-        """What it stands by as; None: it is down, leads, has another state than the leader, or is in the
-        middle of a step.
-        """
+        """Its role as a standby; None: it is down, leads, has diverged, or is in the middle of a step."""
         return None if self.leads or self.busy or self._diverged is not None else self._candidate
 
     def hang(self) -> None:
@@ -353,9 +351,7 @@ class _Snapshotter(Snapshotter):
 
 
 class SnapshotChild(Process):
-    """The forked child of a worker: it saves the snapshot, and has all the time it needs, also after its
-    parent's end.
-    """
+    """The forked child of a worker: it saves the snapshot, taking its time, even after its parent's end."""
 
     kind = "snapshot"
 

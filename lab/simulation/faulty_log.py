@@ -1,9 +1,8 @@
-"""One process's way to the stream log: every call of `StreamLog` in the pieces in which it reaches Redis,
-each of which may fail.
+"""One process's connection to the stream log: every call of `StreamLog` in steps, each of which may fail.
 
-The log behind it is the in-memory twin. Where `RedisStreamLog` needs several commands for one call (deliver:
-append to each target, then trim), so does this; where it looks up what became of a commit whose answer was
-lost, so does this.
+The log behind it is the in-memory implementation. Where `RedisStreamLog` needs several commands for one call
+(deliver: append to each target, then trim), this does, too; where it looks up the outcome of a commit whose
+answer was lost, this does, too.
 """
 
 from collections import Counter
@@ -210,9 +209,7 @@ class FaultyLog(MemoryStreamLog):
 
     @override
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """While Redis is away the lease is left as it is: this is called in the middle of a
-        batch.
-        """
+        """While Redis is unreachable the lease is left unchanged: this is called in the middle of a batch."""
         with suppress(*Unreachable):
             self._renew(shard, leader)
 

@@ -1,6 +1,4 @@
-"""The feeds: the real `FeedsWorker` on a store in memory, what `feeds.main` does around it, and a subscriber
-to everything.
-"""
+"""The real `FeedsWorker` on a store in memory, the logic of `feeds.main`, and a subscriber to everything."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,4 @@
-"""What takes long in a run and depends on its arguments alone is done once: workers apply a log some ten
-times over.
-"""
+"""Memoizes slow pure functions of a run: workers apply a log about ten times."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,8 +1,7 @@
-"""An operator, and a forger: who may say what decides outcomes, and who may not but can write to the shards'
-input.
+"""An operator with signing keys, and a forger who can only write to the shards' input.
 
-Both say the same kinds of things. What the operator has signed is kept: nothing else may show in what the
-shards tell.
+Both send the same kinds of commands. The operator's signed commands are recorded: no others may have an
+effect.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -71,9 +70,7 @@ CONFIG: Final = ShardConfig(
 
 
 def entry_ms(log: MemoryStreamLog, shard: int) -> int:
-    """Return the time that the next entry of a shard's input gets: after Redis's clock was ahead, that of the
-    last.
-    """
+    """Return the next time of a shard's input: after Redis's clock was ahead, that of the last entry."""
     return max(log.now_ms(), log.last_id(streams.commands(shard)).ms)
 
 

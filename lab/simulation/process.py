@@ -18,9 +18,7 @@ class Crashed(BaseException):
 
 
 class Stopped(BaseException):
-    """An error of what happens in the middle of a step, on its way out of the program whose step that is: it
-    would take it for its own.
-    """
+    """An error in the middle of a step, passing through the program, which must not handle it."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -49,8 +47,10 @@ class Surroundings:
         self.pass_by: Callable[[int], None] = lambda _count: None
         """Lets the next so many actions happen."""
         self.while_working: Callable[[Process, bool], None] = lambda _standby, _alone: None
-        """Gives the other worker of a shard a turn while its leader works, and now and then everybody, unless
-        it is alone to act."""
+        """Gives the other worker of a shard a turn while its leader works.
+
+        Now and then it gives everybody a turn, unless the leader is alone to act.
+        """
         self.shortage = Shortage()
         self.disturbances = 0
         """How often something was done to anybody that may cost a shard its leader, or time."""
@@ -117,9 +117,7 @@ class Process:
         return answer
 
     def write(self, place: str, operation: Callable[[], _Answer], *, is_reserved: bool = True) -> _Answer:
-        """Do one call that writes to Redis, which may refuse it; `is_reserved`: not because its memory is
-        full.
-        """
+        """Do one write to Redis, which may refuse it; `is_reserved`: not because its memory is full."""
         return self.call(place, lambda: self._written(place, operation, is_reserved))
 
     def _written(self, place: str, operation: Callable[[], _Answer], is_reserved: bool) -> _Answer:

@@ -1,5 +1,4 @@
-"""One run: the whole pipeline put together, the plan's actions one after the other, then quiet, then the full
-account.
+"""One run: the whole pipeline, the plan's actions one after the other, then quiet, then all checks.
 
 in:{k} <── gateways <── clients
   └──> workers ──> ev:{k} ──> feeds ──> subscriber
@@ -60,8 +59,7 @@ NESTING_MAX = 3
 ROUNDS_MAX = 400
 """After so many rounds without a fault, and one for each entry of an input, everything must be quiet."""
 TOLD_MS_MAX = 2_100
-"""So far a shard's time may be past the last that it told: a tick's second, and the second that a clock may
-have been ahead."""
+"""Maximum distance of a shard's time from its last event: a tick's second, and a second of clock error."""
 FURTHER_ACTIONS_MAX = 20_000
 """So many more actions must be enough commands."""
 SWITCHES_MAX = 40
@@ -80,8 +78,11 @@ HOLDS_MS = (500, 2_000, 6_000)
 ROOM_BYTES = (2_000, 8_000, 20_000)
 """How much larger a log may get while its readers are held."""
 IN_FLIGHT_BYTES = 60_000
-"""So much may be written into a log beyond its limit: what was taken before gateways saw how large it is,
-what is sent again, what comes from other shards, operators and ticks, and the events of all that."""
+"""How many bytes may be written into a log beyond its limit.
+
+These are commands accepted before gateways knew its size, repetitions, messages of other shards, commands of
+operators, ticks, and the events of all these.
+"""
 ACTIONS_EVERY = 2
 """Turns of a leader's work, about, between two actions."""
 STEP_COMMANDS_MAX_SLOW, STEP_EVENTS_MAX_SLOW = 32, 128
@@ -344,8 +345,7 @@ class Simulation:
                 process.was_asked = process.was_asked or asks
 
     def check_was_asked(self) -> None:
-        """Refuse a switch by an operator who has asked, while a process that was there then does not read
-        what it brings.
+        """Refuse an operator's switch while a process that existed at the time does not read the new format.
 
         Raises:
             Violation: there is such a process. It holds from now on, or will not start again.
@@ -358,9 +358,7 @@ class Simulation:
             )
 
     def _complete_switch(self) -> None:
-        """Replace what holds or refuses, and order the switch again for shards that have refused it, as one
-        that came too late.
-        """
+        """Replace processes that hold or refuse, and repeat the switch for shards that refused it as late."""
         if not self._is_switch_ordered:
             return
         for target in range(len(self._slots())):
@@ -415,9 +413,7 @@ class Simulation:
         surroundings.inject(f"Redis is full: {refusal.value}")
 
     def _hold_readers(self, shard: int, dice: Dice) -> None:
-        """Let a shard's ingests, or the feeds, do nothing for a while, in which the logs that they read may
-        not get much larger.
-        """
+        """Stop a shard's ingests, or the feeds, for a while, in which their logs stay bounded."""
         surroundings, shortage = self.surroundings, self.surroundings.shortage
         until_ms = surroundings.now + HOLDS_MS[dice.below(len(HOLDS_MS))]
         is_feeds, room = bool(dice.below(2)), ROOM_BYTES[dice.below(len(ROOM_BYTES))]
@@ -442,9 +438,7 @@ class Simulation:
             )
 
     def _flood(self, shard: int, dice: Dice) -> None:
-        """Write many cancels that find nothing into a shard's input: in one frame, as a gateway does of one
-        tick, or in many small ones.
-        """
+        """Write many futile cancels into a shard's input: in one frame, or in many small ones."""
         markets = self.markets
         accounts = [
             number + 1
@@ -483,9 +477,7 @@ class Simulation:
             self.children = [each for each in self.children if not each.is_done or each.busy]
 
     def _tear(self, shard: int) -> None:
-        """Damage the newest snapshot, as long as the one before it is whole: two are kept so that one may be
-        lost.
-        """
+        """Damage the newest snapshot if the previous one is intact: two are kept so that one may be lost."""
         kept = self.log.snapshots(shard)
         if len(kept) > 1 and _is_whole(kept[1], self.markets):
             self.surroundings.inject("torn snapshot")
@@ -644,8 +636,7 @@ class HearingWitness(Witness):
         super().__init__(simulation.markets, simulation.log, simulation.surroundings.program)
         self._simulation = simulation
         self._takeovers: dict[int, tuple[StreamId, int, int]] = {}
-        """Shard -> (where it was taken over last, after how many disturbances, how often in turn at the same
-        of both)."""
+        """Shard -> (position of the last takeover, disturbances before it, takeovers in a row there)."""
         self._commits: dict[int, tuple[int, int, int]] = {}
         """Shard -> (epoch, after how many disturbances, how many commits in turn with the same of both)."""
 
@@ -755,9 +746,7 @@ def no_waiting() -> Iterator[None]:
 
 @contextmanager
 def scaled_batches(plan: Plan) -> Iterator[None]:
-    """Let batches be as short as the plan says, and steps where commands take long: no machine has a lease
-    for so few of them.
-    """
+    """Make batches as short as the plan says, and steps if commands take long, to fit into a lease."""
     module = vars(engine_worker.worker)
     bounds = {"BATCH_COMMANDS_MAX": plan.batch_commands_max}
     if plan.work_us >= SLOW_WORK_US:

@@ -15,8 +15,7 @@ SHARDS_MAX = 3
 CLIENTS = 5
 GATEWAYS = 2
 SLOTS = 2
-"""Workers per shard, feeds processes, and ingests per shard: one that works, and one more to take over or to
-contend."""
+"""Workers per shard, feeds processes, and ingests per shard: one that works, and one more to contend."""
 
 
 class Act(Enum):
@@ -41,8 +40,7 @@ class Act(Enum):
     KILL = "kill"
     """A process is ended wherever it stands, also in the middle of a pause."""
     DIVERGE = "diverge"
-    """A worker that follows comes to another state than the leader, as one with other settings or another
-    program does."""
+    """A follower's state diverges from the leader's, as with other settings or another program."""
     GARBAGE = "garbage"
     """Somebody writes nonsense into a stream."""
     CLOCK = "clock"
@@ -60,15 +58,13 @@ class Act(Enum):
     SWITCH = "switch"
     """An operator switches the shards to what the next release brings."""
     HANG = "hang"
-    """The next command that a shard's leader applies takes for ever so long: the machine swaps, or was
-    stopped."""
+    """The next command of a shard's leader takes very long: the machine swaps, or was stopped."""
     FLOOD = "flood"
     """A frame of many commands reaches a shard's input."""
     FILL = "fill"
     """Redis refuses new work, or all writes, for a while."""
     HOLD_READERS = "hold readers"
-    """The ingests of a shard, or the feeds, do nothing for a while, and the log may take no more than a
-    little."""
+    """The ingests of a shard, or the feeds, stop for a while, and the log may grow only a little."""
     LOSE_TAIL = "lose tail"
     """Redis comes back without the end of its log. Not to be survived, but to be noticed."""
 
@@ -183,8 +179,7 @@ class Plan(NamedTuple):
     mixture: Mixture
     """What further actions are drawn from."""
     commands_min: int = 0
-    """Further actions happen until there were so many commands: before the log loses its end, or at the end
-    of the plan."""
+    """The minimum of commands before the log loses its end, or before the end of the plan."""
     work_us: int = 0
     """How long a leader takes for a command; 0: no time at all."""
     batch_commands_max: int = 256

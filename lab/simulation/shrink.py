@@ -1,6 +1,4 @@
-"""Makes a failing schedule small: leave out whatever the failure does not need, then calm down what is left
-(delta debugging).
-"""
+"""Shrinks a failing schedule: removes what the failure does not need, then calms the rest."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,9 +8,7 @@ Fails = Callable[[Plan], bool]
 
 
 def shrink(plan: Plan, fails: Fails, tries_max: int = 2_000) -> Plan:
-    """Return a plan that still fails and of which nothing can be left out, or what was reached after
-    `tries_max` runs.
-    """
+    """Return a minimal plan that still fails, or the smallest one found after `tries_max` runs."""
     tries = _Tries(plan, fails, tries_max)
     actions = list(plan.actions)
     while True:

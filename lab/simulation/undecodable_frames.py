@@ -29,9 +29,7 @@ _frames: Final = (
 
 
 def _deep(frame: bytes) -> bytes:
-    """Return the frame with one more field in its first item, or of itself: arrays in arrays, so many that no
-    stack holds them.
-    """
+    """Return the frame with an additional field in its first item or itself: deeply nested arrays."""
     at = 0 if frame[1] < 0x90 or frame[1] > 0x9E else 1
     return frame[:at] + bytes([frame[at] + 1]) + frame[at + 1 :] + b"\x91" * NESTING + b"\xc0"
 

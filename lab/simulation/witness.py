@@ -147,9 +147,7 @@ class Books:
                 self._told(event.account_id, event.balances)
 
     def check_money(self) -> None:
-        """Compare what all accounts and the house own, and what is on its way, with what came from
-        outside.
-        """
+        """Compare the money of all accounts and the house, and in transit, with deposits and withdrawals."""
         on_the_way: Counter[str] = Counter()
         for (symbol, _, _), leg in self.legs.items():
             market = self._market_map.by_symbol[symbol]
@@ -351,8 +349,7 @@ class Witness(Watch):
         self.commands: list[tuple[int, TimeMs, Command]] = []
         """(shard, time, command), as they were committed."""
         self.requests: set[tuple[str, int]] = set()
-        """(reply_to, request id) of the commands of clients, operators and forgers that were committed, each
-        once however often it came."""
+        """(reply_to, request id) of the committed commands of clients, operators and forgers."""
         self.refused: set[tuple[str, int]] = set()
         """(reply_to, request id) of commands of which a gateway has said that nothing of them has happened.
         """
@@ -367,8 +364,7 @@ class Witness(Watch):
         self._inputs: list[list[Entry]] = [[] for _ in shards]
         """What each shard has applied, when it is kept."""
         self._later_from: dict[int, StreamId] = {}
-        """Shard -> the first entry that only the next release reads: the switch, or messages of a shard that
-        is switched."""
+        """Shard -> the first entry that only the next release reads: a switch or its messages."""
         self.positions = [STREAM_START for _ in shards]
         """Up to where each twin is."""
         self._hashes: dict[int, tuple[StreamId, str]] = {}

@@ -406,7 +406,8 @@ def measured(
                 api = Api(exchange.url, account.key, account.secret)
                 with contextlib.closing(api.http):
                     query = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=IOC&price=100.00&quantity=0.1"
-                    query += f"&newClientOrderId=o{next(numbers)}&recvWindow=60000&timestamp={int(time.time() * 1000)}"
+                    query += f"&newClientOrderId=o{next(numbers)}&recvWindow=60000"
+                    query += f"&timestamp={int(time.time() * 1000)}"
                     return api.send("POST", "/api/v3/order", query)
 
             for _ in range(runs):

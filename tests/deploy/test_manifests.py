@@ -26,7 +26,11 @@ services:
     ports: ["127.0.0.1:${REST_PORT:-8000}:8000", {target: 9100}]
     expose: ["8002"]
     healthcheck:
-      test: [CMD, python, -c, "from urllib.request import urlopen; urlopen('http://127.0.0.1:9100/readyz', timeout=4)"]
+      test:
+        - CMD
+        - python
+        - -c
+        - "from urllib.request import urlopen; urlopen('http://127.0.0.1:9100/readyz', timeout=4)"
     secrets: [redis-url, {source: key, target: /run/key}]
     volumes: ["secrets-gateway:/run/exchange:ro", {type: volume, source: more, target: /more}]
     tmpfs: ["/tmp:size=64m,mode=1777"]

@@ -40,7 +40,8 @@ ACCOUNTS = 12
 BURIED_S = 90
 
 ABSURD_ORDER = PlaceOrder(
-    1, "poison", AccountId(1), "c", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1), QuantityLots(1)
+    1, "poison", AccountId(1), "c", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1),
+        QuantityLots(1)
 )  # fmt: skip
 
 
@@ -58,7 +59,8 @@ def poison(shard: int, shard_count: int, folder: Path) -> dict[str, list[dict[by
     nothing = encode_frame([CancelAllOrders(1, "poison", account, "BTCUSDT")])
     noise = [b"garbage", b"\xc1", b"", b"{}" * 500, b"\x92\x01\x02"]
     trade = TradeExecuted(
-        TimeMs(1), "NOSUCH", Sequence(1), TradeId(2**64 - 1), 1, PriceTicks(1), QuantityLots(1), Side.BUY, OrderId(1), OrderId(2),
+        TimeMs(1), "NOSUCH", Sequence(1), TradeId(2**64 - 1), 1, PriceTicks(1), QuantityLots(1), Side.BUY,
+        OrderId(1), OrderId(2),
         AccountId(1), AccountId(2),
     )  # fmt: skip
     return {
@@ -105,7 +107,8 @@ def trading(exchange: RunningExchange) -> Iterator[list[int]]:
     def trade() -> None:
         with redis.Redis.from_url(exchange.settings.resolved_redis_url()) as client:
             append(client, [
-                Deposit(0, "load", AccountId(FIRST_ACCOUNT + number), asset, AssetUnits(10**15), f"first {asset}")
+                Deposit(0, "load", AccountId(FIRST_ACCOUNT + number), asset, AssetUnits(10**15),
+                    f"first {asset}")
                 for number in range(ACCOUNTS)
                 for asset in ("USDT", "BTC")
             ])  # fmt: skip

@@ -135,7 +135,8 @@ class Comparison:
             self.generator.learn(order.order_id, order.account_id, order.market)
         told = [
             (
-                trade.market, trade.trade_id, trade.aggregate_id, trade.price, trade.quantity, trade.taker_side,
+                trade.market, trade.trade_id, trade.aggregate_id, trade.price, trade.quantity,
+                trade.taker_side,
                 trade.maker_order_id, trade.taker_order_id, trade.maker_account_id, trade.taker_account_id,
             )
             for trade in trades

@@ -57,7 +57,8 @@ GRIDS: Final[dict[str, dict[str, Any]]] = {
         "price_max": 100_000, "quantity_max": 10**6, "notional_min": 0,
     },
     "AC": {
-        "base": "A", "quote": "C", "tick_size": _UNIT, "lot_size": 3 * _UNIT, "base_scale": 2, "quote_scale": 0,
+        "base": "A", "quote": "C", "tick_size": _UNIT, "lot_size": 3 * _UNIT, "base_scale": 2,
+        "quote_scale": 0,
         "price_max": 500, "quantity_max": 50, "notional_min": 7,
     },
     "DE": {

@@ -116,8 +116,10 @@ class Bench:
         self.engine = Engine(1)
         self.requests = 0
         market = Market(
-            symbol="AB", base="A", quote="B", tick_size=10**8, lot_size=10**8, price_max=1_000, quantity_min=1,
-            quantity_max=1_000, notional_min=10, band_up_ppm=5_000_000, band_down_ppm=200_000, maker_fee_ppm=0,
+            symbol="AB", base="A", quote="B", tick_size=10**8, lot_size=10**8, price_max=1_000,
+            quantity_min=1,
+            quantity_max=1_000, notional_min=10, band_up_ppm=5_000_000, band_down_ppm=200_000,
+            maker_fee_ppm=0,
             taker_fee_ppm=0, base_scale=2, quote_scale=2,
         )  # fmt: skip
         self.do(ConfigureShard(1, "c", ShardConfig()))

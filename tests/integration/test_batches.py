@@ -89,7 +89,8 @@ def deposit(number: int) -> Command:
 
 def buy(number: int, market: str) -> Command:
     return PlaceOrder(
-        number, "gate", FIRST, f"c{number}", market, Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10_000_000), QuantityLots(100)
+        number, "gate", FIRST, f"c{number}", market, Side.BUY, OrderType.LIMIT, TimeInForce.GTC,
+            PriceTicks(10_000_000), QuantityLots(100)
     )  # fmt: skip
 
 

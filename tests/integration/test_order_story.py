@@ -44,7 +44,8 @@ def place(
     order_type: OrderType = OrderType.LIMIT,
 ) -> PlaceOrder:
     return PlaceOrder(
-        next(_numbers), "gateway-1", account, name, BTC, side, order_type, TimeInForce.GTC, PriceTicks(price), QuantityLots(quantity)
+        next(_numbers), "gateway-1", account, name, BTC, side, order_type, TimeInForce.GTC, PriceTicks(price),
+            QuantityLots(quantity)
     )  # fmt: skip
 
 

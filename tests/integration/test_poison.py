@@ -62,7 +62,8 @@ structs = st.tuples(st.sampled_from([1, 2, 3, 4, 5, 9, 10]), st.lists(fields, mi
 
 def place(**changes: Any) -> PlaceOrder:
     order = PlaceOrder(
-        1, "test", AccountId(3), "c1", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10_000_000),
+        1, "test", AccountId(3), "c1", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC,
+        PriceTicks(10_000_000),
         QuantityLots(1_000),
     )  # fmt: skip
     return msgspec.structs.replace(order, **changes)
@@ -146,7 +147,8 @@ def test_fees_are_taken_from_the_shard_that_is_named() -> None:
 
 def match(**changes: Any) -> MatchOrder:
     order = MatchOrder(
-        OrderId(101), AccountId(4), "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10_000_000),
+        OrderId(101), AccountId(4), "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC,
+        PriceTicks(10_000_000),
         QuantityLots(1_000), AssetUnits(0), False, SelfTradePrevention.NONE,
     )  # fmt: skip
     return msgspec.structs.replace(order, **changes)

@@ -1,8 +1,8 @@
 """A follower compares its state with the leader's commits: one that differs halts, whatever made it differ,
 and never leads.
 
-What makes it differ is its program (tests/support/other_rules.py), never its settings: what decides outcomes is
-configured in the log.
+What makes it differ is its program (tests/support/other_rules.py), never its settings: the log
+configures what decides outcomes.
 """
 
 import itertools

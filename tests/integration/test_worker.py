@@ -187,7 +187,8 @@ def test_an_enqueue_repeated_by_the_gateway_has_one_outcome() -> None:
     only = worker(log, 0, markets)
     only.start()
     order = PlaceOrder(
-        5, "gate", AccountId(1), "mine", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(PRICE), QuantityLots(100)
+        5, "gate", AccountId(1), "mine", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC,
+            PriceTicks(PRICE), QuantityLots(100)
     )  # fmt: skip
     stranger = msgspec.structs.replace(order, request_id=6)
     enqueue(log, [*deposits(), order, order, stranger], markets)

@@ -235,7 +235,8 @@ def _operators(log: Recorder) -> None:
 
 def _order(number: int, shard: int) -> PlaceOrder:
     return PlaceOrder(
-        number, "gate", AccountId(shard + SHARDS), f"late {number}", "ETHUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC,
+        number, "gate", AccountId(shard + SHARDS), f"late {number}", "ETHUSDT", Side.BUY, OrderType.LIMIT,
+        TimeInForce.GTC,
         PriceTicks(PRICE), QuantityLots(1_000),
     )  # fmt: skip
 

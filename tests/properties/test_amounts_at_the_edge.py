@@ -240,8 +240,13 @@ def test_nothing_leaves_63_bits_in_assets_of_few_decimals(
         assert_small(twins)
         for asset in markets.assets:
             shards = twins.engine.shards
-            there = sum(funds.available + funds.held for each in shards for account in each.state.accounts.values()
-                        for name, funds in account.funds.items() if name == asset)  # fmt: skip
+            there = sum(
+                funds.available + funds.held
+                for each in shards
+                for account in each.state.accounts.values()
+                for name, funds in account.funds.items()
+                if name == asset
+            )
             assert there + sum(each.state.totals[asset].fees for each in shards) <= markets.supply(asset)
 
 

@@ -4,22 +4,22 @@ A scenario is a text file of lines like these, read from top to bottom; `#` star
 the title:
 
     fees maker 0.001 taker 0.002           (fractions; before anything else; without it there are none)
-    open orders 3                          (of one person in all markets; without it as many as the market lets her have, 5)
+    open orders 3                          (of one person in all markets; default: the market's maximum, 5)
     slippage 0.1                           (of MARKET orders; without it 0.05)
     band 0.5 2                             (fractions of the last price; without it 0.1 and 10)
     decimals ACME 2 CASH 0                 (of the assets' smallest units; without it 8 and 8)
-    alice deposits 10 ACME                 (what follows `=>` is what comes of it; without it, it must simply work)
+    alice deposits 10 ACME                 (`=>` precedes the outcome; without it the step must succeed)
     alice withdraws 99 ACME                => insufficient_balance
     alice sells 3 @ 101                    => NEW
     bob buys 5 @ 101 IOC                   => EXPIRED 3 @ 101
-    bob buys 2 @ 90 as bid                 (a name to cancel it by; `post-only`, `GTC`, `IOC`, `FOK` may stand before it)
+    bob buys 2 @ 90 as bid                 (a name for cancels; `post-only`, `GTC`, `IOC`, `FOK` may precede)
     bob buys 2 at market up to 120         (its protective price; `sells … down to`)
     bob buys for 250 CASH at market up to 120
-    bob buys 2 at market                   (its market bounds it; `expecting 120` is what its gateway thinks that the bound is)
-    bob buys 2 @ 90 if-own expire-taker    (self-trade prevention: trade, expire-taker, expire-maker, expire-both)
+    bob buys 2 at market                   (its market bounds it; `expecting 120`: its gateway's estimate)
+    bob buys 2 @ 90 if-own expire-taker    (self-trade: trade, expire-taker, expire-maker, expire-both)
     bob cancels bid                        => CANCELED
     bob cancels all                        => 2
-    book                                   (then its levels, best in the middle, as bid lots | price | ask lots)
+    book                                   (then its levels, best in the middle: bid lots | price | ask lots)
           | 102 | 4
           | 101 | 3
         2 |  90 |

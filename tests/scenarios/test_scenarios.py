@@ -43,7 +43,10 @@ def test_scenario_on_the_engine(path: Path, shard_count: int) -> None:
     ("right", "wrong"), [("NEW", "FILLED"), ("bob has 1", "bob has 2"), ("3 | 100 |", "4 | 100 |")]
 )
 def test_scenario_that_says_something_wrong_fails(right: str, wrong: str, tmp_path: Path) -> None:
-    text = "# T\nbob deposits 400 CASH\nbob buys 3 @ 100 => NEW\nbook\n  3 | 100 |\nbob has 100 CASH + 300 held\n"
+    text = (
+        "# T\nbob deposits 400 CASH\nbob buys 3 @ 100 => NEW\nbook\n  3 | 100 |\nbob has 100 CASH + 300 "
+        "held\n"
+    )
     path = tmp_path / "wrong.scenario"
     path.write_text(text.replace(right, wrong), encoding="utf-8")
     scenario = Scenario.read(path)

@@ -1,4 +1,4 @@
-"""The simulation is worth its time: each of these bugs, planted into a program or into a twin, is found within so many seeds.
+"""The simulation is worth its time: it finds each of these planted bugs within a number of seeds.
 
 Run as a program, `python -m tests.simulation.test_planted_bugs`, it says how many seeds each took.
 """
@@ -237,12 +237,15 @@ _NOT_HELD = Plant(
 )
 
 VERSION_PLANTS = (
-    VersionPlant("new kind before the switch", (_NEW_KIND,), "the guard in Shard.take halts the leader of the next release"),
-    VersionPlant("new field before the switch", (_NEW_FIELD,), "the guard in encode_as halts the leader of the next release"),
+    VersionPlant("new kind before the switch", (_NEW_KIND,), "the guard in Shard.take halts the leader of "
+                                                             "the next release"),
+    VersionPlant("new field before the switch", (_NEW_FIELD,), "the guard in encode_as halts the leader of "
+                                                               "the next release"),
     VersionPlant(
         "new rules before the switch",
         (Plant("", next_release, "move_funds", "config.rules > RULES", "True"),),
-        "no event tells of it and no guard knows it: workers of this release have another state than a replay by the next one",
+        "no event tells of it and no guard knows it: workers of this release have another state than a "
+        "replay by the next one",
     ),
     VersionPlant(
         "new kind before the switch, and no guard",

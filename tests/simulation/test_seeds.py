@@ -21,12 +21,14 @@ from tests.oracle.exchange import Exchange, plain
 PARTS, SEEDS_PER_PART = 10, 30
 
 ENGINE_CALLS = (
-    "commit", "deliver", "lease", "position", "publish", "read", "read_inputs", "read_snapshot", "renew_lease",
+    "commit", "deliver", "lease", "position", "publish", "read", "read_inputs", "read_snapshot",
+    "renew_lease",
     "saved_snapshots", "take_over", "trim",
 )  # fmt: skip
 OTHER_CALLS = (
     "append (gateway)", "commit (feeds)", "load (feeds)", "read (feeds)", "take_over (feeds)",
-    "database commit (ingest)", "database lock (ingest)", "database write (ingest)", "mark_passed (ingest)", "read (ingest)",
+    "database commit (ingest)", "database lock (ingest)", "database write (ingest)", "mark_passed (ingest)",
+    "read (ingest)",
 )  # fmt: skip
 
 

@@ -16,8 +16,10 @@ def test_every_way_that_an_upgrade_goes_happens() -> None:
         assert outcome.failure == "", seed
         seen.update(outcome.injected.keys())
     expected = {
-        "two versions side by side", "taken back before the switch", "taken back after the switch", "switched", "operator: switch",
-        "operator: switch without asking", "switch refused: not every process reads it", "held (engine)", "held (feeds)", "held (ingest)",
+        "two versions side by side", "taken back before the switch", "taken back after the switch",
+        "switched", "operator: switch",
+        "operator: switch without asking", "switch refused: not every process reads it", "held (engine)",
+        "held (feeds)", "held (ingest)",
         "too old for the log (engine)", "too old for the log (feeds)",
     }  # fmt: skip
     assert expected - seen.keys() == set()

@@ -174,7 +174,8 @@ class Trader:
                         if reply.request_id in waiting:
                             waiting.remove(reply.request_id)
             except redis.RedisError:
-                waiting.clear()  # nobody knows what became of them; they count only once they are acknowledged
+                # nobody knows what became of them; they count only once they are acknowledged
+                waiting.clear()
                 time.sleep(0.05)
 
     def append_one(self) -> str:

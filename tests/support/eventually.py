@@ -23,7 +23,7 @@ def eventually(
     timeout_s: float = TIMEOUT_S,
     meanwhile: Callable[[], object] = _nothing,
 ) -> T:
-    """Return the first truthy answer; call `meanwhile` before each further question, and fail after `timeout_s`."""
+    """Return the first truthy answer; call `meanwhile` before each retry, and fail after `timeout_s`."""
     deadline, poll_s = time.monotonic() + timeout_s, _POLL_S_MIN
     while True:
         answer = ask()

@@ -1,7 +1,8 @@
-"""A process that works under limits, told by lines what to do: `python -m tests.support.limited_process REDIS_URL
-NOW_MS SHARES SETTING=VALUE…`.
+"""A process that works under limits, told by lines what to do.
 
-charge ADDRESS WEIGHT TIMES   ask so often, 16 at a time, until refused 20 times; answers how often it was admitted, and refused
+Usage: `python -m tests.support.limited_process REDIS_URL NOW_MS SHARES SETTING=VALUE…`.
+
+charge ADDRESS WEIGHT TIMES   request TIMES, 16 at a time, until refused 20 times; answers both counts
 order ACCOUNT TIMES           the same for orders
 forgive ACCOUNT               take one back
 used ADDRESS                  answers the weight that the address has used

@@ -78,7 +78,8 @@ class MarketLog:
         trades = self.trades.setdefault(market, [])
         trade_id = TradeId(len(trades) + 1)
         trade = TradeExecuted(
-            TimeMs(time), market, self._next(market), trade_id, trade_id, PriceTicks(price), QuantityLots(quantity), taker,
+            TimeMs(time), market, self._next(market), trade_id, trade_id, PriceTicks(price),
+            QuantityLots(quantity), taker,
             OrderId(1), OrderId(2), AccountId(1), AccountId(2),
         )  # fmt: skip
         trades.append(trade)
@@ -163,8 +164,10 @@ def deposit(time: int, account: int) -> FundsDeposited:
 
 def accepted(time: int, account: int) -> OrderAccepted:
     order = OrderState(
-        OrderId(100), AccountId(account), "mine", BTC, Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10),
-        QuantityLots(1), AssetUnits(0), SelfTradePrevention.NONE, OrderStatus.NEW, QuantityLots(0), AssetUnits(0),
+        OrderId(100), AccountId(account), "mine", BTC, Side.BUY, OrderType.LIMIT, TimeInForce.GTC,
+        PriceTicks(10),
+        QuantityLots(1), AssetUnits(0), SelfTradePrevention.NONE, OrderStatus.NEW, QuantityLots(0),
+        AssetUnits(0),
         AssetUnits(10), TimeMs(time), TimeMs(time),
     )  # fmt: skip
     return OrderAccepted(TimeMs(time), order, (Balance("USDT", AssetUnits(5), AssetUnits(10)),))

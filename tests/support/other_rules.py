@@ -1,8 +1,8 @@
 """An engine worker whose program follows other rules, so that its state differs: it takes another taker fee
 than its log says.
 
-`python -m tests.support.other_rules` runs one that looks again soon after it differed; with the argument `snapshot`,
-the process that makes a snapshot from the log.
+`python -m tests.support.other_rules` runs one that looks again soon after it differed; with the argument
+`snapshot`, the process that makes a snapshot from the log.
 """
 
 import os

@@ -15,7 +15,8 @@ from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, Time
 BTC = Market(
     symbol="BTCUSDT", base="BTC", quote="USDT", tick_size=AssetUnits(10**6), lot_size=AssetUnits(10**3),
     price_max=PriceTicks(10**6), quantity_min=QuantityLots(1), quantity_max=QuantityLots(10**9),
-    notional_min=AssetUnits(1), band_up_ppm=5_000_000, band_down_ppm=200_000, maker_fee_ppm=1_000, taker_fee_ppm=2_000,
+    notional_min=AssetUnits(1), band_up_ppm=5_000_000, band_down_ppm=200_000, maker_fee_ppm=1_000,
+    taker_fee_ppm=2_000,
 )  # fmt: skip
 LISTED = MarketConfig(BTC, 0)
 BUYER, SELLER = AccountId(2), AccountId(4)

@@ -30,8 +30,10 @@ def state_of(shard: Shard) -> dict[str, Any]:
         "checksum": shard.state.checksum,
         "received": sorted(shard.state.received.items()),
         "sent": sorted(shard.state.sent.items()),
-        "totals": sorted((a, t.fees, t.deposited, t.withdrawn, t.settled) for a, t in shard.state.totals.items()),
-        "balances": sorted((e.account_id, a, f.available, f.held) for e in accounts for a, f in e.funds.items()),
+        "totals": sorted((a, t.fees, t.deposited, t.withdrawn, t.settled) for a,
+            t in shard.state.totals.items()),
+        "balances": sorted((e.account_id, a, f.available, f.held) for e in accounts for a,
+            f in e.funds.items()),
         "open_orders": sorted(
             (o.order_id, o.client_order_id, o.market, o.side, o.price, o.quantity, o.cum_quantity, o.held,
              o.status.name.replace("IN_FLIGHT", "PENDING_NEW"))  # as that version called it

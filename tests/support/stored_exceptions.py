@@ -1,8 +1,8 @@
 """Finds exceptions that modules keep: every raise of such an instance makes its traceback longer, and keeps
 more frames alive.
 
-`python -m tests.support.stored_exceptions PACKAGE …` prints a line for each. What is looked at is everything that can
-be reached from the packages' modules once they are imported: constants, classes, defaults and closures of
+`python -m tests.support.stored_exceptions PACKAGE …` prints a line for each. It searches everything that is
+reachable from the packages' modules once they are imported: constants, classes, defaults and closures of
 functions, containers, and their own objects.
 """
 

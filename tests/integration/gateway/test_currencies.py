@@ -142,7 +142,8 @@ def test_stored_trades_and_klines_of_such_a_market(processes: Processes, url: st
     api = new_account(url)
     (row,) = api.get("/api/v3/klines", symbol="BTCIDR", interval="1m", startTime=T0, endTime=T0)
     assert row == [
-        T0, "1600000000.00000000", "1600001000.00000000", "1600000000.00000000", "1600001000.00000000", "0.50001000",
+        T0, "1600000000.00000000", "1600001000.00000000", "1600000000.00000000", "1600001000.00000000",
+        "0.50001000",
         T0 + 59_999, "800016000.01000000", 2, "0.50000000", "800000000.00000000", "0",
     ]  # fmt: skip
     (row,) = api.get("/api/v3/klines", symbol="BTCJPY", interval="1h", startTime=T0, endTime=T0)

@@ -96,7 +96,8 @@ def test_prevented_matches(processes: Processes) -> None:
         "selfTradePreventionMode": "EXPIRE_TAKER", "takerPreventedQuantity": "3.00000000",
     }  # fmt: skip
     last = {
-        **common, "preventedMatchId": 4, "takerOrderId": 5, "makerOrderId": 8, "selfTradePreventionMode": "EXPIRE_BOTH",
+        **common, "preventedMatchId": 4, "takerOrderId": 5, "makerOrderId": 8,
+        "selfTradePreventionMode": "EXPIRE_BOTH",
         "takerPreventedQuantity": "3.00000000", "makerPreventedQuantity": "1.00000000",
     }  # fmt: skip
     assert api.signed("GET", path, **symbol, preventedMatchId=3) == [third]
@@ -286,7 +287,8 @@ def test_windows_and_averages(processes: Processes) -> None:
     assert (all_three["openPrice"], all_three["highPrice"], all_three["lastPrice"]) == (
         "50000.00000000", "50010.00000000", "50005.00000000",
     )  # fmt: skip
-    assert (all_three["priceChange"], all_three["volume"], all_three["firstId"], all_three["lastId"], all_three["count"]) == (
+    assert (all_three["priceChange"], all_three["volume"], all_three["firstId"], all_three["lastId"],
+        all_three["count"]) == (
         "5.00000000", "0.00075000", 1, 3, 3,
     )  # fmt: skip
     assert all_three["openTime"] % 60_000 == 0

@@ -48,9 +48,11 @@ def test_funds(api: Api, processes: Processes) -> None:
     owned = api.signed("POST", "/sapi/v3/asset/getUserAsset")
     assert owned == [
         {
-            "asset": asset, "free": free, "locked": locked, "freeze": "0", "withdrawing": "0", "ipoable": "0", "btcValuation": "0",
+            "asset": asset, "free": free, "locked": locked, "freeze": "0", "withdrawing": "0", "ipoable": "0",
+            "btcValuation": "0",
         }
-        for asset, free, locked in (("BTC", "0.50000000", "0.00000000"), ("USDT", "950.00000000", "50.00000000"))
+        for asset, free, locked in (("BTC", "0.50000000", "0.00000000"), ("USDT", "950.00000000",
+            "50.00000000"))
     ]  # fmt: skip
     valued = api.signed("POST", "/sapi/v3/asset/getUserAsset", asset="USDT", needBtcValuation="true")
     assert [(each["asset"], each["btcValuation"]) for each in valued] == [("USDT", "0.02000000")]

@@ -55,20 +55,24 @@ def assert_stored(database_url: str, happened: Iterable[Event], markets: MarketM
     happened = list(happened)
     trades = [event for event in happened if isinstance(event, TradeExecuted)]
     fills = [event for event in happened if isinstance(event, OrderFilled)]
-    assert query(database_url, "SELECT market, trade_id, aggregate_id, sequence, price, quantity, quote, taker_side, "
+    assert query(database_url, "SELECT market, trade_id, aggregate_id, sequence, price, quantity, quote, "
+                               "taker_side, "
                  "maker_order_id, taker_order_id, maker_account_id, taker_account_id, time FROM trades "
                      "ORDER BY 1, 2") == sorted(
         (
             each.market, each.trade_id, each.aggregate_id, each.sequence, each.price, each.quantity,
-            markets.by_symbol[each.market].notional(each.price, each.quantity), each.taker_side, each.maker_order_id,
+            markets.by_symbol[each.market].notional(each.price, each.quantity), each.taker_side,
+            each.maker_order_id,
             each.taker_order_id, each.maker_account_id, each.taker_account_id, moment(each.time),
         )
         for each in trades
     )  # fmt: skip
-    assert query(database_url, "SELECT market, trade_id, account_id, order_id, side, price, quantity, quote, liquidity, fee, "
+    assert query(database_url, "SELECT market, trade_id, account_id, order_id, side, price, quantity, "
+                               "quote, liquidity, fee, "
                  "fee_asset, time FROM fills ORDER BY 1, 2, 3, 4") == sorted(
         (
-            each.order.market, each.trade_id, each.order.account_id, each.order.order_id, each.order.side, each.price,
+            each.order.market, each.trade_id, each.order.account_id, each.order.order_id, each.order.side,
+            each.price,
             each.quantity, each.quote, each.liquidity, each.fee, each.fee_asset, moment(each.time),
         )
         for each in fills
@@ -78,22 +82,27 @@ def assert_stored(database_url: str, happened: Iterable[Event], markets: MarketM
         for event in happened
         if isinstance(event, OrderAccepted | OrderFilled | OrderClosed)
     }
-    assert query(database_url, "SELECT order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, "
+    assert query(database_url, "SELECT order_id, account_id, client_order_id, market, side, order_type, "
+                               "time_in_force, price, "
                  "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, "
                      "accepted_time, updated_time, "
                  "version, close_reason, strategy_id, strategy_type, prevented_quantity, prevented_match_id "
                  "FROM orders ORDER BY 1") == sorted(
         (
-            each.order_id, each.account_id, each.client_order_id, each.market, each.side, each.order_type, each.time_in_force,
-            each.price, each.quantity, each.quote_quantity, each.self_trade_prevention, each.status, each.cum_quantity,
+            each.order_id, each.account_id, each.client_order_id, each.market, each.side, each.order_type,
+            each.time_in_force,
+            each.price, each.quantity, each.quote_quantity, each.self_trade_prevention, each.status,
+            each.cum_quantity,
             each.cum_quote, moment(each.accepted_time), moment(each.updated_time), each.version,
             each.close_reason or 0,
             *((each.terms.strategy_id, each.terms.strategy_type) if each.terms else (None, None)),
-            *((each.course.prevented_quantity, each.course.prevented_match_id) if each.course else (None, None)),
+            *((each.course.prevented_quantity, each.course.prevented_match_id) if each.course else (None,
+                None)),
         )
         for each in orders.values()
     )  # fmt: skip
-    assert query(database_url, "SELECT market, match_id, account_id, maker_order_id, taker_order_id, price, maker_quantity, "
+    assert query(database_url, "SELECT market, match_id, account_id, maker_order_id, taker_order_id, price, "
+                               "maker_quantity, "
                  "taker_quantity, mode, time FROM prevented_matches ORDER BY 1, 2") == sorted(
         (
             each.market, each.match_id, each.account_id, each.maker_order_id, each.taker_order_id, each.price,
@@ -161,8 +170,10 @@ def assert_candles(database_url: str, trades: Iterable[TradeExecuted], markets: 
     for interval in INTERVALS:
         expected = [
             (
-                each.market, moment(each.open_time), each.open, each.high, each.low, each.close, each.volume, each.quote_volume,
-                each.trade_count, each.taker_buy_volume, each.taker_buy_quote, each.first_trade_id, each.last_trade_id,
+                each.market, moment(each.open_time), each.open, each.high, each.low, each.close, each.volume,
+                each.quote_volume,
+                each.trade_count, each.taker_buy_volume, each.taker_buy_quote, each.first_trade_id,
+                each.last_trade_id,
             )
             for market in markets.markets
             for each in candles_of(

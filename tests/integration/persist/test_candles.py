@@ -77,7 +77,8 @@ def candles_of_feeds(market: Market, trades: Sequence[TradeExecuted]) -> dict[st
     """What the feeds make of a market's trades: interval -> its candles, oldest first."""
     candles = Candles(market.symbol, {})
     heads = [
-        Trade(each.time, each.market, each.sequence, each.trade_id, each.aggregate_id, each.price, each.quantity, each.taker_side)
+        Trade(each.time, each.market, each.sequence, each.trade_id, each.aggregate_id, each.price,
+            each.quantity, each.taker_side)
         for each in trades
     ]  # fmt: skip
     for second, total in fold(heads, market.notional(PriceTicks(1), QuantityLots(1)), 0):
@@ -98,8 +99,10 @@ def assert_same(database_url: str, markets: MarketMap, market_log: MarketLog) ->
             assert len(candles) > 3, "several of every interval"
             expected = [
                 (
-                    moment(each.open_time), each.open, each.high, each.low, each.close, each.volume, each.quote_volume,
-                    each.trade_count, each.taker_buy_volume, each.taker_buy_quote, each.first_trade_id, each.last_trade_id,
+                    moment(each.open_time), each.open, each.high, each.low, each.close, each.volume,
+                    each.quote_volume,
+                    each.trade_count, each.taker_buy_volume, each.taker_buy_quote, each.first_trade_id,
+                    each.last_trade_id,
                 )
                 for each in candles
             ]  # fmt: skip
@@ -322,7 +325,8 @@ async def test_klines_by_other_clocks(database_url: str, minutes: int) -> None:
         shift = grid_offset(interval, offset_ms)
         rows = [
             KlineRow(
-                each.open_time - offset_ms, each.open, each.high, each.low, each.close, each.volume, each.quote_volume,
+                each.open_time - offset_ms, each.open, each.high, each.low, each.close, each.volume,
+                each.quote_volume,
                 each.trade_count, each.taker_buy_volume, each.taker_buy_quote,
             )
             for each in candles_of(market_map().by_symbol[BTC], interval, local, at + 99 * DAY_MS)

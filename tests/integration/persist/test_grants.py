@@ -148,7 +148,9 @@ def refused(
         except psycopg.errors.InsufficientPrivilege as error:
             refusals.append(f"{module}: {error.diag.message_primary}: {' '.join(statement.split())}")
         except psycopg.ProgrammingError:
-            continue  # a part of a statement, or one about a temporary table: run as the role by the tests of its module
+            # a part of a statement, or one about a temporary table: run as the role by the tests of its
+            # module
+            continue
         looked_at += 1
     return refusals, looked_at
 

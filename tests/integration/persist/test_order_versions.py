@@ -26,7 +26,8 @@ from tests.integration.persist.stored import ingest_all, query
 from tests.support.market_log import BTC, START_MS, frame, market_map
 
 PLACED = OrderState(
-    OrderId(100), AccountId(1), "mine", BTC, Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10), QuantityLots(5),
+    OrderId(100), AccountId(1), "mine", BTC, Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10),
+    QuantityLots(5),
     AssetUnits(0), SelfTradePrevention.NONE, OrderStatus.NEW, QuantityLots(0), AssetUnits(0), AssetUnits(50),
     TimeMs(START_MS), TimeMs(START_MS), 100, 1,
 )  # fmt: skip
@@ -85,7 +86,8 @@ def test_the_release_before_may_write_to_a_migrated_database(database_url: str) 
             "updated_time"
         )
         connection.execute(
-            f"INSERT INTO batch_orders ({columns}) VALUES (100, 1, 'mine', 'x', 1, 1, 1, 10, 5, 0, 0, 1, 0, 0, now(), now())".encode()
+            f"INSERT INTO batch_orders ({columns}) VALUES (100, 1, 'mine', 'x', 1, 1, 1, 10, 5, 0, 0, 1, 0, "
+            "0, now(), now())".encode()
         )
         connection.execute("INSERT INTO orders SELECT * FROM batch_orders")
     assert stored_after(database_url, changed(quantity=3, version=1)) == (3, 1, 1, 0)

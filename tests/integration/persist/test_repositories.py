@@ -99,14 +99,16 @@ def kept_by(account_id: AccountId, log: ShardLog) -> MemoryOrders:
 
 def stored_fill(event: OrderFilled) -> StoredFill:
     return StoredFill(
-        event.trade_id, event.order.order_id, event.price, event.quantity, event.quote, event.fee, event.fee_asset, event.time,
+        event.trade_id, event.order.order_id, event.price, event.quantity, event.quote, event.fee,
+        event.fee_asset, event.time,
         event.order.side, event.liquidity,
     )  # fmt: skip
 
 
 def prevented_match(event: MatchPrevented) -> PreventedMatch:
     return PreventedMatch(
-        event.match_id, event.taker_order_id, event.maker_order_id, event.mode, event.price, event.taker_quantity,
+        event.match_id, event.taker_order_id, event.maker_order_id, event.mode, event.price,
+        event.taker_quantity,
         event.maker_quantity, event.time,
     )  # fmt: skip
 

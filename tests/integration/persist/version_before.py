@@ -24,14 +24,17 @@ def make_database(url: str, folder: Path) -> None:
 # persist/rows.py of that version.
 DEPOSITS: LiteralString = """
 INSERT INTO ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference)
-SELECT timestamptz '2026-01-01' + n * interval '1 s', 0, n || '-0', 0, entry, account_id, 'BTC', amount, 'deposit', 'd' || n
+SELECT timestamptz '2026-01-01' + n * interval '1 s', 0, n || '-0', 0, entry, account_id, 'BTC', amount,
+    'deposit', 'd' || n
 FROM generate_series(1, %(count)s::integer) AS n
 CROSS JOIN LATERAL (VALUES (0, -3, -10 * n), (1, n %% 100 + 1, 10 * n)) AS side (entry, account_id, amount)
 """
 ORDERS: LiteralString = """
-INSERT INTO orders (order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, quantity, quote_quantity,
+INSERT INTO orders (order_id, account_id, client_order_id, market, side, order_type, time_in_force, price,
+    quantity, quote_quantity,
 self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time)
-SELECT n, n %% 100 + 1, 'c' || n, 'BTC-USDT', 1, 1, 1, 100, 10, 0, 1, 1, 0, 0, timestamptz '2026-01-01' + n * interval '1 s',
+SELECT n, n %% 100 + 1, 'c' || n, 'BTC-USDT', 1, 1, 1, 100, 10, 0, 1, 1, 0, 0,
+    timestamptz '2026-01-01' + n * interval '1 s',
 timestamptz '2026-01-01' + n * interval '1 s' FROM generate_series(%(first)s::integer, %(last)s::integer) AS n
 """
 LEDGER_OF_THE_VERSION_BEFORE: LiteralString = (

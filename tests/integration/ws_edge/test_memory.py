@@ -32,7 +32,8 @@ def test_refused_handshakes_leave_nothing_behind(edge_process: Edge) -> None:
             reader, writer = await asyncio.open_connection(address.hostname, address.port)
             writer.write(
                 f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: Upgrade\r\nUpgrade: "
-                "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+                "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+                "AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
             )
             answer = await reader.read()
             assert answer.split(b" ", 2)[1] == status, answer

@@ -46,7 +46,8 @@ def never_reading(edge: str) -> socket.socket:
     client.connect((host, int(port)))
     client.sendall(
         f"GET /stream?streams={_EVERYTHING} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: "
-        "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+        "AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
     )
     return client
 

@@ -14,7 +14,10 @@ from functions.users.api_key_record import KeyKind
 from protocol.units import AccountId
 
 SECRET = b"NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
-PAYLOAD = b"symbol=LTCBTC&side=BUY&type=LIMIT&timeInForce=GTC&quantity=1&price=0.1&recvWindow=5000&timestamp=1499827319559"
+PAYLOAD = (
+    b"symbol=LTCBTC&side=BUY&type=LIMIT&timeInForce=GTC&quantity=1&price=0.1"
+    b"&recvWindow=5000&timestamp=1499827319559"
+)
 SIGNATURE = "c8db56825ae71d6d79447849e617115f4a920fa2acdcab2b053c4b2838bd6b71"
 NON_ASCII = PAYLOAD.replace(b"LTCBTC", b"%EF%BC%91%EF%BC%92%EF%BC%93%EF%BC%94%EF%BC%95%EF%BC%96")
 NON_ASCII_SIGNATURE = "e1353ec6b14d888f1164ae9af8228a3dbd508bc82eb867db8ab6046442f33ef3"
@@ -58,7 +61,8 @@ def test_query_and_body_are_signed_without_separator() -> None:
 @pytest.mark.parametrize(
     "signature",
     ["", "00", SIGNATURE[:-1] + "0", "not hex at all", "é" * 64, SIGNATURE + "00",
-     f"{SIGNATURE[:2]} {SIGNATURE[2:]}", f" {SIGNATURE}", f"{SIGNATURE}\n", f"{SIGNATURE[:32]}\t{SIGNATURE[32:]}",
+     f"{SIGNATURE[:2]} {SIGNATURE[2:]}", f" {SIGNATURE}", f"{SIGNATURE}\n",
+     f"{SIGNATURE[:32]}\t{SIGNATURE[32:]}",
      SIGNATURE.replace("8", "\uff18"), f"0x{SIGNATURE}"],
 )  # fmt: skip
 def test_wrong_signatures_are_refused(signature: str) -> None:

@@ -15,7 +15,8 @@ CONFIGS = {0: ShardConfig(version=4), 1: ShardConfig(format=3, kinds=2, version=
 def test_the_processes_that_there_must_be() -> None:
     settings = Settings(shard_count=2, standbys=1, gateways=2, ws_edges=2, persist_workers=2)
     assert expected(settings) == [
-        "gateway", "gateway-2", "engine-0", "engine-1", "engine-0-standby-1", "engine-1-standby-1", "feeds", "ws-edge", "ws-edge-2",
+        "gateway", "gateway-2", "engine-0", "engine-1", "engine-0-standby-1", "engine-1-standby-1", "feeds",
+        "ws-edge", "ws-edge-2",
         "persist-nudger", "persist-worker", "persist-worker-2",
     ]  # fmt: skip
 

@@ -49,7 +49,8 @@ class CountedAccounts(dict[AccountId, Any]):
 
 def order(number: int, account: AccountId, side: Side, price: int, quantity: int) -> PlaceOrder:
     return PlaceOrder(
-        number, "test", account, f"o{number}", "KIWIPLUM", side, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(price),
+        number, "test", account, f"o{number}", "KIWIPLUM", side, OrderType.LIMIT, TimeInForce.GTC,
+        PriceTicks(price),
         QuantityLots(quantity),
     )  # fmt: skip
 

@@ -31,7 +31,8 @@ class Exchange:
     def order(self, account_id: AccountId, side: Side, name: str, price: int = 3_000_000) -> int:
         return self.do(
             PlaceOrder(
-                self.time, "", account_id, name, "BTCUSDT", side, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(price), QuantityLots(1000)
+                self.time, "", account_id, name, "BTCUSDT", side, OrderType.LIMIT, TimeInForce.GTC,
+                    PriceTicks(price), QuantityLots(1000)
             )
         )  # fmt: skip
 

@@ -254,8 +254,10 @@ def test_a_program_does_not_go_on_with_rules_that_it_does_not_know(exchange: Exc
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"symbol": ""}, {"symbol": "BTC\0USDT"}, {"symbol": "B" * 21}, {"symbol": "btcusdt"}, {"base": "B/C"}, {"quote": "BTC"},
-        {"price_max": 0}, {"price_max": -5}, {"quantity_max": 2**63}, {"tick_size": 2**64 - 1}, {"maker_fee_ppm": 10**6},
+        {"symbol": ""}, {"symbol": "BTC\0USDT"}, {"symbol": "B" * 21}, {"symbol": "btcusdt"}, {"base": "B/C"},
+        {"quote": "BTC"},
+        {"price_max": 0}, {"price_max": -5}, {"quantity_max": 2**63}, {"tick_size": 2**64 - 1},
+        {"maker_fee_ppm": 10**6},
         {"open_orders_max": 0}, {"band_up_ppm": 1},
     ],
 )  # fmt: skip

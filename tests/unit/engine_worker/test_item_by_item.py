@@ -112,13 +112,16 @@ def test_what_would_be_applied_can_be_asked_without_a_shard() -> None:
 
 UNKNOWN_MAIL = {
     "a kind of a later release": (mail(MATCH, [99, 1]), "message 2 of shard 1"),
-    "a field too many": (mail([*msgspec.msgpack.decode(encode_frame(MATCH)), "more"]), "message 1 of shard 1"),
+    "a field too many": (mail([*msgspec.msgpack.decode(encode_frame(MATCH)), "more"]),
+        "message 1 of shard 1"),
     "a field beside the messages": (mail(MATCH, more=("more",)), "message 1 of shard 1 .* 1 fields too many"),
     "text that is not UTF-8": (
-        mail(MATCH)._replace(fields={MESSAGES_FIELD: mail(MATCH).fields[MESSAGES_FIELD].replace(b"BTCUSDT", b"\xff" * 7)}),
+        mail(MATCH)._replace(fields={MESSAGES_FIELD: mail(MATCH).fields[MESSAGES_FIELD].replace(b"BTCUSDT",
+            b"\xff" * 7)}),
         "message 1 of shard 1 is not understood: text that is not UTF-8",
     ),
-    "an account of another shard": (mail(MATCH, msgspec.structs.replace(MATCH, account_id=5)), "message 2 of shard 1"),
+    "an account of another shard": (mail(MATCH, msgspec.structs.replace(MATCH, account_id=5)),
+        "message 2 of shard 1"),
 }  # fmt: skip
 
 
@@ -146,7 +149,8 @@ def test_what_was_applied_before_may_look_as_it_likes(shard: Shard) -> None:
 
 
 STRANGERS = [
-    mail(MATCH, source=0), mail(MATCH, source=3), mail([99], source=-1), mail([99], target=2), mail([99], first=0),
+    mail(MATCH, source=0), mail(MATCH, source=3), mail([99], source=-1), mail([99], target=2),
+    mail([99], first=0),
     mail([99], first="x"), Entry("in:{0}", ID, {MESSAGES_FIELD: b"\xff"}), Entry("in:{0}", ID, {b"x": b"y"}),
     mail([99])._replace(fields={MESSAGES_FIELD: mail([99]).fields[MESSAGES_FIELD][:-1]}),
 ]  # fmt: skip

@@ -22,23 +22,30 @@ AWAY = None
 F, T = Decision.FOLLOW, Decision.TAKE_OVER
 
 TABLE: dict[str, list[tuple[int, Sight | None, Decision | None]]] = {
-    "a leader that holds its lease is followed, however long": [(0, HELD, F), (50, HELD, F), (90_000, HELD, F)],
+    "a leader that holds its lease is followed, however "
+    "long": [(0, HELD, F), (50, HELD, F), (90_000, HELD, F)],
     "a shard that nobody leads is taken at once": [(0, FREE, T)],
     "a lease that runs out, or is given up, is taken at once": [(0, HELD, F), (50, FREE, T)],
-    "a connection that stays gone is taken for a killed process": [(0, HELD, F), (50, GONE, F), (200, GONE, F), (250, GONE, T)],
-    "what was gone once may be back at the next look": [(0, GONE, F), (50, HELD, F), (100, GONE, F), (250, GONE, F), (300, GONE, T)],
+    "a connection that stays gone is taken for a killed "
+    "process": [(0, HELD, F), (50, GONE, F), (200, GONE, F), (250, GONE, T)],
+    "what was gone once may be back at the next "
+    "look": [(0, GONE, F), (50, HELD, F), (100, GONE, F), (250, GONE, F), (300, GONE, T)],
     "a leader that reconnects is given its time again": [
-        (0, GONE, F), (150, BACK, F), (200, BACK_AND_GONE, F), (350, BACK_AND_GONE, F), (400, BACK_AND_GONE, T),
+        (0, GONE, F), (150, BACK, F), (200, BACK_AND_GONE, F), (350, BACK_AND_GONE, F),
+        (400, BACK_AND_GONE, T),
     ],
     "each leader's connection is watched for itself": [
         (0, GONE, F), (100, GONE, F), (150, OTHER_GONE, F), (300, OTHER_GONE, F), (350, OTHER_GONE, T),
     ],
-    "when Redis was away the leader gets a lease's time to come back": [(0, HELD, F), (50, AWAY, None), (1_049, FREE, F), (1_050, FREE, T)],
-    "it is time from the last failure": [(0, AWAY, None), (900, AWAY, None), (1_500, GONE, F), (1_899, FREE, F), (1_900, FREE, T)],
+    "when Redis was away the leader gets a lease's time to come "
+    "back": [(0, HELD, F), (50, AWAY, None), (1_049, FREE, F), (1_050, FREE, T)],
+    "it is time from the last failure": [(0, AWAY, None), (900, AWAY, None), (1_500, GONE, F), (1_899, FREE,
+        F), (1_900, FREE, T)],
     "what was seen before Redis was away does not count": [
         (0, GONE, F), (100, AWAY, None), (1_100, GONE, F), (1_250, GONE, F), (1_300, GONE, T),
     ],
-    "a leader that is back after Redis was away is followed": [(0, AWAY, None), (500, BACK, F), (1_000, BACK, F), (9_000, BACK, F)],
+    "a leader that is back after Redis was away is "
+    "followed": [(0, AWAY, None), (500, BACK, F), (1_000, BACK, F), (9_000, BACK, F)],
 }  # fmt: skip
 
 

@@ -43,7 +43,8 @@ class Exchange:
     ) -> tuple[OrderReply | Refused, list[Event]]:
         number = self.shard.state.command_count
         command = PlaceOrder(
-            number, "me", ALICE, f"o{number}", "BTCUSDT", side, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(price),
+            number, "me", ALICE, f"o{number}", "BTCUSDT", side, OrderType.LIMIT, TimeInForce.GTC,
+            PriceTicks(price),
             QuantityLots(lots), self_trade_prevention=mode, terms=terms,
         )  # fmt: skip
         self.shard.apply(command, TimeMs(5))
@@ -73,7 +74,8 @@ def closed(events: list[Event]) -> list[tuple[int, int, int, int, int]]:
     """Return order, counter order, match, what was taken off it and what would have been traded, of each that
     prevention has closed."""
     return [
-        (each.order.order_id, each.counter_order_id, each.prevented.match_id, each.order.course.prevented_quantity, each.prevented.quantity)
+        (each.order.order_id, each.counter_order_id, each.prevented.match_id,
+            each.order.course.prevented_quantity, each.prevented.quantity)
         for each in events
         if isinstance(each, OrderClosed) and each.prevented is not None and each.order.course is not None
     ]  # fmt: skip

@@ -72,7 +72,8 @@ def test_an_order_that_was_on_its_way_is_answered() -> None:
         sequence,
     )
     order = MatchOrder(
-        pending.order_id, pending.account_id, pending.market, pending.side, pending.order_type, pending.time_in_force,
+        pending.order_id, pending.account_id, pending.market, pending.side, pending.order_type,
+        pending.time_in_force,
         pending.price, pending.quantity, AssetUnits(0), False, pending.self_trade_prevention,
     )  # fmt: skip
     shards[target].apply(order, TimeMs(1_796_000_000_000))

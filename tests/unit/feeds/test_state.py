@@ -71,7 +71,8 @@ def test_heads_agree_with_the_protocol(log: MarketLog) -> None:
         FundsWithdrawn(TimeMs(START_MS), AccountId(7), "USDT", AssetUnits(1), "out", balances),
         accepted(START_MS, 7),
         OrderFilled(
-            TimeMs(START_MS), order, TradeId(1), PriceTicks(1), QuantityLots(1), AssetUnits(1), Liquidity.MAKER,
+            TimeMs(START_MS), order, TradeId(1), PriceTicks(1), QuantityLots(1), AssetUnits(1),
+            Liquidity.MAKER,
             AssetUnits(0), "BTC", balances,
         ),
         OrderClosed(TimeMs(START_MS), order, CloseReason.EXPIRED, balances),

@@ -66,7 +66,8 @@ def named(table: Table, row: OrderRow) -> dict[str, Any]:
 
 def order(side: Side, status: OrderStatus, cum_quantity: int = 0, order_id: int = 100) -> OrderState:
     return OrderState(
-        OrderId(order_id), AccountId(1001), "mine", BTC, side, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10),
+        OrderId(order_id), AccountId(1001), "mine", BTC, side, OrderType.LIMIT, TimeInForce.GTC,
+        PriceTicks(10),
         QuantityLots(5), AssetUnits(0), SelfTradePrevention.NONE, status, QuantityLots(cum_quantity),
         AssetUnits(cum_quantity * 10), AssetUnits(0), TimeMs(START_MS), TimeMs(START_MS + cum_quantity),
     )  # fmt: skip
@@ -75,8 +76,10 @@ def order(side: Side, status: OrderStatus, cum_quantity: int = 0, order_id: int 
 def filled(side: Side, quantity: int = 5, quote: int = 50_000, fee: int = 3) -> OrderFilled:
     market = MARKETS.by_symbol[BTC]
     return OrderFilled(
-        TimeMs(START_MS), order(side, OrderStatus.FILLED, quantity), TradeId(9), PriceTicks(10), QuantityLots(quantity),
-        AssetUnits(quote), Liquidity.MAKER, AssetUnits(fee), market.base if side is Side.BUY else market.quote, (),
+        TimeMs(START_MS), order(side, OrderStatus.FILLED, quantity), TradeId(9), PriceTicks(10),
+        QuantityLots(quantity),
+        AssetUnits(quote), Liquidity.MAKER, AssetUnits(fee),
+        market.base if side is Side.BUY else market.quote, (),
     )  # fmt: skip
 
 
@@ -181,7 +184,8 @@ def test_fees_go_to_the_outside() -> None:
     ]
     [transfer] = rows.transfers
     assert named(TRANSFERS, transfer) == {
-        "account_id": FEES_ACCOUNT, "kind": "fee_withdrawal", "transfer_id": "f1", "asset": "USDT", "amount": 7,
+        "account_id": FEES_ACCOUNT, "kind": "fee_withdrawal", "transfer_id": "f1", "asset": "USDT",
+        "amount": 7,
         "time": database_time(START_MS),
     }  # fmt: skip
     assert not rows_for(AccountClosed(TimeMs(START_MS), AccountId(7))).ledger_entries
@@ -266,7 +270,8 @@ def test_candles_are_what_the_trades_say(drawn: list[tuple[int, int, int, Side]]
         assert made == [
             (
                 each.open_time, each.open, each.high, each.low, each.close, each.volume, each.quote_volume,
-                each.trade_count, each.taker_buy_volume, each.taker_buy_quote, each.first_trade_id, each.last_trade_id,
+                each.trade_count, each.taker_buy_volume, each.taker_buy_quote, each.first_trade_id,
+                each.last_trade_id,
             )
             for each in candles_of(market, interval, log.trades[BTC], time)
         ]  # fmt: skip

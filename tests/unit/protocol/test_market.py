@@ -26,7 +26,8 @@ def definition(**changes: str | int) -> MarketDefinition:
     """BTCIDR: 1,600,000,000.00 rupiah for a bitcoin."""
     fields: dict[str, str | int] = {
         "symbol": "BTCIDR", "base": "BTC", "quote": "IDR", "tick_size": "1000", "lot_size": "0.00001",
-        "price_max": "100000000000", "quantity_min": "0.00001", "quantity_max": "9000", "notional_min": "15000.50",
+        "price_max": "100000000000", "quantity_min": "0.00001", "quantity_max": "9000",
+        "notional_min": "15000.50",
     }  # fmt: skip
     return msgspec.convert(fields | changes, MarketDefinition)
 

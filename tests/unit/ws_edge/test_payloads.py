@@ -45,16 +45,19 @@ def test_trades_and_their_aggregates() -> None:
     )
     second = msgspec.structs.replace(second, aggregate_id=first.aggregate_id)
     assert payloads.trade(MARKET, first, NOW, 1) == {
-        "e": "trade", "E": NOW, "s": BTC, "t": 1, "p": "100000.00000000", "q": "0.00001000", "T": START_MS, "m": True, "M": True,
+        "e": "trade", "E": NOW, "s": BTC, "t": 1, "p": "100000.00000000", "q": "0.00001000", "T": START_MS,
+        "m": True, "M": True,
     }  # fmt: skip
     groups = payloads.aggregates([first, second, other])
     assert [payloads.aggregate_trade(MARKET, group, NOW, 1000) for group in groups] == [
         {
-            "e": "aggTrade", "E": NOW * 1000, "s": BTC, "a": 1, "p": "100000.00000000", "q": "0.00003000", "f": 1, "l": 2,
+            "e": "aggTrade", "E": NOW * 1000, "s": BTC, "a": 1, "p": "100000.00000000", "q": "0.00003000",
+            "f": 1, "l": 2,
             "T": START_MS * 1000, "m": True, "M": True,
         },
         {
-            "e": "aggTrade", "E": NOW * 1000, "s": BTC, "a": 3, "p": "100000.00000000", "q": "0.00004000", "f": 3, "l": 3,
+            "e": "aggTrade", "E": NOW * 1000, "s": BTC, "a": 3, "p": "100000.00000000", "q": "0.00004000",
+            "f": 3, "l": 3,
             "T": START_MS * 1000, "m": False, "M": True,
         },
     ]  # fmt: skip
@@ -77,7 +80,8 @@ def test_tickers_and_candles() -> None:
         "u": 9, "s": BTC, "b": "100000.00000000", "B": "1.00000000", "a": "0.00000000", "A": "0.00000000",
     }  # fmt: skip
     ticker = Ticker(
-        BTC, TimeMs(1), NOW, PriceTicks(8_000_000), PRICE, PriceTicks(7_000_000), PRICE, ONE, PriceTicks(9), ONE, 10**13, 3, 5, 3
+        BTC, TimeMs(1), NOW, PriceTicks(8_000_000), PRICE, PriceTicks(7_000_000), PRICE, ONE, PriceTicks(9),
+            ONE, 10**13, 3, 5, 3
     )  # fmt: skip
     full = payloads.full_ticker(MARKET, ticker, best, 1)
     assert "".join(full) == "eEspPwxcQbBaAohlvqOCFLn"
@@ -118,8 +122,10 @@ def test_a_ticker_of_a_window() -> None:
         "4h", TimeMs(60_000), PriceTicks(8_000_000), PRICE, low, PRICE, ONE, volume, 3, 5, 3
     )
     assert payloads.window_ticker(MARKET, window, NOW, NOW, 1000) == {
-        "e": "4hTicker", "E": NOW * 1000, "s": BTC, "p": "20000.00000000", "P": "25.000", "o": "80000.00000000",
-        "h": "100000.00000000", "l": "70000.00000000", "c": "100000.00000000", "w": "90000.00000000", "v": "1.00000000",
+        "e": "4hTicker", "E": NOW * 1000, "s": BTC, "p": "20000.00000000", "P": "25.000",
+        "o": "80000.00000000",
+        "h": "100000.00000000", "l": "70000.00000000", "c": "100000.00000000", "w": "90000.00000000",
+        "v": "1.00000000",
         "q": "90000.00000000", "O": 60_000_000, "C": NOW * 1000, "F": 3, "L": 5, "n": 3,
     }  # fmt: skip
 
@@ -139,7 +145,8 @@ def test_a_new_order() -> None:
         "NEW", "NEW", "mine", "", True, None,
     )  # fmt: skip
     assert position == {
-        "e": "outboundAccountPosition", "E": NOW, "u": START_MS, "B": [{"a": "USDT", "f": "0.00000005", "l": "0.00000010"}],
+        "e": "outboundAccountPosition", "E": NOW, "u": START_MS,
+        "B": [{"a": "USDT", "f": "0.00000005", "l": "0.00000010"}],
     }  # fmt: skip
 
 
@@ -172,14 +179,20 @@ def test_a_fill() -> None:
 @pytest.mark.parametrize(
     ("reason", "status", "order_type", "time_in_force", "expected"),
     [
-        (CloseReason.CANCELED_BY_OWNER, OrderStatus.CANCELED, OrderType.LIMIT, TimeInForce.GTC, ("CANCELED", "mine", None)),
-        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.IOC, ("EXPIRED", "", "UNFILLED_IOC_QUANTITY_EXPIRED")),
-        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.FOK, ("EXPIRED", "", "UNFILLED_FOK_ORDER_EXPIRED")),
-        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.MARKET, TimeInForce.IOC, ("EXPIRED", "", "INSUFFICIENT_LIQUIDITY")),
+        (CloseReason.CANCELED_BY_OWNER, OrderStatus.CANCELED, OrderType.LIMIT, TimeInForce.GTC, ("CANCELED",
+            "mine", None)),
+        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.IOC, ("EXPIRED", "",
+            "UNFILLED_IOC_QUANTITY_EXPIRED")),
+        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.FOK, ("EXPIRED", "",
+            "UNFILLED_FOK_ORDER_EXPIRED")),
+        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.MARKET, TimeInForce.IOC, ("EXPIRED", "",
+            "INSUFFICIENT_LIQUIDITY")),
         (CloseReason.PRICE_RANGE_EXCEEDED, OrderStatus.EXPIRED, OrderType.MARKET, TimeInForce.IOC,
          ("EXPIRED", "", "EXECUTION_RULE_PRICE_RANGE_EXCEEDED")),
-        (CloseReason.TOO_MANY_MATCHES, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.GTC, ("EXPIRED", "", "TOO_MANY_MATCHES")),
-        (CloseReason.SELF_TRADE_PREVENTED, OrderStatus.EXPIRED_IN_MATCH, OrderType.LIMIT, TimeInForce.GTC, ("TRADE_PREVENTION", "", None)),
+        (CloseReason.TOO_MANY_MATCHES, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.GTC, ("EXPIRED", "",
+            "TOO_MANY_MATCHES")),
+        (CloseReason.SELF_TRADE_PREVENTED, OrderStatus.EXPIRED_IN_MATCH, OrderType.LIMIT, TimeInForce.GTC,
+            ("TRADE_PREVENTION", "", None)),
     ],
 )  # fmt: skip
 def test_an_order_that_closes(
@@ -201,7 +214,8 @@ def test_a_report_has_the_id_of_its_execution_and_not_of_its_order() -> None:
     """A client that removes doubles by order and execution must lose none of several fills."""
     fills = [
         OrderFilled(
-            TimeMs(START_MS), msgspec.structs.replace(ORDER, execution_id=execution_id), TradeId(5), PRICE, ONE,
+            TimeMs(START_MS), msgspec.structs.replace(ORDER, execution_id=execution_id), TradeId(5), PRICE,
+            ONE,
             AssetUnits(1), Liquidity.MAKER, AssetUnits(1), "BTC", BALANCES,
         )
         for execution_id in (300, 500)
@@ -290,7 +304,8 @@ def test_money_of_assets_with_few_decimals() -> None:
     full = payloads.full_ticker(idr, ticker, None, 1)
     assert (full["q"], full["w"], full["v"]) == ("800000000.00000000", "1600000000.00000000", "0.50000000")
     candle = Candle(
-        "BTCIDR", "1m", TimeMs(60_000), TimeMs(119_999), price, price, price, price, half, 80_000_000_000, 1, half, 1_600_000_01, 7, 7, True
+        "BTCIDR", "1m", TimeMs(60_000), TimeMs(119_999), price, price, price, price, half, 80_000_000_000, 1,
+            half, 1_600_000_01, 7, 7, True
     )  # fmt: skip
     row = payloads.kline(idr, candle, NOW, 1)["k"]
     assert (row["q"], row["Q"]) == ("800000000.00000000", "1600000.01000000")
@@ -313,7 +328,8 @@ def test_a_fill_in_an_asset_with_two_decimals() -> None:
         Balance("IDR", AssetUnits(7_992_000_000_001), AssetUnits(0)),
     )
     fill = OrderFilled(
-        NOW, order, TradeId(1), PriceTicks(1_600_000), QuantityLots(50_000), AssetUnits(80_000_000_000), Liquidity.MAKER,
+        NOW, order, TradeId(1), PriceTicks(1_600_000), QuantityLots(50_000), AssetUnits(80_000_000_000),
+        Liquidity.MAKER,
         AssetUnits(80_000_000), "IDR", balances,
     )  # fmt: skip
     report, position = payloads.account_events(markets, fill, NOW)

@@ -50,7 +50,8 @@ class World:
     async def tickers(self, symbols: list[str]) -> list[Ticker | None]:
         minutes_ago = TimeMs(NOW - 240_000)
         ticker = Ticker(
-            "BTCUSDT", TimeMs(minutes_ago - DAY_MS), minutes_ago, PriceTicks(1), PriceTicks(2), PriceTicks(1), PriceTicks(2),
+            "BTCUSDT", TimeMs(minutes_ago - DAY_MS), minutes_ago, PriceTicks(1), PriceTicks(2), PriceTicks(1),
+            PriceTicks(2),
             QuantityLots(1), PriceTicks(0), QuantityLots(5), 9, 1, 2, 2,
         )  # fmt: skip
         return [ticker if symbol == "BTCUSDT" else None for symbol in symbols]

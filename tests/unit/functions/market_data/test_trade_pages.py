@@ -126,7 +126,8 @@ async def test_aggregate_trades(sent: dict[str, str], numbers: list[int]) -> Non
 async def test_an_aggregate_whole() -> None:
     aggregate = (await Exchange().ask(get_aggregate_trades.FUNCTION, fromId="2", limit="1"))[0]
     assert aggregate == {
-        "a": 2, "p": "50000.01000000", "q": "0.00023000", "f": 2, "l": 3, "T": START_MS + 1_000, "m": False, "M": True,
+        "a": 2, "p": "50000.01000000", "q": "0.00023000", "f": 2, "l": 3, "T": START_MS + 1_000, "m": False,
+        "M": True,
     }  # fmt: skip
 
 

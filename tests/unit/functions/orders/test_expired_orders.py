@@ -23,8 +23,10 @@ from tests.support.order_ports import Exchange
 
 MARKET = Settings().market_map().by_symbol["BTCUSDT"]
 ORDER = OrderState(
-    OrderId(1), AccountId(1), "mine", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1), QuantityLots(100_000),
-    AssetUnits(0), SelfTradePrevention.EXPIRE_MAKER, OrderStatus.NEW, QuantityLots(0), AssetUnits(0), AssetUnits(0), TimeMs(1), TimeMs(1),
+    OrderId(1), AccountId(1), "mine", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1),
+    QuantityLots(100_000),
+    AssetUnits(0), SelfTradePrevention.EXPIRE_MAKER, OrderStatus.NEW, QuantityLots(0), AssetUnits(0),
+    AssetUnits(0), TimeMs(1), TimeMs(1),
 )  # fmt: skip
 
 
@@ -126,7 +128,8 @@ async def test_matches_that_makers_were_ended_for() -> None:
             "makerPreventedQuantity": quantity,
         }
         for number, (maker, price, quantity) in enumerate(
-            zip(makers, ("1.20000000", "1.10000000", "1.00000000"), ("12.00000000", "13.00000000", "81.00000000"), strict=True), 1
+            zip(makers, ("1.20000000", "1.10000000", "1.00000000"), ("12.00000000", "13.00000000",
+                "81.00000000"), strict=True), 1
         )
     ]  # fmt: skip
 

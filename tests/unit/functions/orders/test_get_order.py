@@ -43,8 +43,10 @@ class Shard:
 
 def order(status: OrderStatus) -> OrderState:
     return OrderState(
-        OrderId(7), AccountId(1), "mine", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(5), QuantityLots(9),
-        AssetUnits(0), SelfTradePrevention.EXPIRE_MAKER, status, QuantityLots(0), AssetUnits(0), AssetUnits(0), TimeMs(5), TimeMs(5),
+        OrderId(7), AccountId(1), "mine", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC,
+        PriceTicks(5), QuantityLots(9),
+        AssetUnits(0), SelfTradePrevention.EXPIRE_MAKER, status, QuantityLots(0), AssetUnits(0),
+        AssetUnits(0), TimeMs(5), TimeMs(5),
         version=1,
     )  # fmt: skip
 

@@ -35,8 +35,10 @@ DAY_MS = 86_400_000
 def order(number: int, status: OrderStatus = OrderStatus.FILLED, version: int = 2) -> OrderState:
     """The order of this number, accepted as many seconds after T0."""
     return OrderState(
-        OrderId(number), ANN, f"c{number}", BTC, Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(5), QuantityLots(9),
-        AssetUnits(0), SelfTradePrevention.EXPIRE_MAKER, status, QuantityLots(0), AssetUnits(0), AssetUnits(0),
+        OrderId(number), ANN, f"c{number}", BTC, Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(5),
+        QuantityLots(9),
+        AssetUnits(0), SelfTradePrevention.EXPIRE_MAKER, status, QuantityLots(0), AssetUnits(0),
+        AssetUnits(0),
         TimeMs(T0 + number * 1_000), TimeMs(T0 + number * 1_000), version=version,
     )  # fmt: skip
 
@@ -166,7 +168,8 @@ async def test_fills(sent: dict[str, str], numbers: list[int]) -> None:
 async def test_a_fill_whole() -> None:
     shown = (await Exchange().ask(get_my_trades.FUNCTION, fromId="4"))[0]
     assert shown == {
-        "symbol": BTC, "id": 4, "orderId": 2, "orderListId": -1, "price": "50000.00000000", "qty": "0.00010000",
+        "symbol": BTC, "id": 4, "orderId": 2, "orderListId": -1, "price": "50000.00000000",
+        "qty": "0.00010000",
         "quoteQty": "5.00000000", "commission": "0.00001000", "commissionAsset": "BTC", "time": T0 + 4_000,
         "isBuyer": False, "isMaker": True, "isBestMatch": True,
     }  # fmt: skip

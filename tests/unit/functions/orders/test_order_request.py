@@ -58,17 +58,23 @@ def test_self_trade_prevention_can_be_switched_off() -> None:
 @pytest.mark.parametrize(
     ("base", "changes", "code", "message"),
     [
-        (LIMIT, {"symbol": None}, -1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"symbol": None}, -1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or "
+                                         "malformed."),
         (LIMIT, {"symbol": "NOPE"}, -1121, "Invalid symbol."),
-        (LIMIT, {"side": None}, -1102, "Mandatory parameter 'side' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"side": None}, -1102, "Mandatory parameter 'side' was not sent, was empty/null, or "
+                                       "malformed."),
         (LIMIT, {"side": "buy"}, -1117, "Invalid side."),
-        (LIMIT, {"type": None}, -1102, "Mandatory parameter 'type' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"type": None}, -1102, "Mandatory parameter 'type' was not sent, was empty/null, or "
+                                       "malformed."),
         (LIMIT, {"type": "LIMITED"}, -1116, "Invalid orderType."),
         (LIMIT, {"type": "STOP_LOSS"}, -1013, "Stop loss orders are not supported for this symbol."),
-        (LIMIT, {"timeInForce": None}, -1102, "Mandatory parameter 'timeInForce' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"timeInForce": None}, -1102, "Mandatory parameter 'timeInForce' was not sent, was "
+                                              "empty/null, or malformed."),
         (LIMIT, {"timeInForce": "GTX"}, -1115, "Invalid timeInForce."),
-        (LIMIT, {"price": None}, -1102, "Mandatory parameter 'price' was not sent, was empty/null, or malformed."),
-        (LIMIT, {"quantity": None}, -1102, "Mandatory parameter 'quantity' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"price": None}, -1102, "Mandatory parameter 'price' was not sent, was empty/null, or "
+                                        "malformed."),
+        (LIMIT, {"quantity": None}, -1102, "Mandatory parameter 'quantity' was not sent, was empty/null, or "
+                                           "malformed."),
         (LIMIT, {"quantity": ""}, -1105, "Parameter 'quantity' was empty."),
         (LIMIT, {"quoteOrderQty": "1"}, -1106, "Parameter 'quoteOrderQty' sent when not required."),
         (LIMIT, {"stopPrice": "1"}, -1106, "Parameter 'stopPrice' sent when not required."),
@@ -83,14 +89,17 @@ def test_self_trade_prevention_can_be_switched_off() -> None:
         (LIMIT, {"quantity": "9000.00001"}, -1013, "Filter failure: LOT_SIZE"),
         (LIMIT, {"quantity": "9" * 20}, -1013, "Filter failure: LOT_SIZE"),
         (LIMIT, {"quantity": "0.00001", "price": "1"}, -1013, "Filter failure: NOTIONAL"),
-        (LIMIT, {"newOrderRespType": "LONG"}, -1130, "Data sent for parameter 'newOrderRespType' is not valid."),
-        (LIMIT, {"selfTradePreventionMode": "X"}, -1130, "Data sent for parameter 'selfTradePreventionMode' is not valid."),
+        (LIMIT, {"newOrderRespType": "LONG"}, -1130, "Data sent for parameter 'newOrderRespType' is not "
+                                                     "valid."),
+        (LIMIT, {"selfTradePreventionMode": "X"}, -1130, "Data sent for parameter 'selfTradePreventionMode' "
+                                                         "is not valid."),
         (LIMIT, {"selfTradePreventionMode": "DECREMENT"}, -1013,
          "This symbol does not allow the specified self-trade prevention mode."),
         (MARKET, {"selfTradePreventionMode": "TRANSFER"}, -1013,
          "This symbol does not allow the specified self-trade prevention mode."),
         (LIMIT, {"pegPriceType": "PRIMARY_PEG"}, -1013, "Pegged orders are not supported for this symbol."),
-        (MAKER, {"pegOffsetType": "PRICE_LEVEL", "pegOffsetValue": "1"}, -1013, "Pegged orders are not supported for this symbol."),
+        (MAKER, {"pegOffsetType": "PRICE_LEVEL", "pegOffsetValue": "1"}, -1013, "Pegged orders are not "
+                                                                                "supported for this symbol."),
         (LIMIT, {"strategyType": "1"}, -1134, "`strategyType` was less than 1000000."),
         (LIMIT, {"strategyType": "0"}, -1134, "`strategyType` was less than 1000000."),
         (LIMIT, {"strategyId": str(2**63)}, -1108, "Parameter 'strategyId' overflowed."),
@@ -98,7 +107,8 @@ def test_self_trade_prevention_can_be_switched_off() -> None:
         (MAKER, {"timeInForce": "GTC"}, -1106, "Parameter 'timeInForce' sent when not required."),
         (MARKET, {"price": "1"}, -1106, "Parameter 'price' sent when not required."),
         (MARKET, {"timeInForce": "GTC"}, -1106, "Parameter 'timeInForce' sent when not required."),
-        (MARKET, {"quantity": None}, -1102, "Mandatory parameter 'quantity' was not sent, was empty/null, or malformed."),
+        (MARKET, {"quantity": None}, -1102, "Mandatory parameter 'quantity' was not sent, was empty/null, "
+                                            "or malformed."),
         (MARKET, {"quoteOrderQty": "5"}, -1106, "Parameter 'quoteOrderQty' sent when not required."),
         (MARKET, {"quantity": "0.000011"}, -1013, "Filter failure: MARKET_LOT_SIZE"),
         (QUOTE, {"quoteOrderQty": "4.99"}, -1013, "Filter failure: NOTIONAL"),
