@@ -482,7 +482,7 @@ class AccountHalf:
         prevented: Prevented | None,
         taker_order_id: OrderId | None = None,
     ) -> OrderState:
-        """Close an order that self-trade prevention ended: the maker if `taker_order_id` is set, else the taker.
+        """Close an order that self-trade prevention ended: with `taker_order_id` the maker, else the taker.
 
         A message of before prevented matches were numbered does not say for which.
         """

@@ -60,7 +60,7 @@ class Configuration:
             self._replies.reply(command.reply_to, Configured(command.request_id, state.time, config.version))
 
     def _may_follow(self, config: ShardConfig) -> bool:
-        """Return whether a configuration locks nobody out, misplaces no account and goes back to no release."""
+        """Return whether a configuration locks nobody out, misplaces no account, is of no earlier release."""
         state = self._state
         names = {key.name for key in config.keys}
         has_operator = any(key.role is Role.OPERATOR for key in config.keys)

@@ -153,7 +153,7 @@ class Shard:
     def enter(
         self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX
     ) -> TimeMs:
-        """Return the time of an entry: appended at `entered` (Redis's clock), written at `written_us` (writer's).
+        """Return an entry's time: `entered` is by Redis's clock, `written_us` by its writer's.
 
         The earlier of the two counts, with a second of grace for the writer's, and no time is before the
         last: so neither clock, when it is wrong alone, can move the shard's time from what is right by more
