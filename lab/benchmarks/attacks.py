@@ -37,7 +37,7 @@ ATTACK_SHARE = 1 / 3
 """Of that, what attackers send."""
 CONNECTIONS = 64
 SWEPT_PER_S = 1_000
-"""Orders that are met in a second. Whoever sweeps needs as many to rest first."""
+"""Orders that are matched in a second. A sweep needs as many resting orders first."""
 SHARD = 0
 SETTLE_S = 60
 

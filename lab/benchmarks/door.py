@@ -29,7 +29,7 @@ from lab.benchmarks.subscribers import Subscriber
 from runtime.priority import give_way
 
 ATTACKER: Final = itertools.cycle(f"127.0.3.{number}" for number in range(1, 255))
-"""Each half's attacker is a network of its own, so a ban in one is not one in the next."""
+"""Each half's attacker is a separate network, so a ban in one half does not affect the next."""
 OTHERS: Final = tuple(f"127.0.2.{number}" for number in range(1, 17))
 CAPACITY_S: Final = 4
 CAPACITY_CONNECTIONS: Final = 16
@@ -68,7 +68,7 @@ class Sizes(NamedTuple):
     """Connections, each with STREAMS_EACH streams."""
 
     def times(self, factor: int) -> "Sizes":
-        """Return sizes so many times as large."""
+        """Return sizes multiplied by `factor`."""
         return Sizes(*(size * factor for size in self))
 
 
@@ -331,7 +331,7 @@ async def _guesses(target: Target, network: str, seconds: float, *, rate: int) -
 async def _again_and_again(
     target: Target, network: str, seconds: float, rate: float, make: Callable[[], bytes]
 ) -> Outcome:
-    """Send requests at a rate, each by a connection of its own, and return what each got."""
+    """Send requests at a rate, each on a separate connection, and return the outcomes."""
     began = time.perf_counter()
     outcome: Outcome = Counter()
     async with asyncio.TaskGroup() as tasks:
@@ -417,7 +417,7 @@ async def _endless_headers(target: Target, network: str, seconds: float, *, leng
 
 
 async def _send(target: Target, network: str, request: bytes, outcome: Outcome, seconds: float) -> None:
-    """Send a request by a connection of its own, and note its status."""
+    """Send a request on a separate connection, and record its status."""
     try:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", target.settings.rest_port, local_addr=(network, 0)

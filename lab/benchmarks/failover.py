@@ -89,7 +89,7 @@ def failover(target: Target, kills: int, resting: int, lease_ms: int) -> list[Re
 
 
 def _within(values: list[float], per_mille: int) -> float:
-    """Return the value that so many of a thousand do not exceed; of few values, the largest."""
+    """Return the value that `per_mille` of a thousand do not exceed; of few values, the largest."""
     return sorted(values)[min(len(values) - 1, len(values) * per_mille // 1_000)]
 
 
@@ -154,7 +154,7 @@ async def _stop_leader(target: Target, pid: int, number: signal.Signals) -> _Out
 
 
 async def _place_order(target: Target) -> bool:
-    """Place an order that rests, over a connection of its own; return whether it was accepted."""
+    """Place a resting order on a separate connection; return whether it was accepted."""
     key, secret = target.accounts[0]
     query = (
         "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=GTC&quantity=0.001&price=99000.00&newOrderRespType=ACK"

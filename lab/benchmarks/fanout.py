@@ -345,9 +345,9 @@ async def _until_heard(arrivals: list[tuple[bytes, int, float]], due: dict[tuple
 
 @contextmanager
 def _edge(**settings: str) -> Iterator[tuple[redis.Redis, int, "subprocess.Popen[bytes]"]]:
-    """Run an edge on a Redis of its own, and yield that, the edge's port and its process.
+    """Run an edge on a separate Redis, and yield that, the edge's port and its process.
 
-    Nobody asks for what needs a database.
+    No request needs a database.
     """
     port = free_port()
     own = {

@@ -1,4 +1,4 @@
-"""Years of trades in a database of its own, for benches that read history."""
+"""Years of trades in a separate database, for benches that read history."""
 
 import random
 import signal

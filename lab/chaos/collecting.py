@@ -139,7 +139,7 @@ def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> A
 
 
 def replay(environment: Mapping[str, str], found: Answered) -> None:
-    """Apply the shards' logs anew, and note what is different."""
+    """Replay the shards' logs, and record differences."""
     command = (*EXCHANGE, "replay", "--verify", "--json")
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=REPLAY_S, check=False

@@ -69,7 +69,7 @@ class Database:
             time.sleep(ASK_EVERY_S)
 
     def keep_up(self) -> None:
-        """Start it anew if it has ended by itself: right after a kill its memory may still be in use."""
+        """Restart it if it has ended by itself: right after a kill its memory may still be in use."""
         if self._process is not None and self._process.poll() is not None:
             self.start()
 

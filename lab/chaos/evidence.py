@@ -243,7 +243,7 @@ class Answered(msgspec.Struct):
     frozen: list[int] = []
     """Accounts that are frozen."""
     replayed: int = 0
-    """Commands that were applied anew."""
+    """Commands that the replay applied."""
     replay_differences: list[str] = []
 
 

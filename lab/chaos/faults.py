@@ -32,7 +32,7 @@ RIVAL_STOP_S: Final = 20.0
 RIVAL_LEADS_S: Final = 30.0
 """How long another leader may take to take over; the paused one is paused for so long."""
 AFTERMATH_SHARE: Final = 0.05
-"""Of the orders, so many are placed after the last fault."""
+"""The share of the orders that are placed after the last fault."""
 
 
 def redis_to_kill(settings: Settings) -> list[str]:

@@ -22,10 +22,10 @@ class HttpAnswer(NamedTuple):
 
 
 class HttpConnection:
-    """A connection that is made when it is needed, and made anew after anything went wrong on it.
+    """A connection that is opened when needed, and reopened after any error.
 
-    Of several addresses each connection is to the next one, and to another one where nobody listens: as a
-    balancer would have it.
+    Each connection is to the next of several addresses, or to another one if nothing listens there, as behind
+    a load balancer.
     """
 
     def __init__(self, addresses: Sequence[tuple[str, int]], first: int = 0) -> None:

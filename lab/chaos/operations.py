@@ -82,7 +82,7 @@ class Operation(NamedTuple):
 
 
 def draw_operations(seed: int, each: int) -> list[Operation]:
-    """Return so many of each kind, in their order; no market is delisted before one is listed."""
+    """Return `each` operations of each kind, in order; no market is delisted before one is listed."""
     chosen = random.Random(seed + 2)
     operations = [
         Operation(chosen.uniform(0.02, 0.95), kind, chosen.randrange(2**30))

@@ -15,7 +15,7 @@ class FaultKind(StrEnum):
     """What is done."""
 
     KILL = "kill"
-    """kill -9 of a process; the supervisor starts it anew."""
+    """kill -9 of a process; the supervisor restarts it."""
     PAUSE = "pause"
     """SIGSTOP, later SIGCONT. Meanwhile somebody else takes over what has a leader."""
     REDIS_KILL = "redis kill"
@@ -24,7 +24,7 @@ class FaultKind(StrEnum):
     DATABASE_PAUSE = "database pause"
     """SIGSTOP of PostgreSQL with all its processes: connections stand, and nothing answers."""
     RESTART = "restart"
-    """A process is told to stop, and started anew: `exchange restart`."""
+    """A process is asked to stop, and started again: `exchange restart`."""
 
 
 class Fault(NamedTuple):

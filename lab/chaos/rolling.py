@@ -16,7 +16,7 @@ from lab.chaos.faults import AFTERMATH_SHARE, LOOK_EVERY_S
 from lab.chaos.plan import FaultKind
 
 BEGIN_SHARE: Final = 0.1
-"""Of the orders, so many are placed before the first process is restarted."""
+"""The share of the orders that are placed before the first restart."""
 
 
 class Rolling:

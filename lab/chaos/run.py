@@ -1,4 +1,4 @@
-"""One run: an exchange of its own, load on it, faults, and the verdict."""
+"""One run: a separate exchange, load on it, faults, and the verdict."""
 
 import asyncio
 import tempfile

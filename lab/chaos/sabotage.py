@@ -46,7 +46,7 @@ class Break(StrEnum):
     """A safeguard to take away."""
 
     FENCE = "--break-fence"
-    """The comparison in the commit: whoever was replaced may still write."""
+    """The comparison in the commit: a replaced worker may still write."""
     DEDUP = "--break-dedup"
     """The memory of requests and idempotency keys: a repetition is a new order."""
     WAIT = "--break-wait"

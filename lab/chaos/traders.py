@@ -102,9 +102,9 @@ class _ServerLeftError(ConnectionError):
 
 
 class _ApiSocket:
-    """A connection to the WebSocket API, made anew, to the next server, when it is lost.
+    """A connection to the WebSocket API, reopened to the next server when it is lost.
 
-    Many requests under way at once.
+    Many requests may be in progress at once.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -159,7 +159,7 @@ class _ApiSocket:
 
 
 class Load:
-    """So many orders, at most so many per second, on so many connections."""
+    """The number of orders, their maximum rate, and the number of connections."""
 
     def __init__(
         self,

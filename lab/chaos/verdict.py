@@ -1,6 +1,7 @@
-"""The verdict on a run: what was promised, how much was looked at, and what breaks it. Pure.
+"""The verdict on a run: the promises, the extent of the evidence, and the breaches. Pure.
 
-Nothing here uses the exchange's own arithmetic: money, candles and books are made anew from orders and fills.
+Nothing here uses the exchange's own arithmetic: money, candles and books are recomputed from orders and
+fills.
 """
 
 from bisect import bisect_left

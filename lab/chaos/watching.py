@@ -9,7 +9,7 @@ from typing import Any, Final
 from protocol.events import DepthChanged, Event, TimePassed, TradeExecuted
 
 BREACHES_KEPT: Final = 20
-"""Of one kind, so many are kept in words; all are counted."""
+"""Maximum of breaches of one kind that are kept as text; all are counted."""
 
 
 class Breaches:
@@ -125,7 +125,7 @@ class MarketWatch:
         self._last_trade: dict[str, int] = {}
 
     def connected(self) -> None:
-        """Begin anew: what was said in between is missing, and nothing on this connection may be."""
+        """Start again: messages in between are missing, and none on this connection may be."""
         self.connections += 1
         self._last_trade = {}
         self.books = {symbol: LocalBook() for symbol in self.books}
@@ -187,7 +187,7 @@ class ReportWatch:
         self._current: dict[int, Segment] = {}
 
     def connected(self) -> None:
-        """Begin anew."""
+        """Start again."""
         self.connections += 1
         self._current = {}
         self.last_status = {}

@@ -114,7 +114,7 @@ def pipeline(count: int, runs: int, as_json: bool, record: bool) -> None:
 )
 @_options
 def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool) -> None:
-    """Measure signed orders over HTTP against a whole exchange of its own, feeds and persistence running."""
+    """Measure signed orders over HTTP against a separate exchange with feeds and persistence."""
     counts = [int(each) for each in connections.split(",")]
     with http_bench.exchange_of_its_own() as target:
         results = repeated("http", runs, partial(http_bench.http, target, seconds, counts))
@@ -209,10 +209,10 @@ def failover(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
-    """Attack an exchange of its own with the dearest requests that it takes, and measure what others notice.
+    """Attack a separate exchange with the most expensive requests, and measure the effect on others.
 
     The book has 60,000 orders on 30,000 levels, and the shard a standby that would take over from a leader
-    which is silent for too long.
+    that is silent for too long.
     """
     with http_bench.exchange_of_its_own(standbys="1", log_level="error") as target:
         results = attacks_bench.attack_results(target, pairs, seconds)

@@ -100,12 +100,12 @@ def chaos(
     as_json: bool,
     record: bool,
 ) -> None:
-    """Break an exchange of its own while it trades, and judge what became of every order.
+    """Break a separate exchange while it trades, and judge the outcome of every order.
 
     Starts a whole exchange on free ports, places orders by many accounts over HTTP and WebSocket, kills and
-    pauses its processes at random moments, and then holds every answer against the database, the shards and
-    what subscribers heard. Ends with 1 when a promise was broken. A control (--break-...) takes a safeguard
-    away, with a short scenario of its own that needs it: the verdict must not be clean.
+    pauses its processes at random moments, and then compares every answer with the database, the shards and
+    the subscribers' messages. Exit code 1 if a promise was broken. A control (--break-...) disables a
+    safeguard, with a short scenario that needs it: the verdict must not be clean.
     """
     seed = secrets.randbelow(2**31) if seed is None else seed
     counts = {

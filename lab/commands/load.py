@@ -95,7 +95,7 @@ def _check(settings: Settings) -> None:
 
 
 def _run(plan: Plan, log: Path, *, quiet: bool) -> Summary:
-    """Run the load test in a process of its own, show how it goes, and return what came of it.
+    """Run the load test in a separate process, show its progress, and return its result.
 
     Ctrl-C ends it early.
     """

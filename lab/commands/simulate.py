@@ -21,7 +21,7 @@ from lab.simulation.run import run
 from lab.simulation.schedule import plan_of
 
 _EXPLAINED_MAX = 3
-"""So many failures are shrunk and shown; the others are named."""
+"""Maximum of failures that are shrunk and shown; the others are only named."""
 _INTERRUPTED = 130
 _TROUBLES = ("crash", "disconnect", "pause")
 

@@ -123,7 +123,7 @@ def features(outcome: Outcome) -> set[str]:
 
 
 def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:
-    """Run some seeds in this process, each until it had so many commands."""
+    """Run some seeds in this process, each until it has `commands_min` commands."""
     commands, seeds_of = list[int](), Counter[str]()
     injected, seeds_with, counts = Counter[str](), Counter[str](), Counter[str]()
     failures, number = list[tuple[int, str]](), 0
@@ -143,9 +143,9 @@ def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:
 
 
 def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -> Iterator[Tally]:
-    """Run the seeds on so many processes (0: one per core).
+    """Run the seeds on `processes` processes (0: one per core).
 
-    Yield what every few of them came to, in their order.
+    Yield the results of every few seeds, in their order.
 
     An interrupt ends this process alone, which then ends the others.
     """

@@ -66,7 +66,7 @@ BEHIND_MS = 2_000
 """A shard whose oldest entry waits for longer is behind."""
 OUTSTANDING_MAX = 4
 REPEATS_EVERY = 10
-"""Steps of a gateway, about, between two in which it listens to its reply channel anew."""
+"""Steps of a gateway, about, between two resubscriptions to its reply channel."""
 LOOKS_EVERY = 8
 """Steps of a gateway, about, between two in which it looks which format the shards write."""
 _KINDS = (

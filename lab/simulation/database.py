@@ -56,7 +56,7 @@ class Tables:
 
 
 class BlockedError(psycopg.OperationalError):
-    """Another transaction holds the row; whoever wants it waits."""
+    """Another transaction holds the row; the caller waits."""
 
 
 class MemoryConnection:

@@ -44,7 +44,7 @@ HANG_TURNS_MIN: Final = 12 * LEASE_MS // TURN_MS
 It is the longest lease, and the standby's patience.
 """
 _EVENTS_PER_COMMAND: Final = 8
-"""So many events take as long to make as a command by itself."""
+"""The number of events that take as long as a command by itself."""
 _COMMANDS_PER_COMMIT: Final = 2
 
 
@@ -95,11 +95,12 @@ class EngineWorker(Process):
         self._hang_ms = HANG_MS
 
     def work(self, commands: float, *, is_command: bool = False) -> None:
-        """Let as much time pass as a leader takes for so many commands, and let others act meanwhile.
+        """Let the time of a leader's work on `commands` commands pass, while others act.
 
         Raises:
             Stopped: by a `Violation` if this process stood still for long, and its standby has left it the
-            shard. Crashed: it was ended meanwhile.
+                shard.
+            Crashed: it was ended meanwhile.
         """
         if not self.leads:
             return

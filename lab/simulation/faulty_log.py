@@ -24,7 +24,7 @@ from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import Unreachable
 
 ACTIONS_PER_RETRY = 4
-"""So many actions happen while a commit waits before it asks again."""
+"""Number of actions while a commit waits before it retries."""
 ENTRY_BYTES = 40
 """What an entry takes besides its fields, about."""
 
@@ -75,7 +75,7 @@ def _bytes_of(fields: Mapping[bytes, bytes]) -> int:
 
 
 class Watch:
-    """Whoever wants to know what the shards do, told before anything else can happen.
+    """An observer of the shards, called before anything else can happen.
 
     Does nothing by itself.
     """
@@ -256,7 +256,7 @@ class FaultyLog(MemoryStreamLog):
                     return
                 raise error
             asked_again, error = True, None
-            # Whoever waits lets the clock move; else Redis would refuse for ever.
+            # A waiting process lets the clock advance; otherwise Redis would refuse forever.
             self._process.surroundings.now += RETRY_MS
             self._process.stand_still(ACTIONS_PER_RETRY)
             try:

@@ -26,9 +26,9 @@ def memoized() -> Iterator[None]:
 
 
 def _memoized(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that keeps what the other returned; of a list it returns a copy each time.
+    """Return a function that caches the results of the other; of a list it returns a copy each time.
 
-    Errors are raised anew.
+    Errors are raised again.
     """
     kept = lru_cache(_KEPT)(function)
 

@@ -45,7 +45,7 @@ class Surroundings:
         """What was injected, in words -> how often."""
         self.trace: Callable[[str], None] | None = None
         self.pass_by: Callable[[int], None] = lambda _count: None
-        """Lets the next so many actions happen."""
+        """Skips the given number of actions."""
         self.while_working: Callable[[Process, bool], None] = lambda _standby, _alone: None
         """Gives the other worker of a shard a turn while its leader works.
 

@@ -55,22 +55,22 @@ from stream_log.interface import Commit
 START_MS = 1_767_225_500_000
 """Shortly before a year, a month, a day and an hour end."""
 NESTING_MAX = 3
-"""So many processes may be paused in the middle of each other's pauses."""
+"""Maximum of processes that are paused in the middle of each other's pauses."""
 ROUNDS_MAX = 400
-"""After so many rounds without a fault, and one for each entry of an input, everything must be quiet."""
+"""After this number of rounds without a fault, plus one per entry of an input, everything must be quiet."""
 TOLD_MS_MAX = 2_100
 """Maximum distance of a shard's time from its last event: a tick's second, and a second of clock error."""
 FURTHER_ACTIONS_MAX = 20_000
-"""So many more actions must be enough commands."""
+"""Maximum of further actions until there are enough commands."""
 SWITCHES_MAX = 40
 """So often a switch is ordered at the end, until every shard has followed it."""
 TAKEOVERS_MAX = 8
-"""So many takeovers in turn may lead to nothing while nothing but the work itself is in the way.
+"""Maximum of fruitless takeovers in a row while only the work itself is in the way.
 
-Four make a lease as long as it gets.
+Four give a lease its maximum duration.
 """
 COMMITS_MAX = 2
-"""After so many commits in turn a leader's lease is as long as leases are."""
+"""After this number of commits in a row a leader's lease has its usual duration."""
 FLOOD_COMMANDS_MIN, FLOOD_COMMANDS_MAX = 60, 180
 FLOOD_COMMANDS_PER_FRAME = 3
 FILLS_MS = (200, 1_000, 3_000)
@@ -88,7 +88,7 @@ ACTIONS_EVERY = 2
 STEP_COMMANDS_MAX_SLOW, STEP_EVENTS_MAX_SLOW = 32, 128
 """On the slowest machines a step is bounded as it is on others, by what takes a part of the longest lease."""
 QUIET_ROUNDS = 6
-"""So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
+"""The number of quiet rounds after which the run is quiet: more than a takeover takes."""
 
 
 DISTURBING = frozenset(
@@ -234,7 +234,7 @@ class Simulation:
     def _while_working(self, standby: Process, is_alone: bool) -> None:
         """Let a standby look while the leader works, and now and then others act.
 
-        On a machine of its own each would all the time.
+        On separate machines each would do so all the time.
         """
         assert isinstance(standby, EngineWorker)
         if not standby.leads:
@@ -565,7 +565,7 @@ class Simulation:
             Violation: something is not.
         """
         witness, shards = self.witness, range(self.plan.shard_count)
-        # Before anybody is started anew: from then on the feeds stand still.
+        # Before anything is restarted: from then on the feeds stand still.
         told = [
             max(event.time for _, events in witness.events_of(shard) for event in events) for shard in shards
         ]

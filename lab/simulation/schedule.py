@@ -145,7 +145,7 @@ class Mixture(NamedTuple):
     troubles: tuple[Trouble, ...]
 
     def actions(self, count: int, source: random.Random) -> list[Action]:
-        """Draw so many actions."""
+        """Draw `count` actions."""
         acts = source.choices(
             [act for act, _ in self.weights], [weight for _, weight in self.weights], k=count
         )
@@ -183,7 +183,7 @@ class Plan(NamedTuple):
     work_us: int = 0
     """How long a leader takes for a command; 0: no time at all."""
     batch_commands_max: int = 256
-    """With so many a leader begins a commit; what else it has read it applies while that is written."""
+    """With this number a leader begins a commit; it applies the rest of its input while that is written."""
 
     @property
     def has_two_versions(self) -> bool:
@@ -262,12 +262,12 @@ def plan_of(
     has_two_versions: bool | None = None,
     commands_min: int = 0,
 ) -> Plan:
-    """Return what the seed stands for.
+    """Return the plan of a seed.
 
-    For tests, `length` fixes the number of actions, `fault_rate` how many of the steps have a fault,
-    `loses_tail` whether the log loses its end, `is_operated` whether operators and forgers may have a part,
-    and `has_two_versions` whether a new release is deployed. With `commands_min` the run goes on until there
-    were so many different commands.
+    For tests, `length` fixes the number of actions, `fault_rate` the share of steps with a fault,
+    `loses_tail` whether the log loses its end, `is_operated` whether operators and forgers may take part, and
+    `has_two_versions` whether a new release is deployed. With `commands_min` the run continues until there
+    were this many different commands.
     """
     source = random.Random(seed)
     shard_count = source.randint(1, SHARDS_MAX)

@@ -93,7 +93,7 @@ class Shortage:
         return limit if now_ms < until_ms else 0
 
     def allow(self, shard: int, size: int) -> None:
-        """Let a shard's log take so many bytes more."""
+        """Let a shard's log grow by `size` further bytes."""
         if shard in self.log_bytes_max:
             limit, until_ms = self.log_bytes_max[shard]
             self.log_bytes_max[shard] = (limit + size, until_ms)

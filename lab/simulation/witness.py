@@ -166,7 +166,7 @@ class Books:
         require(sequence == expected, f"{market}: sequence {expected} should come next, {sequence} does")
 
     def place(self, command: PlaceOrder) -> None:
-        """Note what a client has placed, before anything comes of it."""
+        """Record a command that a client has placed, before any outcome of it."""
         by_book = command.order_type is OrderType.MARKET and command.bound_by_book
         self._by_book[command.account_id, command.client_order_id].add(by_book)
 
