@@ -1,5 +1,4 @@
-"""Accounts' own streams: every event once and in order, also when this process was cut off from Redis for a
-while.
+"""Accounts' own streams: every event once and in order, also after an outage of Redis.
 
 Feeds publish an account's events with the log position that they reach up to. Once a second the position that
 feeds have published is noted, with a PING behind it on the listening connection: when the PONG is back,
@@ -330,9 +329,7 @@ class AccountStreams:
             await end_tasks([self._repair])
 
     def _awaits_market(self, events: list[Event]) -> bool:
-        """Return whether events are about a market that was listed a moment ago, of which this process has
-        not heard yet, or its asset.
-        """
+        """Return whether events are about a market listed a moment ago, or its asset, still unknown here."""
         known, now = self._listing().known, self._now_ms()
         return any(
             now < self._awaited.setdefault(name, now + _MARKET_AWAITED_MS)
@@ -435,9 +432,7 @@ class AccountStreams:
 
 
 def _unknown(event: Event, markets: MarketMap) -> list[str]:
-    """Return which market of an account's event, or which asset of the balances in it, is none of
-    `markets`.
-    """
+    """Return the market of an account's event, or the assets of its balances, that `markets` lacks."""
     if isinstance(event, _OfNoAccount):
         return []
     if isinstance(event, _OfOrder) and event.order.market not in markets.by_symbol:

@@ -1,6 +1,7 @@
-"""The account's half of an order: it is checked, its funds are held, it gets its number, and what the
-market's half tells of it is settled (docs/decisions/0001-two-halves-of-an-order.md,
-docs/decisions/0004-money.md).
+"""The account's half of an order: checking, holding, numbering, settling, releasing.
+
+The market's half reports by messages (docs/decisions/0001-two-halves-of-an-order.md). Money is held and
+released by docs/decisions/0004-money.md.
 
 What an order is, is said in two places only: `_open` makes one of a command, `_advance` makes the next state
 of one. Invariants: see invariants.py.
@@ -481,8 +482,7 @@ class AccountHalf:
         prevented: Prevented | None,
         taker_order_id: OrderId | None = None,
     ) -> OrderState:
-        """Close an order that self-trade prevention has ended: the maker if `taker_order_id` is given,
-        otherwise the taker.
+        """Close an order that self-trade prevention ended: with `taker_order_id` the maker, else the taker.
 
         A message of before prevented matches were numbered does not say for which.
         """

@@ -102,9 +102,7 @@ class PlacedOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class OrderCounts(msgspec.Struct, array_like=True, gc=False):
-    """How many orders an account with limits has placed in the ten seconds, and in the day (UTC), of its last
-    one.
-    """
+    """The orders that an account with limits placed in the ten seconds and the day (UTC) of its last one."""
 
     ten_seconds: int = 0
     in_ten_seconds: int = 0
@@ -121,9 +119,7 @@ class OrderCounts(msgspec.Struct, array_like=True, gc=False):
 
 
 class Account:
-    """One account: funds by asset, open orders by market and by client order id, the keys of its requests,
-    and its limits.
-    """
+    """One account: funds by asset, open orders by market and by client order id, request keys, limits."""
 
     __slots__ = (
         "account_id",

@@ -61,9 +61,7 @@ class Authority:
         time: TimeMs,
         assets: Mapping[str, Asset],
     ) -> RejectReason | None:
-        """Return what is wrong with a signed command whose entry was appended at `entered`; None: it
-        counts.
-        """
+        """Return why a signed command does not count, or None; its entry was appended at `entered`."""
         key = self.keys.get(signed.key)
         if (
             key is None

@@ -329,9 +329,7 @@ class Book:
     __slots__ = ("asks", "bids", "changed", "orders", "quote_per_tick_lot")
 
     def __init__(self, quote_per_tick_lot: int) -> None:
-        """Make an empty book in which one lot at a price of one tick costs `quote_per_tick_lot` quote
-        units.
-        """
+        """Make an empty book; one lot at a price of one tick costs `quote_per_tick_lot` quote units."""
         self.quote_per_tick_lot = quote_per_tick_lot
         self.changed: dict[int, PriceLevel] = {}
         """Levels touched since the last `take_changes`, by rank: those of bids are negative, those of asks
@@ -387,8 +385,7 @@ class Book:
         matches_max: int,
         quote_budget: AssetUnits | None = None,
     ) -> Matching:
-        """Trade an arriving order of `side` against the opposite half, up to `price`, `quantity` and
-        `quote_budget`.
+        """Match an arriving order of `side` with the opposite half, within price, quantity and budget.
 
         With a budget it trades at each maker the most whole lots that the rest of the budget covers, and
         stops at the first maker where that is none. It meets `matches_max` orders at most; own ones that are
@@ -498,9 +495,7 @@ class Book:
     def _before_own(
         self, half: BookSide, rank_max: int, quantity: int, account_id: AccountId
     ) -> tuple[int, int]:
-        """Return what an order of the account would get, and its cost, that ends at the first order of the
-        same account.
-        """
+        """Return what an order of the account would get, and its cost, up to its own first resting order."""
         rank = min(order.level.rank for order in half.own[account_id].values())
         if rank > rank_max:
             return half.sums(rank_max, quantity)
@@ -514,9 +509,7 @@ class Book:
         return found + lots, cost + lots * level.price
 
     def take_changes(self) -> tuple[LevelChange, ...]:
-        """Return the levels that changed since the last call, bids first, each with the quantity that rests
-        there now.
-        """
+        """Return the levels that changed since the last call, bids first, with their present quantities."""
         changed = self.changed
         if len(changed) == 1:  # as for most orders
             _, level = changed.popitem()

@@ -1,5 +1,6 @@
-"""How a shard and its markets are configured: by commands, so that it is in the log
-(docs/decisions/0024-configuration-is-commands.md).
+"""The configuration of a shard and its markets, which changes by commands and so is in the log.
+
+Decision: docs/decisions/0024-configuration-is-commands.md.
 """
 
 from collections import deque
@@ -59,9 +60,7 @@ class Configuration:
             self._replies.reply(command.reply_to, Configured(command.request_id, state.time, config.version))
 
     def _may_follow(self, config: ShardConfig) -> bool:
-        """Return whether nobody would be locked out or misplaced by a configuration, and it leads to no
-        earlier release.
-        """
+        """Return whether a configuration locks nobody out, misplaces no account, is of no earlier release."""
         state = self._state
         names = {key.name for key in config.keys}
         has_operator = any(key.role is Role.OPERATOR for key in config.keys)
@@ -108,9 +107,7 @@ class Configuration:
         )
 
     def change_market(self, config: MarketConfig) -> None:
-        """Let a market of this shard be configured so, tell everybody, and begin or end what its status asks
-        for.
-        """
+        """Configure a market of this shard, announce it, and begin or end what its status requires."""
         state = self._state
         self.set_market(config)
         # Before anything that happens in the market: readers meet its definition first.
@@ -191,15 +188,12 @@ class Configuration:
         return RejectReason.CONFIG_REFUSED if is_other or known.shard != state.index else None
 
     def _has_other_scales(self, market: Market) -> bool:
-        """Return whether the shard counts an asset of `market` in other units, as markets that it knows
-        say.
-        """
+        """Return whether the shard counts an asset of `market` in other units than its known markets do."""
         known = self._state.market_map.by_asset
         return any(known.get(asset.symbol, asset).scale != asset.scale for asset in market.assets)
 
     def know_market(self, message: KnowMarket) -> None:
-        """Know a market of another shard, unless this one was told otherwise before: two operators spoke at
-        once, and the first counts.
+        """Learn of another shard's market, unless another definition came first: then the first one counts.
 
         A market that stays unknown for its scales stays so for good: accounts here do not trade there, so its
         units never meet those of this shard (docs/decisions/0004-money.md).

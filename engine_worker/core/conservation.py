@@ -52,8 +52,7 @@ def digest(state: ShardState) -> str:
 
 
 def books(state: ShardState) -> list[AuditRow]:
-    """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), as they are kept:
-    O(assets).
+    """Return the kept totals: (asset, available, held, fees, deposited, withdrawn, settled). O(assets).
 
     Whether the accounts have that much `check_invariants` asks, which every snapshot's process does.
     """

@@ -7,8 +7,9 @@ from protocol.units import AccountId, OrderId
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is still to be canceled: the orders of an account (`market` empty: in all markets), or of a market
-    (`account_id` 0).
+    """Orders to cancel, some with each command: of an account, of a market, or of an account in a market.
+
+    `market` empty: in all markets. `account_id` 0: of all accounts.
     """
 
     account_id: AccountId

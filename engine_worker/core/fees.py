@@ -7,6 +7,6 @@ from protocol.units import PPM
 
 
 def fee_of(market: Market, liquidity: Liquidity, received: int) -> int:
-    """Return the fee on `received` units, in the same asset: rounded up to a whole unit, for the house."""
+    """Return the fee on `received` units, in their asset; it is rounded up, in the house's favour."""
     fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
     return -(-received * fee_ppm // PPM)

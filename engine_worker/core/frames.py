@@ -1,5 +1,4 @@
-"""The object core behind frames: what an entry of `in:{k}` says, whether it may be applied, and what came of
-it as bytes.
+"""The object core behind frames: decodes and validates entries of `in:{k}`, and encodes the results.
 
 Everything is checked before anything of it is applied: what gets through cannot make the core raise, but for
 a broken invariant. docs/reference/formats.md says what becomes of the rest. In short: a command that is not
@@ -477,8 +476,9 @@ def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
 def _refused(
     items: Sequence[LoggedCommand | UnreadItem], index: int, market_map: MarketMap
 ) -> dict[int, UnreadItem]:
-    """Return, by their numbers, the items of a frame that shard `index` does not apply: unread, not of it, or
-    with what no database keeps.
+    """Return the items of a frame that shard `index` does not apply, by their numbers.
+
+    These are unreadable items, items of another shard, and items with values that the database cannot store.
 
     One loop for a whole frame, with the most frequent kinds first: each command comes by here.
     """
@@ -622,8 +622,9 @@ def _why_not_mine(shard: Shard, source: int, target: int) -> str | None:
 
 
 def _why_no_message(shard: Shard, source: int, message: ShardMessage) -> str | None:
-    """Return why shards never send each other this: an order's account is at one end of the way, its market
-    at the other.
+    """Return why shards never send each other this message, or None.
+
+    An order's account is at one end of its way, its market at the other.
     """
     if isinstance(message, KnowMarket):
         symbol = message.config.market.symbol

@@ -1,5 +1,6 @@
-"""What a shard has produced since it was last asked, as bytes: the frame of its events, their checksum, and
-the hash of the state that stands among them (docs/decisions/0013-state-hash-and-halt.md).
+"""What a shard produced since the last `take`, as bytes: its event frame, checksum and state hashes.
+
+Decision: docs/decisions/0013-state-hash-and-halt.md.
 """
 
 import zlib

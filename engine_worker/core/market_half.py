@@ -1,5 +1,6 @@
-"""The market's half of an order: it is matched or canceled in its book, and the accounts' halves are told
-(docs/decisions/0001-two-halves-of-an-order.md). The rules of a single market are in market_state.py.
+"""The market's half of an order: matching and canceling in the book, and messages to the accounts' halves.
+
+Decision: docs/decisions/0001-two-halves-of-an-order.md. The rules of a single market are in matching.py.
 """
 
 from collections.abc import Sequence

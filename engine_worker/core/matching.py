@@ -1,6 +1,4 @@
-"""A market's half of an order's life: the last checks, the match, and what the accounts' shards are told of
-it.
-"""
+"""The rules of one market: an order's last checks, its match, and the outcome for the accounts' shards."""
 
 from engine_worker.core.book import Book, Match, PreventedMaker
 from engine_worker.core.enums import (
@@ -169,8 +167,7 @@ class MarketState:
         return self.market.market_bound(order.side, best.price) if best is not None else order.price
 
     def _budget(self, order: MatchOrder) -> AssetUnits | None:
-        """Return what a MARKET order may spend or receive; None: whatever its quantity costs, which was
-        checked, or brings.
+        """Return what a MARKET order may spend or receive; None: no limit beside its quantity.
 
         A BUY by quantity holds what it costs at its gateway's estimate, or, where that is less, all that its
         account has. An estimate may be out of date: where the book is dearer now, what is held ends the
@@ -209,8 +206,9 @@ class MarketState:
         return None
 
     def _reason_of_worth(self, order: MatchOrder) -> RejectReason | None:
-        """Return why a MARKET order by quantity is worth too little, by the last price, or by the best one
-        before the first trade.
+        """Return why a MARKET order by quantity is worth too little, or None.
+
+        Its worth is counted at the last price, before the first trade at the best price.
         """
         best = (self.book.asks if order.side is BUY else self.book.bids).best
         price = self.last_price or (best.price if best is not None else 0)
@@ -220,8 +218,9 @@ class MarketState:
         return RejectReason.NOTIONAL_TOO_SMALL if worth < self.market.notional_min else None
 
     def _reason_not_to_spend(self, order: MatchOrder, bound: PriceTicks) -> RejectReason | None:
-        """Return why a MARKET order by quote quantity is refused: nobody is there, too few are, or it has
-        less to sell than it takes.
+        """Return why a MARKET order by quote quantity is refused, or None.
+
+        The book is empty or too thin, or the account has less to sell than the book would take.
         """
         market, book = self.market, self.book
         opposite = book.asks if order.side is BUY else book.bids

@@ -1,5 +1,4 @@
-"""What came of requests that may come again: by the gateway that sent them, by their account's idempotency
-key, or by their transfer id.
+"""First outcomes of requests that may be repeated: by gateway, by idempotency key, by transfer id.
 
 The first outcome is remembered for a window of the shard's time from when it was known. A request that still
 waits for its outcome is not in a window; it stays until it is answered. Whether an outcome is too old depends
@@ -178,9 +177,7 @@ class Transfers(Remembered[bytes, Transfer]):
 
 
 class KeyedRequest:
-    """A request with an idempotency key that waits for its outcome, and its repetitions, which wait for the
-    same.
-    """
+    """A request with an idempotency key that waits for its outcome, and the repetitions that wait with it."""
 
     __slots__ = ("fingerprint", "repeated_by")
 

@@ -1,5 +1,6 @@
-"""One outcome per request: replies, and what is remembered of them
-(docs/decisions/0005-client-order-ids.md).
+"""One outcome per request: replies, and the memory of them.
+
+Decision: docs/decisions/0005-client-order-ids.md.
 """
 
 from collections.abc import Callable

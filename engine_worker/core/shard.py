@@ -88,9 +88,7 @@ class Shard:
     )
 
     def __init__(self, index: int, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
-        """Make the empty shard number `index`, configured as `market_map` and `windows` say; with no market:
-        not configured yet.
-        """
+        """Make the empty shard number `index`; without markets it is not configured yet."""
         state = self.state = ShardState(index, market_map, windows)
         journal = self.journal = Journal(state)
         messages = self.messages = Messages(state)
@@ -155,8 +153,7 @@ class Shard:
     def enter(
         self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX
     ) -> TimeMs:
-        """Return the time of an entry that was appended at `entered` (Redis's clock) and written at
-        `written_us` (its writer's).
+        """Return an entry's time: `entered` is by Redis's clock, `written_us` by its writer's.
 
         The earlier of the two counts, with a second of grace for the writer's, and no time is before the
         last: so neither clock, when it is wrong alone, can move the shard's time from what is right by more

@@ -1,5 +1,4 @@
-"""The state of a shard as data: accounts and books, configuration, numbers and time, and what the commands
-since the last `take` have produced.
+"""The state of a shard as data: accounts, books, configuration, numbers, time, and output since `take`.
 
 The parts of the shard share it; it decides nothing. What a snapshot holds of it, snapshot.py says.
 """

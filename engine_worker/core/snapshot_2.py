@@ -1,5 +1,4 @@
-"""Snapshots of format 2, which have no configuration: read once, at the step to the first release that has
-its configuration in the log.
+"""Snapshots of format 2, which lack the configuration; read once, at the upgrade to a release that logs it.
 
 What such a snapshot lacks comes from the settings. So it may be used only where nothing has been committed
 since: else the settings would decide again what became of that.
@@ -69,8 +68,7 @@ def is_of_format_2(data: bytes) -> bool:
 
 
 def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -> tuple[Shard, StreamId]:
-    """Return the shard as it was, configured as `market_map` and `config` say, and up to which entry it has
-    applied its input.
+    """Return the shard with this configuration, and the id of the last entry of its input that is in it.
 
     Closed orders are left out: workers have them from the events. So are the ids of transfers, which the
     database has.

@@ -1,5 +1,6 @@
-"""Money that comes in and goes out: deposits, withdrawals and fees, each once per transfer id
-(docs/decisions/0004-money.md).
+"""Deposits, withdrawals and fees: each once per transfer id.
+
+Decision: docs/decisions/0004-money.md.
 """
 
 from engine_worker.core.accounts import Account
