@@ -118,7 +118,7 @@ def metrics_application(probes: Probes, password: str = "") -> WSGIApplication:
             if wanted and not hmac.compare_digest(shown, wanted):
                 headers = [("Content-Type", "text/plain; charset=utf-8"), ("WWW-Authenticate", "Bearer")]
                 start_response("401 Unauthorized", headers)
-                return [b"Metrics are for whoever shows the password.\n"]
+                return [b"Metrics require the password.\n"]
             return metrics(environ, start_response)
         if path == "/livez":
             reason = probes.why_not_alive()
