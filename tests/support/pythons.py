@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("msgspec", "sortedcontainers", "cryptography", "cffi", "pycparser")
+NEEDED = ("msgspec", "sortedcontainers", "cryptography", "cffi", "pycparser", "typing-extensions")
+IMPORTS = f"import {', '.join(name.replace('-', '_') for name in NEEDED)}"
 INSTALL_S = 120
 INSTALL_OPTIONS = ("--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:")
 
@@ -23,11 +24,7 @@ def interpreter(version: str) -> str | None:
     """
     for candidate in _candidates(version):
         if _runs(candidate, f"import sys; assert '%d.%d' % sys.version_info[:2] == '{version}'"):
-            return (
-                candidate
-                if _runs(candidate, f"import {', '.join(NEEDED)}")
-                else _installed(version, candidate)
-            )
+            return candidate if _runs(candidate, IMPORTS) else _installed(version, candidate)
     return None
 
 
@@ -57,7 +54,7 @@ def _installed(version: str, python: str) -> str | None:
     own = str(folder / "bin" / "python")
     with (folder.parent / f"{version}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several tests at once the first one installs
-        if _runs(own, f"import {', '.join(NEEDED)}"):
+        if _runs(own, IMPORTS):
             return own
         requirements = folder.parent / f"{version}.txt"
         requirements.write_text(_locked(NEEDED), "utf-8")
