@@ -268,7 +268,7 @@ class _Heartbeat:
         self._worker = worker
         self._keys = health_keys(settings.engine_name())
         self._redis = redis_clients.client_for(settings.resolved_redis_url(), self._keys[0])
-        self._agreement = Agreement(settings, settings.engine_name())
+        self._agreement = Agreement(settings, settings.engine_name(), settings.shard)
         self._due_s = 0.0
 
     def run(self) -> None:

@@ -45,7 +45,7 @@ cluster. A market's read models carry the tag of the market's shard.
 | `listen_key:KEY`         | string  | functions       | the account and credential of the key; expires    |
 | `listen_key_of:ID:NAME`  | string  | functions       | the newest listenKey of a credential; expires     |
 | `health:NAME`            | string  | every process   | last heartbeat; also NAME@HOST.PID; expires       |
-| `settings:{0}`           | hash    | every process   | process -> its settings (runtime/agreement.py)    |
+| `settings:{k}`           | hash    | every process   | process -> its settings (runtime/agreement.py)    |
 | `waited:{k}`             | string  | readers of `ev` | the last entry that replicas had to confirm       |
 | `{dramatiq}:…`           | several | persist         | Dramatiq's queue of nudges; one hash tag          |
 
@@ -382,9 +382,9 @@ def waited(shard: int) -> str:
     return f"waited:{{{shard}}}"
 
 
-def cluster_settings() -> str:
-    """`settings:{0}`."""
-    return "settings:{0}"
+def cluster_settings(shard: int) -> str:
+    """`settings:{k}`; processes of no shard are in that of shard 0."""
+    return f"settings:{{{shard}}}"
 
 
 def health(process: str) -> str:

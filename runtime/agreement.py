@@ -1,12 +1,14 @@
 """Compares the settings that all processes of an exchange must share, when a process starts.
 
-Every process renews its entry in `settings:{0}` while it runs, and removes it when it stops. A starting
-process reads the entries of the others: a gateway with another number of shards would send orders to shards
-that do not own them. Decision: docs/decisions/0043-shared-settings.md.
+Every process renews its entry in `settings:{k}` while it runs, and removes it when it stops: an engine worker
+on the server of its shard, the others on that of shard 0. A starting process reads the entries of the others:
+a gateway with another number of shards would send orders to shards that do not own them. Decision:
+docs/decisions/0043-shared-settings.md.
 """
 
 import os
 import signal
+import time
 from typing import Final
 
 import msgspec
@@ -22,6 +24,8 @@ from runtime.unique_names import own_instance
 
 FRESH_S: Final = 10
 """An entry that was not renewed for this time belongs to a process that was killed."""
+_RENEW_S: Final = 3.0
+"""Each renewal is a write, which Redis brings to the disk."""
 _TIMEOUT_S: Final = 2.0
 _ADVICE: Final = (
     "All processes of an exchange need the same values; stop those that have other ones first, "
@@ -54,16 +58,21 @@ def differences(own: ClusterSettings, others: dict[str, ClusterSettings]) -> lis
 
 
 class Agreement:
-    """The entry of one process, and its comparison with the other entries."""
+    """The entry of one process, and its comparison with the other entries on the same server.
 
-    def __init__(self, settings: Settings, process: str) -> None:
+    Only that server is asked: the loop of an engine worker, which renews its entry, must not wait for the
+    server of another shard.
+    """
+
+    def __init__(self, settings: Settings, process: str, shard: int = 0) -> None:
         self._name = f"{process}@{own_instance()}"
         self._own = settings.cluster()
-        self._key = streams.cluster_settings()
+        self._key = streams.cluster_settings(shard)
         self._redis = redis_clients.client_for(
             settings.resolved_redis_url(), self._key, socket_timeout=_TIMEOUT_S
         )
         self._has_agreed = False
+        self._due_s = 0.0
 
     def renew(self) -> None:
         """Write this process's entry, and compare it with the others if that has not been done yet.
@@ -85,12 +94,15 @@ class Agreement:
         self._has_agreed = True
 
     def renew_or_end(self) -> None:
-        """Renew the entry; end this process when another running process has other values.
+        """Renew the entry when it is due; end this process when another running process has other values.
 
-        For a process that started while Redis was unreachable.
+        The latter is for a process that started while Redis was unreachable.
         """
+        if time.monotonic() < self._due_s:
+            return
         try:
             self.renew()
+            self._due_s = time.monotonic() + _RENEW_S
         except redis.RedisError as error:
             _log.debug("the shared settings were not compared", error=str(error))
         except SettingsError as error:
@@ -103,6 +115,10 @@ class Agreement:
             self._redis.hdel(self._key, self._name)
         except redis.RedisError as error:
             _log.debug("the shared settings were not removed", error=str(error))
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the entry stays."""
         self._redis.close()
 
     def _others(self, now_s: int) -> dict[str, ClusterSettings]:
@@ -121,16 +137,22 @@ class Agreement:
         return others
 
 
-def agree(settings: Settings, process: str) -> None:
-    """Compare the settings with those of the running processes.
+def agree(settings: Settings, process: str, shard: int = 0) -> None:
+    """Compare the settings with those of the running processes on the servers of `shard` and of shard 0.
 
-    When Redis is unreachable, the heartbeat compares them later.
+    What cannot be compared because Redis is unreachable, the heartbeat compares later.
 
     Raises:
         SettingsError: another running process has other values.
     """
-    agreement = Agreement(settings, process)
-    try:
-        agreement.renew()
-    except redis.RedisError as error:
-        _log.debug("the shared settings were not compared", error=str(error))
+    for place in sorted({0, shard}):
+        agreement = Agreement(settings, process, place)
+        try:
+            agreement.renew()
+        except redis.RedisError as error:
+            _log.debug("the shared settings were not compared", error=str(error))
+        finally:
+            if place != shard:
+                agreement.leave()  # its entry is on its own shard's server
+            else:
+                agreement.close()

@@ -60,7 +60,7 @@ def run(
         if has_metrics:
             serve_metrics(settings, text, probes, is_port_shared=is_metrics_port_shared)
         if agrees:
-            agree(settings, text)
+            agree(settings, text, settings.shard)
         main(Process(text, settings, probes))
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")

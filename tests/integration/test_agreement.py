@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from protocol import streams
-from runtime.agreement import FRESH_S, Agreement, Entry
+from runtime.agreement import FRESH_S, Agreement, Entry, agree
 from runtime.settings import PREFIX, ClusterSettings, Settings, SettingsError
 from tests.support.own_servers import OwnRedis
 
@@ -20,7 +20,7 @@ TWO_SHARDS = ClusterSettings(shard_count=2)
 
 def say(client: "redis.Redis", name: str, settings: ClusterSettings, age_s: int = 0) -> None:
     entry = Entry(int(client.time()[0]) - age_s, settings)
-    client.hset(streams.cluster_settings(), name, msgspec.json.encode(entry))
+    client.hset(streams.cluster_settings(0), name, msgspec.json.encode(entry))
 
 
 def settings_on(url: str, **values: object) -> Settings:
@@ -57,12 +57,31 @@ def test_one_that_differs_is_refused_until_the_others_have_left(redis_url: str) 
     other.renew()
 
 
+def test_an_engine_worker_asks_its_own_server_and_at_its_start_that_of_the_first_shard(
+    redis_url: str,
+) -> None:
+    client = redis.Redis.from_url(redis_url)
+    say(client, "feeds@elsewhere.1", TWO_SHARDS)
+    three = settings_on(redis_url, shard_count=3, shard=2)
+    Agreement(three, "engine-2", 2).renew()  # as in its loop
+    with pytest.raises(SettingsError, match=r"EXCHANGE_SHARD_COUNT: 3 here, 2 in feeds@elsewhere"):
+        agree(three, "engine-2", 2)
+    assert client.hkeys(streams.cluster_settings(0)) == [b"feeds@elsewhere.1"]
+
+
+def test_an_engine_worker_that_agrees_is_on_its_own_server_alone(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    agree(settings_on(redis_url, shard_count=3, shard=2), "engine-2", 2)
+    assert client.hkeys(streams.cluster_settings(0)) == []
+    assert len(client.hkeys(streams.cluster_settings(2))) == 1
+
+
 def test_what_killed_processes_and_other_releases_left_counts_for_nothing(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     say(client, "feeds@killed.1", TWO_SHARDS, age_s=FRESH_S + 2)
-    client.hset(streams.cluster_settings(), "feeds@later.1", b'{"later": true}')
+    client.hset(streams.cluster_settings(0), "feeds@later.1", b'{"later": true}')
     Agreement(settings_on(redis_url), "gateway").renew()
-    assert client.hget(streams.cluster_settings(), "feeds@killed.1") is None
+    assert client.hget(streams.cluster_settings(0), "feeds@killed.1") is None
 
 
 @pytest.mark.parametrize("module", ["gateway.main", "ws_edge.main", "feeds.main", "engine_worker.main"])
