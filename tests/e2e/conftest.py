@@ -9,6 +9,7 @@ import pytest
 
 from cli.local.free_ports import free_ports
 from tests.support.data_dirs import METRICS_PORTS, data_dir_of_its_own
+from tests.support.liquidity import wait_until_liquid
 from tests.support.running_exchange import RunningExchange, running_exchange
 
 
@@ -51,3 +52,9 @@ def exchange(request: pytest.FixtureRequest) -> Iterator[RunningExchange]:
 def exchange_url(exchange: RunningExchange) -> str:
     """The base URL of its REST API."""
     return exchange.url
+
+
+@pytest.fixture
+def liquid(exchange_url: str) -> None:
+    """Every market has quotes and a price, also after a test that has stopped who quotes."""
+    wait_until_liquid(exchange_url)

@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.api import Api, new_account, now_ms, refused
 
+pytestmark = pytest.mark.usefixtures("liquid")
+
 LIMIT = {
     "symbol": "BTCUSDT",
     "side": "BUY",

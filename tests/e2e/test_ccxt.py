@@ -14,7 +14,7 @@ from tests.e2e.market_data import candles_of
 from tests.support.api import Api, new_account
 from tests.support.eventually import eventually
 
-pytestmark = pytest.mark.shard_counts(1, 3)
+pytestmark = [pytest.mark.shard_counts(1, 3), pytest.mark.usefixtures("liquid")]
 
 SYMBOL = "BTC/USDT"
 UNIT = Decimal("0.00000001")
@@ -36,15 +36,6 @@ def client(exchange_url: str) -> ccxt.binance:
 @pytest.fixture(scope="module")
 def public(exchange_url: str) -> Api:
     return Api(exchange_url)
-
-
-@pytest.fixture(autouse=True)
-def _liquid(public: Api) -> None:
-    def two_sided() -> bool:
-        book = public.get("/api/v3/depth", symbol="BTCUSDT")
-        return len(book["bids"]) >= 10 and len(book["asks"]) >= 10
-
-    eventually("a two-sided book", two_sided)
 
 
 def balance(client: ccxt.binance) -> dict[str, tuple[Decimal, Decimal]]:

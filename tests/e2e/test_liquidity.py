@@ -1,15 +1,17 @@
+import pytest
+
 from tests.support.api import Api
-from tests.support.eventually import eventually
-from tests.support.liquidity import is_liquid
+from tests.support.liquidity import wait_until_liquid
+from tests.support.running_exchange import RunningExchange
 
 
-def test_every_market_has_a_two_sided_book_and_trades(exchange_url: str) -> None:
-    public = Api(exchange_url)
-    symbols = [each["symbol"] for each in public.get("/api/v3/exchangeInfo")["symbols"]]
-    assert {"BTCUSDT", "ETHUSDT", "SOLUSDT"} <= set(symbols)
-    eventually("liquid markets", lambda: all(is_liquid(public, symbol) for symbol in symbols), timeout_s=10)
+def test_every_market_has_a_two_sided_book_and_trades(exchange: RunningExchange) -> None:
+    symbols = {each["symbol"] for each in Api(exchange.url).get("/api/v3/exchangeInfo")["symbols"]}
+    assert symbols >= {"BTCUSDT", "ETHUSDT", "SOLUSDT"}
+    wait_until_liquid(exchange.url, timeout_s=10)
 
 
+@pytest.mark.usefixtures("liquid")
 def test_no_book_is_crossed_and_every_level_is_on_the_grid(exchange_url: str) -> None:
     public = Api(exchange_url)
     for definition in public.get("/api/v3/exchangeInfo")["symbols"]:

@@ -19,6 +19,8 @@ from tests.support.api import POLL_S, Api, new_account
 from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange
 
+pytestmark = pytest.mark.usefixtures("liquid")
+
 SYMBOL = "BTC/USDT"
 TIMEOUT_S = 60
 
@@ -31,15 +33,6 @@ def account(exchange_url: str) -> Api:
 @pytest.fixture(scope="module")
 def ws_url(exchange: RunningExchange) -> str:
     return exchange.settings.ws_url()
-
-
-@pytest.fixture(autouse=True)
-def _liquid(account: Api) -> None:
-    def two_sided() -> bool:
-        book = account.get("/api/v3/depth", symbol="BTCUSDT")
-        return len(book["bids"]) >= 10 and len(book["asks"]) >= 10
-
-    eventually("a two-sided book", two_sided)
 
 
 @pytest.fixture
