@@ -7,10 +7,22 @@ from engine_worker.core.frames import ObjectCore, ObjectCores
 from engine_worker.core.shard import Shard
 from engine_worker.frame_core import Cores, FrameCore
 
-__all__ = ["CORES", "Shard", "chosen_cores", "shard_of"]
+try:
+    from engine_worker.core_fast import FastCores
+except ImportError as error:
+    _compiled: dict[str, Cores] = {}
+    why_not_compiled: str | None = str(error)
+    """Why there is no compiled core; None: there is."""
+else:
+    _compiled, why_not_compiled = {"compiled": FastCores()}, None
 
-CORES: Final[Mapping[str, Cores]] = {"objects": ObjectCores()}
-"""By name. All write the same bytes, which tests/properties/test_cores.py checks."""
+__all__ = ["CORES", "Shard", "chosen_cores", "shard_of", "why_not_compiled"]
+
+CORES: Final[Mapping[str, Cores]] = {"objects": ObjectCores(), **_compiled}
+"""By name; "compiled" only where its extension was built from the present sources.
+
+All write the same bytes, which tests/properties/test_cores.py and test_compiled_core.py check.
+"""
 
 
 def chosen_cores() -> Cores:
