@@ -123,8 +123,10 @@ cdef int reason_to_refuse(Shard *shard, Item *command, Market *market, int32_t a
         fits = fits and (command.order_type != LIMIT_MAKER or command.time_in_force == GTC)
     if not fits or (command.terms.length and not command.has_supported_terms):
         return INVALID_COMBINATION
-    if account_slot >= 0 and find_order_named(shard, account_slot, &command.client_order_id) >= 0:
-        return DUPLICATE_CLIENT_ORDER_ID
+    if account_slot >= 0:
+        command.name_hash = hash_order_name(account_slot, &command.client_order_id)
+        if find_order_named(shard, account_slot, &command.client_order_id, command.name_hash) >= 0:
+            return DUPLICATE_CLIENT_ORDER_ID
     if needs_price:
         if not 1 <= command.price <= market.price_max:
             return PRICE_OUT_OF_RANGE
@@ -271,7 +273,7 @@ cdef int32_t open_order(
         order.flags = HAS_EXTRAS
         core.extras[slot] = (text_of(&command.idempotency_key), command.terms.at[: command.terms.length])
     refer(shard, command.channel)
-    link_order(shard, slot)
+    link_order(shard, slot, command.name_hash)
     return slot
 
 
@@ -732,7 +734,7 @@ cdef int32_t find_open(Shard *shard, int64_t account_id, int32_t market, int64_t
     if account < 0:
         return NONE
     if name.length:
-        slot = find_order_named(shard, account, name)
+        slot = find_order_named(shard, account, name, hash_order_name(account, name))
         if slot < 0 or (order_id and order_at(shard, slot).order_id != order_id):
             return NONE
     else:

@@ -288,7 +288,7 @@ cdef int remove_own(Shard *shard, BookSide *half, Resting *resting) except -1:
 # Orders.
 
 cdef uint64_t hash_of_resting(void *shard, int32_t slot) noexcept:
-    return hash_number(<uint64_t>resting_at(<Shard *>shard, slot).order_id)
+    return hash_order_id(resting_at(<Shard *>shard, slot).order_id)
 
 
 cdef int32_t find_resting(Shard *shard, Market *market, int64_t order_id) noexcept:
@@ -299,7 +299,7 @@ cdef int32_t find_resting(Shard *shard, Market *market, int64_t order_id) noexce
     if slot >= 0:
         slot = order_at(shard, slot).resting
     else:
-        at = hash_number(<uint64_t>order_id) & table.mask
+        at = hash_order_id(order_id) & table.mask
         while table.slots[at] and resting_at(shard, table.slots[at] - 1).order_id != order_id:
             at = (at + 1) & table.mask
         slot = table.slots[at] - 1

@@ -18,7 +18,7 @@ from typing import Final
 PACKAGE: Final = Path(__file__).parent
 NAME: Final = "engine_worker.core_fast._core"
 SUFFIX: Final = importlib.machinery.EXTENSION_SUFFIXES[0]
-_FLAGS: Final = ("-O2", "-g0", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
+_FLAGS: Final = ("-O3", "-g0", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
 _SANITIZED_FLAGS: Final = (
     "-O1", "-g", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w", "-fno-omit-frame-pointer",
     "-fsanitize=address,undefined", "-fno-sanitize=alignment",

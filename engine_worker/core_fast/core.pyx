@@ -142,8 +142,8 @@ cdef Shard *new_shard(int32_t index, int32_t shard_count) except NULL:
     table_set_up(&shard.under_way_by_request, shard, hash_of_under_way)
     table_set_up(&shard.markets_by_symbol, shard, hash_of_market)
     shard.answer_mask = 63
-    shard.answers = <Answered **>grown(NULL, 64 * sizeof(Answered *))
-    memset(shard.answers, 0, 64 * sizeof(Answered *))
+    shard.answers = <AnswerEntry *>grown(NULL, 64 * sizeof(AnswerEntry))
+    memset(shard.answers, 0, 64 * sizeof(AnswerEntry))
     slab_new(&shard.channels)  # that of no channel
     return shard
 
@@ -1014,7 +1014,7 @@ cdef class FastCore:
             terms = b"" if order.terms is None else encode_frame(order.terms)
             self.extras[slot] = (placed.idempotency_key, terms)
         refer(shard, opened.reply_to)
-        link_order(shard, slot)
+        link_order(shard, slot, hash_of_order_name(shard, slot))
         if order.status == IN_FLIGHT:
             shard.in_flight[shard.markets[market].shard] += 1
 

@@ -276,6 +276,12 @@ ctypedef struct Answered:
     uint32_t length
 
 
+ctypedef struct AnswerEntry:
+    # With the hash, so that no search looks at a reply that is not wanted, and a larger table needs none of them.
+    Answered *answered  # NULL: empty
+    uint64_t hashed
+
+
 ctypedef struct AnswerChunk:
     AnswerChunk *following
     size_t used
@@ -342,6 +348,7 @@ ctypedef struct Item:
     int64_t deadline_ms
     int64_t trade_id
     int64_t taker_order_id
+    uint64_t name_hash  # of the client order id, once it was searched
     int32_t channel
     int32_t market
     int32_t order  # the record of an order of this very shard, where it is known; else NONE
@@ -419,6 +426,8 @@ ctypedef struct Shard:
     int32_t market_count
     int32_t market_capacity
     Table markets_by_symbol
+    int32_t last_market  # that was found last
+    int32_t last_channel
     Totals *assets
     int32_t asset_count
     int32_t asset_capacity
@@ -426,7 +435,7 @@ ctypedef struct Shard:
     AnswerChunk *oldest_answers
     AnswerChunk *newest_answers
     size_t oldest_answer  # offset in the oldest chunk
-    Answered **answers
+    AnswerEntry *answers
     uint64_t answer_mask
     int64_t answer_count
     int32_t *idle_channels

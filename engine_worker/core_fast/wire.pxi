@@ -1,5 +1,20 @@
 # Reading and writing msgpack, as msgspec writes it: the shortest form of everything.
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    static inline uint64_t big_endian_of(uint64_t number) { return number; }
+    #else
+    static inline uint64_t big_endian_of(uint64_t number) { return __builtin_bswap64(number); }
+    #endif
+    """
+    uint64_t big_endian_of(uint64_t number) noexcept nogil
+
+cdef enum:
+    SLACK = 8  # bytes behind those that are reserved, which may be written over
+
+
 ctypedef struct Writer:
     unsigned char *bytes
     size_t length
@@ -15,15 +30,19 @@ ctypedef struct Reader:
     int is_checked
 
 
-cdef int reserve(Writer *writer, size_t more) except -1:
+cdef inline int reserve(Writer *writer, size_t more) except -1:
     """Make room for `more` bytes, which the `put_` functions below do not check."""
-    cdef size_t capacity
-    if writer.length + more > writer.capacity:
-        capacity = writer.capacity * 2 if writer.capacity else 1024
-        while writer.length + more > capacity:
-            capacity *= 2
-        writer.bytes = <unsigned char *>grown(writer.bytes, capacity)
-        writer.capacity = capacity
+    if writer.length + more + SLACK > writer.capacity:
+        grow_writer(writer, more)
+    return 0
+
+
+cdef int grow_writer(Writer *writer, size_t more) except -1:
+    cdef size_t capacity = writer.capacity * 2 if writer.capacity else 1024
+    while writer.length + more + SLACK > capacity:
+        capacity *= 2
+    writer.bytes = <unsigned char *>grown(writer.bytes, capacity)
+    writer.capacity = capacity
     return 0
 
 
@@ -38,9 +57,9 @@ cdef inline void put_byte(Writer *writer, unsigned char byte) noexcept:
 
 
 cdef inline void put_big_endian(Writer *writer, uint64_t number, int size) noexcept:
-    cdef int at
-    for at in range(size):
-        writer.bytes[writer.length + at] = <unsigned char>(number >> (8 * (size - 1 - at)))
+    # Eight bytes at once, of which those behind the number are written over: `reserve` leaves room for them.
+    number = big_endian_of(number << (64 - 8 * size))
+    memcpy(writer.bytes + writer.length, &number, 8)
     writer.length += size
 
 
@@ -122,10 +141,8 @@ cdef inline void put_truth(Writer *writer, int truth) noexcept:
 
 cdef inline uint64_t big_endian(const unsigned char *at, int size) noexcept:
     cdef uint64_t number = 0
-    cdef int position
-    for position in range(size):
-        number = (number << 8) | at[position]
-    return number
+    memcpy(<unsigned char *>&number + 8 - size, at, size)
+    return big_endian_of(number)
 
 
 cdef inline int64_t read_number(Reader *reader) noexcept:

@@ -288,6 +288,7 @@ class Program:
                 for index in range(exchange.shard_count):
                     exchange.commands(index, [Tick()])  # takes what was not taken
                 exchange.compare_states()
+                self._clear_away()
             if turn % restore_every == 0:
                 exchange.restore()
         exchange.deliver()
@@ -302,9 +303,31 @@ class Program:
         while len(found) < self.frame_size * self.exchange.shard_count:
             octets = [chosen.randbytes(8) for _ in range(min(40, max(3, self.frame_size)))]
             for command in commands_of(octets):
-                found.append(self._varied(msgspec.structs.replace(command, request_id=self._requests + command.request_id)))
+                found.append(self._varied(self._renamed(command)))
             self._requests += chosen.choice((len(octets), len(octets), 1))
         return found
+
+    def _renamed(self, command: Any) -> Any:
+        """Return a command with names of its own, mostly: else each program would end with names that are taken."""
+        changed: dict[str, Any] = {"request_id": self._requests + command.request_id}
+        if isinstance(command, PlaceOrder | CancelOrder) and command.client_order_id and self._requests % 8:
+            changed["client_order_id"] = f"{command.client_order_id}-{self._requests}"
+        if getattr(command, "idempotency_key", ""):
+            changed["idempotency_key"] = f"{command.idempotency_key}-{self._requests // 64}"
+        if isinstance(command, Deposit | Withdraw) and self._requests % 4:
+            changed["transfer_id"] = f"{command.transfer_id}-{self._requests}"
+        return msgspec.structs.replace(command, **changed)
+
+    def _clear_away(self) -> None:
+        """Trade the books empty, and let everybody have something again."""
+        exchange = self.exchange
+        for command in (*sweeps(), *endowment()):
+            self._requests += 1
+            name = "client_order_id" if isinstance(command, PlaceOrder) else "transfer_id"
+            own = {"request_id": self._requests, name: f"again-{self._requests}"}
+            changed = msgspec.structs.replace(command, **own)
+            exchange.commands(self.exchange.shard_of(changed), [changed])
+        exchange.deliver()
 
     def _varied(self, command: Any) -> Any:
         chosen, dice = self.chosen, self.chosen.random()
@@ -334,7 +357,7 @@ class Program:
             case 0:
                 self._limits[account] += 1
                 limits = AccountLimits(
-                    self._limits[account], chosen.random() < 0.3, *(chosen.choice((0, 0, 3, 9)) for _ in range(3))
+                    self._limits[account], chosen.random() < 0.1, *(chosen.choice((0, 0, 0, 0, 9, 30)) for _ in range(3))
                 )
                 exchange.commands(shard, [LimitAccount(request, "ops", account, limits)])
             case 1:
@@ -359,9 +382,9 @@ class Program:
         config = msgspec.structs.replace(
             exchange.config,
             version=self._shard_versions[shard],
-            maintenance_from=TimeMs(exchange._now + 5_000 if chosen.random() < 0.3 else 0),
+            maintenance_from=TimeMs(exchange._now + 500 if chosen.random() < 0.1 else 0),
             open_orders_max=chosen.choice((0, 7, 9)),
-            in_flight_max=chosen.choice((0, 0, 1, 3)),
+            in_flight_max=chosen.choice((0, 0, 0, 5)),
             drained_per_command=chosen.choice((1, 2, 100)),
             windows=chosen.choice((WINDOWS, WINDOWS._replace(request_ms=90, key_ms=150))),
         )
