@@ -6,7 +6,7 @@
 cdef inline size_t order_size(Shard *shard, Order *order) except? 0xFFFFFFFF:
     """Return the most bytes that an event with an order, a reply, or the order alone takes, without fills."""
     cdef size_t size = 640 + order.name_length
-    if order.flags & HAS_EXTRAS:
+    if order.has_extras:
         size += 200
     return size
 
@@ -18,7 +18,7 @@ cdef int put_order(
     cdef Order *order = order_at(shard, slot)
     cdef Market *market = shard.markets[order.market]
     cdef bytes terms = None
-    if order.flags & HAS_EXTRAS:
+    if order.has_extras:
         terms = (<FastCore>shard.core).extras[slot][1]
     put_array(writer, 22)
     put_number(writer, order.order_id)
@@ -270,10 +270,11 @@ cdef int32_t open_order(
     else:
         order.status = IN_FLIGHT
     if command.idempotency_key.length or command.terms.length:
-        order.flags = HAS_EXTRAS
+        order.has_extras = True
         core.extras[slot] = (text_of(&command.idempotency_key), command.terms.at[: command.terms.length])
     refer(shard, command.channel)
-    link_order(shard, slot, command.name_hash)
+    order.name_hash = <uint32_t>command.name_hash
+    link_order(shard, slot)
     return slot
 
 
@@ -348,7 +349,7 @@ cdef int taker_outcome(Shard *shard, Item *outcome, Fill *fills, Prevented *prev
         return refuse_matched(shard, slot, outcome.reject_reason)
     # Closing the order forgets who placed it.
     channel = order.reply_to
-    if order.flags & HAS_EXTRAS:
+    if order.has_extras:
         key = (<FastCore>shard.core).extras[slot][0]
     if order.status == IN_FLIGHT:
         advance(shard, order, NEW)
@@ -440,7 +441,7 @@ cdef int refuse_matched(Shard *shard, int32_t slot, int reason) except -1:
     cdef int64_t request_id = order.request_id, account_id = account.account_id
     cdef Writer *writer = &shard.events
     cdef size_t start
-    cdef str key = (<FastCore>shard.core).extras[slot][0] if order.flags & HAS_EXTRAS else None
+    cdef str key = (<FastCore>shard.core).extras[slot][0] if order.has_extras else None
     release_held(shard, account, asset, order.held)
     # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so nobody is told of
     # its release (docs/decisions/0001-two-halves-of-an-order.md).

@@ -231,9 +231,7 @@ cdef int pay(Funds *funds, wide_t amount, wide_t released) except -1:
 # Open orders.
 
 cdef inline uint64_t hash_order_id(int64_t order_id) noexcept:
-    # Orders are numbered one after the other: sixteen of them share a line of the processor's cache.
-    cdef uint64_t number = <uint64_t>order_id // SHARD_COUNT_MAX
-    return (hash_number(number >> 4) & ~<uint64_t>15) | (number & 15)
+    return hash_number(<uint64_t>order_id)
 
 
 cdef uint64_t hash_of_order(void *shard, int32_t slot) noexcept:
@@ -249,8 +247,7 @@ cdef inline const char *order_name(Order *order) noexcept:
 
 
 cdef uint64_t hash_of_order_name(void *shard, int32_t slot) noexcept:
-    cdef Order *order = order_at(<Shard *>shard, slot)
-    return hash_name(<uint64_t>order.account + 1, order_name(order), order.name_length)
+    return order_at(<Shard *>shard, slot).name_hash
 
 
 cdef int32_t find_order(Shard *shard, int64_t order_id) noexcept:
@@ -265,7 +262,8 @@ cdef int32_t find_order(Shard *shard, int64_t order_id) noexcept:
 
 
 cdef inline uint64_t hash_order_name(int32_t account, Text *name) noexcept:
-    return hash_name(<uint64_t>account + 1, name.at, name.length)
+    # 32 bits, as many as an order has room for.
+    return <uint32_t>hash_name(<uint64_t>account + 1, name.at, name.length)
 
 
 cdef int32_t find_order_named(Shard *shard, int32_t account, Text *name, uint64_t hashed) noexcept:
@@ -275,8 +273,9 @@ cdef int32_t find_order_named(Shard *shard, int32_t account, Text *name, uint64_
     cdef Order *order
     while table.slots[at]:
         order = order_at(shard, table.slots[at] - 1)
-        if order.account == account and are_equal(order_name(order), order.name_length, name.at, name.length):
-            return table.slots[at] - 1
+        if order.name_hash == hashed and order.account == account:
+            if are_equal(order_name(order), order.name_length, name.at, name.length):
+                return table.slots[at] - 1
         at = (at + 1) & table.mask
     return NONE
 
@@ -295,7 +294,7 @@ cdef OpenOrders *find_open_orders(Account *account, int32_t market) noexcept:
     return NULL
 
 
-cdef int link_order(Shard *shard, int32_t slot, uint64_t name_hash) except -1:
+cdef int link_order(Shard *shard, int32_t slot) except -1:
     """Put an order behind all others of its account in its market, and into the tables."""
     cdef Order *order = order_at(shard, slot)
     cdef Account *account = account_at(shard, order.account)
@@ -324,13 +323,13 @@ cdef int link_order(Shard *shard, int32_t slot, uint64_t name_hash) except -1:
     account.order_count += 1
     shard.open_order_count += 1
     table_add(&shard.orders_by_id, hash_of_order(shard, slot), slot)
-    table_add(&shard.orders_by_name, name_hash, slot)
+    table_add(&shard.orders_by_name, order.name_hash, slot)
     return 0
 
 
 cdef void set_order_name(Order *order, const char *at, int32_t length, char *elsewhere) noexcept:
     """Keep a client order id; `elsewhere` is memory for a long one, which the order then owns."""
-    order.name_length = <uint16_t>length
+    order.name_length = length
     if length <= INLINE_NAME:
         memcpy(order.name, at, length)
     else:
@@ -368,7 +367,7 @@ cdef int unlink_order(Shard *shard, int32_t slot) except -1:
         )
     table_remove(&shard.orders_by_id, hash_of_order(shard, slot), slot)
     table_remove(&shard.orders_by_name, hash_of_order_name(shard, slot), slot)
-    if order.flags & HAS_EXTRAS:
+    if order.has_extras:
         del (<FastCore>shard.core).extras[slot]
     if order.name_length > INLINE_NAME:
         free(<void *>order_name(order))

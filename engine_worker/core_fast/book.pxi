@@ -222,7 +222,11 @@ cdef void forget_changes(Shard *shard, BookSide *half) noexcept:
 
 # The orders of one account on one side.
 
-cdef uint64_t hash_own(int32_t market, int32_t side, int64_t account_id) noexcept:
+cdef inline OwnLink *own_link_at(Shard *shard, int32_t slot) noexcept:
+    return <OwnLink *>shard.own_links.chunks[slot >> CHUNK_BITS] + (slot & (CHUNK_RECORDS - 1))
+
+
+cdef inline uint64_t hash_own(int32_t market, int32_t side, int64_t account_id) noexcept:
     return hash_number(<uint64_t>account_id ^ hash_number((<uint64_t>market << 2) | <uint64_t>side))
 
 
@@ -231,58 +235,90 @@ cdef uint64_t hash_of_own(void *shard, int32_t slot) noexcept:
     return hash_own(own.market, own.side, own.account_id)
 
 
-cdef Own *find_own(Shard *shard, BookSide *half, int64_t account_id) noexcept:
-    """Return the orders of an account on a side, or NULL."""
+cdef int32_t find_own(Shard *shard, BookSide *half, int64_t account_id) noexcept:
+    """Return where the orders of another shard's account on a side begin, or NONE."""
     cdef Table *table = &shard.own_by_account
     cdef uint64_t at = hash_own(half.market, half.side, account_id) & table.mask
     cdef Own *own
     while table.slots[at]:
         own = own_at(shard, table.slots[at] - 1)
         if own.account_id == account_id and own.market == half.market and own.side == half.side:
-            return own
+            return table.slots[at] - 1
         at = (at + 1) & table.mask
-    return NULL
+    return NONE
 
 
 cdef int add_own(Shard *shard, BookSide *half, int32_t slot) except -1:
+    """Put an order of another shard's account among the others of that account."""
     cdef Resting *resting = resting_at(shard, slot)
-    cdef Own *own = find_own(shard, half, resting.account_id)
-    cdef int32_t number
-    if own == NULL:
+    cdef int32_t number = find_own(shard, half, resting.account_id), link_slot
+    cdef OwnLink *link
+    cdef Own *own
+    if number < 0:
         number = slab_new(&shard.own)
         own = own_at(shard, number)
         own.account_id, own.market, own.side, own.first = resting.account_id, half.market, half.side, NONE
         table_add(&shard.own_by_account, hash_of_own(shard, number), number)
-    resting.own_preceding, resting.own_following = NONE, own.first
+    own = own_at(shard, number)
+    link_slot = slab_new(&shard.own_links)
+    link = own_link_at(shard, link_slot)
+    link.resting, link.preceding, link.following = slot, NONE, own.first
     if own.first >= 0:
-        resting_at(shard, own.first).own_preceding = slot
-    own.first = slot
-    own.count += 1
+        own_link_at(shard, own.first).preceding = link_slot
+    own.first = link_slot
+    resting.order = -2 - link_slot
     return 0
 
 
 cdef int remove_own(Shard *shard, BookSide *half, Resting *resting) except -1:
-    cdef Own *own = find_own(shard, half, resting.account_id)
-    cdef uint64_t hashed, at
-    cdef int32_t slot
-    if own == NULL:
-        raise InvariantBroken(f"order {resting.order_id} is not among those of its account")
-    if resting.own_preceding >= 0:
-        resting_at(shard, resting.own_preceding).own_following = resting.own_following
+    cdef int32_t link_slot = -2 - resting.order, number
+    cdef OwnLink *link = own_link_at(shard, link_slot)
+    if link.following >= 0:
+        own_link_at(shard, link.following).preceding = link.preceding
+    if link.preceding >= 0:
+        own_link_at(shard, link.preceding).following = link.following
     else:
-        own.first = resting.own_following
-    if resting.own_following >= 0:
-        resting_at(shard, resting.own_following).own_preceding = resting.own_preceding
-    own.count -= 1
-    if not own.count:
-        hashed = hash_own(half.market, half.side, resting.account_id)
-        at = hashed & shard.own_by_account.mask
-        while own_at(shard, shard.own_by_account.slots[at] - 1) != own:
-            at = (at + 1) & shard.own_by_account.mask
-        slot = shard.own_by_account.slots[at] - 1
-        table_remove(&shard.own_by_account, hashed, slot)
-        slab_free(&shard.own, slot)
+        number = find_own(shard, half, resting.account_id)
+        if number < 0:
+            raise InvariantBroken(f"order {resting.order_id} is not among those of its account")
+        own_at(shard, number).first = link.following
+        if link.following < 0:
+            table_remove(&shard.own_by_account, hash_of_own(shard, number), number)
+            slab_free(&shard.own, number)
+    slab_free(&shard.own_links, link_slot)
     return 0
+
+
+cdef void begin_own(Shard *shard, BookSide *half, int64_t account_id, OwnOrders *own) noexcept:
+    """Begin a walk through the orders of an account on a side."""
+    cdef int32_t slot = find_account(shard, account_id)
+    cdef OpenOrders *orders
+    own.account_id, own.half, own.order, own.link = account_id, half, NONE, NONE
+    if shard.slots[account_id % ACCOUNT_SLOTS] == shard.index:
+        if slot >= 0:
+            orders = find_open_orders(account_at(shard, slot), half.market)
+            if orders != NULL:
+                own.order = orders.first
+    else:
+        slot = find_own(shard, half, account_id)
+        if slot >= 0:
+            own.link = own_at(shard, slot).first
+
+
+cdef int32_t next_own(Shard *shard, OwnOrders *own) noexcept:
+    """Return the next order of the walk, or NONE."""
+    cdef int32_t slot
+    cdef Order *order
+    while own.order >= 0:
+        order = order_at(shard, own.order)
+        own.order = order.following
+        if order.resting >= 0 and order.side == own.half.side:
+            return order.resting
+    if own.link < 0:
+        return NONE
+    slot = own_link_at(shard, own.link).resting
+    own.link = own_link_at(shard, own.link).following
+    return slot
 
 
 # Orders.
@@ -341,12 +377,12 @@ cdef int add_resting(
     level.quantity += quantity
     level.block.quantity += quantity
     level.block.cost += <wide_t>quantity * price
-    add_own(shard, half, slot)
     touch(shard, half, level_slot)
     market.resting_count += 1
     if order >= 0:
         order_at(shard, order).resting = slot
     else:
+        add_own(shard, half, slot)
         table_add(&shard.resting_by_id, hash_of_resting(shard, slot), slot)
     return 0
 
@@ -376,12 +412,12 @@ cdef int remove_resting(Shard *shard, int32_t slot) except -1:
         level.last = resting.preceding
     else:
         resting_at(shard, resting.following).preceding = resting.preceding
-    remove_own(shard, half, resting)
     level.order_count -= 1
     shard.markets[half.market].resting_count -= 1
     if resting.order >= 0:
         order_at(shard, resting.order).resting = NONE
     else:
+        remove_own(shard, half, resting)
         table_remove(&shard.resting_by_id, hash_of_resting(shard, slot), slot)
     slab_free(&shard.resting, slot)
     if level.first < 0:
@@ -397,7 +433,7 @@ cdef int remove_resting(Shard *shard, int32_t slot) except -1:
 # Questions about sums.
 
 cdef int sums(
-    Shard *shard, BookSide *half, int64_t rank_max, int64_t quantity, Own *without, int64_t *lots_found,
+    Shard *shard, BookSide *half, int64_t rank_max, int64_t quantity, OwnOrders *without, int64_t *lots_found,
     wide_t *cost_found
 ) except -1:
     """Tell how many of `quantity` lots rest up to a rank, best first, and their cost in ticks x lots.
@@ -435,9 +471,10 @@ cdef int sums(
     return 0
 
 
-cdef void count_own(Shard *shard, Own *own, int factor) noexcept:
+cdef void count_own(Shard *shard, OwnOrders *own, int factor) noexcept:
     """Note on levels and blocks what of them is the account's own; with the factor 0 take these notes away."""
-    cdef int32_t slot = own.first
+    cdef OwnOrders walk = own[0]
+    cdef int32_t slot = next_own(shard, &walk)
     cdef Resting *resting
     cdef Level *level
     while slot >= 0:
@@ -451,15 +488,16 @@ cdef void count_own(Shard *shard, Own *own, int factor) noexcept:
             level.own_quantity = 0
             level.block.own_quantity = 0
             level.block.own_cost = 0
-        slot = resting.own_following
+        slot = next_own(shard, &walk)
 
 
 cdef int before_own(
-    Shard *shard, BookSide *half, int64_t rank_max, int64_t quantity, Own *own, int64_t *lots_found,
+    Shard *shard, BookSide *half, int64_t rank_max, int64_t quantity, OwnOrders *own, int64_t *lots_found,
     wide_t *cost_found
 ) except -1:
     """Tell what an order of the account would get, and its cost, up to its own first resting order."""
-    cdef int32_t slot = own.first, best = NONE
+    cdef OwnOrders walk = own[0]
+    cdef int32_t slot = next_own(shard, &walk), best = NONE
     cdef int64_t rank = 0
     cdef Level *level
     cdef Resting *resting
@@ -469,8 +507,8 @@ cdef int before_own(
         level = level_at(shard, resting.level)
         if best < 0 or level.rank < rank:
             rank, best = level.rank, resting.level
-        slot = resting.own_following
-    if rank > rank_max:
+        slot = next_own(shard, &walk)
+    if best < 0 or rank > rank_max:
         return sums(shard, half, rank_max, quantity, NULL, lots_found, cost_found)
     sums(shard, half, rank - 1, quantity, NULL, lots_found, cost_found)
     level = level_at(shard, best)
@@ -499,13 +537,15 @@ cdef int fillable(
     """
     cdef BookSide *half = opposite_side(market, order.side)
     cdef int64_t rank_max = price * half.sign
-    cdef Own *own = NULL
-    if order.prevention != PREVENT_NOTHING:
-        own = find_own(shard, half, order.account_id)
-    if own == NULL or order.prevention == EXPIRE_MAKER:
-        sums(shard, half, rank_max, quantity, own, lots_found, cost_found)
+    cdef OwnOrders own
+    if order.prevention == PREVENT_NOTHING:
+        sums(shard, half, rank_max, quantity, NULL, lots_found, cost_found)
     else:
-        before_own(shard, half, rank_max, quantity, own, lots_found, cost_found)
+        begin_own(shard, half, order.account_id, &own)
+        if order.prevention == EXPIRE_MAKER:
+            sums(shard, half, rank_max, quantity, &own, lots_found, cost_found)
+        else:
+            before_own(shard, half, rank_max, quantity, &own, lots_found, cost_found)
     cost_found[0] *= market.quote_per_tick_lot
     return 0
 

@@ -130,6 +130,7 @@ cdef Shard *new_shard(int32_t index, int32_t shard_count) except NULL:
     slab_set_up(&shard.resting, sizeof(Resting))
     slab_set_up(&shard.levels, sizeof(Level))
     slab_set_up(&shard.own, sizeof(Own))
+    slab_set_up(&shard.own_links, sizeof(OwnLink))
     slab_set_up(&shard.accounts, sizeof(Account))
     slab_set_up(&shard.channels, sizeof(Channel))
     slab_set_up(&shard.under_way, sizeof(UnderWay))
@@ -179,6 +180,7 @@ cdef void free_shard(Shard *shard) noexcept:
     slab_let_go(&shard.resting)
     slab_let_go(&shard.levels)
     slab_let_go(&shard.own)
+    slab_let_go(&shard.own_links)
     slab_let_go(&shard.accounts)
     slab_let_go(&shard.channels)
     slab_let_go(&shard.under_way)
@@ -230,7 +232,8 @@ cdef class FastOutput:
     cdef readonly bytes frame
     cdef list _replies
     cdef dict _outbox
-    cdef list _closed
+    cdef bytes _closed  # a `Span` of each, counted from `_events`
+    cdef Py_ssize_t _events
 
     def replies(self):
         return self._replies
@@ -239,7 +242,13 @@ cdef class FastOutput:
         return self._outbox
 
     def closed_orders(self):
-        return [decode_order(each) for each in self._closed]
+        cdef Span *closed = <Span *>PyBytes_AS_STRING(self._closed)
+        cdef Py_ssize_t number
+        # As objects only when somebody asks.
+        return [
+            decode_order(self.frame[self._events + closed[number].start : self._events + closed[number].end])
+            for number in range(len(self._closed) // <Py_ssize_t>sizeof(Span))
+        ]
 
 
 cdef class FastCore:
@@ -491,6 +500,8 @@ cdef class FastCore:
         cdef Shard *shard = self.shard
         if time < shard.time:
             raise InvariantBroken(f"time goes back from {shard.time} to {time}")
+        if time >> TIME_BITS:
+            raise InvariantBroken(f"an order keeps no time as late as {time}")
         shard.time = time
         shard.command_count += 1
         drop_old_answers(shard)
@@ -515,20 +526,20 @@ cdef class FastCore:
         cdef Shard *shard = self.alive()
         cdef FastOutput output = FastOutput.__new__(FastOutput)
         cdef Writer head
+        cdef unsigned char octets[64]
         cdef bytes frame = b""
-        cdef int32_t number
         # Before anything of it can leave (docs/decisions/0013-state-hash-and-halt.md).
         self.check_money()
         if shard.event_count:
             self.checksum_events()
-            frame = framed(
-                &shard.events, shard.event_count, (0x93, _FORMAT), (shard.time * 1_000,)
-            )
+            head.bytes, head.length, head.capacity = octets, 0, sizeof(octets)
+            put_byte(&head, 0x93)
+            put_byte(&head, _FORMAT)
+            put_number(&head, shard.time * 1_000)
+            frame = framed(&head, &shard.events, shard.event_count)
         output.frame = frame
-        output._closed = [
-            (<char *>shard.events.bytes)[shard.closed[number].start : shard.closed[number].end]
-            for number in range(shard.closed_count)
-        ]
+        output._events = len(frame) - <Py_ssize_t>shard.events.length
+        output._closed = PyBytes_FromStringAndSize(<char *>shard.closed, shard.closed_count * sizeof(Span))
         output._replies = grouped_replies(shard)
         output._outbox = self.taken_outbox()
         shard.events.length, shard.event_count, shard.checksummed, shard.closed_count = 0, 0, 0, 0
@@ -539,14 +550,20 @@ cdef class FastCore:
         cdef Shard *shard = self.shard
         cdef int32_t number, target
         cdef Outbox *outbox
+        cdef Writer head
+        cdef unsigned char octets[64]
         cdef dict taken = {}
         for number in range(shard.outbox_count):
             target = shard.outbox_order[number]
             outbox = &shard.outbox[target]
-            taken[target] = framed(
-                &outbox.messages, outbox.count, (0x96, _FORMAT),
-                (shard.time * 1_000, shard.index, target, outbox.first_sequence),
-            )
+            head.bytes, head.length, head.capacity = octets, 0, sizeof(octets)
+            put_byte(&head, 0x96)
+            put_byte(&head, _FORMAT)
+            put_number(&head, shard.time * 1_000)
+            put_number(&head, shard.index)
+            put_number(&head, target)
+            put_number(&head, outbox.first_sequence)
+            taken[target] = framed(&head, &outbox.messages, outbox.count)
             outbox.count, outbox.messages.length = 0, 0
         shard.outbox_count = 0
         return taken
@@ -833,7 +850,10 @@ cdef class FastCore:
         """Let an order of a snapshot rest."""
         cdef Shard *shard = self.alive()
         cdef Market *market = shard.markets[self.known_market(symbol)]
-        add_resting(shard, market, side, order_id, account_id, price, quantity, find_order(shard, order_id))
+        cdef int32_t order = find_order(shard, order_id)
+        if order < 0 and shard.slots[account_id % ACCOUNT_SLOTS] == shard.index:
+            raise InvariantBroken(f"order {order_id} rests, and is not open")
+        add_resting(shard, market, side, order_id, account_id, price, quantity, order)
         # Subscribers have been told of it long ago.
         forget_changes(shard, book_side(market, side))
 
@@ -994,6 +1014,7 @@ cdef class FastCore:
         cdef int32_t account_slot = find_account(shard, order.account_id), market = self.known_market(order.market)
         cdef int32_t slot
         cdef Order *opened
+        cdef Text text
         if len(name) > INLINE_NAME:
             elsewhere = <char *>grown(NULL, len(name))
         slot = slab_new(&shard.orders)
@@ -1010,11 +1031,13 @@ cdef class FastCore:
         opened.time_in_force, opened.prevention = order.time_in_force, order.self_trade_prevention
         opened.status = order.status
         if placed.idempotency_key or order.terms is not None:
-            opened.flags = HAS_EXTRAS
+            opened.has_extras = True
             terms = b"" if order.terms is None else encode_frame(order.terms)
             self.extras[slot] = (placed.idempotency_key, terms)
         refer(shard, opened.reply_to)
-        link_order(shard, slot, hash_of_order_name(shard, slot))
+        text.at, text.length = PyBytes_AS_STRING(name), <int32_t>len(name)
+        opened.name_hash = <uint32_t>hash_order_name(account_slot, &text)
+        link_order(shard, slot)
         if order.status == IN_FLIGHT:
             shard.in_flight[shard.markets[market].shard] += 1
 
@@ -1063,18 +1086,12 @@ cdef void begin_reading(Reader *reader, bytes frame, bint is_checked) noexcept:
     reader.is_unusual, reader.is_checked = False, is_checked
 
 
-cdef bytes framed(Writer *items, int64_t count, tuple head, tuple numbers):
-    """Return a frame: two bytes, numbers, and an array of what was written."""
+cdef bytes framed(Writer *head, Writer *items, int64_t count):
+    """Return a frame: its first fields, and an array of what was written."""
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, head.length + array_size(count) + items.length)
     cdef Writer writer
-    memset(&writer, 0, sizeof(Writer))
-    try:
-        reserve(&writer, 64 + items.length)
-        for each in head:
-            put_byte(&writer, each)
-        for each in numbers:
-            put_number(&writer, each)
-        put_array(&writer, count)
-        put_bytes(&writer, items.bytes, items.length)
-        return (<char *>writer.bytes)[: writer.length]
-    finally:
-        writer_let_go(&writer)
+    begin_writing(&writer, made)
+    put_bytes(&writer, head.bytes, head.length)
+    put_array(&writer, count)
+    put_bytes(&writer, items.bytes, items.length)
+    return made

@@ -461,12 +461,10 @@ cdef int send_cancel_resting(Shard *shard, int32_t target, Item *cancel) except 
 
 cdef int send_outcome(Shard *shard, int32_t target, Item *outcome) except -1:
     cdef Writer *writer
+    cdef Text *reason
     cdef int32_t number
-    cdef bytes reason = None
     if target == shard.index:
         return taker_outcome(shard, outcome, shard.fills, shard.prevented)
-    if outcome.reject_reason != NONE:
-        reason = _REASONS[outcome.reject_reason]
     writer = begin_message(
         shard, target,
         192 + outcome.symbol.length + 32 * <size_t>outcome.fill_count + 64 * <size_t>outcome.prevented_count,
@@ -480,10 +478,11 @@ cdef int send_outcome(Shard *shard, int32_t target, Item *outcome) except -1:
         put_number(writer, shard.fills[number].quantity)
     put_truth(writer, outcome.rests)
     put_truth(writer, outcome.expired_in_match)
-    if reason is None:
+    if outcome.reject_reason == NONE:
         put_nil(writer)
     else:
-        put_text(writer, reason, len(reason))
+        reason = &_reason_texts[outcome.reject_reason]
+        put_text(writer, reason.at, reason.length)
     put_array(writer, outcome.prevented_count)
     for number in range(outcome.prevented_count):
         put_prevented(writer, &shard.prevented[number])

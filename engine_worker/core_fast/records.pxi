@@ -76,12 +76,9 @@ cdef enum:
     SHARD_COUNT_MAX = 100
     PPM = 1000000
     ASSET_NAME_MAX = 20
-    INLINE_NAME = 22
+    INLINE_NAME = 26
+    TIME_BITS = 47
     NONE = -1  # a slot of no record
-
-cdef enum:
-    HAS_EXTRAS = 1
-
 
 ctypedef struct Text:
     # Bytes that belong to somebody else, mostly to the frame that is being applied.
@@ -89,34 +86,50 @@ ctypedef struct Text:
     int32_t length
 
 
-ctypedef struct Order:
-    # An open order, as its account's half keeps it (protocol/orders.py, `OrderState`), and who placed it.
-    int64_t order_id
-    int64_t price
-    int64_t quantity
-    int64_t quote_quantity
-    int64_t cum_quantity
-    int64_t cum_quote
-    int64_t held
-    int64_t accepted_time
-    int64_t updated_time
-    int64_t execution_id
-    int64_t request_id
-    int32_t account
-    int32_t reply_to  # a channel
-    int32_t preceding  # of the account's open orders in the market, oldest first
-    int32_t following
-    int32_t version
-    int32_t resting  # its record in the book, when this very shard matches it
-    int16_t market
-    uint16_t name_length
-    uint8_t side
-    uint8_t order_type
-    uint8_t time_in_force
-    uint8_t prevention
-    uint8_t status
-    uint8_t flags  # HAS_EXTRAS: an idempotency key or terms, which are in `FastCore.extras`
-    char name[INLINE_NAME]  # the client order id; a longer one is elsewhere, and this begins with its address
+cdef extern from *:
+    """
+    typedef struct {
+        int64_t order_id, price, quantity, quote_quantity, cum_quantity, cum_quote, held, execution_id, request_id;
+        int64_t accepted_time : 48, market : 16;
+        int64_t updated_time : 48;
+        uint64_t name_length : 16;
+        int32_t account, reply_to, preceding, following, version, resting;
+        uint32_t name_hash;
+        uint8_t side : 2, order_type : 2, time_in_force : 2, prevention : 2;
+        uint8_t status : 4, has_extras : 1;
+        char name[26];
+    } Order;
+    """
+    ctypedef struct Order:
+        # An open order, as its account's half keeps it (protocol/orders.py, `OrderState`), and who placed it; 144
+        # bytes.
+        int64_t order_id
+        int64_t price
+        int64_t quantity
+        int64_t quote_quantity
+        int64_t cum_quantity
+        int64_t cum_quote
+        int64_t held
+        int64_t accepted_time
+        int64_t updated_time
+        int64_t execution_id
+        int64_t request_id
+        int32_t account
+        int32_t market
+        int32_t reply_to  # a channel
+        int32_t preceding  # of the account's open orders in the market, oldest first
+        int32_t following
+        int32_t version
+        int32_t resting  # its record in the book, when this very shard matches it
+        uint32_t name_hash
+        int32_t name_length
+        uint8_t side
+        uint8_t order_type
+        uint8_t time_in_force
+        uint8_t prevention
+        uint8_t status
+        uint8_t has_extras  # an idempotency key or terms, which are in `FastCore.extras`
+        char *name  # the client order id; a longer one is elsewhere, and this begins with its address
 
 
 ctypedef struct Resting:
@@ -127,18 +140,23 @@ ctypedef struct Resting:
     int32_t level
     int32_t preceding
     int32_t following
-    int32_t own_preceding  # of the account's orders on this side of the book
-    int32_t own_following
-    int32_t order  # its record at its account's half; NONE: that is another shard
+    int32_t order  # its record at its account's half; of another shard's account it names an `OwnLink`: -2 - slot
+
+
+ctypedef struct OwnLink:
+    # One order of an account of another shard among the others on the same side of a book. Those of this shard's
+    # accounts are found by the accounts' open orders.
+    int32_t resting
+    int32_t preceding
+    int32_t following
 
 
 ctypedef struct Own:
-    # The orders of one account on one side of a book.
+    # The first of these.
     int64_t account_id
     int32_t market
     int32_t side
     int32_t first
-    int32_t count
 
 
 ctypedef struct Block:
@@ -164,6 +182,14 @@ ctypedef struct BookSide:
     int32_t *changed  # levels, in the order in which the command that is applied touched them first
     int32_t changed_count
     int32_t changed_capacity
+
+
+ctypedef struct OwnOrders:
+    # A walk through the orders of an account on a side.
+    int64_t account_id
+    BookSide *half
+    int32_t order  # the next one of this shard's account
+    int32_t link  # the next one of another's
 
 
 ctypedef struct Level:
@@ -415,6 +441,7 @@ ctypedef struct Shard:
     Table resting_by_id  # those of accounts of other shards
     Slab levels
     Slab own
+    Slab own_links
     Table own_by_account
     Slab accounts
     Table accounts_by_id

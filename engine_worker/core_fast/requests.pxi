@@ -328,13 +328,13 @@ cdef size_t write_refused(Shard *shard, int64_t request_id, int reason) except? 
     """Write a `Refused`; return where it begins."""
     cdef Writer *writer = &shard.replies
     cdef size_t start = writer.length
-    cdef bytes text = _REASONS[reason]
-    reserve(writer, 64 + len(text))
+    cdef Text *text = &_reason_texts[reason]
+    reserve(writer, 64 + text.length)
     put_array(writer, 4)
     put_byte(writer, 4)
     put_number(writer, request_id)
     put_number(writer, shard.time)
-    put_text(writer, text, len(text))
+    put_text(writer, text.at, text.length)
     return start
 
 
@@ -347,36 +347,35 @@ cdef list grouped_replies(Shard *shard):
     """Return (reply_to, frame of replies), in the order of each waiter's first reply, and forget them."""
     cdef list grouped = []
     cdef int32_t number, at, count
+    cdef size_t size
     cdef ReplyEntry *entry
     cdef Channel *waiter
     cdef Writer frame
-    memset(&frame, 0, sizeof(Writer))
-    try:
-        for number in range(shard.reply_count):
-            entry = &shard.reply_entries[number]
-            waiter = channel_at(shard, entry.channel)
-            if waiter.first_reply != number:
-                continue
-            count, at, frame.length = 0, number, 0
-            while at >= 0:
-                count += 1
-                at = shard.reply_entries[at].following
-            reserve(&frame, 8)
-            put_array(&frame, count)
-            at = number
-            while at >= 0:
-                entry = &shard.reply_entries[at]
-                reserve(&frame, entry.end - entry.start)
-                put_bytes(&frame, shard.replies.bytes + entry.start, entry.end - entry.start)
-                at = entry.following
-            grouped.append((waiter.name[: waiter.length].decode(), (<char *>frame.bytes)[: frame.length]))
-        for number in range(shard.reply_count):
-            waiter = channel_at(shard, shard.reply_entries[number].channel)
-            if waiter.first_reply == number:
-                waiter.first_reply = NONE
-                unrefer(shard, shard.reply_entries[number].channel)
-    finally:
-        writer_let_go(&frame)
+    cdef bytes made
+    for number in range(shard.reply_count):
+        waiter = channel_at(shard, shard.reply_entries[number].channel)
+        if waiter.first_reply != number:
+            continue
+        count, at, size = 0, number, 0
+        while at >= 0:
+            entry = &shard.reply_entries[at]
+            count += 1
+            size += entry.end - entry.start
+            at = entry.following
+        made = PyBytes_FromStringAndSize(NULL, array_size(count) + size)
+        begin_writing(&frame, made)
+        put_array(&frame, count)
+        at = number
+        while at >= 0:
+            entry = &shard.reply_entries[at]
+            put_bytes(&frame, shard.replies.bytes + entry.start, entry.end - entry.start)
+            at = entry.following
+        grouped.append((waiter.name[: waiter.length].decode(), made))
+    for number in range(shard.reply_count):
+        waiter = channel_at(shard, shard.reply_entries[number].channel)
+        if waiter.first_reply == number:
+            waiter.first_reply = NONE
+            unrefer(shard, shard.reply_entries[number].channel)
     shard.reply_count = 0
     shard.replies.length = 0
     return grouped

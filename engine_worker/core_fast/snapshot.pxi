@@ -71,7 +71,7 @@ cdef int put_account(FastCore core, Shard *shard, Writer *writer, Account *accou
         slot = at
         order = order_at(shard, slot)
         channel = channel_at(shard, order.reply_to)
-        key = (<str>core.extras[slot][0]).encode() if order.flags & HAS_EXTRAS else b""
+        key = (<str>core.extras[slot][0]).encode() if order.has_extras else b""
         reserve(writer, 64 + order.name_length + channel.length + len(key))
         put_array(writer, 2)
         put_text(writer, order_name(order), order.name_length)

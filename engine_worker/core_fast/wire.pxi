@@ -121,14 +121,30 @@ cdef inline void put_text(Writer *writer, const char *at, size_t length) noexcep
 
 
 cdef inline void put_array(Writer *writer, size_t count) noexcept:
+    # No byte behind the head is written over: it may be the last of an object of its own.
     if count < 16:
         put_byte(writer, <unsigned char>(0x90 | count))
     elif count <= 0xFFFF:
         put_byte(writer, 0xDC)
-        put_big_endian(writer, count, 2)
+        put_byte(writer, <unsigned char>(count >> 8))
+        put_byte(writer, <unsigned char>count)
     else:
         put_byte(writer, 0xDD)
-        put_big_endian(writer, count, 4)
+        put_byte(writer, <unsigned char>(count >> 24))
+        put_byte(writer, <unsigned char>(count >> 16))
+        put_byte(writer, <unsigned char>(count >> 8))
+        put_byte(writer, <unsigned char>count)
+
+
+cdef inline size_t array_size(size_t count) noexcept:
+    """Return the size of the head of an array."""
+    return 1 if count < 16 else 3 if count <= 0xFFFF else 5
+
+
+cdef void begin_writing(Writer *writer, bytes made) noexcept:
+    """Write into new bytes, of the right length, that nobody else has seen yet."""
+    writer.bytes = <unsigned char *>PyBytes_AS_STRING(made)
+    writer.length, writer.capacity = 0, <size_t>len(made)
 
 
 cdef inline void put_nil(Writer *writer) noexcept:
