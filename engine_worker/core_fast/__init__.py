@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     # Not imported above: this package must be importable for its own build.
     if name != "FastCores":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from engine_worker.core_fast.cores import FastCores  # noqa: PLC0415 - see above
+    from engine_worker.core_fast.cores import FastCores
 
     return FastCores

@@ -759,7 +759,7 @@ cdef int cancel_order(Shard *shard, Item *command) except -1:
     if market.status == HALTED:
         return refuse(shard, command.channel, command.request_id, MARKET_CLOSED)
     memset(&cancel, 0, sizeof(Item))
-    cancel.tag, cancel.order = CANCEL_RESTING, NONE
+    cancel.tag, cancel.order = CANCEL_RESTING, slot
     cancel.order_id, cancel.account_id = order_at(shard, slot).order_id, command.account_id
     cancel.symbol.at, cancel.symbol.length, cancel.market = market.symbol, market.symbol_length, market.index
     cancel.request_id, cancel.reply_to, cancel.cancel_id = command.request_id, command.reply_to, command.cancel_id

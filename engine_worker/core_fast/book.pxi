@@ -327,9 +327,9 @@ cdef uint64_t hash_of_resting(void *shard, int32_t slot) noexcept:
     return hash_order_id(resting_at(<Shard *>shard, slot).order_id)
 
 
-cdef int32_t find_resting(Shard *shard, Market *market, int64_t order_id) noexcept:
-    """Return the record of an order in the market's book, or NONE."""
-    cdef int32_t slot = find_order(shard, order_id)
+cdef int32_t find_resting(Shard *shard, Market *market, int64_t order_id, int32_t order) noexcept:
+    """Return the record of an order in the market's book, or NONE; `order` is its other record, if that is known."""
+    cdef int32_t slot = order if order >= 0 else find_order(shard, order_id)
     cdef Table *table = &shard.resting_by_id
     cdef uint64_t at
     if slot >= 0:

@@ -83,7 +83,7 @@ def _check_tools() -> None:
     if importlib.util.find_spec("Cython") is None:
         missing.append("Cython 3.1 or later, in this Python's environment")
     else:
-        import Cython  # noqa: PLC0415 - it may be missing
+        import Cython
 
         version = tuple(int(part) for part in Cython.__version__.split(".")[:2])
         if version < _CYTHON_MIN:
@@ -97,9 +97,7 @@ def _compile(folder: Path, extension: Path, sources: str, flags: tuple[str, ...]
         shutil.copyfile(path, folder / path.name)
     source = (PACKAGE / "core.pyx").read_text()
     (folder / "_core.pyx").write_text(source.replace("@SOURCES_HASH@", sources))
-    _run(
-        (sys.executable, "-m", "cython", "-3", "--module-name", NAME, "_core.pyx", "-o", "_core.c"), folder
-    )
+    _run((sys.executable, "-m", "cython", "-3", "--module-name", NAME, "_core.pyx", "-o", "_core.c"), folder)
     includes = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
     _run(
         ("cc", *flags, *(f"-I{include}" for include in sorted(includes)), "_core.c", "-o", extension.name),

@@ -370,7 +370,7 @@ cdef int cancel_resting(Shard *shard, Item *cancel) except -1:
     cdef Market *market = shard.markets[cancel.market] if cancel.market >= 0 else NULL
     cdef int32_t slot = NONE, target = shard.slots[cancel.account_id % ACCOUNT_SLOTS]
     if market != NULL and market.is_own:
-        slot = find_resting(shard, market, cancel.order_id)
+        slot = find_resting(shard, market, cancel.order_id, cancel.order)
     if slot < 0:
         cancel.tag = CANCEL_MISSED
         return send_cancel_missed(shard, target, cancel)

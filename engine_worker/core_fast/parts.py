@@ -20,7 +20,12 @@ from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.messages import Messages
 from engine_worker.core.operator_cancels import OperatorCancels
 from engine_worker.core.operator_commands import OperatorCommands
-from engine_worker.core.outcomes import KeyedCommand, KeyedRequest, KeyedRequests, Transfer, fingerprint_of, transfer_key
+from engine_worker.core.outcomes import (
+    KeyedCommand,
+    KeyedRequests,
+    Transfer,
+    transfer_key,
+)
 from engine_worker.core.replies import DROPS_PER_COMMAND, Replies
 from engine_worker.core.shard import Shard
 from engine_worker.core.shard_state import CancelAllRequest, ShardState
@@ -55,8 +60,8 @@ from protocol.commands import (
 )
 from protocol.configuration import AccountLimits, MarketStatus
 from protocol.decoding import msgpack_decoder
-from protocol.events import AccountLimited, Event, EntrySkipped, FundsDeposited, FundsWithdrawn, StateHashed
-from protocol.market import ACCOUNT_SLOTS, Market, MarketMap
+from protocol.events import AccountLimited, EntrySkipped, Event, FundsDeposited, FundsWithdrawn, StateHashed
+from protocol.market import Market, MarketMap
 from protocol.orders import (
     Balance,
     CloseReason,
@@ -67,7 +72,7 @@ from protocol.orders import (
 )
 from protocol.replies import Configured, FundsReply, OrdersReply, Reply
 from protocol.stream_id import StreamId
-from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
+from protocol.units import AccountId, AssetUnits, OrderId, TimeMs
 from protocol.windows import DEFAULT_WINDOWS, Windows
 
 if TYPE_CHECKING:
@@ -643,7 +648,10 @@ class Parts(Shard):
         messages = self.messages = CompiledMessages(core, state)
         replies = self.replies = CompiledReplies(core, state)
         configuration = self.configuration = Configuration(
-            state, messages, replies, _OneFormat()  # type: ignore[arg-type]
+            state,
+            messages,
+            replies,
+            _OneFormat(),  # type: ignore[arg-type]
         )
         cancels = self.operator_cancels = OperatorCancels(state, messages, replies, configuration)
         operators = self.operator_commands = CompiledOperatorCommands(state, replies)
@@ -685,9 +693,7 @@ class Parts(Shard):
         if self._adopted[0] is config and self._adopted[1] is market_map:
             return
         self._adopted = (config, market_map)
-        self._core.configure(
-            state.slots, int(state.closed_from), state.open_orders_max, state.in_flight_max
-        )
+        self._core.configure(state.slots, int(state.closed_from), state.open_orders_max, state.in_flight_max)
         for each in state.market_configs.values():
             self._core.set_market(each.market, each.shard, each.status)
 

@@ -33,6 +33,10 @@ cdef uint64_t _key_0 = <uint64_t>int.from_bytes(os.urandom(8), "little")
 cdef uint64_t _key_1 = <uint64_t>int.from_bytes(os.urandom(8), "little")
 
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *at) noexcept nogil
+
+
 cdef int fail_memory() except -1:
     raise MemoryError
 

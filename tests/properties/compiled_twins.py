@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -29,7 +29,6 @@ from protocol.commands import (
     ConfigureShard,
     Deposit,
     LimitAccount,
-    LoggedCommand,
     PlaceOrder,
     Tick,
     Withdraw,
@@ -40,10 +39,10 @@ from protocol.orders import OrderTerms
 from protocol.replies import AuditQuery, BalancesQuery, ConfigQuery, OpenOrdersQuery, OrderQuery
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
-from protocol.units import AccountId, AssetUnits, OrderId, QuantityLots, TimeMs
+from protocol.units import AccountId, OrderId, TimeMs
 from protocol.windows import Windows
 from tests.properties.markets import market_map
-from tests.properties.sequences import ACCOUNTS, NEWCOMER, SWEEPER, commands_of, endowment, sweeps
+from tests.properties.sequences import ACCOUNTS, NEWCOMER, commands_of, endowment, sweeps
 
 START_MS: Final = 1_795_000_000_000
 WINDOWS: Final = Windows(request_ms=400, key_ms=900, keys_max=5, transfer_ms=1_500)
@@ -157,9 +156,7 @@ QUERIES: Final = encode_frame(
 )  # fmt: skip
 
 
-def _applied(
-    core: FrameCore, stream_id: StreamId, fields: Mapping[bytes, bytes], *, is_taken: bool
-) -> Came:
+def _applied(core: FrameCore, stream_id: StreamId, fields: Mapping[bytes, bytes], *, is_taken: bool) -> Came:
     outcome: list[DeadItem] | str
     progress: list[int] = []
     try:
@@ -209,7 +206,9 @@ class Exchange:
     def enter(self, shard: int, fields: Mapping[bytes, bytes], *, is_taken: bool = True) -> Came:
         """Append an entry to a shard's input, and let both cores apply it."""
         self._now += 1
-        came = self.pairs[shard].apply(StreamId(self._now, self.chosen.randrange(3)), fields, is_taken=is_taken)
+        came = self.pairs[shard].apply(
+            StreamId(self._now, self.chosen.randrange(3)), fields, is_taken=is_taken
+        )
         for target, frame in came.outbox:
             self.mail[shard, target].append(frame)
         return came
@@ -336,12 +335,16 @@ class Program:
         if dice < 0.015 and isinstance(command, CancelOrder):
             return msgspec.structs.replace(command, client_order_id=chosen.choice(HOSTILE_NAMES))
         if dice < 0.03:
-            return msgspec.structs.replace(command, reply_to=chosen.choice(("", "other", "gate-" + "é" * 30, "t" * 200)))
+            return msgspec.structs.replace(
+                command, reply_to=chosen.choice(("", "other", "gate-" + "é" * 30, "t" * 200))
+            )
         if dice < 0.04 and isinstance(command, PlaceOrder | CancelOrder | CancelAllOrders):
             deadline = TimeMs(self.exchange._now + chosen.randrange(-3, 4))
             return msgspec.structs.replace(command, deadline_ms=deadline)
         if dice < 0.05:
-            return msgspec.structs.replace(command, request_id=chosen.choice((0, -1, 7, 2**63 - 1, self._requests)))
+            return msgspec.structs.replace(
+                command, request_id=chosen.choice((0, -1, 7, 2**63 - 1, self._requests))
+            )
         if dice < 0.055 and isinstance(command, PlaceOrder):
             return msgspec.structs.replace(command, terms=OrderTerms(stop_price=3))
         if dice < 0.06:
@@ -357,7 +360,9 @@ class Program:
             case 0:
                 self._limits[account] += 1
                 limits = AccountLimits(
-                    self._limits[account], chosen.random() < 0.1, *(chosen.choice((0, 0, 0, 0, 9, 30)) for _ in range(3))
+                    self._limits[account],
+                    chosen.random() < 0.1,
+                    *(chosen.choice((0, 0, 0, 0, 9, 30)) for _ in range(3)),
                 )
                 exchange.commands(shard, [LimitAccount(request, "ops", account, limits)])
             case 1:
@@ -394,7 +399,13 @@ class Program:
         chosen, exchange = self.chosen, self.exchange
         market = chosen.choice(exchange.markets.markets)
         shard = exchange.markets.shard_of_market(market.symbol)
-        statuses = (MarketStatus.HALTED, MarketStatus.CANCEL_ONLY, MarketStatus.TRADING, MarketStatus.TRADING, MarketStatus.DELISTING)
+        statuses = (
+            MarketStatus.HALTED,
+            MarketStatus.CANCEL_ONLY,
+            MarketStatus.TRADING,
+            MarketStatus.TRADING,
+            MarketStatus.DELISTING,
+        )
         for status in (chosen.choice(statuses), MarketStatus.TRADING):
             self._market_versions[market.symbol] += 1
             changed = msgspec.structs.replace(
@@ -490,7 +501,11 @@ def odd_form(frame: bytes, chosen: random.Random) -> bytes:
         odd += b"\xdc" + left.to_bytes(2, "big")
         for value in command[:left]:
             if type(value) is int and chosen.random() < 0.3:
-                odd += b"\xd3" + (value & (2**64 - 1)).to_bytes(8, "big") if value < 2**63 else encode_frame(value)
+                odd += (
+                    b"\xd3" + (value & (2**64 - 1)).to_bytes(8, "big")
+                    if value < 2**63
+                    else encode_frame(value)
+                )
             elif isinstance(value, str) and chosen.random() < 0.3:
                 odd += b"\xdb" + len(value.encode()).to_bytes(4, "big") + value.encode()
             else:
