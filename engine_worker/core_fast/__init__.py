@@ -1,7 +1,7 @@
 """The compiled core: the same bytes as engine_worker/core, some thirty times as fast.
 
-It is there when its extension was built: `python -m engine_worker.core_fast.build`. Without it, or when it was
-built from other sources, `from engine_worker.core_fast import FastCores` raises ImportError. Decision:
+It is there when its extension was built: `python -m engine_worker.core_fast.build`. Without it, or when it
+was built from other sources, `from engine_worker.core_fast import FastCores` raises ImportError. Decision:
 docs/decisions/0029-cores-behind-frames.md.
 """
 

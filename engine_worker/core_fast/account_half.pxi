@@ -168,7 +168,8 @@ cdef wide_t hold_for(Item *command, Market *market, Account *account) except? -1
             needed = command.quote_quantity
         else:
             if command.bound_by_book:
-                # What it has to sell is known when its market has been asked. Until then nobody else may sell it.
+                # What it has to sell is known when its market has been asked. Until then nobody else may
+                # sell it.
                 lots = market.quantity_max
             else:
                 per_lot = <wide_t>command.price * market.quote_per_tick_lot
@@ -216,8 +217,8 @@ cdef int place_order(Shard *shard, Item *command) except -1:
     if held <= 0 or held > INT64_MAX:
         return refuse_keyed(shard, command, reason if reason != NONE else INSUFFICIENT_BALANCE)
     if market.shard != shard.index:
-        # Last of all: it is the only refusal that is not remembered under the idempotency key, since the same order
-        # may be placed a moment later.
+        # Last of all: it is the only refusal that is not remembered under the idempotency key, since the
+        # same order may be placed a moment later.
         if shard.in_flight[market.shard] >= shard.in_flight_max:
             if command.idempotency_key.length:
                 core.forget_key(command)
@@ -225,8 +226,8 @@ cdef int place_order(Shard *shard, Item *command) except -1:
         shard.in_flight[market.shard] += 1
     slot = open_order(shard, command, market, account_slot, <int64_t>held)
     order_to_match(shard, &order, slot, command, market, <int64_t>held)
-    # Behind everything else: on this very shard the market's half answers before this returns, and the order must be
-    # there for that.
+    # Behind everything else: on this very shard the market's half answers before this returns, and the order
+    # must be there for that.
     return send_match_order(shard, market.shard, &order)
 
 
@@ -256,12 +257,14 @@ cdef int32_t open_order(
         core.count_order(command.account_id)
     shard.order_count += 1
     order.order_id = shard.order_count * SHARD_COUNT_MAX + shard.index
-    order.price, order.quantity, order.quote_quantity = command.price, command.quantity, command.quote_quantity
+    order.price, order.quantity = command.price, command.quantity
+    order.quote_quantity = command.quote_quantity
     order.held = held
     order.accepted_time = order.updated_time = shard.time
     order.request_id, order.account, order.market = command.request_id, account_slot, market.index
     order.reply_to, order.resting = command.channel, NONE
-    order.side, order.order_type, order.time_in_force = command.side, command.order_type, command.time_in_force
+    order.side, order.order_type = command.side, command.order_type
+    order.time_in_force = command.time_in_force
     order.prevention = command.prevention
     if is_new:
         # Counted once the order is accepted: one that is refused takes no number.
@@ -287,7 +290,8 @@ cdef int order_to_match(
     order.tag, order.order = MATCH_ORDER, slot
     order.order_id, order.account_id = order_at(shard, slot).order_id, command.account_id
     order.symbol.at, order.symbol.length, order.market = market.symbol, market.symbol_length, market.index
-    order.side, order.order_type, order.time_in_force = command.side, command.order_type, command.time_in_force
+    order.side, order.order_type = command.side, command.order_type
+    order.time_in_force = command.time_in_force
     order.price = command.price if command.price else 1
     order.quantity, order.quote_quantity = command.quantity, command.quote_quantity
     if command.order_type == MARKET:
@@ -310,9 +314,11 @@ cdef int32_t open_order_of(Shard *shard, Item *message) except -1:
     """Return the record of the open order that a message is about."""
     cdef int32_t slot = message.order if message.order >= 0 else find_order(shard, message.order_id)
     cdef Order *order
+    cdef int64_t account_id
     if slot >= 0:
         order = order_at(shard, slot)
-        if order.market == message.market and account_at(shard, order.account).account_id == message.account_id:
+        account_id = account_at(shard, order.account).account_id
+        if order.market == message.market and account_id == message.account_id:
             return slot
     raise InvariantBroken(
         f"order {message.order_id} of account {message.account_id} is not open in {text_of(&message.symbol)}"
@@ -443,8 +449,8 @@ cdef int refuse_matched(Shard *shard, int32_t slot, int reason) except -1:
     cdef size_t start
     cdef str key = (<FastCore>shard.core).extras[slot][0] if order.has_extras else None
     release_held(shard, account, asset, order.held)
-    # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so nobody is told of
-    # its release (docs/decisions/0001-two-halves-of-an-order.md).
+    # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so nobody is
+    # told of its release (docs/decisions/0001-two-halves-of-an-order.md).
     if order.status == IN_FLIGHT:
         reserve(writer, 128)
         put_array(writer, 4)
@@ -493,9 +499,9 @@ cdef int settle(
 ) except -1:
     """Move the money of one fill, and tell it.
 
-    Nothing of an order by quote quantity follows on its last fill (`is_last`). `is_spent` says that what is left of
-    it pays no lot of the next order. The fee is rounded up to a whole unit, in the house's favour. What a better
-    price than the limit saves is released at once (docs/decisions/0004-money.md).
+    Nothing of an order by quote quantity follows on its last fill (`is_last`). `is_spent` says that what is
+    left of it pays no lot of the next order. The fee is rounded up to a whole unit, in the house's favour.
+    What a better price than the limit saves is released at once (docs/decisions/0004-money.md).
     """
     cdef Order *order = order_at(shard, slot)
     cdef Account *account = account_at(shard, order.account)
@@ -513,8 +519,8 @@ cdef int settle(
         paid_asset, received_asset, paid, received = market.base, market.quote, base, quote
     fee = (received * (market.maker_fee_ppm if liquidity == MAKER else market.taker_fee_ppm) + PPM - 1) // PPM
     if order.quote_quantity:
-        # What is left pays no lot of the next order, or none at this price, and no later one is better: it is used
-        # up.
+        # What is left pays no lot of the next order, or none at this price, and no later one is better: it
+        # is used up.
         filled = is_last and (is_spent or order.quote_quantity - cum_quote < fill.price * k)
         is_too_much = cum_quote > order.quote_quantity
     else:
@@ -523,8 +529,9 @@ cdef int settle(
     if is_too_much or fee > received:
         raise InvariantBroken(
             f"order {order.order_id}: trade {fill.trade_id} brings {from_wide(received)} with a fee of "
-            f"{from_wide(fee)}; it fills {fill.quantity} lots for {from_wide(quote)}, {from_wide(cum_quantity)} of "
-            f"{order.quantity} for {from_wide(cum_quote)} of {order.quote_quantity}"
+            f"{from_wide(fee)}; it fills {fill.quantity} lots for {from_wide(quote)}, "
+            f"{from_wide(cum_quantity)} of {order.quantity} for {from_wide(cum_quote)} of "
+            f"{order.quote_quantity}"
         )
     if filled:
         held = 0
@@ -570,9 +577,9 @@ cdef int exchange(
 ) except -1:
     """Move what an account pays and receives.
 
-    Of what it holds, `unheld` is not held any more: `paid` of that is gone, the rest is available. What the account
-    has is measured before and after, and not computed from the amounts: so a mistake here makes the shard's books
-    differ from its accounts, which `check_money` finds before anything is published.
+    Of what it holds, `unheld` is not held any more: `paid` of that is gone, the rest is available. What the
+    account has is measured before and after, and not computed from the amounts: so a mistake here makes the
+    shard's books differ from its accounts, which `check_money` finds before anything is published.
     """
     cdef Totals *paid_totals = &shard.assets[paid_asset]
     cdef Totals *received_totals = &shard.assets[received_asset]
@@ -588,10 +595,12 @@ cdef int exchange(
     before = <wide_t>received_funds.available + received_funds.held
     after = before + received - fee
     if after > <wide_t>INT64_MAX * 2:
-        # No more than the supply is there. For a moment an account may have twice what it trades with itself: it
-        # receives as the taker before it pays as the maker. So does one of which its shard hears late what it gave.
+        # No more than the supply is there. For a moment an account may have twice what it trades with
+        # itself: it receives as the taker before it pays as the maker. So does one of which its shard hears
+        # late what it gave.
         raise InvariantBroken(
-            f"account {account.account_id}: {asset_name(shard, received_asset)} exceeds what a balance can hold"
+            f"account {account.account_id}: {asset_name(shard, received_asset)} exceeds what a balance can "
+            "hold"
         )
     received_funds.available += <uint64_t>(received - fee)
     account.changed_time = shard.time
@@ -631,8 +640,8 @@ cdef int release_held(Shard *shard, Account *account, int32_t asset, int64_t amo
 
 
 cdef int close_order(
-    Shard *shard, int32_t slot, uint8_t status, int reason, Text *cancel_id, Prevented *prevented, bint is_maker,
-    int64_t counter_order_id
+    Shard *shard, int32_t slot, uint8_t status, int reason, Text *cancel_id, Prevented *prevented,
+    bint is_maker, int64_t counter_order_id
 ) except -1:
     """Release what the order still holds and close it."""
     cdef Order *order = order_at(shard, slot)
@@ -728,7 +737,9 @@ cdef int cancel_answered(Shard *shard, Item *answer, bint is_canceled) except -1
 
 # Canceling.
 
-cdef int32_t find_open(Shard *shard, int64_t account_id, int32_t market, int64_t order_id, Text *name) noexcept:
+cdef int32_t find_open(
+    Shard *shard, int64_t account_id, int32_t market, int64_t order_id, Text *name
+) noexcept:
     """Return an open order by one of its ids, or by both; NONE: there is none that has them."""
     cdef int32_t account = find_account(shard, account_id), slot
     cdef Order *order
@@ -762,6 +773,7 @@ cdef int cancel_order(Shard *shard, Item *command) except -1:
     cancel.tag, cancel.order = CANCEL_RESTING, slot
     cancel.order_id, cancel.account_id = order_at(shard, slot).order_id, command.account_id
     cancel.symbol.at, cancel.symbol.length, cancel.market = market.symbol, market.symbol_length, market.index
-    cancel.request_id, cancel.reply_to, cancel.cancel_id = command.request_id, command.reply_to, command.cancel_id
+    cancel.request_id, cancel.reply_to = command.request_id, command.reply_to
+    cancel.cancel_id = command.cancel_id
     cancel.close_reason = CANCELED_BY_OWNER
     return send_cancel_resting(shard, market.shard, &cancel)

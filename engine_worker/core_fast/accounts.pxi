@@ -16,7 +16,9 @@ cdef int64_t clamped(object number) except? -1:
 cdef inline int64_t narrow(wide_t number, Order *order) except? -1:
     """Return an amount that what the protocol bounds keeps within 63 bits."""
     if number > INT64_MAX or number < -INT64_MAX:
-        raise InvariantBroken(f"order {order.order_id}: an amount of {from_wide(number)} does not fit 63 bits")
+        raise InvariantBroken(
+            f"order {order.order_id}: an amount of {from_wide(number)} does not fit 63 bits"
+        )
     return <int64_t>number
 
 
@@ -28,8 +30,10 @@ cdef inline Account *account_at(Shard *shard, int32_t slot) noexcept:
     return <Account *>shard.accounts.chunks[slot >> CHUNK_BITS] + (slot & (CHUNK_RECORDS - 1))
 
 
-cdef inline bint are_equal(const char *left, int32_t left_length, const char *right, int32_t right_length) noexcept:
-    return left_length == right_length and not memcmp(left, right, left_length)
+cdef inline bint are_equal(
+    const char *left, int32_t length, const char *right, int32_t right_length
+) noexcept:
+    return length == right_length and not memcmp(left, right, length)
 
 
 # Markets and assets.
@@ -208,7 +212,9 @@ cdef int release(Funds *funds, wide_t amount) except -1:
     if amount < 0:
         raise InvariantBroken(f"a release of {from_wide(amount)}")
     if amount > funds.held:
-        raise InvariantBroken(f"held is {funds.held - from_wide(amount)} after a release of {from_wide(amount)}")
+        raise InvariantBroken(
+            f"held is {funds.held - from_wide(amount)} after a release of {from_wide(amount)}"
+        )
     funds.held -= <uint64_t>amount
     funds.available += <uint64_t>amount
     return 0

@@ -1,7 +1,8 @@
 # One market's order book: price-time priority, as engine_worker/core/book.py defines it.
 #
-# A side keeps the ranks of its levels in blocks, best last, so that what happens at the best price moves least
-# memory. Each block knows what rests on its levels: a question about sums takes a whole block in one step.
+# A side keeps the ranks of its levels in blocks, best last, so that what happens at the best price moves
+# least memory. Each block knows what rests on its levels: a question about sums takes a whole block in one
+# step.
 
 cdef enum:
     BLOCK_LEVELS = 256  # a block with twice as many levels is divided
@@ -328,7 +329,10 @@ cdef uint64_t hash_of_resting(void *shard, int32_t slot) noexcept:
 
 
 cdef int32_t find_resting(Shard *shard, Market *market, int64_t order_id, int32_t order) noexcept:
-    """Return the record of an order in the market's book, or NONE; `order` is its other record, if that is known."""
+    """Return the record of an order in the market's book, or NONE.
+
+    `order` is its record at its account's half, if that is known.
+    """
     cdef int32_t slot = order if order >= 0 else find_order(shard, order_id)
     cdef Table *table = &shard.resting_by_id
     cdef uint64_t at
@@ -345,8 +349,8 @@ cdef int32_t find_resting(Shard *shard, Market *market, int64_t order_id, int32_
 
 
 cdef int add_resting(
-    Shard *shard, Market *market, int side, int64_t order_id, int64_t account_id, int64_t price, int64_t quantity,
-    int32_t order
+    Shard *shard, Market *market, int side, int64_t order_id, int64_t account_id, int64_t price,
+    int64_t quantity, int32_t order
 ) except -1:
     """Let an order rest behind all others at its price. It must not cross."""
     cdef BookSide *half = book_side(market, side)
@@ -449,7 +453,8 @@ cdef int sums(
     for number in range(half.block_count - 1, -1, -1):
         block = half.blocks[number]
         lots = block.quantity - block.own_quantity
-        # A whole block is taken without looking at its levels; the first that does not fit whole is the last one.
+        # A whole block is taken without looking at its levels; the first that does not fit whole is the last
+        # one.
         if block.ranks[0] <= rank_max and found + lots <= quantity:
             found += lots
             cost += block.cost - block.own_cost
@@ -472,7 +477,7 @@ cdef int sums(
 
 
 cdef void count_own(Shard *shard, OwnOrders *own, int factor) noexcept:
-    """Note on levels and blocks what of them is the account's own; with the factor 0 take these notes away."""
+    """Note on levels and blocks what of them is the account's own; with the factor 0 take that away."""
     cdef OwnOrders walk = own[0]
     cdef int32_t slot = next_own(shard, &walk)
     cdef Resting *resting
@@ -530,10 +535,11 @@ cdef int fillable(
     Shard *shard, Market *market, Item *order, int64_t price, int64_t quantity, int64_t *lots_found,
     wide_t *cost_found
 ) except -1:
-    """Tell how many of `quantity` lots an order would get up to `price`, and what they would cost in quote units.
+    """Tell how many of `quantity` lots an order would get up to `price`, and what they would cost in quote
+    units.
 
-    Makers of the same account do not count unless self-trade prevention is off; where it would end the taker, the
-    walk ends.
+    Makers of the same account do not count unless self-trade prevention is off; where it would end the
+    taker, the walk ends.
     """
     cdef BookSide *half = opposite_side(market, order.side)
     cdef int64_t rank_max = price * half.sign

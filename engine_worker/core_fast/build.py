@@ -1,12 +1,14 @@
 """Builds the extension of the compiled core: `python -m engine_worker.core_fast.build`.
 
-What is generated and compiled is in a folder beside the interpreter's environment, not in the source tree; only the
-extension itself is put into the package, where `.gitignore` names it. Nothing is done when it is up to date.
+What is generated and compiled is in a folder beside the interpreter's environment, not in the source tree;
+only the extension itself is put into the package, where `.gitignore` names it. Nothing is done when it is up
+to date.
 """
 
 import argparse
 import hashlib
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import shutil
 import subprocess
@@ -83,11 +85,9 @@ def _check_tools() -> None:
     if importlib.util.find_spec("Cython") is None:
         missing.append("Cython 3.1 or later, in this Python's environment")
     else:
-        import Cython
-
-        version = tuple(int(part) for part in Cython.__version__.split(".")[:2])
-        if version < _CYTHON_MIN:
-            missing.append(f"Cython 3.1 or later; {Cython.__version__} is installed")
+        installed = importlib.metadata.version("Cython")
+        if tuple(int(part) for part in installed.split(".")[:2]) < _CYTHON_MIN:
+            missing.append(f"Cython 3.1 or later; {installed} is installed")
     if missing:
         raise CannotBuild("the compiled core needs " + "; and ".join(missing))
 
@@ -106,7 +106,9 @@ def _compile(folder: Path, extension: Path, sources: str, flags: tuple[str, ...]
 
 
 def _run(command: tuple[str, ...], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(  # noqa: S603 - the commands above
+        command, cwd=folder, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise CannotBuild(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 

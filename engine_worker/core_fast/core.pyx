@@ -2,8 +2,9 @@
 """The compiled core: a shard on C records behind `FrameCore`, byte-identical to engine_worker/core.
 
 What is frequent (placing, matching, settling, canceling, messages between shards) is C on the records of
-records.pxi, in the steps of the object core and under its names. What is rare (configuration, operators' commands,
-idempotency keys, queries) is the object core's own code, which sees the records through views: parts.py.
+records.pxi, in the steps of the object core and under its names. What is rare (configuration, operators'
+commands, idempotency keys, queries) is the object core's own code, which sees the records through views:
+parts.py.
 
 One module out of several files, because C functions of different modules cannot be inlined.
 """
@@ -88,7 +89,8 @@ _of_c = (
     RejectReason.TOO_MANY_MATCHES,
     RejectReason.MARKET_BEHIND,
 )
-cdef list _REASONS = [reason.encode() for reason in (*_of_c, *(each for each in RejectReason if each not in _of_c))]
+_others = (each for each in RejectReason if each not in _of_c)
+cdef list _REASONS = [reason.encode() for reason in (*_of_c, *_others)]
 _NUMBER_OF_REASON = {reason.decode(): number for number, reason in enumerate(_REASONS)}
 
 include "tables.pxi"
@@ -398,7 +400,8 @@ cdef class FastCore:
         return entered if entered > shard.time else shard.time
 
     cdef bint apply_commands(self, object entered, bytes frame, object progressed) except -1:
-        """Apply a frame of frequent commands; return False, with nothing done, when there is something else."""
+        """Apply a frame of frequent commands; return False, with nothing done, when there is something
+        else."""
         cdef Shard *shard = self.alive()
         cdef Reader reader
         cdef int64_t written_us, time
@@ -423,7 +426,8 @@ cdef class FastCore:
         return True
 
     cdef bint apply_messages(self, object entered, bytes frame, object progressed) except -1:
-        """Apply a frame of frequent messages; return False, with nothing done, when there is something else."""
+        """Apply a frame of frequent messages; return False, with nothing done, when there is something
+        else."""
         cdef Shard *shard = self.alive()
         cdef Reader reader
         cdef int64_t written_us, time, first, seen, number
@@ -465,7 +469,8 @@ cdef class FastCore:
             if not begin_request(shard, item.channel, item.request_id):
                 return 0
             if item.deadline_ms and <uint64_t>item.deadline_ms < shard.entered:
-                # Before its idempotency key is looked at: whoever comes with that again in time wants it done.
+                # Before its idempotency key is looked at: whoever comes with that again in time wants it
+                # done.
                 refuse(shard, item.channel, item.request_id, TOO_LATE)
             elif item.tag == PLACE_ORDER:
                 place_order(shard, item)
@@ -724,10 +729,12 @@ cdef class FastCore:
 
     def in_flight(self):
         cdef Shard *shard = self.alive()
-        return {number: shard.in_flight[number] for number in range(SHARD_COUNT_MAX) if shard.in_flight[number]}
+        numbers = range(SHARD_COUNT_MAX)
+        return {number: shard.in_flight[<int>number] for number in numbers if shard.in_flight[<int>number]}
 
     def numbers_received(self):
-        """Return source shard -> the number of its last message that was applied, in the order of the first ones."""
+        """Return source shard -> the number of its last message that was applied, in the order of the first
+        ones."""
         cdef Shard *shard = self.alive()
         return {
             shard.received_order[number]: shard.received[shard.received_order[number]]
@@ -743,7 +750,8 @@ cdef class FastCore:
     def numbers_sent(self):
         cdef Shard *shard = self.alive()
         return {
-            shard.sent_order[number]: shard.sent[shard.sent_order[number]] for number in range(shard.sent_count)
+            shard.sent_order[number]: shard.sent[shard.sent_order[number]]
+            for number in range(shard.sent_count)
         }
 
     def set_sent(self, int32_t target, int64_t sequence):
@@ -784,7 +792,8 @@ cdef class FastCore:
         known.quote = add_asset(shard, market.quote.encode())
         known.shard, known.status, known.is_own = shard_number, status, shard_number == shard.index
         known.price_max, known.quantity_min = clamped(market.price_max), clamped(market.quantity_min)
-        known.quantity_max, known.open_orders_max = clamped(market.quantity_max), clamped(market.open_orders_max)
+        known.quantity_max = clamped(market.quantity_max)
+        known.open_orders_max = clamped(market.open_orders_max)
         known.matches_max = clamped(market.matches_max)
         known.maker_fee_ppm, known.taker_fee_ppm = market.maker_fee_ppm, market.taker_fee_ppm
         known.band_down_ppm, known.slippage_ppm = market.band_down_ppm, market.market_slippage_ppm
@@ -848,7 +857,9 @@ cdef class FastCore:
                 levels.append((level.price, orders))
         return levels
 
-    def rest(self, str symbol, int side, int64_t order_id, int64_t account_id, int64_t price, int64_t quantity):
+    def rest(
+        self, str symbol, int side, int64_t order_id, int64_t account_id, int64_t price, int64_t quantity
+    ):
         """Let an order of a snapshot rest."""
         cdef Shard *shard = self.alive()
         cdef Market *market = shard.markets[self.known_market(symbol)]
@@ -860,7 +871,8 @@ cdef class FastCore:
         forget_changes(shard, book_side(market, side))
 
     def drain_market(self, str symbol, int64_t orders_max):
-        """Take up to so many orders out of a book, best first, bids before asks; return (order id, account id)."""
+        """Take up to so many orders out of a book, best first, bids before asks; return (order id, account
+        id)."""
         cdef Shard *shard = self.alive()
         cdef Market *market = shard.markets[self.known_market(symbol)]
         cdef BookSide *half
@@ -1013,7 +1025,8 @@ cdef class FastCore:
         cdef Shard *shard = self.alive()
         cdef bytes name = order.client_order_id.encode()
         cdef char *elsewhere = NULL
-        cdef int32_t account_slot = find_account(shard, order.account_id), market = self.known_market(order.market)
+        cdef int32_t account_slot = find_account(shard, order.account_id)
+        cdef int32_t market = self.known_market(order.market)
         cdef int32_t slot
         cdef Order *opened
         cdef Text text
@@ -1047,7 +1060,8 @@ cdef class FastCore:
 
     def remember(self, int64_t time, str reply_to, int64_t request_id, bytes encoded):
         """Remember a reply of a snapshot."""
-        remember(self.alive(), time, self.channel(reply_to), request_id, PyBytes_AS_STRING(encoded), len(encoded))
+        cdef int32_t channel = self.channel(reply_to)
+        remember(self.shard, time, channel, request_id, PyBytes_AS_STRING(encoded), len(encoded))
 
     def add_under_way(self, str reply_to, int64_t request_id):
         add_under_way(self.alive(), self.channel(reply_to), request_id)
@@ -1068,7 +1082,8 @@ cdef class FastCore:
         return channel_at(self.shard, channel).name[: channel_at(self.shard, channel).length].decode()
 
     def encoded_accounts(self, dict rare):
-        """Return the `AccountSnapshot`s; `rare` is account id -> (encoded outcomes and keys, encoded limits)."""
+        """Return the `AccountSnapshot`s; `rare` is account id -> (encoded outcomes and keys, encoded
+        limits)."""
         return encoded_accounts(self, self.alive(), rare)
 
     def encoded_markets(self):
@@ -1084,7 +1099,8 @@ cdef enum:
 
 
 cdef void look_ahead(Shard *shard, Item *item) noexcept:
-    """Have the processor fetch what a later command of the frame will look at: the tables are larger than its cache."""
+    """Have the processor fetch what a later command of the frame will look at: the tables are larger than
+    its cache."""
     cdef int32_t account
     prefetch(&shard.answers[hash_request(shard.last_channel, item.request_id) & shard.answer_mask])
     if item.tag == TICK:

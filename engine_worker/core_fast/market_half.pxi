@@ -133,8 +133,8 @@ cdef int market_reason_to_refuse(Shard *shard, Market *market, Item *order, int6
 cdef inline bint has_budget(Market *market, Item *order) noexcept:
     """Return whether a MARKET order has a limit beside its quantity: what it may spend or receive.
 
-    A BUY by quantity holds what it costs at its gateway's estimate, or, where that is less, all that its account
-    has. An estimate may be out of date: where the book is dearer now, what is held ends the order.
+    A BUY by quantity holds what it costs at its gateway's estimate, or, where that is less, all that its
+    account has. An estimate may be out of date: where the book is dearer now, what is held ends the order.
     """
     if order.order_type != MARKET:
         return False
@@ -145,12 +145,14 @@ cdef inline bint has_budget(Market *market, Item *order) noexcept:
     return <wide_t>order.price * order.quantity * market.quote_per_tick_lot <= order.quote_quantity
 
 
-cdef int match(Shard *shard, Market *market, Item *order, int64_t price, Item *outcome, int64_t *leaves_left) except -1:
+cdef int match(
+    Shard *shard, Market *market, Item *order, int64_t price, Item *outcome, int64_t *leaves_left
+) except -1:
     """Match an arriving order with the opposite half, within price, quantity and budget.
 
-    With a budget it trades at each maker the most whole lots that the rest of the budget covers, and stops at the
-    first maker where that is none. It meets `matches_max` orders at most; own ones that are prevented count. The
-    trades are `shard.fills` and `shard.met`, what was prevented is `shard.prevented_makers`.
+    With a budget it trades at each maker the most whole lots that the rest of the budget covers, and stops
+    at the first maker where that is none. It meets `matches_max` orders at most; own ones that are prevented
+    count. The trades are `shard.fills` and `shard.met`, what was prevented is `shard.prevented_makers`.
     """
     cdef BookSide *opposite = opposite_side(market, order.side)
     cdef int64_t rank_max = price * opposite.sign, leaves = order.quantity, traded, payable
@@ -305,7 +307,8 @@ cdef int match_in(Shard *shard, Market *market, Item *order, Item *outcome) exce
     ):
         outcome.price_range_exceeded = opposite.best >= 0  # it may not pay what that one asks for
     outcome.rests = (
-        leaves > 0 and order.time_in_force == GTC and not outcome.expired_in_match and not outcome.limit_reached
+        leaves > 0 and order.time_in_force == GTC
+        and not outcome.expired_in_match and not outcome.limit_reached
     )
     if outcome.rests:
         if crosses(shard, opposite, price):
@@ -337,8 +340,8 @@ cdef int match_order(Shard *shard, Item *order) except -1:
         outcome.reject_reason = MARKET_CLOSED
     else:
         match_in(shard, market, order, &outcome)
-    # The taker first: its events tell that the order was accepted, and who trades with himself receives before he
-    # pays (`BALANCE_UNITS_MAX`). Other shards get their messages in the same order.
+    # The taker first: its events tell that the order was accepted, and who trades with himself receives
+    # before he pays (`BALANCE_UNITS_MAX`). Other shards get their messages in the same order.
     send_outcome(shard, shard.slots[order.account_id % ACCOUNT_SLOTS], &outcome)
     if not outcome.fill_count and not outcome.prevented_count:
         return 0
@@ -376,7 +379,8 @@ cdef int cancel_resting(Shard *shard, Item *cancel) except -1:
         return send_cancel_missed(shard, target, cancel)
     remove_resting(shard, slot)
     tell_depth(shard, market)
-    cancel.tag, cancel.expired_in_match, cancel.prevented_count, cancel.taker_order_id = RESTING_CLOSED, 0, 0, 0
+    cancel.tag = RESTING_CLOSED
+    cancel.expired_in_match = cancel.prevented_count = cancel.taker_order_id = 0
     return send_resting_closed(shard, target, cancel, NULL)
 
 

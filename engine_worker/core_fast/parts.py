@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 
 DIGEST_BYTES: Final = 32
 decode_order: Final = msgpack_decoder(OrderState)
-_decode_reply: Callable[[bytes], Reply] = msgpack_decoder(Reply)  # type: ignore[arg-type]  # a union is a type to msgspec
+_decode_reply: Callable[[bytes], Reply] = msgpack_decoder(Reply)  # type: ignore[arg-type]  # a union
 _FREQUENT_COMMANDS: Final = frozenset((PlaceOrder, CancelOrder, Tick))
 _FREQUENT_MESSAGES: Final = frozenset(
     (MatchOrder, CancelResting, TakerOutcome, MakerFill, RestingClosed, CancelMissed)
@@ -98,10 +98,12 @@ class FundsView(Funds):
 
     @property
     def available(self) -> int:  # type: ignore[override]  # an attribute of the object core's
+        """What can be used."""
         return self._core.funds_of(self._account_id)[self._asset][0]
 
     @property
     def held(self) -> int:  # type: ignore[override]  # likewise
+        """What open orders hold."""
         return self._core.funds_of(self._account_id)[self._asset][1]
 
 
@@ -116,15 +118,18 @@ class AccountView(Account):
 
     @property
     def changed_time(self) -> TimeMs:  # type: ignore[override]
+        """When the funds changed last."""
         return TimeMs(self._core.changed_time(self.account_id))
 
     @property
     def funds(self) -> dict[str, Funds]:  # type: ignore[override]
+        """The funds, by asset."""
         found = self._core.funds_of(self.account_id)
         return {asset: FundsView(self._core, self.account_id, asset) for asset in found}
 
     @property
     def open_orders(self) -> dict[str, dict[OrderId, OrderState]]:  # type: ignore[override]
+        """The open orders, by market."""
         return {
             market: {order.order_id: order for order in map(decode_order, orders)}
             for market, orders in self._core.open_orders_of(self.account_id).items()
@@ -132,11 +137,13 @@ class AccountView(Account):
 
     @property
     def client_order_ids(self) -> Mapping[str, PlacedOrder]:  # type: ignore[override]
-        """Their number is all that anybody asks for."""
-        return dict.fromkeys(map(str, range(self._core.order_count_of(self.account_id))))  # type: ignore[arg-type]
+        """As many as there are, of which nobody asks more than their number."""
+        nobody = PlacedOrder(OrderId(0), 0, "")
+        return {str(number): nobody for number in range(self._core.order_count_of(self.account_id))}
 
     @property
-    def keyed(self) -> KeyedRequests | None:  # type: ignore[override]
+    def keyed(self) -> KeyedRequests | None:
+        """The idempotency keys, if there are any."""
         return self._state.keyed.get(self.account_id)
 
     @keyed.setter
@@ -148,11 +155,13 @@ class AccountView(Account):
 
     @property
     def limits(self) -> AccountLimits | None:  # type: ignore[override]
+        """What an operator has set, if anything."""
         found = self._state.limits.get(self.account_id)
         return found[0] if found is not None else None
 
     @property
     def order_counts(self) -> OrderCounts | None:  # type: ignore[override]
+        """The orders counted for the limits."""
         found = self._state.limits.get(self.account_id)
         return found[1] if found is not None else None
 
@@ -205,7 +214,6 @@ class AccountsView(dict[AccountId, Account]):
     def __len__(self) -> int:
         return self._core.count("accounts")
 
-    @override
     def __bool__(self) -> bool:
         return len(self) > 0
 
@@ -368,7 +376,8 @@ class CompiledState(ShardState):
         self.replies = _Replies(core)
 
     @property
-    def time(self) -> TimeMs:  # type: ignore[override]
+    def time(self) -> TimeMs:
+        """The shard's time."""
         return TimeMs(self._core.time)
 
     @time.setter
@@ -376,7 +385,8 @@ class CompiledState(ShardState):
         self._core.set_counts(time=time)
 
     @property
-    def entered(self) -> TimeMs:  # type: ignore[override]
+    def entered(self) -> TimeMs:
+        """When the entry that is applied was appended."""
         return TimeMs(self._core.count("entered"))
 
     @entered.setter
@@ -384,7 +394,8 @@ class CompiledState(ShardState):
         self._core.set_counts(entered=entered)
 
     @property
-    def command_count(self) -> int:  # type: ignore[override]
+    def command_count(self) -> int:
+        """How many commands were applied."""
         return self._core.command_count
 
     @command_count.setter
@@ -392,7 +403,8 @@ class CompiledState(ShardState):
         self._core.set_counts(command_count=count)
 
     @property
-    def order_count(self) -> int:  # type: ignore[override]
+    def order_count(self) -> int:
+        """How many orders were numbered."""
         return self._core.order_count
 
     @order_count.setter
@@ -400,7 +412,8 @@ class CompiledState(ShardState):
         self._core.set_counts(order_count=count)
 
     @property
-    def execution_count(self) -> int:  # type: ignore[override]
+    def execution_count(self) -> int:
+        """How many executions were numbered."""
         return self._core.count("execution_count")
 
     @execution_count.setter
@@ -408,7 +421,8 @@ class CompiledState(ShardState):
         self._core.set_counts(execution_count=count)
 
     @property
-    def open_order_count(self) -> int:  # type: ignore[override]
+    def open_order_count(self) -> int:
+        """How many orders are open."""
         return self._core.count("open_order_count")
 
     @open_order_count.setter
@@ -416,7 +430,8 @@ class CompiledState(ShardState):
         assert count == 0, "the core counts"
 
     @property
-    def checksum(self) -> int:  # type: ignore[override]
+    def checksum(self) -> int:
+        """The checksum of the events."""
         return self._core.checksum
 
     @checksum.setter
@@ -424,7 +439,8 @@ class CompiledState(ShardState):
         self._core.set_counts(checksum=checksum)
 
     @property
-    def received(self) -> dict[int, int]:  # type: ignore[override]
+    def received(self) -> dict[int, int]:
+        """Source shard -> the number of its last message."""
         return _Received(self._core)
 
     @received.setter
@@ -433,7 +449,8 @@ class CompiledState(ShardState):
             self._core.set_received(source, sequence)
 
     @property
-    def sent(self) -> dict[int, int]:  # type: ignore[override]
+    def sent(self) -> dict[int, int]:
+        """Target shard -> the number of the last message to it."""
         return self._core.numbers_sent()
 
     @sent.setter
@@ -471,7 +488,10 @@ class CompiledMessages(Messages):
 
 
 class CompiledReplies(Replies):
-    """One outcome per request: the core remembers those of requests, Python objects those of idempotency keys."""
+    """One outcome per request.
+
+    The core remembers those of requests, Python objects those of idempotency keys.
+    """
 
     __slots__ = ("_compiled", "_core")
 
@@ -782,7 +802,10 @@ class Parts(Shard):
             )  # fmt: skip
 
     def answer_one_of_several(self, reply_to: str, request_id: int, encoded: bytes) -> bool:
-        """Count the answer to a cancel if it is one of several; `encoded` is the order, empty when it was missed."""
+        """Count the answer to a cancel if it is one of several, and return whether it is.
+
+        `encoded` is the order; empty when it was missed.
+        """
         state = self.state
         request = state.cancel_alls.get((reply_to, request_id))
         if request is None:

@@ -1,8 +1,8 @@
 # Reading frames: all of an entry, before anything of it is applied.
 #
-# Only the canonical form of the frequent commands and messages is read here, and only where the shard applies them.
-# About everything else (other kinds, older and odd encodings, dead letters) the object core's decoder decides:
-# `FastCore._apply_slowly`.
+# Only the canonical form of the frequent commands and messages is read here, and only where the shard
+# applies them. About everything else (other kinds, older and odd encodings, dead letters) the object core's
+# decoder decides: `FastCore._apply_slowly`.
 
 cdef int32_t reason_number(Text *reason) noexcept:
     """Return the number of a `RejectReason`, or NONE."""
@@ -87,7 +87,8 @@ cdef void read_command(Shard *shard, Reader *reader, Item *item) noexcept:
 
 
 cdef int read_commands(Shard *shard, Reader *reader, int64_t *written_us) except -2:
-    """Read a frame of commands into `shard.items`; return how many there are, or NONE when something is unusual."""
+    """Read a frame of commands into `shard.items`; return how many there are, or NONE when something is
+    unusual."""
     cdef int64_t count, number
     expect_array(reader, 3)
     if read_number(reader) != _FORMAT:
@@ -227,8 +228,8 @@ cdef int read_message(Shard *shard, Reader *reader, Item *item, int32_t source) 
         reader.is_unusual = True
     if reader.is_unusual:
         return 0
-    # An order's account is at one end of its way, its market at the other. An order for a market that is not there
-    # is answered; what such a market says cannot be.
+    # An order's account is at one end of its way, its market at the other. An order for a market that is not
+    # there is answered; what such a market says cannot be.
     item.market = find_market(shard, &item.symbol)
     if item.tag == MATCH_ORDER or item.tag == CANCEL_RESTING:
         account_shard = source
@@ -243,8 +244,11 @@ cdef int read_message(Shard *shard, Reader *reader, Item *item, int32_t source) 
     return 0
 
 
-cdef int read_messages(Shard *shard, Reader *reader, int64_t *written_us, int32_t *source, int64_t *first) except -2:
-    """Read a frame of messages into `shard.items`; return how many there are, or NONE when something is unusual."""
+cdef int read_messages(
+    Shard *shard, Reader *reader, int64_t *written_us, int32_t *source, int64_t *first
+) except -2:
+    """Read a frame of messages into `shard.items`; return how many there are, or NONE when something is
+    unusual."""
     cdef int64_t count, number, sender
     shard.read_fill_count = shard.read_prevented_count = 0
     expect_array(reader, 6)

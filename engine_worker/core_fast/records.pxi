@@ -1,14 +1,14 @@
 # The records of a shard as C structs, and the numbers of the protocol's enums.
 #
-# Records lie in slabs and refer to each other by slot, a number of 32 bits: half the size of a pointer. A slot's
-# address never changes, so a pointer to a record stays valid until the record is freed.
+# Records lie in slabs and refer to each other by slot, a number of 32 bits: half the size of a pointer. A
+# slot's address never changes, so a pointer to a record stays valid until the record is freed.
 
 cdef extern from *:
     """
     typedef __int128 wide_t;
     """
-    # Amounts that grow for the lifetime of the exchange, and products of two amounts. To Cython this is a number
-    # of 64 bits, so it never becomes a Python object directly: see `from_wide`.
+    # Amounts that grow for the lifetime of the exchange, and products of two amounts. To Cython this is a
+    # number of 64 bits, so it never becomes a Python object directly: see `from_wide`.
     ctypedef long long wide_t
 
 cdef enum:
@@ -89,8 +89,8 @@ ctypedef struct Text:
 cdef extern from *:
     """
     typedef struct {
-        int64_t order_id, price, quantity, quote_quantity, cum_quantity, cum_quote, held, execution_id, request_id;
-        int64_t accepted_time : 48, market : 16;
+        int64_t order_id, price, quantity, quote_quantity, cum_quantity, cum_quote, held, execution_id,
+        request_id; int64_t accepted_time : 48, market : 16;
         int64_t updated_time : 48;
         uint64_t name_length : 16;
         int32_t account, reply_to, preceding, following, version, resting;
@@ -101,8 +101,8 @@ cdef extern from *:
     } Order;
     """
     ctypedef struct Order:
-        # An open order, as its account's half keeps it (protocol/orders.py, `OrderState`), and who placed it; 144
-        # bytes.
+        # An open order, as its account's half keeps it (protocol/orders.py, `OrderState`), and who placed
+        # it; 144 bytes.
         int64_t order_id
         int64_t price
         int64_t quantity
@@ -140,12 +140,13 @@ ctypedef struct Resting:
     int32_t level
     int32_t preceding
     int32_t following
-    int32_t order  # its record at its account's half; of another shard's account it names an `OwnLink`: -2 - slot
+    # Its record at its account's half; of another shard's account it names an `OwnLink`, as -2 - slot.
+    int32_t order
 
 
 ctypedef struct OwnLink:
-    # One order of an account of another shard among the others on the same side of a book. Those of this shard's
-    # accounts are found by the accounts' open orders.
+    # One order of an account of another shard among the others on the same side of a book. Those of this
+    # shard's accounts are found by the accounts' open orders.
     int32_t resting
     int32_t preceding
     int32_t following
@@ -303,7 +304,8 @@ ctypedef struct Answered:
 
 
 ctypedef struct AnswerEntry:
-    # With the hash, so that no search looks at a reply that is not wanted, and a larger table needs none of them.
+    # With the hash, so that no search looks at a reply that is not wanted, and a larger table needs none of
+    # them.
     Answered *answered  # NULL: empty
     uint64_t hashed
 
@@ -486,7 +488,7 @@ ctypedef struct Shard:
     int32_t reply_count
     int32_t reply_capacity
     Outbox outbox[SHARD_COUNT_MAX]
-    int32_t outbox_order[SHARD_COUNT_MAX]  # targets, in the order of their first message since the last `take`
+    int32_t outbox_order[SHARD_COUNT_MAX]  # targets, in the order of their first message
     int32_t outbox_count
 
     Item *items

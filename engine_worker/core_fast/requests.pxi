@@ -1,6 +1,7 @@
 # Requests and their first outcomes (docs/decisions/0005-client-order-ids.md), and the replies of a batch.
 #
-# A reply is written once. What is remembered of it is its encoding: in chunks, oldest first, which are freed whole.
+# A reply is written once. What is remembered of it is its encoding: in chunks, oldest first, which are freed
+# whole.
 
 cdef enum:
     ANSWER_CHUNK_BYTES = 1 << 18
@@ -208,7 +209,8 @@ cdef int remember(
 
 
 cdef Answered *oldest_answer(Shard *shard) noexcept:
-    """Return the oldest remembered reply, or NULL. A request that came again after its window may be there twice."""
+    """Return the oldest remembered reply, or NULL. A request that came again after its window may be there
+    twice."""
     cdef AnswerChunk *chunk
     while shard.oldest_answers != NULL:
         chunk = shard.oldest_answers

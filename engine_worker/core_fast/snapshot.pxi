@@ -10,13 +10,15 @@ cdef bytes written(Writer *writer):
 
 cdef bytes encoded_accounts(FastCore core, Shard *shard, dict rare):
     cdef Writer writer
+    cdef int32_t slot
     memset(&writer, 0, sizeof(Writer))
     try:
         account_ids = core.account_ids()
         reserve(&writer, 8)
         put_array(&writer, len(account_ids))
         for account_id in account_ids:
-            put_account(core, shard, &writer, account_at(shard, find_account(shard, account_id)), rare.get(account_id))
+            slot = find_account(shard, account_id)
+            put_account(core, shard, &writer, account_at(shard, slot), rare.get(account_id))
     except BaseException:
         writer_let_go(&writer)
         raise
@@ -217,7 +219,9 @@ cdef int check_records(Shard *shard) except -1:
             at, count = account.open_orders[number].first, 0
             while at >= 0:
                 order = order_at(shard, at)
-                if order.account != slot or order.market != market.index or find_order(shard, order.order_id) != at:
+                if order.account != slot or order.market != market.index:
+                    raise InvariantBroken(f"order {order.order_id} is another's")
+                if find_order(shard, order.order_id) != at:
                     raise InvariantBroken(f"order {order.order_id} is not where it must be")
                 asset = market.quote if order.side == BUY else market.base
                 holds[asset] = holds.get(asset, 0) + order.held
@@ -242,9 +246,8 @@ cdef int check_records(Shard *shard) except -1:
             funds_seen[asset][0] += account.funds[number].available
             funds_seen[asset][1] += account.funds[number].held
     for number in range(shard.asset_count):
-        if [from_wide(shard.assets[number].funds - shard.assets[number].held), from_wide(shard.assets[number].held)] != (
-            funds_seen[number]
-        ):
+        available, held = shard.assets[number].funds - shard.assets[number].held, shard.assets[number].held
+        if [from_wide(available), from_wide(held)] != funds_seen[number]:
             raise InvariantBroken(
                 f"{asset_name(shard, number)}: the books say held {from_wide(shard.assets[number].held)} of "
                 f"{from_wide(shard.assets[number].funds)}, the accounts have {funds_seen[number]}"
@@ -256,8 +259,8 @@ cdef int check_records(Shard *shard) except -1:
     for number in range(SHARD_COUNT_MAX):
         if in_flight[number] != shard.in_flight[number]:
             raise InvariantBroken(
-                f"{shard.in_flight[number]} orders to shard {number} are counted in flight, the accounts have "
-                f"{in_flight[number]}"
+                f"{shard.in_flight[number]} orders to shard {number} are counted in flight, the accounts "
+                f"have {in_flight[number]}"
             )
     for number in range(shard.market_count):
         market, resting_count = shard.markets[number], 0

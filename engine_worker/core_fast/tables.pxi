@@ -18,8 +18,8 @@ ctypedef uint64_t (*HashOf)(void *records, int32_t slot) noexcept
 
 
 ctypedef struct Table:
-    # Open addressing with linear probing; an entry is removed by moving those behind it up, so that no tombstone
-    # slows a search. Nothing iterates over a table, so its order decides nothing.
+    # Open addressing with linear probing; an entry is removed by moving those behind it up, so that no
+    # tombstone slows a search. Nothing iterates over a table, so its order decides nothing.
     int32_t *slots  # slot + 1; 0: empty
     uint64_t mask
     int64_t count
@@ -27,8 +27,8 @@ ctypedef struct Table:
     HashOf hash_of
 
 
-# The key of all hashes, chosen at random by each process: clients choose their order ids, and must not be able to
-# choose ones that collide.
+# The key of all hashes, chosen at random by each process: clients choose their order ids, and must not be
+# able to choose ones that collide.
 cdef uint64_t _key_0 = <uint64_t>int.from_bytes(os.urandom(8), "little")
 cdef uint64_t _key_1 = <uint64_t>int.from_bytes(os.urandom(8), "little")
 

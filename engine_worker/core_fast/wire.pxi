@@ -24,9 +24,11 @@ ctypedef struct Writer:
 ctypedef struct Reader:
     const unsigned char *at
     const unsigned char *end
-    # Whether something was met that is not in the canonical form. The decoder of the object core decides about it.
+    # Whether something was met that is not in the canonical form. The decoder of the object core decides
+    # about it.
     int is_unusual
-    # Whether the bytes were decoded and encoded by msgspec, so that texts are valid and no longer than they may be.
+    # Whether the bytes were decoded and encoded by msgspec, so that texts are valid and no longer than they
+    # may be.
     int is_checked
 
 

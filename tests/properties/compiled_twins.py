@@ -39,7 +39,7 @@ from protocol.orders import OrderTerms
 from protocol.replies import AuditQuery, BalancesQuery, ConfigQuery, OpenOrdersQuery, OrderQuery
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
-from protocol.units import AccountId, OrderId, TimeMs
+from protocol.units import AccountId, OrderId, PriceTicks, TimeMs
 from protocol.windows import Windows
 from tests.properties.markets import market_map
 from tests.properties.sequences import ACCOUNTS, NEWCOMER, commands_of, endowment, sweeps
@@ -49,11 +49,12 @@ WINDOWS: Final = Windows(request_ms=400, key_ms=900, keys_max=5, transfer_ms=1_5
 """Short, so that outcomes are forgotten within a program."""
 HASH_INTERVAL: Final = 97
 HOSTILE_NAMES: Final = (
-    "", "x" * 22, "x" * 23, "y" * 200, "z" * 201, "ü" * 200, "\U0001f600" * 200, "a\0b", "\n\t\"'", " ", "\x7f" * 31, "q" * 32,
+    "", "x" * 22, "x" * 23, "y" * 200, "z" * 201, "ü" * 200, "\U0001f600" * 200, "a\0b", "\n\t\"'", " ",
+    "\x7f" * 31, "q" * 32,
 )  # fmt: skip
 
 
-class Difference(AssertionError):
+class Difference(AssertionError):  # noqa: N818 - it is what is looked for
     """The cores have come apart."""
 
 
@@ -148,8 +149,11 @@ QUERIES: Final = encode_frame(
         *(BalancesQuery(number, "a", AccountId(number)) for number in range(8)),
         *(OpenOrdersQuery(number, "b", AccountId(number), "") for number in range(8)),
         *(OpenOrdersQuery(number, "b", AccountId(number), "FIGPLUM") for number in range(8)),
-        *(OrderQuery(number, "a", AccountId(number % 6), "KIWIPLUM", OrderId(0), f"o{number}") for number in range(40)),
-        *(OrderQuery(number, "a", AccountId(number % 6), "FIGPLUM", OrderId(number * 100), "") for number in range(40)),
+        *(
+            OrderQuery(number, "a", AccountId(number % 6), market, OrderId(order_id), name)
+            for number in range(40)
+            for market, order_id, name in (("KIWIPLUM", 0, f"o{number}"), ("FIGPLUM", number * 100, ""))
+        ),
         ConfigQuery(10, "c"),
         AuditQuery(11, "a"),
     ]
@@ -298,16 +302,16 @@ class Program:
 
     def _commands(self) -> list[Any]:
         """Return commands for a frame of each shard."""
-        chosen, found = self.chosen, []
+        chosen = self.chosen
+        found: list[Any] = []
         while len(found) < self.frame_size * self.exchange.shard_count:
             octets = [chosen.randbytes(8) for _ in range(min(40, max(3, self.frame_size)))]
-            for command in commands_of(octets):
-                found.append(self._varied(self._renamed(command)))
+            found += [self._varied(self._renamed(command)) for command in commands_of(octets)]
             self._requests += chosen.choice((len(octets), len(octets), 1))
         return found
 
     def _renamed(self, command: Any) -> Any:
-        """Return a command with names of its own, mostly: else each program would end with names that are taken."""
+        """Return a command with names of its own, mostly: else all names would be taken soon."""
         changed: dict[str, Any] = {"request_id": self._requests + command.request_id}
         if isinstance(command, PlaceOrder | CancelOrder) and command.client_order_id and self._requests % 8:
             changed["client_order_id"] = f"{command.client_order_id}-{self._requests}"
@@ -346,7 +350,7 @@ class Program:
                 command, request_id=chosen.choice((0, -1, 7, 2**63 - 1, self._requests))
             )
         if dice < 0.055 and isinstance(command, PlaceOrder):
-            return msgspec.structs.replace(command, terms=OrderTerms(stop_price=3))
+            return msgspec.structs.replace(command, terms=OrderTerms(stop_price=PriceTicks(3)))
         if dice < 0.06:
             return Tick()
         return command
@@ -492,7 +496,7 @@ def mutilated(frame: bytes, chosen: random.Random) -> bytes:
 
 
 def odd_form(frame: bytes, chosen: random.Random) -> bytes:
-    """Return the same frame in a form that msgspec does not write: longer numbers and heads, or a shorter tail."""
+    """Return the same frame in a form that msgspec does not write: longer numbers, or a shorter tail."""
     number, written_us, commands = msgspec.msgpack.decode(frame)
     odd = bytearray(b"\x93" + encode_frame(number) + encode_frame(written_us))
     odd += b"\xdd" + len(commands).to_bytes(4, "big")
