@@ -126,9 +126,9 @@ cdef int append_levels(Shard *shard, Block *block, Block *other, int32_t start, 
         block.levels[block.count] = slot
         block.count += 1
         block.quantity += level.quantity
-        block.cost += <wide_t>level.quantity * level.price
+        block.cost += level.quantity * level.price
         other.quantity -= level.quantity
-        other.cost -= <wide_t>level.quantity * level.price
+        other.cost -= level.quantity * level.price
     return 0
 
 
@@ -367,8 +367,6 @@ cdef int add_resting(
             open_level(shard, half, price, &level_slot)
     slot = slab_new(&shard.resting)
     level, resting = level_at(shard, level_slot), resting_at(shard, slot)
-    if level.quantity > INT64_MAX - quantity:
-        raise InvariantBroken(f"{level.quantity} and {quantity} lots at {price} are more than 63 bits hold")
     resting.order_id, resting.account_id, resting.quantity = order_id, account_id, quantity
     resting.level, resting.order = level_slot, order
     resting.preceding, resting.following = level.last, NONE
@@ -427,7 +425,7 @@ cdef int remove_resting(Shard *shard, int32_t slot) except -1:
     if level.first < 0:
         if level.quantity or level.order_count:
             raise InvariantBroken(
-                f"{level.quantity} lots of {level.order_count} orders are counted at {level.price}, "
+                f"{from_wide(level.quantity)} lots of {level.order_count} orders are counted at {level.price}, "
                 "where no order rests"
             )
         close_level(shard, half, level)

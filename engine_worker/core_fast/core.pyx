@@ -836,7 +836,7 @@ cdef class FastCore:
         if half.best < 0:
             return None
         level = level_at(shard, half.best)
-        return (level.price, level.quantity, level.order_count)
+        return (level.price, from_wide(level.quantity), level.order_count)
 
     def book_levels(self, str symbol, int side):
         """Return (price, [(order id, account id, quantity)]) of every level, best first."""

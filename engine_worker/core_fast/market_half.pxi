@@ -47,7 +47,9 @@ cdef int tell_depth(Shard *shard, Market *market) except -1:
             put_array(writer, 3)
             put_byte(writer, <unsigned char>half.side)
             put_number(writer, level.price)
-            put_number(writer, level.quantity)
+            if level.quantity >> 64:
+                raise InvariantBroken(f"{from_wide(level.quantity)} lots at {level.price} are too many to tell")
+            put_unsigned(writer, <uint64_t>level.quantity)
         forget_changes(shard, half)
     shard.event_count += 1
     return 0

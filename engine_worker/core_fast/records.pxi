@@ -197,8 +197,8 @@ ctypedef struct Level:
     # The orders at one price, first come first; `quantity` is their sum.
     int64_t price
     int64_t rank
-    int64_t quantity
-    int64_t own_quantity  # scratch of `sums`
+    wide_t quantity
+    wide_t own_quantity  # scratch of `sums`
     Block *block
     BookSide *side
     int32_t first

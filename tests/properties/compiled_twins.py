@@ -35,11 +35,11 @@ from protocol.commands import (
 )
 from protocol.configuration import AccountLimits, MarketConfig, MarketStatus, ShardConfig
 from protocol.market import MarketMap
-from protocol.orders import OrderTerms
+from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import AuditQuery, BalancesQuery, ConfigQuery, OpenOrdersQuery, OrderQuery
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
-from protocol.units import AccountId, OrderId, PriceTicks, TimeMs
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
 from tests.properties.markets import market_map
 from tests.properties.sequences import ACCOUNTS, NEWCOMER, commands_of, endowment, sweeps
@@ -440,7 +440,7 @@ class Program:
                 pair = exchange.pairs[target].copy()
                 fields = {MESSAGES_FIELD: mutilated(frames[0], chosen)}
                 stream_id = StreamId(exchange._now + 1)
-                outcomes = [_outcome(core, stream_id, fields) for core in pair.cores]
+                outcomes = [outcome_of(core, stream_id, fields) for core in pair.cores]
                 if outcomes[0] != outcomes[1]:
                     raise Difference(f"{outcomes[0]} and {outcomes[1]} of {fields} from shard {source}")
                 pair.let_go()
@@ -460,7 +460,7 @@ class Program:
         exchange.enter(chosen.randrange(exchange.shard_count), fields)
 
 
-def _outcome(core: FrameCore, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> object:
+def outcome_of(core: FrameCore, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> object:
     """Return what becomes of an entry; of a broken invariant not its words."""
     try:
         dead = core.apply_frame(stream_id, fields)
@@ -515,6 +515,107 @@ def odd_form(frame: bytes, chosen: random.Random) -> bytes:
             else:
                 odd += encode_frame(value)
     return bytes(odd)
+
+
+class DeepBook:
+    """Books of many levels, so that blocks are divided and joined, and what asks for sums over them."""
+
+    def __init__(self, shard_count: int, seed: int) -> None:
+        market = msgspec.structs.replace(
+            market_map(1).markets[1], price_max=PriceTicks(10**6), quantity_max=QuantityLots(10**4),
+            band_up_ppm=2**62, band_down_ppm=0, open_orders_max=10**6, matches_max=300,
+            notional_min=AssetUnits(1), market_slippage_ppm=900_000,
+        )  # fmt: skip
+        self.market = market
+        self.exchange = Exchange(MarketMap.of([market], shard_count), seed)
+        self.chosen = random.Random(seed)
+        self._number = 0
+        for shard, own in self.exchange.by_shard(
+            [
+                Deposit(0, "test", AccountId(account), asset, AssetUnits(10**15 // 9), f"first {asset}")
+                for account in ACCOUNTS
+                for asset in (market.base, market.quote)
+            ]
+        ):
+            self.exchange.commands(shard, own)
+
+    def run(self, levels: int, questions: int) -> None:
+        """Fill the book up to so many levels a side, ask and cancel, and empty it again."""
+        exchange, middle = self.exchange, 500_000
+        for _ in range(levels * 2 // 200):
+            self._enter([self._limit(*self._resting(middle)) for _ in range(200)])
+        exchange.compare_states()
+        for number in range(questions):
+            self._enter([self._question(middle) for _ in range(5)])
+            self._enter([self._cancel() for _ in range(20)])
+            if number % 10 == 0:
+                self._enter([self._limit(*self._resting(middle)) for _ in range(20)])
+            exchange.deliver()
+        exchange.compare_states()
+        exchange.restore()
+        while any(core.market_counts()[self.market.symbol].resting for core in exchange.pairs[0].cores):
+            taken = [self._market(Side.BUY), self._market(Side.SELL)] * 20
+            self._enter([*taken, *(self._cancel() for _ in range(400))])
+            exchange.deliver()
+            if self.chosen.random() < 0.2:
+                break
+        exchange.compare_states()
+
+    def _enter(self, commands: list[Any]) -> None:
+        for shard, own in self.exchange.by_shard(commands):
+            self.exchange.commands(shard, own)
+        self.exchange.deliver()
+
+    def _resting(self, middle: int) -> tuple[Side, int, int]:
+        side = self.chosen.choice((Side.BUY, Side.SELL))
+        away = int(self.chosen.expovariate(1 / 3_000)) + 1
+        return side, middle - away if side is Side.BUY else middle + away, self.chosen.randint(1, 90)
+
+    def _limit(self, side: Side, price: int, quantity: int, **more: Any) -> PlaceOrder:
+        self._number += 1
+        return PlaceOrder(
+            *(self._number, "test", AccountId(self.chosen.choice(ACCOUNTS)), f"d{self._number}"),
+            *(self.market.symbol, side, OrderType.LIMIT, TimeInForce.GTC),
+            *(PriceTicks(max(1, price)), QuantityLots(quantity)),
+            **more,
+        )
+
+    def _question(self, middle: int) -> PlaceOrder:
+        chosen = self.chosen
+        side, away = chosen.choice((Side.BUY, Side.SELL)), int(chosen.expovariate(1 / 9_000))
+        price = middle + away if side is Side.BUY else middle - away
+        quantity = int(chosen.expovariate(1 / 2_000)) + 1
+        order = self._limit(side, price, min(quantity, 10**4))
+        prevention = chosen.choice(list(SelfTradePrevention))
+        order = msgspec.structs.replace(order, self_trade_prevention=prevention)
+        dice = chosen.random()
+        if dice < 0.5:
+            return msgspec.structs.replace(order, time_in_force=TimeInForce.FOK)
+        if dice < 0.6:
+            return msgspec.structs.replace(order, time_in_force=TimeInForce.IOC, quantity=QuantityLots(30))
+        order = msgspec.structs.replace(order, order_type=OrderType.MARKET, time_in_force=TimeInForce.IOC)
+        if dice < 0.8:
+            quote = AssetUnits(quantity * middle * self.market.quote_per_tick_lot)
+            order = msgspec.structs.replace(order, quantity=QuantityLots(0), quote_quantity=quote)
+        if chosen.random() < 0.5:
+            needs_price = side is Side.BUY and not order.quote_quantity
+            order = msgspec.structs.replace(
+                order, bound_by_book=True, price=order.price if needs_price else PriceTicks(0)
+            )
+        return order
+
+    def _market(self, side: Side) -> PlaceOrder:
+        order = self._limit(side, 10**6 if side is Side.BUY else 1, 10**4)
+        return msgspec.structs.replace(
+            order, order_type=OrderType.MARKET, time_in_force=TimeInForce.IOC,
+            self_trade_prevention=SelfTradePrevention.NONE,
+        )  # fmt: skip
+
+    def _cancel(self) -> CancelOrder:
+        self._number += 1
+        name = f"d{self.chosen.randint(1, self._number)}"
+        account = AccountId(self.chosen.choice(ACCOUNTS))
+        return CancelOrder(self._number, "test", account, self.market.symbol, OrderId(0), name)
 
 
 def main() -> None:
