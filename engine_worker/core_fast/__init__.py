@@ -8,7 +8,7 @@ docs/decisions/0029-cores-behind-frames.md.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine_worker.core_fast.cores import FastCores
+    from engine_worker.core_fast.fast_cores import FastCores
 
 __all__ = ["FastCores"]
 
@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     # Not imported above: this package must be importable for its own build.
     if name != "FastCores":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from engine_worker.core_fast.cores import FastCores
+    from engine_worker.core_fast.fast_cores import FastCores
 
     return FastCores

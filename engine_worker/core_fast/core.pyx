@@ -42,6 +42,9 @@ if (FORMAT, OLDEST_FORMAT, KINDS) != (2, 2, 1):
 SOURCES_HASH = "@SOURCES_HASH@"
 """Of the sources that the extension was built from; build.py fills it in."""
 
+cdef bytes _COMMANDS_FIELD = COMMANDS_FIELD
+cdef bytes _MESSAGES_FIELD = MESSAGES_FIELD
+cdef object _crc32 = zlib.crc32
 cdef int _FORMAT = 2
 cdef int PROGRESS_COMMANDS = 16
 
@@ -380,12 +383,12 @@ cdef class FastCore:
     def apply_frame(self, stream_id, fields, progressed=None):
         cdef object payload
         if len(fields) == 1:
-            payload = fields.get(COMMANDS_FIELD)
+            payload = fields.get(_COMMANDS_FIELD)
             if payload is not None:
                 if self.apply_commands(stream_id[0], payload, progressed):
                     return []
             else:
-                payload = fields.get(MESSAGES_FIELD)
+                payload = fields.get(_MESSAGES_FIELD)
                 if payload is not None and self.apply_messages(stream_id[0], payload, progressed):
                     return []
         return self.parts.apply_slowly(stream_id, fields, progressed)
@@ -399,7 +402,7 @@ cdef class FastCore:
             entered = written
         return entered if entered > shard.time else shard.time
 
-    cdef bint apply_commands(self, object entered, bytes frame, object progressed) except -1:
+    cdef bint apply_commands(self, uint64_t entered, bytes frame, object progressed) except -1:
         """Apply a frame of frequent commands; return False, with nothing done, when there is something
         else."""
         cdef Shard *shard = self.alive()
@@ -407,13 +410,13 @@ cdef class FastCore:
         cdef int64_t written_us, time
         cdef int count, number
         cdef Item *item
-        if entered > <object>(INT64_MAX // 2):
+        if entered > <uint64_t>(INT64_MAX // 2):
             return False
         begin_reading(&reader, frame, False)
         count = read_commands(shard, &reader, &written_us)
         if count < 0:
             return False
-        time = self.entry_time(entered, written_us, WRITER_BEHIND_MS_MAX)
+        time = self.entry_time(<int64_t>entered, written_us, WRITER_BEHIND_MS_MAX)
         for number in range(count):
             item = &shard.items[number]
             if number + PREFETCH_DISTANCE < count:
@@ -425,7 +428,7 @@ cdef class FastCore:
                 progressed()
         return True
 
-    cdef bint apply_messages(self, object entered, bytes frame, object progressed) except -1:
+    cdef bint apply_messages(self, uint64_t entered, bytes frame, object progressed) except -1:
         """Apply a frame of frequent messages; return False, with nothing done, when there is something
         else."""
         cdef Shard *shard = self.alive()
@@ -433,7 +436,7 @@ cdef class FastCore:
         cdef int64_t written_us, time, first, seen, number
         cdef int32_t source
         cdef int count, applied = 0
-        if entered > <object>(INT64_MAX // 2):
+        if entered > <uint64_t>(INT64_MAX // 2):
             return False
         begin_reading(&reader, frame, False)
         count = read_messages(shard, &reader, &written_us, &source, &first)
@@ -442,7 +445,7 @@ cdef class FastCore:
         seen = shard.received[source] if shard.received[source] > 0 else 0
         if first > seen + 1:
             return False  # some are missing
-        time = self.entry_time(entered, written_us, 0)
+        time = self.entry_time(<int64_t>entered, written_us, 0)
         # What was received before is passed over: a new leader delivers again what may have arrived.
         for number in range(seen + 1 - first, count):
             self.note_received(source, first + number)
@@ -536,7 +539,8 @@ cdef class FastCore:
         cdef unsigned char octets[64]
         cdef bytes frame = b""
         # Before anything of it can leave (docs/decisions/0013-state-hash-and-halt.md).
-        self.check_money()
+        if not has_right_money(shard):
+            self.check_money()
         if shard.event_count:
             self.checksum_events()
             head.bytes, head.length, head.capacity = octets, 0, sizeof(octets)
@@ -579,7 +583,7 @@ cdef class FastCore:
         """Count the events so far in the checksum."""
         cdef Shard *shard = self.shard
         if shard.events.length > shard.checksummed:
-            shard.checksum = zlib.crc32(
+            shard.checksum = _crc32(
                 PyMemoryView_FromMemory(
                     <char *>shard.events.bytes + shard.checksummed, shard.events.length - shard.checksummed,
                     PyBUF_READ,

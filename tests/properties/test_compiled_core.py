@@ -35,6 +35,7 @@ from protocol.signing import sign
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, SKIPPED_ENTRY_FIELD, SKIPPED_FIELD
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
+from tests.properties.amounts import ACCOUNTS, commands_at_the_edge, market_of_few_decimals, shib_market
 from tests.properties.compiled_twins import (
     HASH_INTERVAL,
     WINDOWS,
@@ -46,12 +47,6 @@ from tests.properties.compiled_twins import (
     outcome_of,
 )
 from tests.properties.markets import market_map
-from tests.properties.test_amounts_at_the_edge import ACCOUNTS as EDGE_ACCOUNTS
-from tests.properties.test_amounts_at_the_edge import (
-    commands_at_the_edge,
-    market_of_few_decimals,
-    shib_market,
-)
 
 pytestmark = pytest.mark.skipif(
     "compiled" not in CORES, reason=f"THE COMPILED CORE IS NOT TESTED, it is not built: {why_not_compiled}"
@@ -92,7 +87,7 @@ def test_amounts_at_the_edge(seed: int) -> None:
     kinds = ("deposit", "withdraw", "buy", "sell", "sell", "buy")
     steps = [
         (
-            chosen.choice(kinds), chosen.choice(EDGE_ACCOUNTS), chosen.randrange(2),
+            chosen.choice(kinds), chosen.choice(ACCOUNTS), chosen.randrange(2),
             chosen.choice((0, 0, 1, 2, 3)), chosen.choice((0, 0, 1, 2, 3)),
         )
         for _ in range(400)
