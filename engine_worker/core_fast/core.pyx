@@ -408,22 +408,31 @@ cdef class FastCore:
         cdef Shard *shard = self.alive()
         cdef Reader reader
         cdef int64_t written_us, time
-        cdef int count, number
+        cdef int count, number, next_odd = 0
         cdef Item *item
+        cdef list odd = []
         if entered > <uint64_t>(INT64_MAX // 2):
             return False
         begin_reading(&reader, frame, False)
-        count = read_commands(shard, &reader, &written_us)
+        count = read_commands(shard, &reader, &written_us, odd)
         if count < 0:
             return False
+        if odd:
+            odd = self.parts.decoded(odd)
+            if odd is None:
+                return False
         time = self.entry_time(<int64_t>entered, written_us, WRITER_BEHIND_MS_MAX)
         for number in range(count):
             item = &shard.items[number]
             if number + PREFETCH_DISTANCE < count:
                 look_ahead(shard, &shard.items[number + PREFETCH_DISTANCE])
-            self.begin_item(time)
-            self.apply_item(item)
-            self.end_item()
+            if item.tag == ODD:
+                self.parts.apply(odd[next_odd], time)
+                next_odd += 1
+            else:
+                self.begin_item(time)
+                self.apply_item(item)
+                self.end_item()
             if progressed is not None and count >= PROGRESS_COMMANDS and not (number + 1) % PROGRESS_COMMANDS:
                 progressed()
         return True
@@ -920,6 +929,62 @@ cdef class FastCore:
         totals.withdrawn, totals.settled = to_wide(withdrawn), to_wide(settled)
         totals.funds, totals.held = to_wide(funds), to_wide(held)
 
+    def balance_of(self, account_id, str asset):
+        """Return (available, held) of an account, which may be none, in an asset that the shard knows."""
+        cdef Funds *funds = NULL
+        cdef int32_t slot = NONE, number = self.asset_number(asset)
+        if -(2**63) <= account_id < 2**63:
+            slot = find_account(self.shard, account_id)
+        if slot >= 0:
+            funds = find_funds(account_at(self.shard, slot), number)
+        if funds == NULL:
+            return (0, 0)
+        return (funds.available, funds.held)
+
+    def outstanding(self, str asset):
+        """Return what came in of an asset by this shard and has not gone out by it."""
+        cdef Totals *totals = &self.shard.assets[self.asset_number(asset)]
+        return from_wide(totals.deposited - totals.withdrawn)
+
+    def move_funds(self, int64_t account_id, str asset, int64_t amount, bint is_deposit, str transfer_id):
+        """Credit or debit an account, which a deposit may open, and tell it."""
+        cdef Shard *shard = self.alive()
+        cdef int32_t number = self.asset_number(asset), slot = find_account(shard, account_id)
+        cdef bytes name = transfer_id.encode()
+        cdef Totals *totals = &shard.assets[number]
+        cdef Writer *writer = &shard.events
+        cdef Account *account
+        cdef Funds *funds
+        cdef wide_t before, after
+        if slot < 0:
+            slot = add_account(shard, account_id, shard.time)
+        account = account_at(shard, slot)
+        funds = funds_in(account, number)
+        before = <wide_t>funds.available + funds.held  # measured, as in `exchange`
+        after = <wide_t>funds.available + (amount if is_deposit else -amount)
+        if after < 0 or after >> 64:
+            raise InvariantBroken(f"available is {from_wide(after)} after a transfer of {amount}")
+        funds.available = <uint64_t>after
+        if is_deposit:
+            totals.deposited += amount
+        else:
+            totals.withdrawn += amount
+        totals.funds += <wide_t>funds.available + funds.held - before
+        account.changed_time = shard.time
+        reserve(writer, 160 + len(name))
+        put_array(writer, 7)
+        put_byte(writer, 11 if is_deposit else 12)
+        put_number(writer, shard.time)
+        put_number(writer, account_id)
+        put_text(writer, totals.name, totals.name_length)
+        put_number(writer, amount)
+        put_text(writer, PyBytes_AS_STRING(name), len(name))
+        put_array(writer, 1)
+        put_balance(shard, writer, account, number)
+        shard.event_count += 1
+        # After the balance has been told, which an event does also when it is zero.
+        forget_empty(account, number)
+
     # Accounts.
 
     cdef Account *known_account(self, int64_t account_id) except NULL:
@@ -1106,9 +1171,9 @@ cdef void look_ahead(Shard *shard, Item *item) noexcept:
     """Have the processor fetch what a later command of the frame will look at: the tables are larger than
     its cache."""
     cdef int32_t account
-    prefetch(&shard.answers[hash_request(shard.last_channel, item.request_id) & shard.answer_mask])
-    if item.tag == TICK:
+    if item.tag == TICK or item.tag == ODD:
         return
+    prefetch(&shard.answers[hash_request(shard.last_channel, item.request_id) & shard.answer_mask])
     account = find_account(shard, item.account_id)
     if account >= 0 and item.client_order_id.length:
         prefetch(

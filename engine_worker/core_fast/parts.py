@@ -60,7 +60,7 @@ from protocol.commands import (
 )
 from protocol.configuration import AccountLimits, MarketStatus
 from protocol.decoding import msgpack_decoder
-from protocol.events import AccountLimited, EntrySkipped, Event, FundsDeposited, FundsWithdrawn, StateHashed
+from protocol.events import AccountLimited, EntrySkipped, Event, StateHashed
 from protocol.market import Market, MarketMap
 from protocol.orders import (
     Balance,
@@ -85,7 +85,14 @@ _FREQUENT_COMMANDS: Final = frozenset((PlaceOrder, CancelOrder, Tick))
 _FREQUENT_MESSAGES: Final = frozenset(
     (MatchOrder, CancelResting, TakerOutcome, MakerFill, RestingClosed, CancelMissed)
 )
+_CONFIGURING: Final = frozenset((Signed, ConfigureShard, ConfigureMarket))
+_decode_commands: Final = msgpack_decoder(list[LoggedCommand])
 _TO_MARKET: Final = frozenset((MatchOrder, CancelResting))
+
+
+def _array_head(count: int) -> bytes:
+    """Return the head of an array, in its longest form."""
+    return b"\xdd" + count.to_bytes(4, "big")
 
 
 class FundsView(Funds):
@@ -175,15 +182,6 @@ class AccountView(Account):
         for asset in assets:
             self._core.forget_empty(self.account_id, asset)
 
-    def move(self, asset: str, amount: int) -> int:
-        """Change what is available of an asset; return by how much, measured, the account's funds changed."""
-        available, held = self._core.funds_of(self.account_id).get(asset, (0, 0))
-        if available + amount < 0:
-            raise InvariantBroken(f"available is {available + amount} after a withdrawal of {-amount}")
-        self._core.set_funds(self.account_id, asset, available + amount, held)
-        self._core.set_changed_time(self.account_id, self._state.time)
-        return sum(self._core.funds_of(self.account_id)[asset]) - available - held
-
 
 class AccountsView(dict[AccountId, Account]):
     """The accounts by number; as a dict it is empty."""
@@ -235,17 +233,17 @@ class TotalsView(AssetTotals):
     def _get(self, place: int) -> int:
         return self._core.totals_of(self._asset)[place]
 
-    def _add(self, place: int, amount: int) -> None:
+    def _set(self, place: int, amount: int) -> None:
         totals = list(self._core.totals_of(self._asset))
         totals[place] = amount
         self._core.set_totals(self._asset, *totals)
 
-    fees = property(lambda self: self._get(0), lambda self, amount: self._add(0, amount))
-    deposited = property(lambda self: self._get(1), lambda self, amount: self._add(1, amount))
-    withdrawn = property(lambda self: self._get(2), lambda self, amount: self._add(2, amount))
-    settled = property(lambda self: self._get(3), lambda self, amount: self._add(3, amount))
-    funds = property(lambda self: self._get(4), lambda self, amount: self._add(4, amount))
-    held = property(lambda self: self._get(5), lambda self, amount: self._add(5, amount))
+    fees = property(lambda self: self._get(0), lambda self, amount: self._set(0, amount))
+    deposited = property(lambda self: self._get(1), lambda self, amount: self._set(1, amount))
+    withdrawn = property(lambda self: self._get(2), lambda self, amount: self._set(2, amount))
+    settled = property(lambda self: self._get(3), lambda self, amount: self._set(3, amount))
+    funds = property(lambda self: self._get(4), lambda self, amount: self._set(4, amount))
+    held = property(lambda self: self._get(5), lambda self, amount: self._set(5, amount))
 
 
 class _Totals(dict[str, AssetTotals]):
@@ -572,56 +570,51 @@ class CompiledReplies(Replies):
 class CompiledTransfers(FundsTransfers):
     """Deposits and withdrawals."""
 
-    __slots__ = ("_compiled",)
+    __slots__ = ("_compiled", "_core")
 
-    def __init__(self, state: CompiledState, replies: CompiledReplies) -> None:
+    def __init__(self, core: "FastCore", state: CompiledState, replies: CompiledReplies) -> None:
         super().__init__(state, replies)
-        self._compiled = state
+        self._core, self._compiled = core, state
 
     @override
     def transfer(self, command: Deposit | Withdraw) -> None:
-        state = self._compiled
+        state, core = self._compiled, self._core
         if command.idempotency_key and not self._replies.is_first_of_its_key(command):
             return
-        account = state.accounts.get(command.account_id)
-        key = transfer_key(type(command).__name__, command.account_id, command.transfer_id)
+        account_id, asset = command.account_id, command.asset
+        key = transfer_key(type(command).__name__, account_id, command.transfer_id)
         first = state.transfers.find(key, state.time)
         reason = self._reason_not_to_repeat(command, first)
         if reason is None and first is None:
-            reason = self._reason_not_to_transfer(command, account)
+            reason = self._why_not(command)
         if reason is not None:
             self._replies.refuse_keyed(command, reason)
             return
         if first is None:
-            account = state.accounts.opened(command.account_id)  # type: ignore[attr-defined]
-            state.transfers.remember(Transfer(key, state.time, command.asset, command.amount))
-            self._move_funds(command, account)
-        nothing = Balance(command.asset, AssetUnits(0), AssetUnits(0))
-        balance = account.balance(command.asset) if account is not None else nothing
-        reply = FundsReply(command.request_id, state.time, (balance,))
-        self._replies.reply_keyed(command.account_id, command.idempotency_key, command.reply_to, reply)
+            state.transfers.remember(Transfer(key, state.time, asset, command.amount))
+            is_deposit = isinstance(command, Deposit)
+            if is_deposit and state.signer is not None:
+                state.authority.count(state.signer, command, state.time)  # type: ignore[arg-type]  # a deposit
+            core.move_funds(account_id, asset, command.amount, is_deposit, command.transfer_id)
+        available, held = core.balance_of(account_id, asset)
+        balances = (Balance(asset, AssetUnits(available), AssetUnits(held)),)
+        reply = FundsReply(command.request_id, state.time, balances)
+        self._replies.reply_keyed(account_id, command.idempotency_key, command.reply_to, reply)
 
-    @override
-    def _move_funds(self, command: Deposit | Withdraw, account: Account) -> None:
-        assert isinstance(account, AccountView)
-        state, totals = self._compiled, self._compiled.totals[command.asset]
+    def _why_not(self, command: Deposit | Withdraw) -> RejectReason | None:
+        """Return why a transfer that is no repetition is refused (`_reason_not_to_transfer`)."""
+        state, core = self._compiled, self._core
+        if command.amount <= 0:
+            return RejectReason.AMOUNT_OUT_OF_RANGE
         if isinstance(command, Deposit):
-            totals.funds += account.move(command.asset, command.amount)
-            totals.deposited += command.amount
-            if state.signer is not None:
-                state.authority.count(state.signer, command, state.time)
-        else:
-            totals.funds += account.move(command.asset, -command.amount)
-            totals.withdrawn += command.amount
-        balances = (account.balance(command.asset),)
-        # After the balance has been read, which an event tells also when it is zero.
-        account.forget_empty(command.asset)
-        moved = FundsDeposited if isinstance(command, Deposit) else FundsWithdrawn
-        state.events.append(
-            moved(
-                state.time, command.account_id, command.asset, command.amount, command.transfer_id, balances
-            )
-        )
+            outstanding = core.outstanding(command.asset) + command.amount
+            too_much = outstanding > state.market_map.supply_share(command.asset)
+            return RejectReason.AMOUNT_OUT_OF_RANGE if too_much else None
+        limits = state.limits.get(command.account_id)
+        if limits is not None and limits[0].is_frozen:
+            return RejectReason.ACCOUNT_FROZEN
+        available, _ = core.balance_of(command.account_id, command.asset)
+        return RejectReason.INSUFFICIENT_BALANCE if available < command.amount else None
 
 
 class CompiledOperatorCommands(OperatorCommands):
@@ -675,7 +668,7 @@ class Parts(Shard):
         )
         cancels = self.operator_cancels = OperatorCancels(state, messages, replies, configuration)
         operators = self.operator_commands = CompiledOperatorCommands(state, replies)
-        transfers = self.funds_transfers = CompiledTransfers(state, replies)
+        transfers = self.funds_transfers = CompiledTransfers(core, state, replies)
         replies.handlers |= {
             CancelAllOrders: self._cancel_all_orders,
             Deposit: transfers.transfer,
@@ -725,6 +718,19 @@ class Parts(Shard):
     ) -> list[DeadItem]:
         """Apply an entry that is not of frequent items in their canonical form alone."""
         return self.behind_frames.apply_frame(stream_id, fields, progressed)
+
+    def decoded(self, items: list[bytes]) -> list[LoggedCommand] | None:
+        """Return the rarer commands of a frame, if this shard applies all of them and none configures."""
+        try:
+            commands = _decode_commands(b"".join((_array_head(len(items)), *items)))
+        except msgspec.MsgspecError:
+            return None
+        state = self.state
+        if any(type(each) in _CONFIGURING for each in commands):
+            # What is behind it in its frame may mean something else then.
+            return None
+        refused = frames._refused(commands, state.index, state.market_map)
+        return None if refused else commands
 
     @override
     def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:

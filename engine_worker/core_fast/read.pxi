@@ -86,10 +86,14 @@ cdef void read_command(Shard *shard, Reader *reader, Item *item) noexcept:
     item.market = find_market(shard, &item.symbol)
 
 
-cdef int read_commands(Shard *shard, Reader *reader, int64_t *written_us) except -2:
-    """Read a frame of commands into `shard.items`; return how many there are, or NONE when something is
-    unusual."""
+cdef int read_commands(Shard *shard, Reader *reader, int64_t *written_us, list odd) except -2:
+    """Read a frame of commands into `shard.items`; return how many there are, or NONE: it is no such frame.
+
+    Commands that are not read here are ODD in it, and their encodings are appended to `odd`.
+    """
     cdef int64_t count, number
+    cdef const unsigned char *start
+    cdef Item *item
     expect_array(reader, 3)
     if read_number(reader) != _FORMAT:
         reader.is_unusual = True
@@ -99,9 +103,15 @@ cdef int read_commands(Shard *shard, Reader *reader, int64_t *written_us) except
         return NONE
     reserve_items(shard, count)
     for number in range(count):
-        read_command(shard, reader, &shard.items[number])
+        start, item = reader.at, &shard.items[number]
+        read_command(shard, reader, item)
         if reader.is_unusual:
-            return NONE
+            reader.at, reader.is_unusual = start, False
+            pass_over(reader)
+            if reader.is_unusual:
+                return NONE
+            item.tag = ODD
+            odd.append((<const char *>start)[: reader.at - start])
     return <int>count if reader.at == reader.end else NONE
 
 
@@ -247,8 +257,7 @@ cdef int read_message(Shard *shard, Reader *reader, Item *item, int32_t source) 
 cdef int read_messages(
     Shard *shard, Reader *reader, int64_t *written_us, int32_t *source, int64_t *first
 ) except -2:
-    """Read a frame of messages into `shard.items`; return how many there are, or NONE when something is
-    unusual."""
+    """Read a frame of messages into `shard.items`; return how many there are, or NONE: something is unusual."""
     cdef int64_t count, number, sender
     shard.read_fill_count = shard.read_prevented_count = 0
     expect_array(reader, 6)

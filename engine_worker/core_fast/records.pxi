@@ -62,8 +62,8 @@ cdef enum:
 cdef enum:  # tags of commands and messages
     PLACE_ORDER = 1
     CANCEL_ORDER = 2
-    DEPOSIT = 4
     TICK = 6
+    ODD = 255  # a command that the object core decodes
     MATCH_ORDER = 11
     CANCEL_RESTING = 12
     TAKER_OUTCOME = 21

@@ -294,6 +294,55 @@ cdef inline int64_t read_array(Reader *reader) noexcept:
     return 0
 
 
+cdef void pass_over(Reader *reader) noexcept:
+    """Pass over one item of numbers, texts, bytes, nil, truth values and arrays of such."""
+    cdef int64_t left = 1, length
+    cdef unsigned char head
+    # A counter instead of recursion, which deep nesting could exhaust.
+    while left and not reader.is_unusual:
+        left -= 1
+        if reader.at >= reader.end:
+            reader.is_unusual = True
+            return
+        head = reader.at[0]
+        length = -1
+        if 0x90 <= head <= 0x9F or head == 0xDC or head == 0xDD:
+            left += read_array(reader)
+            continue
+        if head == 0xC0 or head == 0xC2 or head == 0xC3:
+            reader.at += 1
+            continue
+        if 0xA0 <= head <= 0xBF:
+            length = head & 0x1F
+            reader.at += 1
+        elif head == 0xC4 or head == 0xD9:
+            length = read_length(reader, 1)
+        elif head == 0xC5 or head == 0xDA:
+            length = read_length(reader, 2)
+        elif head == 0xC6 or head == 0xDB:
+            length = read_length(reader, 4)
+        else:
+            # A number of any size: the object core judges its value.
+            if head < 0x80 or head >= 0xE0:
+                length = 0
+            elif 0xCC <= head <= 0xD3:
+                length = 1 << (head & 3)
+            reader.at += 1
+        if length < 0 or reader.end - reader.at < length:
+            reader.is_unusual = True
+            return
+        reader.at += length
+
+
+cdef inline int64_t read_length(Reader *reader, int size) noexcept:
+    cdef int64_t length
+    if reader.end - reader.at <= size:
+        return -1
+    length = <int64_t>big_endian(reader.at + 1, size)
+    reader.at += 1 + size
+    return length
+
+
 cdef inline void expect_array(Reader *reader, int64_t count) noexcept:
     if read_array(reader) != count:
         reader.is_unusual = True
