@@ -266,6 +266,33 @@ def test_queries_and_progress_of_long_frames() -> None:
     exchange.compare_states()
 
 
+@pytest.mark.parametrize(
+    "window", [WINDOWS.request_ms, WINDOWS.key_ms, WINDOWS.transfer_ms], ids=["request", "key", "transfer"]
+)
+def test_a_window_ends_at_the_same_millisecond(window: int) -> None:
+    exchange = Exchange(market_map(1), 1)
+    pair, start = exchange.pairs[0], exchange._now + 1
+    for number, account in enumerate((1, 2, 3), start=10):
+        commands = (
+            Deposit(number, "t", AccountId(account), "PLUM", AssetUnits(10**6), f"t{number}"),
+            PlaceOrder(
+                number + 50, "t", AccountId(account), f"o{number}", "FIGPLUM", Side.BUY, OrderType.LIMIT,
+                TimeInForce.IOC, PriceTicks(5), QuantityLots(5), idempotency_key=f"k{number}",
+                deadline_ms=TimeMs(start + window + account - 2),
+            ),
+        )  # fmt: skip
+        repeated = tuple(
+            msgspec.structs.replace(each, request_id=each.request_id + 100 * (window != WINDOWS.request_ms))
+            for each in commands
+        )
+        for ms, entered in ((0, commands), (window + account - 2, repeated)):
+            written_us = (start + ms) * 1_000
+            frame = encode_commands(entered, written_us)
+            pair.apply(StreamId(start + ms), {COMMANDS_FIELD: frame})
+            pair.compare_state()
+        start += 10 * window
+
+
 def test_cores_are_freed() -> None:
     for _ in range(50):
         program = Program(1, 64, 1)
