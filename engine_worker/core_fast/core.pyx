@@ -26,7 +26,6 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 from engine_worker.core import conservation as audit
 from engine_worker.core import journal
 from engine_worker.core.invariants import InvariantBroken
-from engine_worker.core.snapshot import VERSIONS
 from engine_worker.core_fast.parts import Parts, decode_order
 from engine_worker.frame_core import MarketCounts
 from protocol.codec import FORMAT, OLDEST_FORMAT, encode_frame
@@ -740,11 +739,6 @@ cdef class FastCore:
             return shard.accounts_by_id.count
         raise ValueError(name)
 
-    def in_flight(self):
-        cdef Shard *shard = self.alive()
-        numbers = range(SHARD_COUNT_MAX)
-        return {number: shard.in_flight[<int>number] for number in numbers if shard.in_flight[<int>number]}
-
     def numbers_received(self):
         """Return source shard -> the number of its last message that was applied, in the order of the first
         ones."""
@@ -850,25 +844,6 @@ cdef class FastCore:
             return None
         level = level_at(shard, half.best)
         return (level.price, from_wide(level.quantity), level.order_count)
-
-    def book_levels(self, str symbol, int side):
-        """Return (price, [(order id, account id, quantity)]) of every level, best first."""
-        cdef Shard *shard = self.alive()
-        cdef BookSide *half = book_side(shard.markets[self.known_market(symbol)], side)
-        cdef int32_t number, at, slot
-        cdef Level *level
-        cdef Resting *resting
-        levels = []
-        for number in range(half.block_count - 1, -1, -1):
-            for at in range(half.blocks[number].count - 1, -1, -1):
-                level = level_at(shard, half.blocks[number].levels[at])
-                orders, slot = [], level.first
-                while slot >= 0:
-                    resting = resting_at(shard, slot)
-                    orders.append((resting.order_id, resting.account_id, resting.quantity))
-                    slot = resting.following
-                levels.append((level.price, orders))
-        return levels
 
     def rest(
         self, str symbol, int side, int64_t order_id, int64_t account_id, int64_t price, int64_t quantity
@@ -1016,9 +991,6 @@ cdef class FastCore:
     def changed_time(self, int64_t account_id):
         return self.known_account(account_id).changed_time
 
-    def set_changed_time(self, int64_t account_id, int64_t time):
-        self.known_account(account_id).changed_time = time
-
     def set_has_limits(self, int64_t account_id, bint has_limits):
         self.known_account(account_id).has_limits = has_limits
 
@@ -1042,9 +1014,6 @@ cdef class FastCore:
         cdef Account *account = self.known_account(account_id)
         cdef Funds *funds = funds_in(account, self.asset_number(asset))
         funds.available, funds.held = available, held
-
-    def forget_empty(self, int64_t account_id, str asset):
-        forget_empty(self.known_account(account_id), self.asset_number(asset))
 
     # Open orders.
 

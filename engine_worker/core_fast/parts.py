@@ -177,11 +177,6 @@ class AccountView(Account):
         self._state.limits[self.account_id] = (limits, order_counts)
         self._core.set_has_limits(self.account_id, True)
 
-    @override
-    def forget_empty(self, *assets: str) -> None:
-        for asset in assets:
-            self._core.forget_empty(self.account_id, asset)
-
 
 class AccountsView(dict[AccountId, Account]):
     """The accounts by number; as a dict it is empty."""
