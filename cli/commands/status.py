@@ -3,7 +3,7 @@
 import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
-from cli.inquiries import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
+from cli.inquiries import TIMEOUT_S, cores, frontend_note, halts, lags_ms, serving, shards_answer
 from cli.live_status import watch
 from cli.local.processes import metrics_urls, urls
 from cli.local.state_file import ProcessStatus, read_state, trading_processes
@@ -33,6 +33,7 @@ def status(as_json: bool, is_watching: bool) -> None:
     all_running = bool(needed) and all(process.state is ProcessStatus.RUNNING for process in needed)
     doors = serving(settings) if processes else {}
     ready = all_running and all(doors.values()) and shards_answer(settings, TIMEOUT_S)
+    running_cores = cores(settings) if processes else {}
     if as_json:
         rows = [
             {
@@ -41,6 +42,7 @@ def status(as_json: bool, is_watching: bool) -> None:
                 "state": each.state,
                 "restarts": each.restarts,
                 "answers": doors.get(each.name),
+                "core": running_cores.get(each.name),
             }
             for each in processes
         ]
@@ -60,13 +62,14 @@ def status(as_json: bool, is_watching: bool) -> None:
         return
     lags = lags_ms(settings)
     console.print("The exchange is ready.\n" if ready else "The exchange is not ready.\n")
-    table = plain_table("process", "state", "pid", "restarts", "behind")
-    table.columns[1].justify = "left"
+    table = plain_table("process", "state", "pid", "restarts", "behind", "core")
+    table.columns[1].justify = table.columns[5].justify = "left"
     for process in processes:
         behind = f"{lags[process.name]} ms" if process.name in lags else ""
         silent = process.state is ProcessStatus.RUNNING and doors.get(process.name) is False
         state_text = f"{process.state}, does not answer" if silent else process.state
-        table.add_row(process.name, state_text, str(process.pid or ""), str(process.restarts), behind)
+        core = running_cores.get(process.name, "")
+        table.add_row(process.name, state_text, str(process.pid or ""), str(process.restarts), behind, core)
     console.print(table)
     console.print()
     for name, url in urls(settings).items():
