@@ -199,7 +199,7 @@ class Progress(Enum):
     """The result of one batch."""
 
     MORE = "there may be more"
-    CAUGHT_UP = "everything is stored"
+    CAUGHT_UP = "everything that was there when the batch began is stored"
 
 
 class DeadEntry(NamedTuple):
@@ -275,7 +275,9 @@ class ShardIngest:
                 entries, is_end = self._read(last_id)
                 if covered is not None and entries and entries[-1].stream_id > covered:
                     entries = [entry for entry in entries if entry.stream_id <= covered]
-                    is_end = False
+                    # What came meanwhile is the next nudge's: to go on at once would make a transaction for
+                    # each order under light load, which takes more time than to match it.
+                    is_end = True
                 entries, held = self._readable(entries)
                 is_end = is_end or held
                 if entries:

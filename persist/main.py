@@ -18,7 +18,14 @@ import structlog
 from dramatiq import Worker
 from dramatiq.brokers.redis import RedisBroker
 
-from persist.actors import POLL_MS, IngestRunner, archive_once, declare_archive, declare_ingest, make_broker
+from persist.actors import (
+    SLOW_POLL_MS,
+    IngestRunner,
+    archive_once,
+    declare_archive,
+    declare_ingest,
+    make_broker,
+)
 from persist.archive import Archiver, Retention, withdraw
 from persist.backfill import finish_backfills
 from persist.first_start import PERIOD_S as SCHEMA_PERIOD_S
@@ -224,7 +231,7 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     if settings.archive_enabled:
         declare_archive(broker, lambda: archive_once(archiver))
         threads += 1
-    worker = Worker(broker, worker_threads=threads, worker_timeout=POLL_MS)
+    worker = Worker(broker, worker_threads=threads, worker_timeout=SLOW_POLL_MS)
     heartbeat = Heartbeat(settings, settings.name_of_process("persist-worker"))
     heartbeat.start()
     _await_schema_for_work(database_url, stopping, probes)
