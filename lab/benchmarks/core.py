@@ -82,7 +82,7 @@ def shard(count: int) -> list[Result]:
             filled,
             list(commands(prefill + mixed, market))[len(prefill) :],
         ),
-        ("51 % add, 49 % take one maker", deposits(market_map), list(commands(_pairs(count), market))),
+        ("51 % add, 49 % take one maker", deposits(market_map), list(commands(pairs(count), market))),
     )
     results = []
     for what, start, steps in mixes:
@@ -106,7 +106,7 @@ def shard(count: int) -> list[Result]:
     return results
 
 
-def _pairs(count: int) -> list[Operation]:
+def pairs(count: int) -> list[Operation]:
     """Return orders that rest and orders that take one of them, in turn, as the `http` bench places them."""
     price, quantity = PriceTicks(MID_PRICE), QuantityLots(1_000)
     return [

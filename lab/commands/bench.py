@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lab.benchmarks import attacks as attacks_bench
 from lab.benchmarks import core as core_benches
+from lab.benchmarks import counts as counts_bench
 from lab.benchmarks import depth as depth_bench
 from lab.benchmarks import door as door_bench
 from lab.benchmarks import failover as failover_bench
@@ -79,6 +80,13 @@ def core(count: int, runs: int, as_json: bool, record: bool) -> None:
 def shard(count: int, runs: int, as_json: bool, record: bool) -> None:
     """Measure a whole shard in memory: accounts, holds, matching, fees, framing."""
     _finish(repeated("shard", runs, partial(core_benches.shard, count)), as_json=as_json, record=record)
+
+
+@bench.command()
+@_reports
+def counts(as_json: bool, record: bool) -> None:
+    """Count the calls that a command costs in each stage, beside the budgets; needs no idle machine."""
+    _finish(counts_bench.count_results(), as_json=as_json, record=record)
 
 
 @bench.command()
