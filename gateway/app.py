@@ -45,7 +45,7 @@ def create_app(
     cors = _cors(browser_origins)
     app = Litestar(
         route_handlers=[
-            _route(path, endpoint) for path, each in endpoints.items() for endpoint in each.values()
+            _route(path, endpoint) for path, by_method in endpoints.items() for endpoint in by_method.values()
         ],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         request_max_body_size=max(sizes.body_max, sizes.form_max),

@@ -47,8 +47,8 @@ def mounted_groups(settings: Settings) -> frozenset[Group]:
     try:
         return frozenset(Group(name.strip()) for name in settings.functions.split(",") if name.strip())
     except ValueError as error:
-        known = ", ".join(Group)
-        raise SettingsError(f"{PREFIX}FUNCTIONS: {error}; there are: {known}") from error
+        groups = ", ".join(Group)
+        raise SettingsError(f"{PREFIX}FUNCTIONS: {error}; there are: {groups}") from error
 
 
 async def serve(
