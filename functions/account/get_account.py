@@ -83,17 +83,17 @@ def _shown(ports: Ports, reply: FundsReply, *, omit_zero: bool) -> list[BalanceS
     ]
 
 
-def balance_shape(known: MarketMap, balance: Balance) -> BalanceShape:
+def balance_shape(markets: MarketMap, balance: Balance) -> BalanceShape:
     """Return funds in one asset, including one whose markets are all delisted.
 
     Raises:
         ApiError: 503; the shard that has a market of the asset has not published its configuration yet.
     """
     asset = balance.asset
-    if asset not in known.by_asset:
+    if asset not in markets.by_asset:
         raise unavailable()
     return BalanceShape(
-        asset, known.format_amount(balance.available, asset), known.format_amount(balance.held, asset)
+        asset, markets.format_amount(balance.available, asset), markets.format_amount(balance.held, asset)
     )
 
 

@@ -44,7 +44,9 @@ async def request_funds(ports: Ports, call: Call) -> BalanceShape:
         ports, call.account_id, "deposit", transfer_id, wanted.asset, amount, call.now
     ):
         return next(
-            each for each in await balances(ports, call, omit_zero=False) if each.asset == wanted.asset
+            balance
+            for balance in await balances(ports, call, omit_zero=False)
+            if balance.asset == wanted.asset
         )
     shards = ports.shards
     reply = await shards.submit(

@@ -34,8 +34,8 @@ async def get_ticker_24h(
     markets, is_single = chosen_markets(call.parameters, ports)
     is_mini = is_mini_ticker(call.parameters)
     symbols = [market.symbol for market in markets]
-    found = await ports.read_models.tickers(symbols)
-    tickers = [_as_of(market, ticker, call.now) for market, ticker in zip(markets, found, strict=True)]
+    rows = await ports.read_models.tickers(symbols)
+    tickers = [_as_of(market, ticker, call.now) for market, ticker in zip(markets, rows, strict=True)]
     if is_mini:
         minis = [
             mini_ticker_shape(market, ticker, call.time_scale)

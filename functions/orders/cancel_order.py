@@ -41,7 +41,7 @@ async def cancel_order(ports: Ports, call: Call) -> order_shapes.CanceledShape:
     restriction = parameters.choice("cancelRestrictions", _RESTRICTIONS, _invalid_restriction)
     shards = ports.shards
     if restriction is not None:
-        found = await shards.query(
+        order_reply = await shards.query(
             ports.markets.shard_of_account(call.account_id),
             OrderQuery(
                 shards.next_request_id(),
@@ -53,9 +53,9 @@ async def cancel_order(ports: Ports, call: Call) -> order_shapes.CanceledShape:
             ),
         )
         if (
-            isinstance(found, OrderReply)
-            and found.order.status.is_open
-            and found.order.status is not restriction
+            isinstance(order_reply, OrderReply)
+            and order_reply.order.status.is_open
+            and order_reply.order.status is not restriction
         ):
             raise ApiError(-2011, "Order was not canceled due to cancel restrictions.")
     reply = await shards.submit(

@@ -43,8 +43,8 @@ def overlay(history: list[OrderState], open_now: list[OrderState]) -> list[Order
     """Merge both, each order once and by number; if both have an order, the later state."""
     orders = {order.order_id: order for order in history}
     for order in open_now:
-        known = orders.get(order.order_id)
-        if known is None or (known.version, known.cum_quantity) < (order.version, order.cum_quantity):
+        stored = orders.get(order.order_id)
+        if stored is None or (stored.version, stored.cum_quantity) < (order.version, order.cum_quantity):
             orders[order.order_id] = order
     return [orders[order_id] for order_id in sorted(orders)]
 

@@ -21,7 +21,11 @@ async def end(ports: Ports, call: Call) -> EndedShape:
     """
     wanted = call.parameters.optional("sessionId")
     if wanted is None:
-        others = [each for each in await ports.sessions.open_ids(call.account_id) if each != call.session_id]
+        others = [
+            session_id
+            for session_id in await ports.sessions.open_ids(call.account_id)
+            if session_id != call.session_id
+        ]
     elif "\x00" in wanted:
         raise invalid_parameter("sessionId")
     else:

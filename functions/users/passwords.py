@@ -54,8 +54,8 @@ async def change_password(ports: Ports, call: Call) -> Nothing:
         raise ApiError(-1130, "The new password is the same as the old one.")
     contact = await ports.users.contact(call.account_id) or _NOBODY
     hashed = await ports.passwords.hashed(wanted.new_password, contact.email, is_known=True)
-    known = await confirm(ports, call, wanted.password, wanted.code)
-    if not await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED, known):
+    confirmed_hash = await confirm(ports, call, wanted.password, wanted.code)
+    if not await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED, confirmed_hash):
         raise ApiError(-1002, "Password is wrong.", 401)  # it was changed in the meantime
     return Nothing()
 
@@ -105,16 +105,25 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
 
 
 async def _set_password(
-    ports: Ports, call: Call, account_id: AccountId, hashed: str, activity: Activity, known: str | None = None
+    ports: Ports,
+    call: Call,
+    account_id: AccountId,
+    hashed: str,
+    activity: Activity,
+    current_hash: str | None = None,
 ) -> bool:
-    """Replace the password, if the current one still has the hash `known`.
+    """Replace the password, if the current one still has the hash `current_hash`.
 
     End the sessions that depend on the old one.
     """
-    if not await ports.users.set_password(account_id, hashed, activity, call.origin, known_hash=known):
+    if not await ports.users.set_password(account_id, hashed, activity, call.origin, known_hash=current_hash):
         return False
     await ports.mails.use_up_tokens(account_id, Purpose.RESET)
-    others = [each for each in await ports.sessions.open_ids(account_id) if each != call.session_id]
+    others = [
+        session_id
+        for session_id in await ports.sessions.open_ids(account_id)
+        if session_id != call.session_id
+    ]
     await end_sessions(ports, call, others)
     await ports.mails.write(account_id, changed("Your password was changed", call))
     return True
