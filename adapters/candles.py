@@ -105,12 +105,12 @@ class PostgresCandles:
         if rows and rows[0].open_time < window.first:
             return rows
         # Nothing was traded before, so the window's first candle is the market's first one.
-        found = await self._database.fetch(
+        first_day = await self._database.fetch(
             _FIRST_DAY, {"market": symbol, "start": _near(interval, window.first)}
         )
-        if not found:
+        if not first_day:
             return []
-        first = max(bucket_start(interval, found[0][0], offset_ms), window.first)
+        first = max(bucket_start(interval, first_day[0][0], offset_ms), window.first)
         return await self._rows_from(symbol, interval, window, TimeMs(first), offset_ms)
 
     async def _rows_from(

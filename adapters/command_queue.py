@@ -206,7 +206,7 @@ class CommandQueue:
         for shard, pack, batch in lost:
             if not self._links.of(shard).ready:
                 self._to_retry.append((shard, pack, batch))
-            elif waiting := [each for each in batch if self._replies.is_waiting(each.request_id)]:
+            elif waiting := [command for command in batch if self._replies.is_waiting(command.request_id)]:
                 self._send(shard, pack, waiting, is_retry=True)
 
     def repeat_unanswered(self) -> None:
@@ -214,7 +214,7 @@ class CommandQueue:
 
         For the reply link's `on_ready`.
         """
-        lost = {each.request_id for _, _, batch in self._to_retry for each in batch}
+        lost = {command.request_id for _, _, batch in self._to_retry for command in batch}
         unsent = {
             command.request_id for batch in self._commands.values() for command in batch
         } | self._waiting_here()
@@ -248,7 +248,7 @@ class CommandQueue:
             self._to_retry = [
                 (shard, pack, batch)
                 for shard, pack, batch in self._to_retry
-                if any(self._replies.is_waiting(each.request_id) for each in batch)
+                if any(self._replies.is_waiting(command.request_id) for command in batch)
             ]
 
     def _repeat(self, commands: Iterable[Command]) -> None:
@@ -418,8 +418,8 @@ class CommandQueue:
         reply.add_done_callback(answered)
 
     def _fail(self, batch: Sequence[Any]) -> None:
-        for each in batch:
-            self._replies.fail(each.request_id, unavailable())
+        for command in batch:
+            self._replies.fail(command.request_id, unavailable())
 
 
 class _Later(NamedTuple):

@@ -287,9 +287,9 @@ class RateLimits:
     def _shares_of(self, networks: Networks, kind: str, limit: int, now: TimeMs) -> Sequence[Share]:
         lane = self._lanes[kind]
         if not networks.wide and lane.since <= now < lane.until:
-            known = lane.shares.get(networks.own)
-            if known is not None:
-                return (known,)
+            share = lane.shares.get(networks.own)
+            if share is not None:
+                return (share,)
         place = zlib.crc32((networks.wide or networks.own).encode()) % self._shard_count
         own = self._share(kind, networks.own, limit, place, now)
         if not networks.wide:
@@ -310,7 +310,7 @@ class RateLimits:
         short = [(share, needed) for share, needed in wanted if not self._takes(share, needed)]
         if not short:
             return None
-        if self._pots.is_away or all(self._is_out(*each) for each in short):
+        if self._pots.is_away or all(self._is_out(*missing_share) for missing_share in short):
             return over(short)
         return self._obtain_all(short, over)
 
@@ -476,7 +476,7 @@ class RateLimits:
             if share not in missing:
                 self._take_back(share, 1)
         (kind, largest, period) = next(
-            each for each in self._order_limits if each[0] == missing[0].bucket.kind
+            order_limit for order_limit in self._order_limits if order_limit[0] == missing[0].bucket.kind
         )
         text = f"Too many new orders; current limit is {largest} orders per {period}."
         raise ApiError(-1015, text, 429, seconds_left(kind, now))
@@ -578,9 +578,9 @@ class RateLimits:
             entries: Any = await client.xrange(streams.bans(), start, "+", _BANS_PER_READ)
             for entry_id, written in entries:
                 self._last_ban = entry_id.decode()
-                other = _ban_of(written)
-                if other is not None and self._bans.learn(other) and now < other.until:
-                    self._tell(other)
+                remote_ban = _ban_of(written)
+                if remote_ban is not None and self._bans.learn(remote_ban) and now < remote_ban.until:
+                    self._tell(remote_ban)
             if len(entries) < _BANS_PER_READ:
                 break
         while self._unsent_bans:
@@ -599,10 +599,10 @@ def _ban_of(fields: Mapping[bytes, bytes]) -> Ban | None:
         return None
 
 
-def _too_much(what: str, limit: str, retry_after_s: int) -> ApiError:
+def _too_much(excess: str, limit: str, retry_after_s: int) -> ApiError:
     return ApiError(
         -1003,
-        f"{what}; current limit is {limit}. Please use WebSocket Streams for live updates to avoid polling "
+        f"{excess}; current limit is {limit}. Please use WebSocket Streams for live updates to avoid polling "
         "the API.",
         429,
         retry_after_s,
