@@ -184,7 +184,9 @@ class _MarketFeed:
         self._ticker_key = streams.ticker(shard, symbol)
         self._trades_key = streams.trades(shard, symbol)
         self._candles_key = streams.candles(shard, symbol)
-        self._closed_candles_keys = {each: streams.closed_candles(shard, symbol, each) for each in INTERVALS}
+        self._closed_candles_keys = {
+            interval: streams.closed_candles(shard, symbol, interval) for interval in INTERVALS
+        }
         self._channels = {kind: streams.market_data(symbol, kind) for kind in MarketDataKind}
 
     @property
@@ -417,9 +419,9 @@ class ShardFeeds:
     def know(self, markets: Iterable[Market]) -> None:
         """Add markets. A known market stays unchanged: its grid never changes."""
         for market in markets:
-            known = self._markets.get(market.symbol)
-            if known is not None:
-                known.market = market
+            feed = self._markets.get(market.symbol)
+            if feed is not None:
+                feed.market = market
             else:
                 self._markets[market.symbol] = _MarketFeed(self.shard, market, _empty(), ())
 
