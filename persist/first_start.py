@@ -67,8 +67,8 @@ def is_permanent(error: psycopg.Error) -> bool:
 class Wait:
     """Logs what a process waits for, since when and why: at once, after a change, and every ten seconds."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, awaited: str) -> None:
+        self._what = awaited
         self._began_s = time.monotonic()
         self._said: tuple[str, float] | None = None
 

@@ -343,12 +343,16 @@ class ShardIngest:
                     stream_id, [event for _, event in put_aside], [number for number, _ in put_aside]
                 )
                 rows = self._rows_of([batch])
-                known = self._last_trades(connection)
+                trade_ids_before = self._last_trades(connection)
                 # A trade that the database refused was counted then, so that later ones leave no gap.
-                new = [trade for trade, _ in rows.trades if trade.trade_id > known.get(trade.market, 0)]
-                last = last_trade_ids(new, known)
+                new = [
+                    trade
+                    for trade, _ in rows.trades
+                    if trade.trade_id > trade_ids_before.get(trade.market, 0)
+                ]
+                last = last_trade_ids(new, trade_ids_before)
                 self._write(connection, rows)
-                self._move_last_trades(connection, known, last)
+                self._move_last_trades(connection, trade_ids_before, last)
             if self._late is not None:
                 self._refresh_candles(connection, *self._late)
         except BaseException:
@@ -394,12 +398,12 @@ class ShardIngest:
         """Return the entries of one batch, and whether there are no more."""
         stream, entries, size = events(self._shard), list[Entry](), 0
         while len(entries) < self._entries_max and size < BATCH_BYTES_MAX:
-            found = self._log.read({stream: last_id}, ENTRIES_PER_READ, 0)
-            entries += found
-            if len(found) < ENTRIES_PER_READ:
+            page = self._log.read({stream: last_id}, ENTRIES_PER_READ, 0)
+            entries += page
+            if len(page) < ENTRIES_PER_READ:
                 return entries, True
-            size += sum(len(entry.fields.get(EVENTS_FIELD, b"")) for entry in found)
-            last_id = found[-1].stream_id
+            size += sum(len(entry.fields.get(EVENTS_FIELD, b"")) for entry in page)
+            last_id = page[-1].stream_id
         return entries, False
 
     def _readable(self, entries: list[Entry]) -> tuple[list[Entry], bool]:
@@ -425,9 +429,9 @@ class ShardIngest:
         Return the numbers of events stored and of dead entries.
         """
         batches, dead = decoded(entries)
-        known = self._last_trades(connection)
-        last, refused = self._store_or_bisect(connection, batches, known)
-        self._move_last_trades(connection, known, last)
+        trade_ids_before = self._last_trades(connection)
+        last, refused = self._store_or_bisect(connection, batches, trade_ids_before)
+        self._move_last_trades(connection, trade_ids_before, last)
         unread = {entry.stream_id: entry.reasons for entry in dead}
         refused_ids = {stream_id for stream_id, _ in refused}
         payloads = {
@@ -452,10 +456,15 @@ class ShardIngest:
         return dict(connection.execute("SELECT market, last_trade_id FROM ingest_markets").fetchall())
 
     def _move_last_trades(
-        self, connection: psycopg.Connection[Any], known: Mapping[str, int], last: Mapping[str, int]
+        self,
+        connection: psycopg.Connection[Any],
+        trade_ids_before: Mapping[str, int],
+        last: Mapping[str, int],
     ) -> None:
         if moved := [
-            (market, trade_id) for market, trade_id in last.items() if known.get(market) != trade_id
+            (market, trade_id)
+            for market, trade_id in last.items()
+            if trade_ids_before.get(market) != trade_id
         ]:
             with connection.cursor() as cursor:
                 cursor.executemany(
@@ -465,12 +474,15 @@ class ShardIngest:
                 )
 
     def _store_or_bisect(
-        self, connection: psycopg.Connection[Any], batches: Sequence[EventBatch], known: Mapping[str, int]
+        self,
+        connection: psycopg.Connection[Any],
+        batches: Sequence[EventBatch],
+        trade_ids_before: Mapping[str, int],
     ) -> tuple[dict[str, int], dict[tuple[StreamId, int], str]]:
         """Store all events but those with a refused row.
 
-        `known` is market -> last trade before them; return the same after them, and the refused events of
-        entries with the reasons.
+        `trade_ids_before` is market -> last trade before them; return the same after them, and the refused
+        events of entries with the reasons.
 
         Raises:
             TradeGapError: see `last_trade_ids`.
@@ -479,7 +491,7 @@ class ShardIngest:
         try:
             with connection.transaction():
                 rows = self._rows_of(batches)
-                last = last_trade_ids((trade for trade, _ in rows.trades), known)
+                last = last_trade_ids((trade for trade, _ in rows.trades), trade_ids_before)
                 self._write(connection, rows)
         except _Refusal as error:
             if len(batches) == 1 and len(batches[0].events) == 1:
@@ -492,12 +504,14 @@ class ShardIngest:
                 )
                 strange = {trade.market: min(trade.trade_id, AMOUNT_UNITS_MAX) for trade in foreign}
                 ((number, _),) = batches[0].numbered()
-                return last_trade_ids(own, known) | strange, {(batches[0].stream_id, number): _reason(error)}
+                return last_trade_ids(own, trade_ids_before) | strange, {
+                    (batches[0].stream_id, number): _reason(error)
+                }
         else:
             return last, {}
         parts = batches if len(batches) > 1 else batches[0].halves()
         middle = len(parts) // 2
-        last, refused = self._store_or_bisect(connection, parts[:middle], known)
+        last, refused = self._store_or_bisect(connection, parts[:middle], trade_ids_before)
         self._empty_batch_tables(connection)
         last, refused_later = self._store_or_bisect(connection, parts[middle:], last)
         return last, refused | refused_later

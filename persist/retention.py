@@ -64,7 +64,7 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
             return {}
         # Days are counted back from the stored events, not from today: a lagging database keeps what it still
         # needs.
-        stored_ms = min(each.ms for each in stored)
+        stored_ms = min(stream_id.ms for stream_id in stored)
         drop = _delete_rows
         if row[1] == Flavour.TIMESCALEDB:
             drop = _drop_chunks
