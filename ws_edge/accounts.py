@@ -266,7 +266,9 @@ class AccountStreams:
         account = self._accounts.get(revoked.account_id)
         if account is not None:
             for subscription in [
-                each for each in (*account.subscriptions, *account.joining) if each.falls_with(revoked)
+                subscription
+                for subscription in (*account.subscriptions, *account.joining)
+                if subscription.falls_with(revoked)
             ]:
                 subscription.end()
 
@@ -330,11 +332,11 @@ class AccountStreams:
 
     def _awaits_market(self, events: list[Event]) -> bool:
         """Return whether events are about a market listed a moment ago, or its asset, still unknown here."""
-        known, now = self._listing().known, self._now_ms()
+        markets, now = self._listing().known, self._now_ms()
         return any(
             now < self._awaited.setdefault(name, now + _MARKET_AWAITED_MS)
             for event in events
-            for name in _unknown(event, known)
+            for name in _unknown(event, markets)
         )
 
     def _repair_soon(self) -> None:
@@ -348,11 +350,13 @@ class AccountStreams:
         return self._links.of(self._shard_of(account_id))
 
     async def _published(self, shard: int) -> StreamId:
-        found = await self._cache.hget(streams.feeds_state(shard), "published_id")
-        return StreamId.parse(found) if isinstance(found, bytes) else STREAM_START
+        value = await self._cache.hget(streams.feeds_state(shard), "published_id")
+        return StreamId.parse(value) if isinstance(value, bytes) else STREAM_START
 
     async def _catch_up(self) -> None:
-        while behind := {each: account for each, account in self._accounts.items() if account.is_behind}:
+        while behind := {
+            account_id: account for account_id, account in self._accounts.items() if account.is_behind
+        }:
             by_shard = defaultdict[int, dict[AccountId, _Account]](dict)
             for account_id, account in behind.items():
                 by_shard[self._shard_of(account_id)][account_id] = account
@@ -375,7 +379,7 @@ class AccountStreams:
         if not await self._reaches_back(shard, start):
             self._give_up(shard, accounts, published, "the log begins later")
             return
-        found = defaultdict[AccountId, list[Event]](list)
+        events_of = defaultdict[AccountId, list[Event]](list)
         while start < published:
             entries: Any = await self._log.xrange(
                 streams.events(shard), f"({start}", str(published), _READ_ENTRIES
@@ -392,7 +396,7 @@ class AccountStreams:
                 for event in events:
                     account_id = _account_of(event)
                     if account_id in accounts and start > (accounts[account_id].heard or STREAM_START):
-                        found[account_id].append(event)
+                        events_of[account_id].append(event)
         for number, (account_id, account) in enumerate(accounts.items()):
             if number % _CAUGHT_UP_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -400,9 +404,9 @@ class AccountStreams:
                     # More may have been missed meanwhile; the remaining accounts are caught up later.
                     return
             waiting = [event for portion in account.waiting for event in portion.events]
-            if self._awaits_market(found.get(account_id, []) + waiting):
+            if self._awaits_market(events_of.get(account_id, []) + waiting):
                 continue
-            self._tell(account, account.caught_up(found.get(account_id, ()), published))
+            self._tell(account, account.caught_up(events_of.get(account_id, ()), published))
 
     def _give_up(
         self, shard: int, accounts: dict[AccountId, _Account], published: StreamId, reason: str
@@ -437,7 +441,7 @@ def _unknown(event: Event, markets: MarketMap) -> list[str]:
         return []
     if isinstance(event, _OfOrder) and event.order.market not in markets.by_symbol:
         return [event.order.market]
-    assets = [each.asset for each in event.balances]
+    assets = [balance.asset for balance in event.balances]
     if isinstance(event, FundsDeposited | FundsWithdrawn):
         assets.append(event.asset)
     return [asset for asset in assets if asset not in markets.by_asset]

@@ -56,14 +56,14 @@ class EdgeBook:
 
         None: they do not reach back to the known sequence; only a snapshot helps.
         """
-        known = self.sequence
-        if known is None or not kept:
+        own_sequence = self.sequence
+        if own_sequence is None or not kept:
             return None
-        later = [diff for diff in (*kept, *self._waiting) if diff.last_sequence > known]
-        if later and later[0].first_sequence > known + 1:
+        later = [diff for diff in (*kept, *self._waiting) if diff.last_sequence > own_sequence]
+        if later and later[0].first_sequence > own_sequence + 1:
             return None
         self._waiting = []
-        return [each for each in map(self.apply, later) if each is not None]
+        return [change for change in map(self.apply, later) if change is not None]
 
     def fill(self, base: DepthSnapshot | None, kept: Collection[DepthDiff] = ()) -> list[DepthDiff]:
         """Apply a base (None: there is none) and the diffs read with it; return the diffs for subscribers.
@@ -87,7 +87,7 @@ class EdgeBook:
         elif self._is_shallow:
             self._deepen(base, [diff for diff in later if diff.last_sequence <= self.sequence])
         self._waiting = []
-        return heard + [each for each in map(self.apply, later) if each is not None]
+        return heard + [change for change in map(self.apply, later) if change is not None]
 
     def _deepen(self, base: DepthSnapshot, diffs: list[DepthDiff]) -> None:
         """Add the deeper levels of a base. Subscribers receive nothing: these levels did not change."""
@@ -139,14 +139,14 @@ def _within(
 
 
 def _difference(
-    known: Mapping[PriceTicks, QuantityLots], rows: Levels, end: PriceTicks | None, *, highest_first: bool
+    levels: Mapping[PriceTicks, QuantityLots], rows: Levels, end: PriceTicks | None, *, highest_first: bool
 ) -> Levels:
-    """Return the changes from `known` to `rows`; levels beyond the horizon `end` are unchanged."""
+    """Return the changes from `levels` to `rows`; levels beyond the horizon `end` are unchanged."""
     wanted = dict(rows)
-    changes = [(price, quantity) for price, quantity in rows if known.get(price) != quantity]
+    changes = [(price, quantity) for price, quantity in rows if levels.get(price) != quantity]
     changes += [
         (price, QuantityLots(0))
-        for price in known
+        for price in levels
         if price not in wanted and not is_beyond(price, end, highest_first=highest_first)
     ]
     return tuple(changes)

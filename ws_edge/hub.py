@@ -373,9 +373,11 @@ class Hub:
             ticker: Any = await self._client.get(streams.ticker(shard, symbol))
             if ticker:
                 self._publish(market.tick(_DECODERS[MarketDataKind.TICKER](ticker), wanted))
-            found: Any = await self._client.hvals(streams.candles(shard, symbol))
+            candle_values: Any = await self._client.hvals(streams.candles(shard, symbol))
             # An earlier release opened some candles at other times; its remaining ones are over.
-            candles = [each for each in map(_decode_candle, found) if _opens_where_it_should(each)]
+            candles = [
+                candle for candle in map(_decode_candle, candle_values) if _opens_where_it_should(candle)
+            ]
             for interval in market.intervals_left(candles):
                 closed: Any = await self._client.lrange(
                     streams.closed_candles(shard, symbol, interval), 0, -1
@@ -386,7 +388,8 @@ class Hub:
         if market.needs_history(wanted):
             market.shifted.begin()
             commands = [
-                ("LRANGE", streams.closed_candles(shard, symbol, each), 0, -1) for each in PART_INTERVALS
+                ("LRANGE", streams.closed_candles(shard, symbol, interval), 0, -1)
+                for interval in PART_INTERVALS
             ]
             lists = await pipelined(self._client, commands)
             parts = [_decode_candle(value) for values in lists for value in values]
@@ -403,10 +406,14 @@ class Hub:
         value, kept = await pipelined(
             self._client, [("GET", streams.depth(shard, symbol)), every_diff], at_once=True
         )
-        base, diffs, known = _decode_snapshot(value) if value else None, _diffs(kept), market.book.sequence
+        base, diffs, own_sequence = (
+            _decode_snapshot(value) if value else None,
+            _diffs(kept),
+            market.book.sequence,
+        )
         is_followed = market.follow_depth(diffs)
-        if not is_followed and known is not None and base is not None and base.sequence > known:
-            _log.error("depth updates are missing", market=symbol, after=known)
+        if not is_followed and own_sequence is not None and base is not None and base.sequence > own_sequence:
+            _log.error("depth updates are missing", market=symbol, after=own_sequence)
             for window in market.windows.values():
                 for stream in window.diff_streams:
                     for connection in self._subscribers.get(stream, ()):
@@ -469,4 +476,4 @@ def _opens_where_it_should(candle: Candle) -> bool:
 
 def _diffs(newest_first: list[bytes]) -> list[DepthDiff]:
     """Return the diffs in the list, oldest first."""
-    return [_decode_diff(each) for each in reversed(newest_first)]
+    return [_decode_diff(frame) for frame in reversed(newest_first)]

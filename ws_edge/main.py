@@ -83,7 +83,7 @@ async def run(
     name = settings.name_of_process(PROCESS)
     async with opened(settings, name, probes, role=ServiceRole.EDGE) as surroundings, probes.turning():
         client, cache = (
-            asyncio_client(each, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S) for each in (url, cache_url)
+            asyncio_client(address, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S) for address in (url, cache_url)
         )
 
         async def average_price(market: Market) -> tuple[str, int]:

@@ -54,8 +54,8 @@ class ShiftedCandles:
         if self._parts is None or candle.interval not in self._parts or not candle.trade_count:
             return
         parts = self._parts[candle.interval]
-        known = parts.get(candle.open_time)
-        if known is None or known.trade_count <= candle.trade_count:
+        part = parts.get(candle.open_time)
+        if part is None or part.trade_count <= candle.trade_count:
             parts[candle.open_time] = candle
         if len(parts) > _KEPT:
             del parts[min(parts)]
@@ -89,8 +89,8 @@ class ShiftedCandles:
             return None
         parts = self._parts[PARTS[interval]]
         opened, end = interval_bounds(interval, time, OFFSET_MS)
-        before = max((each for each in parts if each < opened), default=None)
-        inside = [parts[each] for each in sorted(parts) if opened <= each < end]
+        before = max((open_time for open_time in parts if open_time < opened), default=None)
+        inside = [parts[open_time] for open_time in sorted(parts) if opened <= open_time < end]
         last_trade_id = parts[before].last_trade_id if before is not None else 0
         for part in inside:
             if part.first_trade_id != last_trade_id + 1:

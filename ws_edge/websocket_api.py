@@ -258,9 +258,9 @@ class ApiSession:
             account_id, credential = signer.account_id, signer.credential
             if function.places_order:
                 placed_by.append(account_id)
-        known = function.known_parameters() | _SIGNING | {"returnRateLimits"}
+        names = function.known_parameters() | _SIGNING | {"returnRateLimits"}
         if not function.lenient:
-            parameters.refuse_unknown(known)
+            parameters.refuse_unknown(names)
         call = Call(
             parameters,
             TimeMs(now // 1000),
@@ -357,7 +357,7 @@ class ApiSession:
     async def _subscribe(self, signer: Signer, now: int) -> tuple[int, AccountSubscription]:
         auth.check_permission(signer, Scope.READ, self._connection.address, now)
         account_id = signer.account_id
-        if any(each.account_id == account_id for each in self._subscriptions.values()):
+        if any(subscription.account_id == account_id for subscription in self._subscriptions.values()):
             raise ApiError(-2035, "User Data Stream subscription already active.")
         if len(self._subscriptions) >= _SUBSCRIPTIONS_MAX:
             raise ApiError(-1191, "Too many subscriptions; unsubscribe from one first.")
