@@ -43,8 +43,8 @@ class _Note(NamedTuple):
 
 def read_guard(client: redis.Redis, shard: int) -> Guard:
     """Return the note about a shard's log."""
-    found: Any = client.eval(_READ, 1, streams.guard(shard))
-    run_id, noted = found[0].decode(), _Note.parse(found[1])
+    reply: Any = client.eval(_READ, 1, streams.guard(shard))
+    run_id, noted = reply[0].decode(), _Note.parse(reply[1])
     checked = noted.run_id == run_id
     return Guard(run_id, checked, noted.reason if checked else "")
 
