@@ -55,11 +55,11 @@ async def open_accounts(client: Client, path: Path) -> Accounts:
         UnverifiedError: an account is not verified; it is stored until somebody verifies it.
         ApiError: the exchange refused.
     """
-    known = kept_accounts(path)
+    stored = kept_accounts(path)
     # Stored before they are used, so that accounts that cannot be used yet are available later.
     accounts = Accounts(
-        maker=await _existing(client, "maker", known.maker if known else None),
-        taker=await _existing(client, "taker", known.taker if known else None),
+        maker=await _existing(client, "maker", stored.maker if stored else None),
+        taker=await _existing(client, "taker", stored.taker if stored else None),
     )
     keep_accounts(path, accounts)
     accounts = Accounts(
@@ -70,25 +70,25 @@ async def open_accounts(client: Client, path: Path) -> Accounts:
     return accounts
 
 
-async def _existing(client: Client, role: str, known: Account | None) -> Account:
+async def _existing(client: Client, role: str, stored: Account | None) -> Account:
     """Return an existing account; without keys if its keys are refused."""
-    if known is not None:
+    if stored is not None:
         try:
-            if known.keys != _NO_KEYS:
-                await client.signed(known.keys, "GET", "/api/v3/account")
-                return known
+            if stored.keys != _NO_KEYS:
+                await client.signed(stored.keys, "GET", "/api/v3/account")
+                return stored
         except ApiError as error:
             if error.code not in KEY_REFUSED:
                 raise
             _log.warning("api key refused", role=role, code=error.code)
         try:
-            await _signed_in(client, known)
+            await _signed_in(client, stored)
         except ApiError as error:
             if error.status != UNAUTHORIZED:
                 raise
             _log.warning("sign-in refused", role=role, message=error.message)
         else:
-            return msgspec.structs.replace(known, keys=_NO_KEYS)
+            return msgspec.structs.replace(stored, keys=_NO_KEYS)
     new = Account(f"mm-{role}-{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(24), _NO_KEYS)
     await client.post("/api/v1/signup", {"email": new.email, "password": new.password})
     _log.info("account made", role=role, email=new.email)

@@ -101,8 +101,8 @@ class Funds:
     async def _read(self, client: Client) -> None:
         answer = await client.signed(self.account.keys, "GET", "/api/v3/account")
         self._totals = {
-            each["asset"]: AssetUnits(parse_decimal(each["free"]) + parse_decimal(each["locked"]))
-            for each in answer["balances"]
+            balance["asset"]: AssetUnits(parse_decimal(balance["free"]) + parse_decimal(balance["locked"]))
+            for balance in answer["balances"]
         }
 
 
@@ -190,7 +190,7 @@ class Bot:
 
     async def _open_quotes(self, market: Market) -> dict[OrderId, OpenQuote]:
         orders = await self._signed(self._maker, "GET", "/api/v3/openOrders", symbol=market.symbol)
-        return {each.order_id: each for each in (_open_quote(market, order) for order in orders)}
+        return {quote.order_id: quote for quote in (_open_quote(market, order) for order in orders)}
 
     async def _carry_out(
         self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]

@@ -47,13 +47,13 @@ async def _run(settings: Settings, probes: Probes) -> None:
     probes.ready_when("quotes", activity.why_not_ready)
     trust = LocalTrust.of(settings, settings.mm_rest_url)
     async with Client(settings.mm_rest_url or settings.rest_url(), trust) as client, probes.turning():
-        while made := await _unless(stop, _make_bot(client, settings, activity)):
-            bot, trading = made
+        while bot_and_trading := await _unless(stop, _make_bot(client, settings, activity)):
+            bot, trading = bot_and_trading
             try:
                 await _unless(stop, _run_until_changed(client, bot, trading))
             except* ApiError as refusals:
                 activity.paused(Pause.KEYS)
-                _log.warning("keys refused", errors=[str(each) for each in refusals.exceptions])
+                _log.warning("keys refused", errors=[str(refusal) for refusal in refusals.exceptions])
                 await asyncio.sleep(BACKOFF_S[-1])
             finally:
                 await bot.cancel_all()

@@ -45,7 +45,7 @@ def reconcile(desired: Sequence[Quote], open_quotes: Iterable[OpenQuote], tolera
     unclaimed = sorted(open_quotes)
     placements: list[Quote] = []
     for quote in desired:
-        good = next((each for each in unclaimed if tolerance.accepts(each, quote)), None)
+        good = next((open_quote for open_quote in unclaimed if tolerance.accepts(open_quote, quote)), None)
         if good is None:
             placements.append(quote)
         else:

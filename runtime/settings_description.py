@@ -61,7 +61,7 @@ def sections() -> list[Section]:
     defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
     result: list[Section] = []
     last_line = definitions[0].lineno
-    for node, following in pairwise(statement for each in definitions for statement in each.body):
+    for node, following in pairwise(statement for definition in definitions for statement in definition.body):
         if not isinstance(node, ast.AnnAssign):
             continue
         assert isinstance(node.target, ast.Name)
