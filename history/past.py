@@ -78,10 +78,10 @@ class ShardPast(ReplaySource):
             if self._archive is not None:
                 if self._archived_at != after:
                     self._archived = self._archive.entries(after)
-                found = list(islice(self._archived, count))
-                if found:
-                    self._archived_at = found[-1].stream_id
-                    return found
+                entries = list(islice(self._archived, count))
+                if entries:
+                    self._archived_at = entries[-1].stream_id
+                    return entries
         except ArchiveDamagedError as error:
             if self._live is None:
                 raise SourceTrimmed(str(error)) from error
@@ -99,7 +99,7 @@ class ShardPast(ReplaySource):
 
     def moments(self) -> list[Moment]:
         """Return every state that a replay can begin at, newest first."""
-        found: dict[StreamId, Moment] = {}
+        moments: dict[StreamId, Moment] = {}
         begins = self._archive is not None and self._archive.oldest_id() == STREAM_START
         if self._live is not None and not begins:
             try:
@@ -108,7 +108,7 @@ class ShardPast(ReplaySource):
             except SourceTrimmed:
                 pass
         if begins:
-            found[STREAM_START] = Moment(STREAM_START, 0, {}, lambda: None)
+            moments[STREAM_START] = Moment(STREAM_START, 0, {}, lambda: None)
         if self._archive is not None:
             archive = self._archive
             for heading in archive.snapshots():
@@ -116,7 +116,7 @@ class ShardPast(ReplaySource):
                 def load(stream_id: StreamId = heading.stream_id) -> bytes:
                     return archive.snapshot(stream_id)
 
-                found[heading.stream_id] = Moment(*heading, load)
+                moments[heading.stream_id] = Moment(*heading, load)
         for snapshot in self.snapshots():
             info = snapshot_info(snapshot)
             if info is not None:
@@ -124,10 +124,10 @@ class ShardPast(ReplaySource):
                 def kept(snapshot: bytes = snapshot) -> bytes:
                     return snapshot
 
-                found[info.stream_id] = Moment(info.stream_id, info.stream_id.ms, info.sequences, kept)
-        return sorted(found.values(), key=lambda each: each.stream_id, reverse=True)
+                moments[info.stream_id] = Moment(info.stream_id, info.stream_id.ms, info.sequences, kept)
+        return sorted(moments.values(), key=lambda moment: moment.stream_id, reverse=True)
 
-    def replay_from(self, fits: Callable[[Moment], bool], what: str) -> Replay:
+    def replay_from(self, fits: Callable[[Moment], bool], goal: str) -> Replay:
         """Return a replay that begins at the newest moment that `fits`.
 
         Raises:
@@ -150,7 +150,7 @@ class ShardPast(ReplaySource):
         sequences = ", ".join(f"{symbol} {sequence}" for symbol, sequence in oldest.sequences.items())
         raise PastError(
             (
-                f"the archive does not reach back to {what}; the oldest that it has of shard {self.shard} is "
+                f"the archive does not reach back to {goal}; the oldest that it has of shard {self.shard} is "
                 f"{time_text(oldest.time)}"
             )
             + (f", at the sequences {sequences}" if sequences else "")
