@@ -60,11 +60,11 @@ def dead_letters(client: redis.Redis, shards: list[int], limit: int) -> list[Dea
 
     Anybody may have written them, so nothing is taken for granted.
     """
-    found = []
+    reports = []
     for shard in shards:
         entries: Any = client.xrevrange(streams.dead_letters(shard), count=limit)
-        found += [_report(shard, entry_id, fields) for entry_id, fields in entries]
-    return found
+        reports += [_report(shard, entry_id, fields) for entry_id, fields in entries]
+    return reports
 
 
 def _report(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetterReport:
@@ -95,21 +95,23 @@ class RefusedError(Exception):
 
 def letters_named(client: redis.Redis, shards: Sequence[int], where: str, name: str) -> list[Letter]:
     """Return the letters with this name, oldest first; several processes may put the same entry aside."""
-    found: list[Letter] = []
+    letters: list[Letter] = []
     for shard in shards:
         after = STREAM_START
         while entries := _entries_after(client, shard, after):
             after = StreamId.parse(entries[-1][0])
             reports = [Letter(entry_id, _report(shard, entry_id, fields)) for entry_id, fields in entries]
-            found += [each for each in reports if (each.report.where, each.report.name) == (where, name)]
-    return found
+            letters += [
+                letter for letter in reports if (letter.report.where, letter.report.name) == (where, name)
+            ]
+    return letters
 
 
 def _entries_after(
     client: redis.Redis, shard: int, after: StreamId
 ) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    found: Any = client.xrange(streams.dead_letters(shard), f"({after}", count=_LETTERS_PER_READ)
-    return list(found)
+    entries: Any = client.xrange(streams.dead_letters(shard), f"({after}", count=_LETTERS_PER_READ)
+    return list(entries)
 
 
 def pass_letter(client: redis.Redis, letter: Letter) -> bool:

@@ -23,17 +23,17 @@ def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
 
     Processes with the same name, as pods of a deployment have, each have a separate heartbeat.
     """
-    found: Iterable[Any] = client.scan_iter(match="health:*", count=1_000)
-    heard = {streams.process_of_health(key.decode()): key.decode() for key in found}
+    keys: Iterable[Any] = client.scan_iter(match="health:*", count=1_000)
+    heard = {streams.process_of_health(key.decode()): key.decode() for key in keys}
     names = expected(settings)
-    silent = [name for name in names if not any(_is_of(each, name) for each in heard)]
+    silent = [name for name in names if not any(_is_of(process, name) for process in heard)]
     told = [
         _reader(name, decode_health(client.get(key)))
         for name, key in heard.items()
         if not _is_told_twice(name, heard)
     ]
     return sorted(
-        [*told, *(Reader(name, None) for name in silent)], key=lambda each: _place(each.name, names)
+        [*told, *(Reader(name, None) for name in silent)], key=lambda reader: _place(reader.name, names)
     )
 
 
@@ -51,7 +51,7 @@ def _is_of(heard: str, name: str) -> bool:
 def _is_told_twice(name: str, heard: Collection[str]) -> bool:
     """Return whether a heartbeat is the only one of its name: then the plain name repeats it."""
     base, _, instance = name.partition("@")
-    return bool(instance) and base in heard and sum(each.startswith(f"{base}@") for each in heard) == 1
+    return bool(instance) and base in heard and sum(process.startswith(f"{base}@") for process in heard) == 1
 
 
 def _place(name: str, names: Sequence[str]) -> tuple[int, str]:

@@ -154,10 +154,10 @@ class Watcher:
     def look(self) -> Look:
         """Read every process's metrics, and test servers as a client does."""
         doors = self._pool.map(lambda asks: asks(), self._doors.values())
-        found = dict(zip(self._urls, self._pool.map(self._ask, self._urls.values()), strict=True))
-        silent = {name for name, values in found.items() if values is None}
+        answers = dict(zip(self._urls, self._pool.map(self._ask, self._urls.values()), strict=True))
+        silent = {name for name, values in answers.items() if values is None}
         silent |= {name for name, serves in zip(self._doors, doors, strict=True) if not serves}
-        answered = {name: values for name, values in found.items() if values is not None}
+        answered = {name: values for name, values in answers.items() if values is not None}
         return Look(time.monotonic(), answered, frozenset(silent))
 
     def close(self) -> None:
@@ -231,7 +231,7 @@ class Between:
 
     def process_with(self, name: str, value: float, **labels: str) -> str | None:
         """Return the process whose gauge has a value."""
-        return next((process for process, _, found in self.found(name, labels) if found == value), None)
+        return next((process for process, _, sample in self.found(name, labels) if sample == value), None)
 
     def of_process(self, process: str, name: str) -> float | None:
         """Return one process's gauge without labels."""
@@ -307,7 +307,8 @@ def view_of(between: Between, state: State, settings: Settings, now_s: float) ->
             reason for reason in ("exchange", "keys") if between.greatest("mm_paused", reason=reason)
         ],
         processes=[
-            _process(between, each.name, each.state, each.pid, each.restarts) for each in state.processes
+            _process(between, process.name, process.state, process.pid, process.restarts)
+            for process in state.processes
         ],
     )
 
@@ -340,8 +341,8 @@ def _shard(between: Between, index: int, now_s: float) -> ShardView:
 
 def _listed(between: Between) -> dict[str, int]:
     """Return the markets, and the shard of each, as the engine workers show them."""
-    found = (dict(labels) for _, labels, _ in between.found("engine_resting_orders", {}))
-    return {labels["market"]: int(labels["shard"]) for labels in found}
+    labels_of_markets = (dict(labels) for _, labels, _ in between.found("engine_resting_orders", {}))
+    return {labels["market"]: int(labels["shard"]) for labels in labels_of_markets}
 
 
 def _market(between: Between, symbol: str, shard: int) -> MarketView:

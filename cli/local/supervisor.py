@@ -142,7 +142,8 @@ class Supervisor:
     def process_ids(self) -> dict[str, int]:
         """Return the process ids; 0 for what does not run now."""
         return {
-            each.spec.name: each.running.pid if each.running is not None else 0 for each in self._processes
+            process.spec.name: process.running.pid if process.running is not None else 0
+            for process in self._processes
         }
 
     def halted(self) -> list[str]:
