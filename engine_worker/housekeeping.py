@@ -79,7 +79,7 @@ class Care:
         metrics.SNAPSHOT_BEHIND.labels(self._shard).set(max(0, position_ms - from_ms) / 1_000)
 
     def _count(self, counter: Counter, name: str, total: int, leads: bool) -> None:
-        known = self._counted.get(name, total)
+        total_before = self._counted.get(name, total)
         if leads:
-            counter.inc(max(0, total - known))
+            counter.inc(max(0, total - total_before))
         self._counted[name] = total

@@ -324,7 +324,7 @@ class Snapshotter:
         saved = self._streams.saved_snapshots(self._index)
         if len(saved) < 2:
             return
-        older = min(each.stream_id for each in saved)
+        older = min(snapshot.stream_id for snapshot in saved)
         passed = self._streams.passed(self._index)
         needed = min(older, passed.get(ARCHIVE_READER, older))
         # Recorded first: a reader of the input's beginning must know that it is gone.

@@ -91,7 +91,10 @@ def attack_results(target: Target, pairs: int, seconds: float) -> list[Result]:
 def _capacity(target: Target) -> float:
     sign = signer(target)
     placed = load_generators.run(
-        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING)
+        target.settings.rest_port,
+        CAPACITY_CONNECTIONS,
+        CAPACITY_S,
+        lambda account, _: sign(account, _RESTING),
     )
     return len(placed.latencies) / placed.seconds
 
@@ -119,7 +122,7 @@ def _measure(
             is_whole = attack.rate is None or not is_attack
             p99_ms = uvloop.run(_half(target, attack, rate, seconds, is_attack=is_attack))
             (attacked if is_attack else usual).append(p99_ms)
-    ratios = [one / other for one, other in zip(attacked, usual, strict=True)]
+    ratios = [under_attack / unattacked for under_attack, unattacked in zip(attacked, usual, strict=True)]
     takeovers = log.position(SHARD).epoch - epoch
     return Result(
         bench="attacks",
@@ -182,8 +185,8 @@ async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, 
         load_generators.open_loop(port, CONNECTIONS, attack_rate, seconds, maker(attackers, order)),
     )
     expected = attack.status if is_attack else 200
-    if strange := next((each for each in sent if each.status != expected), None):
+    if strange := next((answer for answer in sent if answer.status != expected), None):
         raise RuntimeError(f"{attack.name}: {strange.status} {strange.body.decode()[-200:]}")
-    if refused := next((each for each in answered if each.status != 200), None):
+    if refused := next((answer for answer in answered if answer.status != 200), None):
         raise RuntimeError(f"an ordinary order was refused: {refused.status} {refused.body.decode()[-200:]}")
-    return statistics.quantiles([(each.done - each.due) * 1_000 for each in answered], n=100)[98]
+    return statistics.quantiles([(answer.done - answer.due) * 1_000 for answer in answered], n=100)[98]

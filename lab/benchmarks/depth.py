@@ -63,10 +63,10 @@ def depth(seconds: int) -> list[Result]:
             bases, base_bytes = bases + 1, base_bytes + len(base)
         diffs = [outputs.diffs[diffs_key], *diffs][:DIFFS_MAX]
         diff_bytes += len(diffs[0])
-    decoded = [msgspec.msgpack.decode(each, type=DepthDiff) for each in diffs]
+    decoded = [msgspec.msgpack.decode(frame, type=DepthDiff) for frame in diffs]
     begun = time.process_time()
-    for each in decoded:
-        encode_frame(each)
+    for diff in decoded:
+        encode_frame(diff)
     reference_s = (time.process_time() - begun) / len(decoded) * BATCHES_PER_S
     written_kb = (base_bytes + diff_bytes) / seconds / 1_000
     results = [
@@ -110,10 +110,12 @@ def _change(dice: random.Random) -> LevelChange:
 
 
 def _read(base: bytes, newest: list[bytes], limit: int) -> DepthSnapshot:
-    found = msgspec.msgpack.decode(base, type=DepthSnapshot)
-    following = diffs_after(found.sequence, (msgspec.msgpack.decode(each, type=DepthDiff) for each in newest))
+    snapshot = msgspec.msgpack.decode(base, type=DepthSnapshot)
+    following = diffs_after(
+        snapshot.sequence, (msgspec.msgpack.decode(frame, type=DepthDiff) for frame in newest)
+    )
     assert following is not None, "the diffs do not lead back to the base"
-    return book_after(found, following, limit)
+    return book_after(snapshot, following, limit)
 
 
 def _cpu_ms(run: Callable[[], object], times: int = 50) -> float:

@@ -98,8 +98,10 @@ def _wait_for_standby(log: RedisStreamLog) -> int:
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         leader = log.lease(SHARD).leader
-        others = [each for each in log.standbys(SHARD) if leader is not None and each.pid != leader.pid]
-        if leader is not None and any(each.behind_ms == 0 and _runs(each.pid) for each in others):
+        others = [
+            standby for standby in log.standbys(SHARD) if leader is not None and standby.pid != leader.pid
+        ]
+        if leader is not None and any(standby.behind_ms == 0 and _runs(standby.pid) for standby in others):
             return leader.pid
         time.sleep(0.05)
     raise TimeoutError("no standby has come; `exchange logs engine-0` may say why")
@@ -356,7 +358,7 @@ def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], 
                     subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment)
                 )
             with redis_clients.client(settings.resolved_redis_url()) as client:
-                yield settings, client, [each.pid for each in running[1:]], ports
+                yield settings, client, [worker.pid for worker in running[1:]], ports
         finally:
             for process in reversed(running):
                 process.terminate()

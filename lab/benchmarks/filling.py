@@ -98,5 +98,5 @@ def _wait(client: redis.Redis, listener: Any, count: int, last: bytes) -> None:
 
 def position(client: redis.Redis) -> StreamId:
     """Return up to where the shard has committed."""
-    found: Any = client.get(streams.position(SHARD))
-    return ShardPosition.parse(found).stream_id
+    value: Any = client.get(streams.position(SHARD))
+    return ShardPosition.parse(value).stream_id

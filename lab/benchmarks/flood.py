@@ -76,7 +76,11 @@ class Fault(NamedTuple):
 
 @contextmanager
 def _stopped(target: Target, _client: redis.Redis, kind: str) -> Iterator[None]:
-    pids = [each.pid for each in target.exchange.processes() if each.pid and each.name.startswith(kind)]
+    pids = [
+        process.pid
+        for process in target.exchange.processes()
+        if process.pid and process.name.startswith(kind)
+    ]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -150,12 +154,12 @@ class _Peaks:
 
     def _run(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            for each in self._target.exchange.processes():
+            for process in self._target.exchange.processes():
                 try:
-                    used = psutil.Process(each.pid).memory_info().rss >> 20
+                    used = psutil.Process(process.pid).memory_info().rss >> 20
                 except psutil.NoSuchProcess:
                     continue
-                self.mb[each.name] = max(self.mb[each.name], used)
+                self.mb[process.name] = max(self.mb[process.name], used)
 
 
 def flood(
@@ -184,7 +188,7 @@ def _measure(
         began = time.monotonic()
         _await_step(target, client)
         seconds = time.monotonic() - began
-    found = _stored(target) - stored
+    stored_orders = _stored(target) - stored
     ended = sorted(
         name for name, pid in _pids(target).items() if before[name] != pid and name not in fault.may_end
     )
@@ -198,14 +202,14 @@ def _measure(
         ),
         *(
             []
-            if answers["accepted"] <= found <= answers["accepted"] + answers["unknown"]
-            else [f"{found:,} are stored"]
+            if answers["accepted"] <= stored_orders <= answers["accepted"] + answers["unknown"]
+            else [f"{stored_orders:,} are stored"]
         ),
         *([] if audit["ok"] else ["the audit is not clean"]),
     ]
     say(f"  {dict(answers)}; in step after {seconds:.1f} s; {', '.join(wrong) or 'nothing wrong'}")
     way = " over HTTP" if send is _send_over_http else ""
-    largest = max(_limits(peaks), key=lambda each: peaks.mb[each[0]] / each[1])
+    largest = max(_limits(peaks), key=lambda peak: peaks.mb[peak[0]] / peak[1])
     return Result(
         bench="flood",
         what=f"most memory of the log's Redis: {fault.name}, {orders:,} orders{way}, {rate:,.0f}/s",
@@ -232,7 +236,7 @@ def _limits(peaks: _Peaks) -> list[tuple[str, int]]:
 
 
 def _pids(target: Target) -> dict[str, int]:
-    return {each.name: each.pid for each in target.exchange.processes()}
+    return {process.name: process.pid for process in target.exchange.processes()}
 
 
 def _stored(target: Target) -> int:
@@ -331,7 +335,7 @@ async def _send_over_http(
             target.settings.rest_port, CONNECTIONS, rate, seconds, make
         )
         await lasting
-    return Counter(_outcome_over_http(each) for each in answered)
+    return Counter(_outcome_over_http(answer) for answer in answered)
 
 
 def _outcome_over_http(answered: load_generators.Answered) -> str:

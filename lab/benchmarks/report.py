@@ -138,9 +138,9 @@ def write(results: list[Result], document: Path = DOCUMENT) -> None:
             *("| " + " | ".join(row) + " |" for row in rows),
         ]
         begin, end = f"<!-- {bench} -->", f"<!-- end of {bench} -->"
-        before, found, _ = text.partition(begin)
+        before, found_begin, _ = text.partition(begin)
         _, ended, after = text.partition(end)
-        if not found or not ended:
+        if not found_begin or not ended:
             raise ValueError(f"{document} has no place for {bench}: add {begin} and {end}")
         text = before + "\n".join((begin, *lines, end)) + after
     document.write_text(text, "utf-8")

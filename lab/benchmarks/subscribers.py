@@ -107,7 +107,7 @@ async def subscribe(port: int, paths: Sequence[str], hear: HearPayload | None = 
             for offset, path in enumerate(paths[first : first + OPEN_AT_ONCE])
         ]
         opened = [subscriber for _, subscriber in await asyncio.gather(*opening)]
-        await asyncio.gather(*(each.opened for each in opened))
+        await asyncio.gather(*(subscriber.opened for subscriber in opened))
         subscribers += opened
     return subscribers
 

@@ -81,13 +81,13 @@ class Operation(NamedTuple):
     draw: int
 
 
-def draw_operations(seed: int, each: int) -> list[Operation]:
+def draw_operations(seed: int, count: int) -> list[Operation]:
     """Return `each` operations of each kind, in order; no market is delisted before one is listed."""
     chosen = random.Random(seed + 2)
     operations = [
         Operation(chosen.uniform(0.02, 0.95), kind, chosen.randrange(2**30))
         for kind in OperationKind
-        for _ in range(each)
+        for _ in range(count)
     ]
     return sorted(operations)
 
@@ -111,8 +111,10 @@ class Operations:
         """Carry the plan out; `progress` is the share of the orders that have their answer."""
         waiting = list(self._plan)
         while waiting:
-            due = [each for each in waiting if each.share <= progress()]
-            possible = [each for each in due if each.kind is not OperationKind.DELIST or self._listed]
+            due = [operation for operation in waiting if operation.share <= progress()]
+            possible = [
+                operation for operation in due if operation.kind is not OperationKind.DELIST or self._listed
+            ]
             if not possible:
                 await asyncio.sleep(LOOK_EVERY_S)
                 continue
@@ -172,9 +174,12 @@ class Operations:
 
     def _trade_in(self, market: Market, shard: int) -> None:
         """Let the accounts trade in it, and the verdict look at it."""
-        known = self._evidence.markets
-        placed = [(each, known.shard_of_market(each.symbol)) for each in known.markets]
-        self._evidence.markets = MarketMap.placed([*placed, (market, shard)], known.shard_count)
+        markets = self._evidence.markets
+        placed = [
+            (listed_market, markets.shard_of_market(listed_market.symbol))
+            for listed_market in markets.markets
+        ]
+        self._evidence.markets = MarketMap.placed([*placed, (market, shard)], markets.shard_count)
         if self.trading is not None:
             self.trading.list_market(market)
 
@@ -208,15 +213,15 @@ class Operations:
     ) -> None:
         """Let a market be configured so; it may be already, by an attempt whose answer was lost."""
         with connect(self._settings) as client:
-            known = by_symbol(known_configs(client, range(self._settings.shard_count)).values()).get(symbol)
-            if known is None:
+            current = by_symbol(known_configs(client, range(self._settings.shard_count)).values()).get(symbol)
+            if current is None:
                 if new is None:
                     raise OperatingError(f"the shard of {symbol} does not answer")
                 apply(client, self._settings, new)
                 return
-            wanted = change(known)
-            is_gone = wanted.status is MarketStatus.DELISTING and known.status is MarketStatus.DELISTED
-            if wanted != known and not is_gone:
+            wanted = change(current)
+            is_gone = wanted.status is MarketStatus.DELISTING and current.status is MarketStatus.DELISTED
+            if wanted != current and not is_gone:
                 apply(client, self._settings, with_status(wanted, wanted.status))
 
     # ------------------------------------------------------------------ accounts and the exchange
@@ -247,12 +252,12 @@ class Operations:
 
     def _set_limits(self, account_id: AccountId, **limits: int) -> None:
         def ensure(operator: Operator) -> None:
-            known = operator.funds(account_id).limits
-            wanted = msgspec.structs.replace(known or AccountLimits(1), **limits)
-            if wanted == known:
+            current = operator.funds(account_id).limits
+            wanted = msgspec.structs.replace(current or AccountLimits(1), **limits)
+            if wanted == current:
                 return
-            if known is not None:
-                wanted = msgspec.structs.replace(wanted, version=known.version + 1)
+            if current is not None:
+                wanted = msgspec.structs.replace(wanted, version=current.version + 1)
             operator.tell(
                 operator.shard_of(account_id),
                 Role.OPERATOR,
@@ -269,9 +274,11 @@ class Operations:
 
     def _set_maintenance(self, since: TimeMs) -> None:
         def ensure(operator: Operator) -> None:
-            for shard, known in operator.configs.items():
-                if known.maintenance_from != since:
-                    config = msgspec.structs.replace(known, maintenance_from=since, version=known.version + 1)
+            for shard, current in operator.configs.items():
+                if current.maintenance_from != since:
+                    config = msgspec.structs.replace(
+                        current, maintenance_from=since, version=current.version + 1
+                    )
 
                     def command(number: int, name: str, config: object = config) -> ConfigureShard:
                         return ConfigureShard(number, name, config)  # type: ignore[arg-type]

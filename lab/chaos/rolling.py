@@ -74,9 +74,9 @@ class Rolling:
         """
         restarted = msgspec.json.decode(await self.command("restart", "--json", *names), type=list[Restarted])
         self.restarted += restarted
-        for each in restarted:
+        for restart in restarted:
             self.done[FaultKind.RESTART] += 1
-            self.by_process[each.process] += 1
+            self.by_process[restart.process] += 1
 
     def close(self) -> None:
         """Restart nothing more, and end what the steps have started."""

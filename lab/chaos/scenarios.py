@@ -143,7 +143,9 @@ def _control(
             watchers=1,
             double_share=double_share,
             operations=[
-                each for each in draw_operations(seed, operations) if each.kind is OperationKind.FORGE
+                operation
+                for operation in draw_operations(seed, operations)
+                if operation.kind is OperationKind.FORGE
             ],
             only=only,
             broken=broken,

@@ -91,12 +91,12 @@ def judge(evidence: Evidence) -> Verdict:
         checks.append(
             ("retries", "every request is answered, or its client was told to send it again", _retries)
         )
-    found = []
+    results = []
     for name, promise, check in checks:
         breaches = Breaches()
         examined = check(evidence, breaches)
-        found.append(Check(name, promise, examined, breaches.count, breaches.first))
-    return Verdict(found)
+        results.append(Check(name, promise, examined, breaches.count, breaches.first))
+    return Verdict(results)
 
 
 def _accounted(evidence: Evidence, breaches: Breaches) -> int:
@@ -143,12 +143,12 @@ def _continues(answer: Answer, status: int, cum_quantity: int, cum_quote: int) -
 
 
 def _outcomes(evidence: Evidence, breaches: Breaches) -> int:
-    known = {order.number for order in evidence.orders}
+    numbers = {order.number for order in evidence.orders}
     order_ids: defaultdict[str, list[int]] = defaultdict(list)
     for row in evidence.stored.orders:
         order_ids[row.client_order_id].append(row.order_id)
         number = row.client_order_id.removeprefix(CLIENT_ORDER_ID_PREFIX)
-        if not number.isdecimal() or int(number) not in known:
+        if not number.isdecimal() or int(number) not in numbers:
             breaches.add(
                 f"order {row.order_id} has the client order id {row.client_order_id}, which nobody sent"
             )
@@ -156,10 +156,12 @@ def _outcomes(evidence: Evidence, breaches: Breaches) -> int:
         if len(ids) > 1:
             breaches.add(f"{name} is {len(ids)} orders: {ids}")
     for order in evidence.orders:
-        said = {answer.order_id for answer in order.answers if answer.outcome is Outcome.ACKNOWLEDGED}
+        answered_ids = {answer.order_id for answer in order.answers if answer.outcome is Outcome.ACKNOWLEDGED}
         ids = order_ids.get(client_order_id(order.number), [])
-        if len(said) > 1 or (ids and said and said != set(ids)):
-            breaches.add(f"{client_order_id(order.number)}: answered with {sorted(said)}, stored as {ids}")
+        if len(answered_ids) > 1 or (ids and answered_ids and answered_ids != set(ids)):
+            breaches.add(
+                f"{client_order_id(order.number)}: answered with {sorted(answered_ids)}, stored as {ids}"
+            )
     return len(evidence.orders)
 
 
@@ -215,9 +217,9 @@ def _fills(evidence: Evidence, breaches: Breaches) -> int:
         filled[fill.order_id][0] += fill.quantity
         filled[fill.order_id][1] += fill.quote
     for trade in evidence.stored.trades:
-        found = pairs.pop((trade.market, trade.trade_id), [])
-        if sorted(map(_share, found)) != sorted(_shares(trade)):
-            breaches.add(f"{trade.market}: trade {trade.trade_id} has the fills {found}")
+        trade_fills = pairs.pop((trade.market, trade.trade_id), [])
+        if sorted(map(_share, trade_fills)) != sorted(_shares(trade)):
+            breaches.add(f"{trade.market}: trade {trade.trade_id} has the fills {trade_fills}")
     for market, trade_id in pairs:
         breaches.add(f"{market}: fills of trade {trade_id}, which is not there")
     for row in evidence.stored.orders:
@@ -239,9 +241,9 @@ def _shares(trade: TradeRow) -> Iterator[tuple[int, ...]]:
 
 
 def _money(evidence: Evidence, breaches: Breaches) -> int:
-    made, deposited = _from_fills(evidence), _check_deposits(evidence, breaches)
+    sums, deposited = _from_fills(evidence), _check_deposits(evidence, breaches)
     for key, amount in deposited.items():
-        made[key] += amount
+        sums[key] += amount
     ledger: Counter[tuple[int, str]] = Counter()
     for row in evidence.stored.ledger:
         ledger[row.account_id, row.asset] += row.amount
@@ -250,9 +252,9 @@ def _money(evidence: Evidence, breaches: Breaches) -> int:
         for asset in evidence.markets.assets:
             key = (account_id, asset)
             available_held = evidence.answered.balances.get(key, (0, 0))
-            if not made[key] == ledger[key] == sum(available_held):
+            if not sums[key] == ledger[key] == sum(available_held):
                 breaches.add(
-                    f"account {account_id}: {asset}: deposits and fills make {made[key]}, the ledger "
+                    f"account {account_id}: {asset}: deposits and fills make {sums[key]}, the ledger "
                     f"{ledger[key]}, its shard says {sum(available_held)}"
                 )
             if available_held[1] != held[key]:
@@ -260,23 +262,23 @@ def _money(evidence: Evidence, breaches: Breaches) -> int:
                     f"account {account_id}: {asset}: held {available_held[1]}, its open orders need "
                     f"{held[key]}"
                 )
-    _check_totals(evidence, ledger, made, breaches)
+    _check_totals(evidence, ledger, sums, breaches)
     return len(evidence.answered.balances)
 
 
 def _from_fills(evidence: Evidence) -> "Counter[tuple[int, str]]":
     """Return (account, asset) -> what its fills brought; the fees go to their own account."""
-    made: Counter[tuple[int, str]] = Counter()
+    sums: Counter[tuple[int, str]] = Counter()
     for fill in evidence.stored.fills:
         market = evidence.markets.by_symbol[fill.market]
         sign = 1 if fill.side == Side.BUY else -1
-        made[fill.account_id, market.base] += sign * fill.quantity * market.lot_size
-        made[fill.account_id, market.quote] -= (
+        sums[fill.account_id, market.base] += sign * fill.quantity * market.lot_size
+        sums[fill.account_id, market.quote] -= (
             sign * fill.price * fill.quantity * market.tick_size * market.lot_size // 10**8
         )
-        made[fill.account_id, fill.fee_asset] -= fill.fee
-        made[_FEES, fill.fee_asset] += fill.fee
-    return made
+        sums[fill.account_id, fill.fee_asset] -= fill.fee
+        sums[_FEES, fill.fee_asset] += fill.fee
+    return sums
 
 
 def _check_deposits(evidence: Evidence, breaches: Breaches) -> "Counter[tuple[int, str]]":
@@ -318,7 +320,7 @@ def _holds(evidence: Evidence) -> "Counter[tuple[int, str]]":
 def _check_totals(
     evidence: Evidence,
     ledger: "Counter[tuple[int, str]]",
-    made: "Counter[tuple[int, str]]",
+    from_fills: "Counter[tuple[int, str]]",
     breaches: Breaches,
 ) -> None:
     by_asset: Counter[str] = Counter()
@@ -351,10 +353,10 @@ def _check_totals(
             breaches.add(
                 f"{asset}: the shards have {dict(total)}, the world outside {ledger[_EXTERNAL, asset]}"
             )
-        if not total["fees"] == ledger[_FEES, asset] == made[_FEES, asset]:
+        if not total["fees"] == ledger[_FEES, asset] == from_fills[_FEES, asset]:
             breaches.add(
                 f"{asset}: fees are {total['fees']} on the shards, {ledger[_FEES, asset]} in the ledger, "
-                f"{made[_FEES, asset]} in the fills"
+                f"{from_fills[_FEES, asset]} in the fills"
             )
 
 
@@ -475,10 +477,10 @@ def _book_of_open_orders(evidence: Evidence, symbol: str) -> tuple[dict[str, str
     return bids, asks
 
 
-def _difference(told: Book, other: tuple[dict[str, str], dict[str, str]]) -> str:
+def _difference(told: Book, rebuilt: tuple[dict[str, str], dict[str, str]]) -> str:
     differing = [
         f"{name} {price}: {ours.get(price)} / {theirs.get(price)}"
-        for name, ours, theirs in (("bid", told.bids, other[0]), ("ask", told.asks, other[1]))
+        for name, ours, theirs in (("bid", told.bids, rebuilt[0]), ("ask", told.asks, rebuilt[1]))
         for price in sorted(ours.keys() | theirs.keys())
         if ours.get(price) != theirs.get(price)
     ]
@@ -493,8 +495,8 @@ def _streams(evidence: Evidence, breaches: Breaches) -> int:
         if row.interval in _WATCHED_INTERVALS
     }
     traded: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-    for each in evidence.stored.trades:
-        traded[each.market].append((each.time, each.trade_id, each.price))
+    for stored_trade in evidence.stored.trades:
+        traded[stored_trade.market].append((stored_trade.time, stored_trade.trade_id, stored_trade.price))
     for of_market in traded.values():
         of_market.sort()
     heard = 0
@@ -572,18 +574,18 @@ def _reports(evidence: Evidence, breaches: Breaches) -> int:
 
 
 def _answers(evidence: Evidence, breaches: Breaches) -> int:
-    for said, count in evidence.said.items():
-        if not _is_allowed(said):
-            breaches.add(f"{count} answers {said}")
+    for answer_kind, count in evidence.said.items():
+        if not _is_allowed(answer_kind):
+            breaches.add(f"{count} answers {answer_kind}")
     return evidence.said.total()
 
 
-def _is_allowed(said: Said) -> bool:
-    if 200 <= said.status < 300:
+def _is_allowed(answer: Said) -> bool:
+    if 200 <= answer.status < 300:
         return True
-    if 400 <= said.status < 500:
-        return said.code is not None
-    return said.status == 503 and said.code is not None and (said.retry_after or said.channel == "ws")
+    if 400 <= answer.status < 500:
+        return answer.code is not None
+    return answer.status == 503 and answer.code is not None and (answer.retry_after or answer.channel == "ws")
 
 
 def _retries(evidence: Evidence, breaches: Breaches) -> int:

@@ -148,18 +148,18 @@ class Watchers:
             while True:
                 heard = self.heard[shard]
                 try:
-                    found: Any = await client.xread({stream: str(heard)}, ENTRIES_PER_READ)
-                    if found and not await self._is_replicated(client, shard):
-                        found = []
-                    if not found and heard != STREAM_START:
+                    batches: Any = await client.xread({stream: str(heard)}, ENTRIES_PER_READ)
+                    if batches and not await self._is_replicated(client, shard):
+                        batches = []
+                    if not batches and heard != STREAM_START:
                         await self._check_end(client, shard, heard)
                 except RedisOutage:
-                    found = []
-                for _, entries in found:
+                    batches = []
+                for _, entries in batches:
                     for stream_id, fields in entries:
                         watch.hear(decode_events(fields[EVENTS_FIELD]))
                         self.heard[shard] = StreamId.parse(stream_id)
-                if not found:
+                if not batches:
                     await asyncio.sleep(LOOK_EVERY_S)
 
     async def _is_replicated(self, client: "redis.asyncio.Redis", shard: int) -> bool:

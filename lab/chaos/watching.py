@@ -47,10 +47,10 @@ class StreamWatch:
             if isinstance(event, TradeExecuted):
                 self._follow(self.last_trade_ids, event.market, "trade", event.trade_id)
 
-    def _follow(self, last: dict[str, int], market: str, what: str, number: int) -> None:
+    def _follow(self, last: dict[str, int], market: str, numbering: str, number: int) -> None:
         expected = last.get(market, 0) + 1
         if number != expected:
-            self.breaches.add(f"{market}: {what} {number} in the log where {expected} should be")
+            self.breaches.add(f"{market}: {numbering} {number} in the log where {expected} should be")
         last[market] = number
 
     def went_back(self, shard: int, heard: str, newest: str) -> None:

@@ -133,18 +133,19 @@ class Gateway(Process):
         is_cancel = isinstance(command, CancelOrder | CancelAllOrders)
         of_market = self._witness.market_map.shards.get(getattr(command, "market", ""), shard)
         self._look_how_full()
-        for each in {shard, of_market}:
-            if self._filled.get(each, 0.0) > allowed(is_cancel=is_cancel):
+        for shard_index in {shard, of_market}:
+            if self._filled.get(shard_index, 0.0) > allowed(is_cancel=is_cancel):
                 self.surroundings.inject(
                     f"{'a cancel' if is_cancel else 'an order'} refused: the log is full"
                 )
                 self._witness.refuse(command.reply_to, command.request_id)
                 answer(NotTaken())
                 return
-            since_ms = self.surroundings.shortage.over_since_ms.get((each, is_cancel))
+            since_ms = self.surroundings.shortage.over_since_ms.get((shard_index, is_cancel))
             require(
                 since_ms is None or self.surroundings.now - since_ms <= LOOK_MS,
-                f"{self.name} takes a command although the log of shard {each} is larger than it may be",
+                f"{self.name} takes a command although the log of shard {shard_index} is larger than it may "
+                "be",
             )
         self._commands.setdefault(shard, []).append(command)
         self._wait(command.request_id, answer)
@@ -180,13 +181,13 @@ class Gateway(Process):
                 self._answer(request_id, None)
         retries, self._to_retry = self._to_retry, []
         for stream, field, batch in retries:
-            if any(each.request_id in self._waiting for each in batch):
+            if any(request.request_id in self._waiting for request in batch):
                 self._append(stream, field, batch, is_first=False)
         if Dice(action.dice).below(REPEATS_EVERY) == 1:
             self._repeat_unanswered()
         commands, self._commands = self._commands, {}
         for shard, batch in commands.items():
-            self._sent |= {each.request_id: (shard, each) for each in batch}
+            self._sent |= {request.request_id: (shard, request) for request in batch}
             self._append(streams.commands(shard), COMMANDS_FIELD, batch)
         queries, self._queries = self._queries, {}
         for shard, asked in queries.items():
@@ -199,8 +200,10 @@ class Gateway(Process):
             values = {shard: self._log.configuration(shard) for shard in range(shard_count)}
         except Unreachable:
             return
-        known = {shard: decode_configuration(value) for shard, value in values.items() if value is not None}
-        self._format = Listing.of(known, shard_count).format
+        configurations = {
+            shard: decode_configuration(value) for shard, value in values.items() if value is not None
+        }
+        self._format = Listing.of(configurations, shard_count).format
 
     def _repeat_unanswered(self) -> None:
         """Send all again whose answers may have been published to nobody."""
@@ -219,15 +222,15 @@ class Gateway(Process):
         So gateways do.
         """
         position = self._shared.position(shard).stream_id
-        entries = (each.stream_id for each in self._shared.entries(streams.commands(shard)))
-        oldest = next((each for each in entries if each > position), None)
+        entries = (entry.stream_id for entry in self._shared.entries(streams.commands(shard)))
+        oldest = next((stream_id for stream_id in entries if stream_id > position), None)
         return oldest is not None and self.surroundings.now - oldest.ms > BEHIND_MS
 
     def _append(
         self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True
     ) -> None:
         if field == COMMANDS_FIELD:
-            sent = [self._as_sent(each) for each in batch]  # type: ignore[arg-type]  # they are commands
+            sent = [self._as_sent(command) for command in batch]  # type: ignore[arg-type]  # they are commands
             frame = encode_commands(sent, self.surroundings.now * 1_000, self._format)
         else:
             frame = encode_frame(batch)
@@ -246,10 +249,10 @@ class Gateway(Process):
         if not is_first:
             self._to_retry.append((stream, field, batch))
             return
-        for each in batch:
+        for request in batch:
             if field == COMMANDS_FIELD:
-                self._witness.refuse(each.reply_to, each.request_id)
-            self._answer(each.request_id, NotTaken())
+                self._witness.refuse(request.reply_to, request.request_id)
+            self._answer(request.request_id, NotTaken())
 
     def _check_told(self, batch: list[Command] | list[Query]) -> None:
         """Refuse a gateway that lets clients wait for what is nowhere.
@@ -257,11 +260,11 @@ class Gateway(Process):
         Raises:
             Violation: it does.
         """
-        repeated = {each.request_id for _, _, retried in self._to_retry for each in retried}
-        for each in batch:
+        repeated = {request.request_id for _, _, retried in self._to_retry for request in retried}
+        for request in batch:
             require(
-                each.request_id not in self._waiting or each.request_id in repeated,
-                f"{self.name} waits for request {each.request_id}, which Redis has refused",
+                request.request_id not in self._waiting or request.request_id in repeated,
+                f"{self.name} waits for request {request.request_id}, which Redis has refused",
             )
 
     def _as_sent(self, command: Command) -> LoggedCommand:
@@ -439,7 +442,7 @@ class Client:
         if dice.below(4) or not self.intents:
             return ""
         chosen = self.intents[dice.below(len(self.intents))].command.client_order_id
-        newest = next(each for each in reversed(self.intents) if each.command.client_order_id == chosen)
+        newest = next(intent for intent in reversed(self.intents) if intent.command.client_order_id == chosen)
         return chosen if not newest.attempts and (newest.is_closed or newest.refusals) else ""
 
     def _place(self, intent: Intent, gateway: Gateway) -> None:
@@ -507,8 +510,10 @@ class Client:
         order = reply.order if isinstance(reply, OrderReply) else None
         if isinstance(reply, Refused) and reply.reason is RejectReason.UNKNOWN_ORDER:
             order = self._newest_stored(intent)
-        known = {order_id for each in self.intents if each is not intent for order_id in each.order_ids}
-        if order is not None and order.order_id not in known:
+        order_ids = {
+            order_id for sibling in self.intents if sibling is not intent for order_id in sibling.order_ids
+        }
+        if order is not None and order.order_id not in order_ids:
             if order.status is not OrderStatus.IN_FLIGHT:
                 self._is_order(intent, order)
         elif isinstance(reply, Refused | OrderReply) and not intent.is_settled:
@@ -623,9 +628,9 @@ class Client:
         """Compare the orders with a client order id with the client's intents of that id, in order."""
         account_id = self.account_id
         orders = [books.histories[order_id][0] for order_id in books.order_ids.get((account_id, name), [])]
-        if any(sent.outcomes(each) > 1 for each in intents):
+        if any(sent.outcomes(intent) > 1 for intent in intents):
             return  # something was repeated so late that it was another request
-        wanted = sum(not each.refusals and bool(each.requests) for each in intents)
+        wanted = sum(not intent.refusals and bool(intent.requests) for intent in intents)
         require(
             len(orders) <= wanted,
             f"account {account_id}: {name} was wanted {wanted} times, and became {len(orders)} orders",
@@ -672,7 +677,10 @@ class SentCommands:
         """Return the maximum of outcomes of an intent: more than one if it was repeated after its window."""
         if intent.has_key:
             return outcomes_max(self.keys[intent.command.idempotency_key], DEFAULT_WINDOWS.key_ms)
-        return sum(outcomes_max(self.requests[each], DEFAULT_WINDOWS.request_ms) for each in intent.requests)
+        return sum(
+            outcomes_max(self.requests[request_id], DEFAULT_WINDOWS.request_ms)
+            for request_id in intent.requests
+        )
 
 
 def outcomes_max(times: Sequence[int], window_ms: int) -> int:

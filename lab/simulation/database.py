@@ -143,8 +143,8 @@ class MemoryConnection:
         if self.is_broken:
             raise psycopg.OperationalError("terminating connection due to idle-in-transaction timeout")
         tables = self._tables
-        for what, value in self._staged:
-            match what:
+        for kind, value in self._staged:
+            match kind:
                 case "last_id":
                     tables.last_ids[self._shard] = StreamId.parse(value)
                 case "last_trade_ids":
@@ -171,8 +171,8 @@ class MemoryConnection:
         tables.fills.update(fills)
         tables.ledger_entries += ledger_entries
         for order_id, order in orders.items():
-            known = tables.orders.get(order_id)
-            if known is None or order.version > known.version:
+            stored = tables.orders.get(order_id)
+            if stored is None or order.version > stored.version:
                 tables.orders[order_id] = order
         for key, part in candles.items():
             candle = tables.candles.get(key)

@@ -131,8 +131,8 @@ class EngineWorker(Process):
             and disturbances == self.surroundings.disturbances_of(self.shard)
         )
         if hang_ms and was_watched and self.witness.leader(self.shard) is self:
-            what = f"shard {self.shard}: its leader stands still for {hang_ms} ms, and nobody takes over"
-            raise Stopped(Violation(what))
+            stall = f"shard {self.shard}: its leader stands still for {hang_ms} ms, and nobody takes over"
+            raise Stopped(Violation(stall))
 
     def step(self, action: Action) -> None:
         """Start when it is down.
@@ -168,8 +168,8 @@ class EngineWorker(Process):
             # be.
             if self._diverged is None or self.leads:
                 raise
-            what = "differs" if isinstance(error, StateDiffers) else "breaks an invariant"
-            self.surroundings.inject(f"halt of a follower that {what}")
+            cause = "differs" if isinstance(error, StateDiffers) else "breaks an invariant"
+            self.surroundings.inject(f"halt of a follower that {cause}")
             self.end()
         except LaterFormatError:
             self.surroundings.inject("too old for the log (engine)")
@@ -285,9 +285,9 @@ class EngineWorker(Process):
         shard = shard_of(core)
         release, process = type(shard), self
         if release not in self._releases:
-            known: Any = release
+            release_shard: Any = release
 
-            class WorkingShard(known):  # type: ignore[misc]  # whichever release it is of
+            class WorkingShard(release_shard):  # type: ignore[misc]  # whichever release it is of
                 __slots__ = ()
 
                 def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:

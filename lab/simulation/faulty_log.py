@@ -41,9 +41,9 @@ class LosingLog(MemoryStreamLog):
         return sum(self._sizes[name(shard)] for name in (streams.commands, streams.events, streams.outbox))
 
     def _append_as(self, stream: str, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> StreamId:
-        known = self._last_ids[stream]
+        last_id = self._last_ids[stream]
         appended = super()._append_as(stream, stream_id, fields)
-        if stream_id > known:  # otherwise it has come back here with another id
+        if stream_id > last_id:  # otherwise it has come back here with another id
             self._sizes[stream] += _bytes_of(fields)
         return appended
 

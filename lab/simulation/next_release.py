@@ -74,7 +74,7 @@ class _DepositsCount(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 _EVENTS: Any = reduce(
-    or_, (each for each in get_args(Event) if each is not FundsDeposited), LaterDeposit | DepositsCounted
+    or_, (event for event in get_args(Event) if event is not FundsDeposited), LaterDeposit | DepositsCounted
 )
 _HEADS: Any = feeds_frames.EventHead | _DepositsCount
 _move_funds = FundsTransfers._move_funds

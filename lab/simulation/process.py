@@ -66,15 +66,15 @@ class Surroundings:
         """Return how often something else than its own work may have cost a shard its leader."""
         return self.disturbances + self.long_work.total() - self.long_work[shard]
 
-    def inject(self, what: str) -> None:
+    def inject(self, event: str) -> None:
         """Note that something was injected."""
-        self.injected[what] += 1
-        self.say(what)
+        self.injected[event] += 1
+        self.say(event)
 
-    def say(self, what: str) -> None:
+    def say(self, event: str) -> None:
         """Write a line of the trace."""
         if self.trace is not None:
-            self.trace(what)
+            self.trace(event)
 
 
 class Process:

@@ -19,7 +19,7 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         Violation: they differ.
     """
     books, markets = witness.books, witness.market_map.by_symbol
-    happened: list[Event] = [event for _, _, found in witness.happened for event in found]
+    happened: list[Event] = [event for _, _, events in witness.happened for event in events]
     trades = [event for event in happened if isinstance(event, TradeExecuted)]
     expected_trades = {
         (trade.market, trade.trade_id): (
@@ -56,8 +56,8 @@ def check_relations(tables: Tables, witness: Witness) -> None:
     _check_ledger(tables, witness)
     news = [
         (shard, stream_id, number, told)
-        for shard, stream_id, found in witness.happened
-        for number, event in enumerate(found)
+        for shard, stream_id, events in witness.happened
+        for number, event in enumerate(events)
         if (told := news_of(event)) is not None
     ]
     require(
@@ -70,7 +70,7 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         for interval in STORED_INTERVALS:
             for candle in candles_of(market, interval, of_market):
                 part = tables.candles.get((market.symbol, interval, candle.open_time))
-                made = (
+                from_trades = (
                     candle.open,
                     candle.high,
                     candle.low,
@@ -84,8 +84,8 @@ def check_relations(tables: Tables, witness: Witness) -> None:
                     candle.last_trade_id,
                 )
                 require(
-                    part is not None and candle_values(part) == made,
-                    f"{market.symbol}: a candle of {interval} in the database is {part}, not {made}",
+                    part is not None and candle_values(part) == from_trades,
+                    f"{market.symbol}: a candle of {interval} in the database is {part}, not {from_trades}",
                 )
     poisoned = {
         (shard, stream_id)

@@ -373,6 +373,6 @@ def _insert_upgrade(actions: list[Action], shard_count: int, source: random.Rand
             place(Act.UPGRADE, slot, 0.8, 1.0)
     # From the last on, so that the places of the others stay; of those at one place the first drawn comes
     # first.
-    placed.sort(key=lambda each: each[0])
+    placed.sort(key=lambda placed_action: placed_action[0])
     for share, action in reversed(placed):
         actions.insert(round(share * size), action)
