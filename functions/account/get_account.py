@@ -103,6 +103,8 @@ async def get_account(ports: Ports, call: Call) -> AccountShape:
     markets = all_markets(ports.markets)
     funds = await account_funds(ports, call)
     is_frozen = funds.limits is not None and funds.limits.is_frozen
+    # Each market has its own fees, and the answer has one pair: the highest, so that no order costs more than
+    # it says.
     maker = max((market.maker_fee_ppm for market in markets), default=0)
     taker = max((market.taker_fee_ppm for market in markets), default=0)
     return AccountShape(

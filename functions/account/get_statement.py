@@ -103,6 +103,7 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
     opening = first = Position(start or TimeMs(0))
     if after is not None:
         first = max(opening, Position.after(after))
+    # The ledger is in the database: without this, a client would miss the order that was just answered.
     await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
     stored = await ports.ledger.page(
         call.account_id,
@@ -110,6 +111,7 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
         start=opening.time,
         first=first,
         end=end,
+        # One more than is returned: it tells whether more follow, without counting them.
         limit=limit + 1,
     )
     has_more = len(stored.entries) > limit
@@ -124,9 +126,7 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
     ]
     if writes_csv:
         text = csv_of(entries, balances, is_first=first == opening, is_last=not has_more)
-        name = f"statement-{call.account_id}{f'-{after}' if after else ''}.csv"
-        disposition = (b"content-disposition", f'attachment; filename="{name}"'.encode())
-        return Answered(Written(text.encode(), b"text/csv; charset=utf-8"), (disposition,))
+        return _download(text, f"statement-{call.account_id}{f'-{after}' if after else ''}.csv")
     scale = call.time_scale
     return StatementShape(
         start_time=None if start is None else start * scale,
@@ -136,6 +136,11 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
         entries=entries,
         has_more=has_more,
     )
+
+
+def _download(text: str, name: str) -> Answered[Written]:
+    disposition = (b"content-disposition", f'attachment; filename="{name}"'.encode())
+    return Answered(Written(text.encode(), b"text/csv; charset=utf-8"), (disposition,))
 
 
 def entry_shapes(

@@ -40,6 +40,8 @@ async def request_funds(ports: Ports, call: Call) -> BalanceShape:
     key = idempotency_key_of(call)
     name = name_of_key(key, wanted.asset, str(amount)) if key else secrets.token_hex(16)
     transfer_id = f"faucet-{name}"
+    # Before the deposit is enqueued: a shard remembers transfers for a time only, the ledger for ever. A
+    # repetition after that time would credit the account twice.
     if key and await happened_long_ago(
         ports, call.account_id, "deposit", transfer_id, wanted.asset, amount, call.now
     ):

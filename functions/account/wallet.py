@@ -372,6 +372,7 @@ async def _transfers(
     start, end = parameters.time_range()
     limit, offset = parameters.limit(_LIMIT_MAX, _LIMIT_MAX), parameters.integer("offset") or 0
     transfer_id = parameters.optional(id_name)
+    # After all parameters were checked: a bad one is refused whatever the others are.
     if status not in (None, done):
         return []
     await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))

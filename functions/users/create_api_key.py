@@ -95,6 +95,7 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
         raise invalid_parameter("expiresTime")
     kind = kind_of(wanted.public_key) if wanted.public_key else KeyKind.HMAC
     networks = _networks(wanted.networks)
+    # After the checks of the body: comparing a password takes long, and counts as an attempt.
     await check_verified(ports, call)
     password_hash = await confirm(ports, call, wanted.password, wanted.code)
     key, secret = random_text(), ""
@@ -113,6 +114,7 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
         if not await ports.users.has_password(call.account_id, password_hash):
             raise ApiError(-1002, "Password is wrong.", 401)
         raise ApiError(-1130, f"No more than {_KEYS_MAX} API keys.", 409)
+    # After the database, so that a key which was not stored never counts.
     until = wanted.expires_time or 0
     record = ApiKeyRecord(call.account_id, kind, kept, scopes, networks, until, stands_until_ms=until)
     await ports.key_values.put(streams.api_key(key), encode_record(record), KEPT_S)

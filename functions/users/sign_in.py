@@ -55,6 +55,7 @@ async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     email = normalized_email(asked.email)
     facts = await ports.users.sign_in_facts(email, call.origin) or _NOBODY
     attempt = Attempt(email, call.address, facts.knows_address)
+    # Counted before the password is compared: parallel guesses would otherwise all pass.
     await ports.attempts.begin(attempt)
     if not await ports.passwords.matches(facts.password_hash, asked.password):
         await ports.activity.note_refused_sign_in(email, call.origin)
@@ -68,6 +69,7 @@ async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
         raise
     await ports.attempts.succeeded(attempt)
     opened = await open_session(ports, call, facts.account_id, facts.password_hash)
+    # The password was changed after it was compared.
     if opened is None:
         raise _wrong()
     if facts.was_here and not (facts.knows_address and facts.knows_agent):
