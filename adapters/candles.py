@@ -127,6 +127,7 @@ class PostgresCandles:
             "limit": window.limit,
         }
         if offset_ms:
+            # The largest candles whose bounds the zone's intervals share: hours in zones of whole hours.
             source = (
                 "1h"
                 if offset_ms % _HOUR_MS == 0 and INTERVALS_MS.get(interval, _HOUR_MS) >= _HOUR_MS

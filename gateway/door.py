@@ -84,11 +84,13 @@ class Door:
                 weight = endpoint.least_weight
             else:
                 weight = DESCRIPTION_WEIGHT if path.startswith(_DESCRIPTION) else UNKNOWN_WEIGHT
+            # Charged before anything else is read: refused and oversized requests cost their sender the same.
             undecided = None if client in self._knocks else self._limits.charge(address, weight, now)
             if undecided is not None:
                 await undecided
             if len(asked["raw_path"]) + len(asked["query_string"]) > self._sizes.url_max:
                 raise url_too_long()
+            # Only now: whoever is over a limit cannot make this process read a body.
             body = b""
             if endpoint is not None and asked["method"] != "GET":
                 takes_json = endpoint.function.body is not None
@@ -97,6 +99,7 @@ class Door:
             await self._refuse(asked, send, error, endpoint, address, now)
             return
         request = HttpRequest(address, asked["headers"], asked["query_string"], body, now_us(), started)
+        # A page's request needs CORS headers, which the framework adds; all others bypass the framework.
         if endpoint is not None and not any(name == b"origin" for name, _ in asked["headers"]):
             await answer(send, await endpoint.answer(request))
             return
