@@ -68,6 +68,8 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     started = restored = away = False
     while not stopping.is_set():
         try:
+            # Once, not after every outage: it raises the epoch, and would end the process that has taken over
+            # meanwhile. `restore` finds out whether one has (`Fenced`).
             if not started:
                 worker.start()
                 started = True

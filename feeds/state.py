@@ -265,6 +265,8 @@ class _MarketFeed:
             outputs.values[self._ticker_key] = payload
             outputs.messages.append((self._channels[MarketDataKind.TICKER], payload))
         if self._base_due.changed and self._base.is_used_up(self.bids, self.asks):
+            # Not limited like the bases that are merely due: readers cannot compose the book from this one
+            # any more, or have too much to read.
             self._base_due.note(now)
             self._collect_base(outputs)
             return False

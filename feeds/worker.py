@@ -147,6 +147,7 @@ class _ShardFollower:
             try:
                 uncommitted += self._apply(stream_id, frame)
             except LaterFormatError as error:
+                # The events before the held entry are still committed below; the next step reads it again.
                 self._hold(stream_id, error)
                 break
             except MarketsUnknownError as error:

@@ -262,8 +262,11 @@ def _run(
         try:
             batch = _fill(connection, backfill, window, limit_s)
         except psycopg.errors.QueryCanceled:
+            # A long transaction blocks other writers, so windows shrink. The limit grows with each failure:
+            # otherwise a window that cannot shrink any more would never get done.
             window, limit_s = max(window / 4, WINDOW_MIN), limit_s * 2
             continue
+        # The database has undone this transaction, so the batch is tried again as it was.
         except psycopg.errors.DeadlockDetected:
             continue
         now_s, limit_s = time.monotonic(), BATCH_S_MAX

@@ -329,6 +329,8 @@ class ShardIngest:
         try:
             connection = self._connected()
             with connection.transaction():
+                # The lock of the ingest's row keeps its batches out, so the last trades stay what is read
+                # below.
                 self._locked_last_id(connection)
                 row = connection.execute(
                     "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING payload",
@@ -355,6 +357,7 @@ class ShardIngest:
                 self._move_last_trades(connection, trade_ids_before, last)
             if self._late is not None:
                 self._refresh_candles(connection, *self._late)
+        # The connection may be in the middle of the transaction: the next call opens another.
         except BaseException:
             self.close()
             raise

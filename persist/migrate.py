@@ -178,6 +178,8 @@ def migrate(
             _apply(connection, migration, flavour, tell, lock_wait_s_max, lock_timeout_ms)
             seconds = round(time.monotonic() - began_s, 3)
             _log.info("migration applied", migration=migration.name, flavour=flavour, seconds=seconds)
+        # Rights come after the migrations, whose relations they name; backfills come last, since they may
+        # take hours and everything else works meanwhile.
         _provide_roles(connection, logins or RoleLogins(), tell)
         grant_rights(connection)
         if flavour is Flavour.TIMESCALEDB:
