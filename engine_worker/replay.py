@@ -337,6 +337,8 @@ class Verifier:
                 self._foreign += 1
                 return
             events = _raw_events(event_items(payload))
+            # Event by event: the frames need not be cut at the same places. What the replay has produced
+            # beyond this one waits for the next.
             for number, event in enumerate(events):
                 expected = self._produced.popleft() if self._produced else b""
                 if expected != bytes(event):

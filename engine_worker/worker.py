@@ -295,6 +295,8 @@ class Worker:
                 f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
                 "restore the Redis data from a backup"
             )
+        # Compared before and after: the checksum may belong to the entry that was applied last, or to one of
+        # these. Nothing beyond its entry is applied now: the state must be compared as it was there.
         self._committed = self._due(checksum, goal)
         self._compare()
         entries = self._up_to_due(entries)

@@ -92,6 +92,7 @@ async def _make_bot(client: Client, settings: Settings, activity: Activity) -> t
     failures = 0
     while True:
         try:
+            # First the clock: the accounts' requests are signed with its time.
             await client.synchronize_clock()
             exchange_info = await client.get("/api/v3/exchangeInfo")
             plans = plans_of(exchange_info, await client.get("/api/v3/ticker/price"), settings.mm_levels)

@@ -132,6 +132,7 @@ def desired_quotes(
     market = plan.market
     skew = reference * SKEW_PPM_MAX * inventory // (plan.inventory_max * PPM)
     center = min(max(reference - skew, 1), market.price_max)
+    # Rounded away from the center, so that the grid never narrows the spread.
     best_bid = (center - plan.half_spread) // plan.gap * plan.gap
     best_ask = -(-(center + plan.half_spread) // plan.gap) * plan.gap
     room = {Side.BUY: plan.inventory_max - inventory, Side.SELL: plan.inventory_max + inventory}

@@ -113,6 +113,7 @@ def parse_address(url: str) -> RedisAddress:
             return RedisAddress(parts.scheme, (), "", redis.asyncio.connection.parse_url(url), {})
         except ValueError as error:
             raise AddressError(str(error)) from error
+    # By hand: `urlsplit` knows one host and one port, and these addresses have several.
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     options = {"username": unquote(user), "password": unquote(password)}

@@ -51,6 +51,7 @@ class Section(NamedTuple):
 
 def sections() -> list[Section]:
     """Return all settings in their order."""
+    # Titles are comments and descriptions stand below their fields: neither exists at run time.
     source = inspect.getsource(settings)
     lines = source.splitlines()
     kinds = (ClusterSettings.__name__, Settings.__name__)

@@ -440,6 +440,9 @@ class RedisStreamLog(StreamLog):
         inputs, queries = streams.commands(shard), streams.queries(shard)
         after = (str(position.stream_id), str(self._heard.get(shard, STREAM_START)))
         self._release(shard)
+        # One round trip, in this order: the replies, which nothing may delay; the lease, before the read that
+        # may block; the position last, so that a takeover during the read is noticed before an entry is
+        # applied.
         commands: list[Sequence[Any]] = [("PUBLISH", channel, payload) for channel, payload in publish]
         if answers:
             commands.append(_answering(shard, position, answers))

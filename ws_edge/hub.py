@@ -399,10 +399,12 @@ class Hub:
         symbol = market.market.symbol
         shard = self._shards[symbol]
         every_diff = ("LRANGE", streams.depth_diffs(shard, symbol), 0, -1)
+        # The diffs alone are much smaller than a base, and mostly reach back to the known sequence.
         if market.book.sequence is not None:
             (kept,) = await pipelined(self._client, [every_diff])
             if market.follow_depth(_diffs(kept)) and not market.needs_depth:
                 return
+        # In one transaction: the diffs must begin where the base ends.
         value, kept = await pipelined(
             self._client, [("GET", streams.depth(shard, symbol)), every_diff], at_once=True
         )
@@ -414,6 +416,8 @@ class Hub:
         is_followed = market.follow_depth(diffs)
         if not is_followed and own_sequence is not None and base is not None and base.sequence > own_sequence:
             _log.error("depth updates are missing", market=symbol, after=own_sequence)
+            # Subscribers of diffs would apply the next ones to a book with a gap. Those of whole levels get
+            # the next state as always, and stay.
             for window in market.windows.values():
                 for stream in window.diff_streams:
                     for connection in self._subscribers.get(stream, ()):

@@ -129,6 +129,7 @@ class _StreamSession:
         connection = self._connection
         keys = {name for name in request.params if is_listen_key(name)}
         names = set(request.params) - keys
+        # Everything is checked before anything is opened: a refused request changes nothing.
         if len(connection.streams.keys() | names) + len(self._accounts.keys() | keys) > STREAMS_MAX:
             raise RequestError(2, f"Invalid request: more than {STREAMS_MAX} streams", request.request_id)
         if len(keys) > LISTEN_KEYS_MAX:

@@ -240,6 +240,7 @@ class ApiSession:
         self._connection.deliver_frame(text_frame(_encode(answer)))
         if is_banned:
             self._connection.close_soon(CloseCode.POLICY_VIOLATION, "IP banned")
+        # After the answer: a client must know the subscription's number before it receives an event of it.
         if activate is not None:
             self._accounts.activate(activate)
 
@@ -377,6 +378,7 @@ class ApiSession:
             b'{"subscriptionId":%d,"event":' % number,
             b"}",
         )
+        # Entered before the wait: parallel requests of this connection must count it.
         self._subscriptions[number] = subscription
         try:
             await self._accounts.add(subscription)
@@ -384,6 +386,7 @@ class ApiSession:
             self._subscriptions.pop(number, None)
             self._accounts.remove(subscription)
             raise
+        # During the wait the client may have left, or the credential may have ended.
         if self._connection.closing or number not in self._subscriptions:
             self._accounts.remove(subscription)
             raise unavailable()
