@@ -69,6 +69,7 @@ def up(settings: Settings, console: Console) -> None:
     began = time.monotonic()
     stopping = stop_flag()
     configure_logs(settings, "up")
+    # First: `stop_leftovers` below would end the processes of a running exchange.
     _refuse_second(settings)
     try:
         refuse_unsafe(settings)

@@ -63,6 +63,10 @@ def account(
         f"account {number}, {time_text(past_account.time)} (after {past_account.stream_id})\n",
         highlight=False,
     )
+    _show(balances, orders)
+
+
+def _show(balances: list[dict[str, str]], orders: list[dict[str, object]]) -> None:
     money = plain_table("asset", "available", "held")
     for row in balances:
         money.add_row(*row.values())

@@ -81,6 +81,8 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             console.print(f"\n{_WARNING}", markup=False, soft_wrap=True)
             is_sent = True
             if (claim := _claim(stop.entry, shard, settings.shard_count)) is not None:
+                # A forged message must not count as received: the genuine one with its number would be
+                # dropped (docs/decisions/0026).
                 is_sent = mail == "sent" if mail else _is_sent(client, claim, shard)
                 console.print(
                     (_SENT if is_sent else _FORGED).format(source=claim.source), markup=False, soft_wrap=True
@@ -88,6 +90,8 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             if not yes:
                 click.confirm("Skip it?", abort=True)
             instruction = SkipEntry(0, "", str(stop.entry.stream_id), operator, reason, is_sent)
+            # The instruction names the entry: if another one is the next by then, the leader does not follow
+            # it.
             log.order_skip(
                 shard, encode_skip(_signed(log, settings, shard, instruction), time.time_ns() // 1_000)
             )

@@ -110,6 +110,7 @@ class Supervisor:
             self._end_what_should(process, now)
             if process.running is not None and (code := process.running.poll()) is not None:
                 _kill_group(process.running.pid)
+                # A requested restart is no crash: it neither counts nor waits (docs/decisions/0021).
                 if process.asked:
                     process.asked = False
                     self._launch_or_wait(process, now)
