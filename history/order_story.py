@@ -193,43 +193,12 @@ class _Teller:
         The number counts the commands that are applied.
         """
         replay = self._replay_before(past, entry.stream_id)
-        shard, story_steps = replay.shard, list[Step]()
-        order: OrderState | None = None
-        placed: PlaceOrder | None = None
-        for index, command in enumerate(apply_one_by_one(shard, entry)):
-            output = shard.take()
-            if not isinstance(command, PlaceOrder):
-                continue
-            if number is not None:
-                if index != number:
-                    continue
-                order = self._placed(shard, command, output.events)
-                refusal = next((reply for _, reply in output.replies if isinstance(reply, Refused)), None)
-            else:
-                order, refusal = self._placed(shard, command, output.events), None
-                if order is None or order.order_id != order_id:
-                    order = None
-                    continue
-            placed = command
-            story_steps.append(self._command_step(past, entry, command))
-            if order is None:
-                reason = refusal.reason if refusal is not None else "answered like the first attempt"
-                story_steps.append(
-                    self._step(
-                        past.shard,
-                        entry.stream_id,
-                        "refused",
-                        f"refused: {_words(reason)}",
-                        {"reason": reason},
-                    )
-                )
-                return Story(
-                    None, command.account_id, command.client_order_id, command.market, "REFUSED", story_steps
-                )
-            story_steps += self._events(past.shard, entry.stream_id, output.events, order, shard)
-            break
-        assert placed is not None
-        assert order is not None
+        shard = replay.shard
+        order, command, story_steps = self._placement(past, entry, shard, order_id, number)
+        if order is None:
+            return Story(
+                None, command.account_id, command.client_order_id, command.market, "REFUSED", story_steps
+            )
         market_past = self._past.of_market(order.market)
         if market_past is not past:
             story_steps += self._sent(past, market_past, entry, order)
@@ -242,6 +211,7 @@ class _Teller:
             output = shard.take()
             told = self._events(past.shard, later.stream_id, output.events, order, shard, later)
             if past is not market_past and not told and self._is_gone(shard, order):
+                # No event says that a market has refused an order: it is gone, and the reply has the reason.
                 reply = next((reply for _, reply in output.replies if isinstance(reply, Refused)), None)
                 reason = reply.reason if reply is not None else ""
                 told = [
@@ -263,6 +233,37 @@ class _Teller:
             (step.facts["status"] for step in reversed(story_steps) if "status" in step.facts), status
         )
         return self._story(order, story_steps, last)
+
+    def _placement(
+        self, past: ShardPast, entry: Entry, shard: Shard, order_id: int, number: int | None
+    ) -> tuple[OrderState | None, PlaceOrder, list[Step]]:
+        """Apply `entry` up to the command; return its order (None: refused), the command, and its steps.
+
+        The parameters are those of `tell`.
+        """
+        for index, command in enumerate(apply_one_by_one(shard, entry)):
+            output = shard.take()
+            if not isinstance(command, PlaceOrder):
+                continue
+            order, refusal = None, None
+            if number is not None:
+                if index != number:
+                    continue
+                order = self._placed(shard, command, output.events)
+                refusal = next((reply for _, reply in output.replies if isinstance(reply, Refused)), None)
+            else:
+                order = self._placed(shard, command, output.events)
+                if order is None or order.order_id != order_id:
+                    continue
+            placement = [self._command_step(past, entry, command)]
+            if order is None:
+                reason = refusal.reason if refusal is not None else "answered like the first attempt"
+                text = f"refused: {_words(reason)}"
+                placement.append(self._step(past.shard, entry.stream_id, "refused", text, {"reason": reason}))
+            else:
+                placement += self._events(past.shard, entry.stream_id, output.events, order, shard)
+            return order, command, placement
+        raise AssertionError("the entry was chosen for this command")
 
     def _story(self, order: OrderState, story_steps: list[Step], status: str) -> Story:
         story_steps.sort(key=lambda step: step.time)

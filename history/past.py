@@ -103,6 +103,7 @@ class ShardPast(ReplaySource):
         begins = self._archive is not None and self._archive.oldest_id() == STREAM_START
         if self._live is not None and not begins:
             try:
+                # The log serves as a beginning only while nothing of it was trimmed.
                 self._live.entries(STREAM_START, 1)
                 begins = True
             except SourceTrimmed:
@@ -117,6 +118,7 @@ class ShardPast(ReplaySource):
                     return archive.snapshot(stream_id)
 
                 moments[heading.stream_id] = Moment(*heading, load)
+        # Redis's snapshots replace archived ones of the same position: they are at hand already.
         for snapshot in self.snapshots():
             info = snapshot_info(snapshot)
             if info is not None:

@@ -217,24 +217,12 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
     outboxes: dict[tuple[int, int], MessageFrame] = {}
     for sender in restored:
         source = sender.shard
-        missing: dict[int, int] = {}
-        for receiver in restored:
-            sent, seen = (
-                source.state.sent.get(receiver.shard.state.index, 0),
-                receiver.shard.state.received.get(source.state.index, 0),
-            )
-            if seen > sent:
-                raise RestoreError(
-                    f"Shard {receiver.shard.state.index} has heard {seen} messages of shard "
-                    f"{source.state.index}, whose "
-                    f"archive knows of {sent}: the archives of the two do not belong together."
-                )
-            if seen < sent:
-                missing[receiver.shard.state.index] = seen
+        missing = _undelivered(source, restored)
         if not missing:
             continue
         messages: defaultdict[int, list[ShardMessage]] = defaultdict(list)
         shard_past = past.shards[source.state.index]
+        # Neither snapshots nor the archive have sent messages: the commands since then make them again.
         replay = shard_past.replay_from(
             lambda moment, limit=sender.snapshot_id: moment.stream_id <= limit,  # type: ignore[misc]
             str(sender.snapshot_id),
@@ -248,14 +236,36 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
             if first_sent.get(target, 0) > seen:
                 raise RestoreError(
                     f"Messages of shard {source.state.index} to shard {target} that were on their way are "
-                    "older "
-                    f"than the snapshot of {sender.snapshot_id}."
+                    f"older than the snapshot of {sender.snapshot_id}."
                 )
             rest = tuple(messages[target])
             outboxes[source.state.index, target] = MessageFrame(
                 source.state.index, target, seen + 1, rest, source.state.time * 1_000
             )
     return outboxes
+
+
+def _undelivered(source: Shard, restored: list[RestoredShard]) -> dict[int, int]:
+    """Return shard -> the number of messages of `source` that it has, for shards that lack some.
+
+    Raises:
+        RestoreError: a shard has more than `source` has sent.
+    """
+    missing: dict[int, int] = {}
+    for receiver in restored:
+        sent, seen = (
+            source.state.sent.get(receiver.shard.state.index, 0),
+            receiver.shard.state.received.get(source.state.index, 0),
+        )
+        if seen > sent:
+            raise RestoreError(
+                f"Shard {receiver.shard.state.index} has heard {seen} messages of shard "
+                f"{source.state.index}, whose "
+                f"archive knows of {sent}: the archives of the two do not belong together."
+            )
+        if seen < sent:
+            missing[receiver.shard.state.index] = seen
+    return missing
 
 
 def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> ShardLoss | None:
