@@ -200,6 +200,7 @@ def _measure(
     process = psutil.Process(target.process_id(attack.process))
     memory = process.memory_info().rss
     for pair in range(pairs):
+        # The order changes from pair to pair, so that what drifts on the machine favors neither half.
         for is_attack in (True, False) if pair % 2 else (False, True):
             p99_ms, kept_out, outcome = uvloop.run(
                 _half(target, attack, rate, seconds, attackers, is_attack=is_attack)

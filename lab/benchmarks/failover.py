@@ -222,16 +222,7 @@ def _pause(resting: int, standbys: int) -> Result:
             stop.set()
             watcher.join()
         forks_ms = [_fork_ms(port) for port in metrics_ports]
-        gaps_ms: dict[bool, list[float]] = {True: [], False: []}
-        """While a snapshot is written, and while none is."""
-        during = iter(busy)
-        moment, writing = next(during)
-        for earlier, later in pairwise(answered):
-            snapshot = writing
-            while moment < later:
-                moment, writing = next(during, (float("inf"), False))
-                snapshot |= writing
-            gaps_ms[snapshot].append((later - earlier) * 1_000)
+        gaps_ms = _gaps_ms(answered, busy)
         leads = pids.index(leader.pid)
         who = "the standby" if standbys else "the leader"
         fork = f"the leader was in fork() for {forks_ms[leads]:.1f} ms"
@@ -255,6 +246,23 @@ def _pause(resting: int, standbys: int) -> Result:
         )
 
 
+def _gaps_ms(answered: list[float], busy: list[tuple[float, bool]]) -> dict[bool, list[float]]:
+    """Return the times between answers: under True while a snapshot is written, under False while none is.
+
+    A gap counts as one with a snapshot if one was written at any moment of it.
+    """
+    gaps_ms: dict[bool, list[float]] = {True: [], False: []}
+    during = iter(busy)
+    moment, writing = next(during)
+    for earlier, later in pairwise(answered):
+        snapshot = writing
+        while moment < later:
+            moment, writing = next(during, (float("inf"), False))
+            snapshot |= writing
+        gaps_ms[snapshot].append((later - earlier) * 1_000)
+    return gaps_ms
+
+
 def _long_ones(gaps_ms: list[float]) -> str:
     """Say how many times between two answers are longer than the target."""
     return f"{sum(gap > PAUSE_MS_MAX for gap in gaps_ms):,} of {len(gaps_ms):,}"
@@ -269,6 +277,7 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
     listener.subscribe(streams.replies("pause"))
     market = Settings().market_map().markets[0]
     steps, _ = operations(0, 1_000)
+    # Below every sell order: all rest, so the book only grows.
     far = [step._replace(price=PriceTicks(step.price - 2_000_000), side=Side.BUY) for step in steps]
     placed = list(commands(far, market))
     stop = threading.Event()

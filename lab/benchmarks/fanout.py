@@ -253,6 +253,7 @@ async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuc
     subscribers = await subscribe(port, paths, hear)
     edge = psutil.Process(target.process_id("ws-edge"))
     connected = time.perf_counter()
+    # As many subscribers in both runs: they differ only in whether these read.
     deaf = await subscribe_stuck(port, EVERYTHING, STUCK) if stuck else []
     others = [] if stuck else await subscribe(port, [EVERYTHING] * STUCK)
     memory = edge.memory_info().rss

@@ -202,6 +202,7 @@ def _measure(
         ),
         *(
             []
+            # An order without an answer may be stored or not.
             if answers["accepted"] <= stored_orders <= answers["accepted"] + answers["unknown"]
             else [f"{stored_orders:,} are stored"]
         ),
@@ -291,6 +292,7 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
             marks = deque([(BEGIN, begin), (END, during.close)])
             began, sent = loop.time(), 0
             while sent < orders:
+                # Due by the clock, not by the answers: a slow exchange gets no fewer orders.
                 due = min(orders, int((loop.time() - began) * rate))
                 for number in range(sent, due):
                     try:

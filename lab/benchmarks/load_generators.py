@@ -172,6 +172,8 @@ async def _open_loop(
             def answered(
                 status: int, body: bytes, index: int = index, line: _Line = line, due: float = due
             ) -> None:
+                # Timed from the moment at which it was due: a request that had to wait for a free connection
+                # counts its wait.
                 answers.append(Answered(due, time.perf_counter(), status, body))
                 free.append((index, line))
                 if len(answers) == count and not finished.done():

@@ -50,6 +50,7 @@ def share(target: Target, pairs: int, seconds: float) -> list[Result]:
     with_heavy: list[Half] = []
     without: list[Half] = []
     for pair in range(pairs):
+        # The order changes from pair to pair, so that what drifts on the machine favors neither half.
         for times in (TIMES, 1) if pair % 2 else (1, TIMES):
             half = uvloop.run(_half(target, rate, times, seconds))
             (without if times == 1 else with_heavy).append(half)

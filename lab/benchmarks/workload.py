@@ -52,6 +52,7 @@ def operations(
     def forget(order_id: OrderId) -> None:
         index = place.pop(order_id)
         last = live.pop()
+        # The last one takes the free place: removing costs the same however many orders live.
         if last != order_id:
             live[index] = last
             place[last] = index

@@ -294,6 +294,7 @@ class _Run:
                 self._show_trading(load, began)
                 watchers.check()
                 for task in (faults, operations):
+                    # Raises what has gone wrong: a run whose faults have stopped would look clean.
                     if task.done():
                         task.result()
                 if (

@@ -186,6 +186,7 @@ class Load:
         self._interval_s = 1 / rate
         self._lanes = lanes
         self._double_share = double_share
+        # Few enough that no account ever has more keys than its shard keeps: those would be refused.
         keys_per_s = KEYED_PART * DEFAULT_WINDOWS.keys_max * len(traders) / (DEFAULT_WINDOWS.key_ms / 1_000)
         self._keyed_share = min(keyed_share_max, keys_per_s / rate)
         self._may_end = may_end

@@ -118,6 +118,7 @@ def _accounted(evidence: Evidence, breaches: Breaches) -> int:
                 order.side,
                 order.order_type,
             ) or (
+                # Price and quantity of a MARKET order are decided by its shard.
                 order.order_type is not OrderType.MARKET
                 and (row.price, row.quantity) != (order.price, order.quantity)
             ):
@@ -338,6 +339,7 @@ def _check_totals(
             sums[asset].update(
                 all=available + held + fees, fees=fees, deposited=deposited - withdrawn, settled=settled
             )
+    # Only all shards together have to add up.
     if len(evidence.answered.audits) < evidence.markets.shard_count:
         return
     for asset, total in sums.items():

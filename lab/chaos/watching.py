@@ -217,6 +217,7 @@ class ReportWatch:
                 self.breaches.add(f"{self.name}: order {order_id} was told of trade {event['t']} twice")
             segment.fills.add((order_id, event["t"]))
         before = self.last_status.get(order_id)
+        # The order is older than this subscription.
         if before is None:
             return
         if before[0] not in ("NEW", "PARTIALLY_FILLED"):

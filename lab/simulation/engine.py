@@ -124,6 +124,7 @@ class EngineWorker(Process):
                     self.let_act(lambda: self.surroundings.while_working(self.other, hang_ms > 0))
                 finally:
                     self.is_working = False
+        # Only a standby that was there all the time, undisturbed, had to take over.
         was_watched = (
             turns >= HANG_TURNS_MIN
             and standby is not None

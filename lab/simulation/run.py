@@ -244,6 +244,7 @@ class Simulation:
             self._pass_by(1)
 
     def _do(self, action: Action) -> None:
+        # A jump's `wait_ms` is its size, by which Redis's clock is wrong.
         if action.act is not Act.JUMP:
             self.surroundings.now += action.wait_ms
         if action.act in DISTURBING:
