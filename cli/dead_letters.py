@@ -28,7 +28,7 @@ _REQUEUE: Final = load_script("cli", "requeue_letter")
 
 
 class DeadLetterReport(msgspec.Struct, frozen=True):
-    """One of them."""
+    """An undecodable entry, or a part of one, that a process has put aside."""
 
     shard: int
     where: str
@@ -45,12 +45,12 @@ class DeadLetterReport(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """What it is called, together with `where`."""
+        """Its id in the stream `where`, with `#` and its number if it is one item of an entry."""
         return self.stream_id if self.item is None else f"{self.stream_id}#{self.item}"
 
 
 def number_of_dead_letters(client: redis.Redis, shards: list[int]) -> int:
-    """Return how many there are in Redis."""
+    """Return the number of dead letters of these shards in Redis; those in the database do not count."""
     counts: list[Any] = [client.xlen(streams.dead_letters(shard)) for shard in shards]
     return sum(counts)
 
@@ -82,7 +82,7 @@ def _report(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLett
 
 
 class Letter(NamedTuple):
-    """A dead letter in Redis, to do something with."""
+    """A dead letter in Redis, with the id by which it is removed."""
 
     entry_id: bytes
     """Its own id in `dead:{k}`."""
@@ -115,7 +115,7 @@ def _entries_after(
 
 
 def pass_letter(client: redis.Redis, letter: Letter) -> bool:
-    """Remove a letter; return whether it was still there."""
+    """Remove a letter from Redis; return whether it was still there."""
     removed: Any = client.xdel(streams.dead_letters(letter.report.shard), letter.entry_id.decode())
     return bool(removed)
 

@@ -43,7 +43,7 @@ class NoConsistentCutError(RuntimeError):
 
 
 class AssetAudit(msgspec.Struct, frozen=True):
-    """One asset in all shards, in its units."""
+    """The sums of one asset over all shards, in its units."""
 
     asset: str
     available: int
@@ -55,7 +55,7 @@ class AssetAudit(msgspec.Struct, frozen=True):
     """Added by settlements minus taken by them; 0 if nothing is in transit."""
 
     def difference(self) -> int:
-        """Return how much more there is than there must be."""
+        """Return available + held + fees - (deposited - withdrawn), in units; 0 if all money adds up."""
         return self.available + self.held + self.fees - self.deposited + self.withdrawn
 
 
@@ -88,7 +88,7 @@ class ShardAudit(msgspec.Struct, frozen=True):
 
 
 class ExchangeAudit(msgspec.Struct, frozen=True):
-    """Everything at one moment."""
+    """The audits of all shards, read while no message was on its way between them."""
 
     assets: list[AssetAudit]
     shards: list[ShardAudit]
@@ -96,7 +96,7 @@ class ExchangeAudit(msgspec.Struct, frozen=True):
     """How many decimals each asset's units are."""
 
     def problems(self) -> list[str]:
-        """Return what does not add up, a sentence each; none when all is well."""
+        """Return one sentence for each sum that is wrong; empty if all money adds up."""
         lines = [problem for shard in self.shards for problem in shard.problems(self.scales)]
         for asset in self.assets:
             scale = self.scales[asset.asset]
@@ -113,7 +113,7 @@ class ExchangeAudit(msgspec.Struct, frozen=True):
 
 
 def format_units(units: int, scale: int) -> str:
-    """Return an amount with its sign, and in units."""
+    """Return an amount as a signed decimal, followed by its units: `+0.5 (+50000000 units)`."""
     return f"{'-' if units < 0 else '+'}{format_amount(abs(units), scale)} ({units:+d} units)"
 
 

@@ -14,7 +14,7 @@ from runtime.settings import Settings
 
 
 def expected(settings: Settings) -> list[str]:
-    """Return the names of the processes that the settings name."""
+    """Return the names of the processes that these settings start."""
     return [spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))]
 
 
@@ -67,7 +67,7 @@ def _reader(name: str, health: Health | None) -> Reader:
 
 
 def release_text(release: Release | None) -> str:
-    """Return the numbers as people read them."""
+    """Return the numbers of a release: `format 2, kinds 1, rules 1`; None: the process is silent."""
     if release is None:
         return "not heard"
     if not any(release):

@@ -25,7 +25,7 @@ def listing_of(settings: Settings) -> Listing:
 
 
 def read_listing(log: StreamLog, settings: Settings) -> Listing:
-    """Return the markets of the exchange on `log`."""
+    """Return the markets of the exchange on `log`; those of the settings for shards that have none there."""
     read: dict[int, ShardConfiguration] = {}
     for shard in range(settings.shard_count):
         value = log.configuration(shard)

@@ -61,7 +61,7 @@ def views(settings: Settings, watcher: Watcher) -> Iterator[tuple[View, State]]:
 
 
 def title(view: View, state: State) -> str:
-    """Return the first line: how the exchange is as a whole."""
+    """Return the first line of the screen: whether all is well, and what is not."""
     troubled = [
         process.name
         for process in view.processes

@@ -20,7 +20,7 @@ _DERIVED = ("quote_per_tick_lot", "base_per_lot")
 
 
 class Change(NamedTuple):
-    """One market that is to be configured otherwise, or listed."""
+    """A market whose configuration is to change, or which is to be listed."""
 
     config: MarketConfig
     differences: tuple[tuple[str, object, object], ...]

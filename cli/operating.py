@@ -102,7 +102,11 @@ class Operator:
         return self.configs[0].slots[account_id % ACCOUNT_SLOTS] if self.configs[0].slots else 0
 
     def funds(self, account_id: int) -> FundsReply:
-        """Return an account's funds and limits."""
+        """Return an account's funds and limits.
+
+        Raises:
+            OperatingError: its shard does not answer.
+        """
         shard = self.shard_of(account_id)
         replies = ask(
             self._client, [shard], lambda number, waiter: BalancesQuery(number, waiter, AccountId(account_id))
@@ -113,7 +117,11 @@ class Operator:
         return reply
 
     def change_keys(self, change: Callable[[tuple[OperatorKey, ...]], tuple[OperatorKey, ...]]) -> None:
-        """Change the keys of every shard that is to have others."""
+        """Replace the keys of each shard by the result of `change`, where that differs.
+
+        Raises:
+            OperatingError: a shard refused, or did not answer; the shards before it have changed.
+        """
         for shard, current in self.configs.items():
             config = msgspec.structs.replace(current, keys=change(current.keys), version=current.version + 1)
             if config.keys == current.keys:
@@ -141,7 +149,11 @@ class Operator:
             raise OperatingError(f"{asset}: {error}") from error
 
     def shown(self, amount: int, asset: str) -> str:
-        """Return units of an asset as a decimal."""
+        """Return an amount in units as a decimal of the asset.
+
+        Raises:
+            OperatingError: no market has the asset.
+        """
         return format_amount(amount, self._scale(asset))
 
     def _scale(self, asset: str) -> int:

@@ -70,7 +70,7 @@ Rotations = Mapping[Family, Rotation]
 
 
 class Hosts(NamedTuple):
-    """Where the servers are."""
+    """The addresses (host:port) of the servers, as the services reach them."""
 
     redis: str = "redis:6379"
     cache: str = "redis-cache:6379"
@@ -141,7 +141,7 @@ def users_acl(hashes: Mapping[str, list[str]]) -> str:
 
 
 def password_hash(password: str) -> str:
-    """Return what an ACL file has of a password."""
+    """Return the SHA-256 of a password in hexadecimal, as an ACL file of Redis has it."""
     return hashlib.sha256(password.encode()).hexdigest()
 
 

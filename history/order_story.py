@@ -27,7 +27,7 @@ from stream_log.interface import Entry
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One thing that happened."""
+    """One step of an order's story: what happened at one entry of a stream (`time` in ms)."""
 
     time: int
     stream: str

@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Report no progress."""
+    """Ignore the progress."""
 
 
 class ShardPast(ReplaySource):
@@ -89,7 +89,7 @@ class ShardPast(ReplaySource):
         return self._live.entries(after, count) if self._live is not None else []
 
     def end(self) -> StreamId:
-        """Return the end of the shard's past."""
+        """Return the id of the last committed input entry that is known."""
         ends = [STREAM_START]
         if self._archive is not None:
             ends.append(self._archive.last_id())
@@ -159,13 +159,13 @@ class ShardPast(ReplaySource):
         )
 
     def count_after(self, after: StreamId) -> int:
-        """Return about how many entries there are after `after`."""
+        """Return an estimate of the number of entries after `after`, for progress bars."""
         archived = self._archive.count_after(after) if self._archive is not None else 0
         return archived or READ_ENTRIES
 
 
 class Past:
-    """The past of all shards."""
+    """The past of all shards, from the archive, Redis, or both."""
 
     def __init__(
         self,
@@ -180,7 +180,11 @@ class Past:
         ]
 
     def of_market(self, symbol: str) -> ShardPast:
-        """Return the past of the market's shard."""
+        """Return the past of the market's shard.
+
+        Raises:
+            KeyError: there is no such market.
+        """
         return self.shards[self.market_map.shard_of_market(symbol)]
 
     def of_account(self, account_id: int) -> ShardPast:
@@ -225,7 +229,7 @@ def end_of(time_ms: int, end: StreamId) -> StreamId:
 
 
 def time_text(time_ms: int) -> str:
-    """Return a time as people read it, in UTC."""
+    """Return a time (ms since the epoch) in ISO 8601, UTC, with milliseconds."""
     if not time_ms:
         return "the very beginning"
     return (

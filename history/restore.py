@@ -99,7 +99,7 @@ class _Base(NamedTuple):
 
 
 class RestoredShard(NamedTuple):
-    """One shard as it is to be."""
+    """A rebuilt shard, and what Redis and the database lack of it."""
 
     shard: Shard
     position: StreamId
@@ -117,7 +117,7 @@ class RestoredShard(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that a restore will write."""
+    """The result of the replays: all that `write_database` and `write_redis` will write."""
 
     shards: list[RestoredShard]
     outboxes: dict[tuple[int, int], MessageFrame]
@@ -661,7 +661,7 @@ def _ticker_window(
 
 
 def loss_text(loss: ShardLoss) -> str:
-    """Return one shard's loss as a sentence."""
+    """Return one line: the range of a shard's log that is lost, and how many orders, fills and trades."""
     trades = (
         ", ".join(f"{symbol} {first} to {last}" for symbol, (first, last) in loss.trades.items()) or "none"
     )

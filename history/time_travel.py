@@ -28,7 +28,7 @@ class PastBook(NamedTuple):
 
 
 class PastAccount(NamedTuple):
-    """An account's money and open orders."""
+    """An account's balances and open orders at `time` (ms), after the entry `stream_id`."""
 
     account_id: int
     time: int

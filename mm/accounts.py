@@ -29,7 +29,7 @@ class UnverifiedError(Exception):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """How one account signs in, and the key it trades with."""
+    """The credentials of one account: for signing in, and for the API."""
 
     email: str
     password: str
@@ -44,7 +44,7 @@ class Accounts(msgspec.Struct, frozen=True):
 
 
 def accounts_file(data_dir: Path) -> Path:
-    """Return where a market maker keeps its accounts."""
+    """Return the path of the market maker's credentials in the data folder."""
     return data_dir / "mm.json"
 
 
@@ -133,7 +133,7 @@ def kept_accounts(path: Path) -> Accounts | None:
 
 
 def keep_accounts(path: Path, accounts: Accounts) -> None:
-    """Keep accounts where only their owner reads them."""
+    """Write the credentials to a file that only its owner can read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     beside.touch(mode=0o600)

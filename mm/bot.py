@@ -69,7 +69,7 @@ class OrderBudget:
 
 
 class Funds:
-    """What one account owns, available and held together."""
+    """The holdings of one account by asset: available plus held."""
 
     def __init__(self, account: Account) -> None:
         self.account = account
@@ -91,7 +91,7 @@ class Funds:
                 await self._read(client)
 
     def total(self, asset: str) -> AssetUnits:
-        """Return the holding in the asset's units."""
+        """Return the last known holding in the asset's units; 0 if there is none."""
         return self._totals.get(asset, AssetUnits(0))
 
     def inventory(self, plan: QuotingPlan) -> QuantityLots:

@@ -74,7 +74,7 @@ async def _run_until_changed(client: Client, bot: Bot, trading: frozenset[str]) 
 
 
 async def changed(client: Client, trading: frozenset[str], period_s: float = LOOK_S) -> None:
-    """Return when other markets than these trade."""
+    """Poll every `period_s` seconds; return once the set of trading markets differs from `trading`."""
     while True:
         await asyncio.sleep(period_s)
         try:

@@ -44,14 +44,14 @@ def plans_of(
 
 
 def trading_markets(exchange_info: Mapping[str, Any]) -> frozenset[str]:
-    """Return the markets that trade."""
+    """Return the symbols with the status TRADING."""
     return frozenset(
         definition["symbol"] for definition in exchange_info["symbols"] if definition["status"] == "TRADING"
     )
 
 
 def orders_per_10s(exchange_info: Mapping[str, Any]) -> int:
-    """Return how many orders an account may place in ten seconds."""
+    """Return the exchange's limit of an account's orders per 10 s, or `ORDERS_PER_10S_DEFAULT`."""
     for limit in exchange_info.get("rateLimits", ()):
         if (limit["rateLimitType"], limit["interval"], limit["intervalNum"]) == ("ORDERS", "SECOND", 10):
             return int(limit["limit"])

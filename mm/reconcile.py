@@ -24,7 +24,7 @@ class Tolerance(NamedTuple):
     quantity_ppm_max: int = PPM
 
     def accepts(self, open_quote: OpenQuote, quote: Quote) -> bool:
-        """Return whether `open_quote` may stand for `quote`."""
+        """Return whether side and price are equal, and the open quantity is within the tolerance."""
         return (
             open_quote.side is quote.side
             and open_quote.price == quote.price

@@ -28,7 +28,7 @@ _MEGABYTE: Final = 1_000_000
 
 
 class BaseRow(msgspec.Struct, frozen=True):
-    """A base backup, for --json."""
+    """A base backup, as `--status --json` prints it."""
 
     folder: str
     complete: str
@@ -36,7 +36,7 @@ class BaseRow(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The output of --status."""
+    """The state of a backup, as `--status --json` prints it."""
 
     ok: bool
     problem: str

@@ -54,19 +54,19 @@ class BackupNote(msgspec.Struct, frozen=True):
     line: str
 
     def folder(self) -> Path:
-        """Return the folder of the line."""
+        """Return the folder of the line, which has the base backups and the log of one database."""
         return Path(self.line)
 
 
 class Base(NamedTuple):
-    """A base backup that is complete."""
+    """A complete base backup, and the time at which it was complete (UTC)."""
 
     folder: Path
     complete: datetime
 
     @property
     def wal_folder(self) -> Path:
-        """Where the log since is."""
+        """The folder of the database's log (WAL) since this backup."""
         return self.folder.parent.parent / "wal"
 
     def first_segment(self) -> str:
@@ -116,7 +116,7 @@ def read_note(settings: Settings) -> BackupNote | None:
 
 
 def write_note(settings: Settings, note: BackupNote) -> None:
-    """Write it atomically."""
+    """Write `backup.json` atomically."""
     file = backup_file(settings)
     unfinished = file.with_suffix(".new")
     unfinished.write_bytes(msgspec.json.encode(note))

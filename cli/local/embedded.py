@@ -153,7 +153,7 @@ repl-diskless-sync-delay 0
 
 
 def redis_ready(settings: Settings) -> bool:
-    """Return whether Redis answers, its data loaded."""
+    """Return whether Redis answers and has loaded its data."""
     return _answers(settings.resolved_redis_url())
 
 

@@ -46,7 +46,7 @@ class OwnExchangeError(RuntimeError):
 
 
 class OwnExchange(NamedTuple):
-    """An exchange that answers."""
+    """A running exchange in a data folder of its own, on free ports."""
 
     settings: Settings
     environment: Mapping[str, str]

@@ -44,7 +44,7 @@ _BEFORE_TARGET: Final = "recovery ended before configured recovery target was re
 
 
 class Recovered(NamedTuple):
-    """What a recovery has led to."""
+    """The base backup of a recovery, and the end of what was replayed on it."""
 
     base: Base
     last_commit: datetime | None

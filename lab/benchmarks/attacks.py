@@ -46,7 +46,7 @@ _RESTING: str = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=IOC&quantity=0.0
 
 
 class Attack(NamedTuple):
-    """One way to make a shard work for nothing."""
+    """An order that costs a shard work and trades nothing."""
 
     name: str
     order: str
@@ -57,7 +57,7 @@ class Attack(NamedTuple):
 
 
 def attacks() -> tuple[Attack, ...]:
-    """Return them all."""
+    """Return all attacks of `exchange bench attacks`."""
     deep = (MID_PRICE + LEVELS // 4) / 100
     top = (MID_PRICE + LEVELS) / 100
     return (

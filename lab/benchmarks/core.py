@@ -29,7 +29,7 @@ FRAME_COMMANDS = 64
 
 
 def core(count: int, live_orders: int = LIVE_ORDERS) -> list[Result]:
-    """Measure the book alone on `count` mixed operations."""
+    """Measure the order book alone: `count` mixed operations on `live_orders` resting orders."""
     prefill, mixed = operations(count, live_orders)
     book = Book(10)
     for step in prefill:

@@ -34,7 +34,7 @@ _LIMITS: Final = (100, 5_000)
 
 
 def depth(seconds: int) -> list[Result]:
-    """Measure `seconds` of the market's time."""
+    """Measure the CPU time that `seconds` of one market's changes cost feeds and gateways."""
     markets = roomy_market_map().markets_of_shard(0)
     feeds, symbol = ShardFeeds(0, markets), markets[0].symbol
     dice = random.Random(1)

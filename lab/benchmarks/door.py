@@ -68,7 +68,7 @@ class Sizes(NamedTuple):
     """Connections, each with STREAMS_EACH streams."""
 
     def times(self, factor: int) -> "Sizes":
-        """Return sizes multiplied by `factor`."""
+        """Return the sizes multiplied by `factor`."""
         return Sizes(*(size * factor for size in self))
 
 
@@ -91,7 +91,7 @@ Side = Callable[[Target, str, float], Coroutine[None, None, Outcome]]
 
 
 class Attack(NamedTuple):
-    """One way to keep others waiting."""
+    """Requests of one network that try to slow down a gateway or an edge for all others."""
 
     name: str
     run: Side

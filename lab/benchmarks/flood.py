@@ -66,7 +66,7 @@ LITTLE_MB: Final = 20
 
 
 class Fault(NamedTuple):
-    """What stands still, as long as the context lasts."""
+    """A part of the exchange that stands still while the context `during` lasts."""
 
     name: str
     during: Callable[[Target, redis.Redis], Any]
@@ -165,7 +165,7 @@ class _Peaks:
 def flood(
     target: Target, orders: int, rate: float, say: Callable[[str], None], *, over_http: bool
 ) -> list[Result]:
-    """Let orders arrive during each fault in turn."""
+    """Measure memory and answers while orders arrive during each fault in turn; `rate` is per second."""
     send = _send_over_http if over_http else _send
     with redis_clients.client(target.settings.resolved_redis_url()) as client:
         make_rich(target.settings, client, Settings().market_map())
@@ -350,7 +350,7 @@ def _outcome_over_http(answered: load_generators.Answered) -> str:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait until it is so."""
+    """Poll every `TICK_S` seconds until `is_so` returns True."""
     while not is_so():  # noqa: ASYNC110 - what it waits for tells nobody
         await asyncio.sleep(TICK_S)
 
@@ -380,5 +380,5 @@ def order_of(request_id: int, reply_to: str, number: int, account: int) -> Place
 
 
 def quiet(text: str) -> None:
-    """Print what is done to standard error."""
+    """Print `text` on standard error, so that standard output has only the results."""
     Console(stderr=True).print(text, highlight=False)

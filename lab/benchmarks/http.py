@@ -38,7 +38,7 @@ class Target(msgspec.Struct):
 
     @property
     def settings(self) -> Settings:
-        """Its settings."""
+        """The settings of the exchange."""
         return self.exchange.settings
 
     def process_id(self, name: str) -> int:

@@ -118,7 +118,7 @@ def commands(steps: list[Operation], market: Market) -> Iterator[Command]:
 
 
 def deposits(market_map: MarketMap) -> list[Command]:
-    """Return deposits that make every account rich."""
+    """Return deposits of every asset to every account; together half of the largest amount."""
     return [
         Deposit(
             0,

@@ -73,7 +73,7 @@ _CANDLES: Final = """
 
 
 def new_traders(settings: Settings, evidence: Evidence, count: int) -> list[Trader]:
-    """Sign accounts up, fund them, and make their keys."""
+    """Create `count` accounts with funds and API keys, and record their deposits."""
     traders = []
     funds = {asset: str(FUNDS[asset]) for asset in evidence.markets.assets if asset in FUNDS}
     for _ in range(count):
@@ -87,7 +87,7 @@ def new_traders(settings: Settings, evidence: Evidence, count: int) -> list[Trad
 
 
 def stored(settings: Settings) -> Stored:
-    """Return what the database holds."""
+    """Return the orders, trades, fills, candles and ledger sums in the database."""
     with psycopg.connect(settings.resolved_database_url()) as database:
         candles = [
             CandleRow(market, interval, *map(int, numbers))
@@ -139,7 +139,7 @@ def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> A
 
 
 def replay(environment: Mapping[str, str], answers: Answered) -> None:
-    """Replay the shards' logs, and record differences."""
+    """Replay each shard's log with `exchange replay`, and record differences from its events and state."""
     command = (*EXCHANGE, "replay", "--verify", "--json")
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=REPLAY_S, check=False
@@ -228,7 +228,7 @@ def _last_id(client: redis.Redis, stream: str) -> StreamId:
 
 
 def dead_letters(settings: Settings) -> int:
-    """Return how many entries could not be understood."""
+    """Return the number of dead letters of all shards in Redis."""
     with connect(settings) as client:
         return sum(int(client.xlen(streams.dead_letters(shard))) for shard in range(settings.shard_count))
 

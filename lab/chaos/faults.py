@@ -114,7 +114,7 @@ class Faults:
             self._database.keep_up()
 
     def close(self) -> None:
-        """Undo what is still done, and end the rivals."""
+        """End the faults in progress and the rivals, and resume what is paused."""
         for task in self._running:
             task.cancel()
         self._database.resume()

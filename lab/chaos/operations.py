@@ -48,7 +48,7 @@ _MODEL: Final = "SOLUSDT"
 
 
 class OperationKind(StrEnum):
-    """What is done."""
+    """The operator commands of a run."""
 
     CONFIGURE = "configure"
     """A market gets other fees."""
@@ -93,7 +93,7 @@ def draw_operations(seed: int, count: int) -> list[Operation]:
 
 
 class Operations:
-    """Carries operations out, one after the other."""
+    """Carries out an operator's commands, one after the other, when their share of the orders is answered."""
 
     def __init__(self, settings: Settings, evidence: Evidence, plan: Sequence[Operation]) -> None:
         self._settings = settings

@@ -12,7 +12,7 @@ _WEIGHTS = {"engine": 4, "standby": 3, "gateway": 2, "feeds": 2, "ws-edge": 2, "
 
 
 class FaultKind(StrEnum):
-    """What is done."""
+    """The faults of a run."""
 
     KILL = "kill"
     """kill -9 of a process; the supervisor restarts it."""

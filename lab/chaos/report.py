@@ -25,7 +25,7 @@ _BREACHES_SHOWN: Final = 5
 
 
 def live(status: Status) -> RenderableType:
-    """Return how far a run is."""
+    """Return the lines that show a run's progress."""
     lines = [f"{status.step} …"]
     if status.orders_max and status.seconds:
         behind = "unknown" if status.behind_ms is None else f"{status.behind_ms / 1000:.1f} s"
@@ -43,7 +43,7 @@ def live(status: Status) -> RenderableType:
 
 
 def show(result: Result, console: Console) -> None:
-    """Print the result."""
+    """Print the verdict and the figures of a run."""
     table = plain_table("promise", "looked at", "broken")
     for check in result.verdict.checks:
         broken = f"[bold red]{check.breach_count:,}[/]" if check.breach_count else "[green]0[/]"

@@ -79,7 +79,7 @@ class Rolling:
             self.by_process[restart.process] += 1
 
     def close(self) -> None:
-        """Restart nothing more, and end what the steps have started."""
+        """Stop restarting, and end the processes that the steps have started."""
         if self._command is not None:
             with suppress(ProcessLookupError):
                 self._command.kill()

@@ -37,7 +37,7 @@ CAUGHT_UP_MS: Final = 1_000
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to happen."""
+    """The parameters of a run, drawn from its seed."""
 
     seed: int
     plan: list[Fault]
@@ -83,7 +83,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct):
-    """How far a run is, for who watches."""
+    """The progress of a run, for display."""
 
     step: str
     orders: int = 0
@@ -99,7 +99,7 @@ class Status(msgspec.Struct):
 
 
 class RestartResult(msgspec.Struct):
-    """What a restart cost."""
+    """The cost of one restart, in seconds."""
 
     process: str
     seconds: float
@@ -109,7 +109,7 @@ class RestartResult(msgspec.Struct):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """What came of it."""
+    """The verdict and the figures of a run."""
 
     seed: int
     verdict: Verdict
@@ -144,7 +144,7 @@ class Result(msgspec.Struct, kw_only=True):
 
     @property
     def rate(self) -> float:
-        """Orders per second."""
+        """The answered orders per second."""
         return self.orders / self.seconds if self.seconds else 0.0
 
 

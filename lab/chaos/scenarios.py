@@ -28,10 +28,10 @@ class Counts(TypedDict, total=False):
 
 
 class MakeScenario(Protocol):
-    """Makes the scenario of a seed."""
+    """Makes a scenario from a seed."""
 
     def __call__(self, seed: int, **counts: Unpack[Counts]) -> Scenario:
-        """Return it."""
+        """Return the scenario; `counts` override its own numbers."""
         ...
 
 
@@ -50,7 +50,7 @@ def mixed(
     redis_mode: str = "single",
     operations: int = 0,
 ) -> Scenario:
-    """Everything that may happen."""
+    """Return a scenario with every kind of fault and operation."""
     plan = draw_faults(
         seed,
         kills=kills,

@@ -206,7 +206,7 @@ class Load:
         """When orders were accepted, in seconds since the epoch."""
 
     async def run(self) -> None:
-        """Trade until the load is over."""
+        """Place orders until `orders_max` have their answer and `may_end` agrees."""
         sockets = [asyncio.create_task(socket.run()) for socket in self._sockets]
         try:
             await asyncio.gather(*(self._lane(number) for number in range(self._lanes)))
@@ -383,7 +383,7 @@ class Load:
 
 
 def edge_urls(settings: Settings) -> list[str]:
-    """Return where the WebSocket edges are."""
+    """Return the WebSocket URLs of the edges."""
     return [f"ws://{settings.host}:{port}" for port in settings.ws_ports()]
 
 

@@ -24,13 +24,13 @@ _UNAFFORDABLE_SHARE: Final = 0.005
 
 
 class Cancel(NamedTuple):
-    """Cancel an order."""
+    """A request to cancel an order."""
 
     order: SentOrder
 
 
 class Deposit(NamedTuple):
-    """Ask the faucet for money, in units."""
+    """A request to the faucet; the amount is in units."""
 
     asset: str
     amount: int
@@ -40,7 +40,7 @@ Wish = SentOrder | Cancel | Deposit
 
 
 class Trading:
-    """All accounts' decisions."""
+    """Draws the requests of all accounts from a seed."""
 
     def __init__(
         self, markets: MarketMap, accounts: list[int], seed: int, deposit_share: float = DEPOSIT_SHARE
@@ -63,11 +63,11 @@ class Trading:
         self._markets = [*self._markets, market]
 
     def delist_market(self, symbol: str) -> None:
-        """Trade in a market no more."""
+        """Place no more orders in a market."""
         self._markets = [market for market in self._markets if market.symbol != symbol]
 
     def wish(self) -> tuple[int, Wish]:
-        """Return what somebody wants next: (account, wish)."""
+        """Return the next request: (account, order, cancel or deposit)."""
         chosen = self._random
         account_id = self._accounts[chosen.randrange(len(self._accounts))]
         mine, drawn = self._open[account_id], chosen.random()
@@ -80,7 +80,7 @@ class Trading:
         return account_id, self._order(account_id)
 
     def placed(self, order: SentOrder) -> None:
-        """Note an order that has its answer."""
+        """Record an answered order; if it is open, it may be canceled later."""
         answer = order.acknowledged
         if answer is not None and not is_final(answer.status):
             self._open[order.account_id].append(order)

@@ -54,7 +54,7 @@ class Check(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct):
-    """All checks."""
+    """The results of all checks."""
 
     checks: list[Check]
 
@@ -65,7 +65,7 @@ class Verdict(msgspec.Struct):
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Return the verdict."""
+    """Check every promise against the evidence."""
     checks = [
         ("accounted", "every acknowledged order is there, as it was acknowledged or further on", _accounted),
         ("outcomes", "one outcome per client order id", _outcomes),

@@ -36,7 +36,7 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 class Watchers:
-    """All of them, as tasks."""
+    """The subscribers of market data, accounts and logs of a run, one task for each."""
 
     def __init__(self, settings: Settings, evidence: Evidence, traders: Sequence[Trader], count: int) -> None:
         """`count` subscribers of market data, and as many of accounts' events, which share the accounts."""
@@ -53,7 +53,7 @@ class Watchers:
         self._owners = [traders[number::count] for number in range(count)]
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start a task for each subscriber."""
         create = asyncio.create_task
         self._tasks = [
             *(create(self._follow_market(watch)) for watch in self._evidence.market_watches),
@@ -65,13 +65,13 @@ class Watchers:
         ]
 
     def check(self) -> None:
-        """Let an error of a subscriber end the run."""
+        """Raise the error of a subscriber that has failed."""
         for task in self._tasks:
             if task.done():
                 task.result()
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """End all subscribers."""
         await end_tasks(self._tasks)
 
     async def _follow_market(self, watch: MarketWatch) -> None:

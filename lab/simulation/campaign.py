@@ -63,7 +63,7 @@ TRANSFERS: Final = "transfers of clients"
 
 
 class Failure(NamedTuple):
-    """A seed whose run broke a rule."""
+    """A seed that breaks a rule, with the smallest schedule that does."""
 
     seed: int
     what: str
@@ -76,13 +76,13 @@ class Failure(NamedTuple):
 
     @property
     def command(self) -> str:
-        """The command that shows it again."""
+        """The command that runs the seed again, with its trace."""
         length = f" --commands-min {self.commands_min}" if self.commands_min else ""
         return f"exchange simulate --seed {self.seed}{length} --trace"
 
 
 class Tally(NamedTuple):
-    """What some runs came to."""
+    """The sums over some seeds."""
 
     seeds: int
     injected: Counter[str]
@@ -97,7 +97,7 @@ class Tally(NamedTuple):
     """(seed, what was broken)."""
 
     def add(self, tally: "Tally") -> "Tally":
-        """Return both together."""
+        """Return the sums over both."""
         return Tally(
             self.seeds + tally.seeds,
             self.injected + tally.injected,

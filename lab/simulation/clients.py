@@ -91,7 +91,7 @@ Answer = Callable[[Reply | NotTaken | None], None]
 
 
 class Gateway(Process):
-    """One gateway process."""
+    """A gateway process, which appends commands and queries in micro-batches."""
 
     kind = "gateway"
 
@@ -116,11 +116,11 @@ class Gateway(Process):
 
     @property
     def reply_to(self) -> str:
-        """The name of the reply channel; a new one after each start."""
+        """The name of the reply channel; each start has another one."""
         return f"{self.name}.{self._starts}"
 
     def next_request_id(self) -> int:
-        """Return a request id that was not used before."""
+        """Return a request id that this gateway has not used."""
         self._last_id += 1
         return self._last_id
 
@@ -275,7 +275,7 @@ class Gateway(Process):
         return by_treasury(shard, command, entry_ms(self._shared, shard))
 
     def hear(self, payload: bytes) -> None:
-        """Hand out one frame of replies."""
+        """Pass the replies of one frame on to those who wait."""
         for reply in decode_replies(payload):
             self._answer(reply.request_id, reply)
 
@@ -296,7 +296,7 @@ class Gateway(Process):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for it."""
+        """Whether nothing is to be sent, and no reply is awaited."""
         return not (self._commands or self._queries or self._to_retry or self._waiting)
 
 
@@ -324,12 +324,12 @@ class Intent:
 
     @property
     def has_key(self) -> bool:
-        """Whether it may be placed again without becoming two orders."""
+        """Whether it has an idempotency key, so that placing it again makes no second order."""
         return bool(self.command.idempotency_key)
 
 
 class Client:
-    """One account's owner."""
+    """The owner of one account, who places and cancels orders and moves funds."""
 
     def __init__(
         self,
@@ -355,7 +355,7 @@ class Client:
         self._count = 0
 
     def act(self, dice: Dice) -> None:
-        """Do one thing."""
+        """Ask for an unknown outcome, or send a new request."""
         unknown = [intent for intent in self.intents if intent.is_unknown and not intent.attempts]
         if unknown and dice.below(2):
             self._find_out(unknown[0], dice)
@@ -363,7 +363,7 @@ class Client:
             self._act(dice)
 
     def resolve(self, dice: Dice) -> bool:
-        """Ask for whatever is not known; return whether there was any."""
+        """Ask for all unknown outcomes; return whether there were any, or requests in flight."""
         unknown = [intent for intent in self.intents if not intent.is_settled and not intent.attempts]
         for intent in unknown:
             self._find_out(intent, dice)

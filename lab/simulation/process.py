@@ -26,7 +26,7 @@ class Stopped(BaseException):
 
 
 class Violation(Exception):  # noqa: N818 - a verdict on the system
-    """Something that must always be true is not."""
+    """A rule that must always hold is broken."""
 
 
 class Surroundings:
@@ -67,12 +67,12 @@ class Surroundings:
         return self.disturbances + self.long_work.total() - self.long_work[shard]
 
     def inject(self, event: str) -> None:
-        """Note that something was injected."""
+        """Count an injected fault or event, and trace it."""
         self.injected[event] += 1
         self.say(event)
 
     def say(self, event: str) -> None:
-        """Write a line of the trace."""
+        """Write a line of the trace, if there is one."""
         if self.trace is not None:
             self.trace(event)
 

@@ -98,7 +98,7 @@ DISTURBING = frozenset(
 
 
 class Outcome(NamedTuple):
-    """What one run came to."""
+    """The result of one run."""
 
     plan: Plan
     """With the actions that have happened."""
@@ -111,7 +111,7 @@ class Outcome(NamedTuple):
 
 
 class Simulation:
-    """The processes of one exchange, and the scheduler."""
+    """The processes of one exchange, the clock, and the scheduler."""
 
     def __init__(self, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
         self.plan = plan

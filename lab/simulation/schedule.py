@@ -19,7 +19,7 @@ SLOTS = 2
 
 
 class Act(Enum):
-    """What an action does."""
+    """The kinds of actions."""
 
     CLIENT = "client"
     """A client places, cancels, asks, or waits."""
@@ -77,7 +77,7 @@ class Where(Enum):
 
 
 class Trouble(Enum):
-    """What a fault does."""
+    """The kinds of faults in a step."""
 
     CRASH = "crash"
     DISCONNECT = "disconnect"
@@ -124,7 +124,7 @@ class Action(NamedTuple):
 
 
 class Dice:
-    """Choices out of one number."""
+    """Draws that all come from one number, so that an action repeats exactly."""
 
     __slots__ = ("_left",)
 
@@ -138,7 +138,7 @@ class Dice:
 
 
 class Mixture(NamedTuple):
-    """How often what happens in a run."""
+    """How often each kind of action and fault happens in a run."""
 
     weights: tuple[tuple[Act, float], ...]
     fault_rate: float

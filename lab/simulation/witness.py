@@ -334,7 +334,7 @@ def _is_later(entry: Entry) -> bool:
 
 
 class Witness(Watch):
-    """Sees everything that the shards do."""
+    """Sees every write of every process, applies the input to twins of the shards, and compares."""
 
     def __init__(self, market_map: MarketMap, log: MemoryStreamLog, program: Program = Program.THIS) -> None:
         """See what is done on `log`; the twins run `program`.
@@ -374,7 +374,7 @@ class Witness(Watch):
         return as_run_by(program, Shard(index, MarketMap.placed([], self.market_map.shard_count)))
 
     def twin(self, shard: int) -> Shard:
-        """Return a shard as it was last committed; only to look at."""
+        """Return the twin of a shard at its last commit; callers must not change it."""
         return self._twins[shard]
 
     def knows_all_markets(self) -> bool:
@@ -384,7 +384,7 @@ class Witness(Watch):
         )
 
     def leader(self, shard: int) -> Process | None:
-        """Return who took the shard over last."""
+        """Return the process that took the shard over last, or None."""
         return self._leaders.get(shard)
 
     def refuse(self, reply_to: str, request_id: int) -> None:
