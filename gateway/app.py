@@ -53,8 +53,8 @@ def create_app(
         openapi_config=openapi.config(),
         cors_config=cors,
     )
-    described = openapi.document(functions)
-    app.openapi_schema.paths, app.openapi_schema.components = described.paths, described.components
+    document = openapi.document(functions)
+    app.openapi_schema.paths, app.openapi_schema.components = document.paths, document.components
     return Door(app, dict(endpoints), surroundings.limits, sizes, _origin_headers(cors), knocks)
 
 

@@ -272,11 +272,11 @@ def closed(schema: Any) -> Any:
 def path_items(functions: Iterable[Function], shapes: Shapes) -> dict[str, PathItem]:
     """Return the description of the functions by path."""
     items: dict[str, PathItem] = {}
-    offered = {(function.method, function.path) for function in functions}
+    endpoints = {(function.method, function.path) for function in functions}
     for function in functions:
         item = items.setdefault(function.path, PathItem())
         leads = _LEADS.get((function.method, function.path), ())
-        links = {link.name: _link(link) for link in leads if (link.method, link.path) in offered}
+        links = {link.name: _link(link) for link in leads if (link.method, link.path) in endpoints}
         setattr(item, function.method.lower(), operation(function, shapes, links))
     return items
 
@@ -292,16 +292,16 @@ def statuses_of(function: Function) -> list[int]:
 def operation(function: Function, shapes: Shapes, links: Mapping[str, Link]) -> Operation:
     """Return the description of one function."""
     signs = function.security in (Security.SIGNED, Security.OWNER)
-    described = [*function.parameters]
+    parameters = [*function.parameters]
     if signs:
         # With a session there is nothing to sign.
         is_needed = function.security is Security.SIGNED
-        described += [
+        parameters += [
             parameter._replace(required=parameter.required and is_needed) for parameter in _SIGNED_PARAMETERS
         ]
-    refused = OpenAPIMediaType(schema=shapes.of(ErrorShape))
+    error_body = OpenAPIMediaType(schema=shapes.of(ErrorShape))
     refusals = {
-        str(status): OpenAPIResponse(description=_REFUSALS[status], content={_JSON: refused})
+        str(status): OpenAPIResponse(description=_REFUSALS[status], content={_JSON: error_body})
         for status in statuses_of(function)
     }
     answers = answers_of(function)
@@ -321,7 +321,7 @@ def operation(function: Function, shapes: Shapes, links: Mapping[str, Link]) -> 
         description=inspect.getdoc(function.handle),
         operation_id=_operation_id(function.method, function.path),
         parameters=[
-            *(_parameter(parameter) for parameter in described),
+            *(_parameter(parameter) for parameter in parameters),
             *(
                 [_parameter(IDEMPOTENCY_KEY._replace(name=HEADER), "header")]
                 if function.takes_idempotency_key

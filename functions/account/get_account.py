@@ -74,11 +74,13 @@ async def account_funds(ports: Ports, call: Call) -> FundsReply:
 
 
 def _shown(ports: Ports, reply: FundsReply, *, omit_zero: bool) -> list[BalanceShape]:
-    shown = {} if omit_zero else {asset: Balance(asset, _NOTHING, _NOTHING) for asset in ports.markets.assets}
-    shown |= {balance.asset: balance for balance in reply.balances}
+    by_asset = (
+        {} if omit_zero else {asset: Balance(asset, _NOTHING, _NOTHING) for asset in ports.markets.assets}
+    )
+    by_asset |= {balance.asset: balance for balance in reply.balances}
     return [
         balance_shape(ports.known_markets, balance)
-        for balance in shown.values()
+        for balance in by_asset.values()
         if balance.available or balance.held or not omit_zero
     ]
 

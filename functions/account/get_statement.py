@@ -105,7 +105,7 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
         first = max(opening, Position.after(after))
     # The ledger is in the database: without this, a client would miss the order that was just answered.
     await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
-    stored = await ports.ledger.page(
+    page = await ports.ledger.page(
         call.account_id,
         markets.assets if asset is None else [asset],
         start=opening.time,
@@ -114,15 +114,15 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
         # One more than is returned: it tells whether more follow, without counting them.
         limit=limit + 1,
     )
-    has_more = len(stored.entries) > limit
-    entries = entry_shapes(stored.before, stored.entries[:limit], markets, call.time_scale)
+    has_more = len(page.entries) > limit
+    entries = entry_shapes(page.before, page.entries[:limit], markets, call.time_scale)
     balances = [
         StatedBalanceShape(
             name,
-            markets.format_amount(stored.opening.get(name, 0), name),
+            markets.format_amount(page.opening.get(name, 0), name),
             markets.format_amount(closing, name),
         )
-        for name, closing in sorted(stored.closing.items())
+        for name, closing in sorted(page.closing.items())
     ]
     if writes_csv:
         text = csv_of(entries, balances, is_first=first == opening, is_last=not has_more)

@@ -283,7 +283,7 @@ async def get_trading_status(ports: Ports, call: Call) -> TradingStatusesShape:
 
 async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
     """Return the account's non-zero assets; `btcValuation` is 0 unless requested."""
-    wanted = asset_wanted(ports, call.parameters, "asset")
+    asset = asset_wanted(ports, call.parameters, "asset")
     with_worth = call.parameters.boolean("needBtcValuation", default=False)
     balances = [
         balance
@@ -293,15 +293,15 @@ async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
     prices = await _prices(ports) if with_worth else {}
     shapes: list[UserAssetShape] = []
     for balance in balances:
-        if wanted not in (None, balance.asset):
+        if asset not in (None, balance.asset):
             continue
-        shown = balance_shape(ports.known_markets, balance)
+        shape = balance_shape(ports.known_markets, balance)
         worth = worth_in(balance.asset, _amount(ports, balance), _BTC, ports.known_markets, prices)
         shapes.append(
             {
-                "asset": shown.asset,
-                "free": shown.free,
-                "locked": shown.locked,
+                "asset": shape.asset,
+                "free": shape.free,
+                "locked": shape.locked,
                 "freeze": "0",
                 "withdrawing": "0",
                 "ipoable": "0",
@@ -331,7 +331,7 @@ async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
 async def get_asset_details(ports: Ports, call: Call) -> dict[str, AssetDetailShape]:
     """Return the conditions for deposits and withdrawals: no network."""
     all_markets(ports.markets)
-    wanted = asset_wanted(ports, call.parameters, "asset")
+    chosen_asset = asset_wanted(ports, call.parameters, "asset")
     return {
         asset: {
             "minWithdrawAmount": _ZERO,
@@ -341,7 +341,7 @@ async def get_asset_details(ports: Ports, call: Call) -> dict[str, AssetDetailSh
             "depositTip": "There is no network to deposit by.",
         }
         for asset in ports.markets.assets
-        if wanted in (None, asset)
+        if chosen_asset in (None, asset)
     }
 
 

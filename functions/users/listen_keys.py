@@ -34,9 +34,9 @@ class ListenKey(NamedTuple):
         return f"{self.account_id} {self.credential}".encode()
 
     @classmethod
-    def of_bytes(cls, kept: bytes) -> Self | None:
+    def of_bytes(cls, value: bytes) -> Self | None:
         """Return the key of a stored form; None: it is invalid."""
-        account, _, credential = kept.partition(b" ")
+        account, _, credential = value.partition(b" ")
         return cls(AccountId(int(account)), credential.decode()) if account.isdigit() else None
 
 
@@ -86,9 +86,9 @@ async def find_listen_key(ports: Ports, key: str) -> ListenKey | None:
     return None if listen_key is None or ports.revocations.is_revoked(listen_key.credential) else listen_key
 
 
-async def _keep(ports: Ports, key: str, kept: ListenKey) -> None:
-    await ports.key_values.put(streams.listen_key(key), kept.to_bytes(), TTL_S)
-    await ports.key_values.put(streams.listen_key_of(*kept), key.encode("ascii"), TTL_S)
+async def _keep(ports: Ports, key: str, listen_key: ListenKey) -> None:
+    await ports.key_values.put(streams.listen_key(key), listen_key.to_bytes(), TTL_S)
+    await ports.key_values.put(streams.listen_key_of(*listen_key), key.encode("ascii"), TTL_S)
 
 
 async def _own_key(ports: Ports, call: Call) -> tuple[str, ListenKey]:

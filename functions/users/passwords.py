@@ -49,12 +49,12 @@ class Reset(msgspec.Struct, frozen=True, rename="camel"):
 
 async def change_password(ports: Ports, call: Call) -> Nothing:
     """Change the password, and end all other sessions."""
-    wanted = read_body(call.body, Change)
-    if wanted.new_password == wanted.password:
+    body = read_body(call.body, Change)
+    if body.new_password == body.password:
         raise ApiError(-1130, "The new password is the same as the old one.")
     contact = await ports.users.contact(call.account_id) or _NOBODY
-    hashed = await ports.passwords.hashed(wanted.new_password, contact.email, is_known=True)
-    confirmed_hash = await confirm(ports, call, wanted.password, wanted.code)
+    hashed = await ports.passwords.hashed(body.new_password, contact.email, is_known=True)
+    confirmed_hash = await confirm(ports, call, body.password, body.code)
     if not await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED, confirmed_hash):
         raise ApiError(-1002, "Password is wrong.", 401)  # it was changed in the meantime
     return Nothing()
@@ -80,18 +80,18 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
     signed up with it, and have added keys and a second factor: then the second factor is not required, and
     all of these are removed.
     """
-    wanted = read_body(call.body, Reset)
-    account_id = await owner_of_token(ports, wanted.token, Purpose.RESET, use=False)
+    body = read_body(call.body, Reset)
+    account_id = await owner_of_token(ports, body.token, Purpose.RESET, use=False)
     if account_id is None:
         raise _no_token()
     # Before the code and the token are used up: both are valid only once.
     contact = await ports.users.contact(account_id) or _NOBODY
-    hashed = await ports.passwords.hashed(wanted.new_password, contact.email, is_known=True)
+    hashed = await ports.passwords.hashed(body.new_password, contact.email, is_known=True)
     knows_address = await ports.sessions.knows_address(account_id, call.address)
     await ports.attempts.begin(Attempt(f"reset {account_id}", call.address, knows_address))
     if contact.is_verified:
-        await check_second_factor(ports, call, account_id, wanted.code)
-    if await owner_of_token(ports, wanted.token, Purpose.RESET, use=True) is None:
+        await check_second_factor(ports, call, account_id, body.code)
+    if await owner_of_token(ports, body.token, Purpose.RESET, use=True) is None:
         raise _no_token()
     by_owner = msgspec.structs.replace(call, account_id=account_id)
     await _set_password(ports, by_owner, account_id, hashed, Activity.RESET)

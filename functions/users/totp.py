@@ -90,8 +90,8 @@ async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
 
 async def remove(ports: Ports, call: Call) -> Nothing:
     """Stop requiring the second factor."""
-    wanted = read_body(call.body, Remove)
-    await confirm(ports, call, wanted.password, wanted.code)
+    body = read_body(call.body, Remove)
+    await confirm(ports, call, body.password, body.code)
     if not await ports.second_factors.remove(call.account_id, call.origin):
         raise _refused("There is no second factor.")
     await ports.mails.write(call.account_id, changed("The second factor of your account was removed", call))
