@@ -147,10 +147,10 @@ class PostgresCandles:
             rows = await self._database.fetch(_STATEMENTS[interval], parameters)
         return [KlineRow(*map(int, row)) for row in rows]
 
-    async def sums_since(self, symbols: Sequence[str], opened: TimeMs) -> dict[str, CandleSums]:
+    async def sums_since(self, symbols: Sequence[str], open_time: TimeMs) -> dict[str, CandleSums]:
         """Return the sums of all trades from `opened` (a whole minute) on, for each market that has any."""
-        hour = -(-opened // _HOUR_MS) * _HOUR_MS
-        rows = await self._database.fetch(_SINCE, {"markets": list(symbols), "open": opened, "hour": hour})
+        hour = -(-open_time // _HOUR_MS) * _HOUR_MS
+        rows = await self._database.fetch(_SINCE, {"markets": list(symbols), "open": open_time, "hour": hour})
         return {symbol: CandleSums(*map(int, values)) for symbol, *values in rows}
 
 

@@ -134,28 +134,28 @@ class CommandQueue:
             reply = self._submit(command, deadline_us)
             self._canceling_all[key] = deque()
             # Not the shard's answer itself: the cancellation by a client must not end the turn.
-            promised: asyncio.Future[Reply] = self._loop.create_future()
-            reply.add_done_callback(partial(_pass_on, promised))
+            promise: asyncio.Future[Reply] = self._loop.create_future()
+            reply.add_done_callback(partial(_pass_on, promise))
             reply.add_done_callback(lambda _: self._next_of(key))
-            return promised
+            return promise
         if len(later) >= _SAME_CANCELS_MAX:
             raise overloaded()
-        promised = self._loop.create_future()
-        later.append(_Later(command, deadline_us, promised))
-        return promised
+        promise = self._loop.create_future()
+        later.append(_Later(command, deadline_us, promise))
+        return promise
 
     def _next_of(self, key: tuple[AccountId, str]) -> None:
         later = self._canceling_all[key]
         while later:
-            command, deadline_us, promised = later.popleft()
-            if promised.done():
+            command, deadline_us, promise = later.popleft()
+            if promise.done():
                 continue  # the client has disconnected
             try:
                 reply = self._submit(command, deadline_us)
             except ApiError as error:
-                promised.set_exception(error)
+                promise.set_exception(error)
                 continue
-            reply.add_done_callback(partial(_pass_on, promised))
+            reply.add_done_callback(partial(_pass_on, promise))
             reply.add_done_callback(lambda _: self._next_of(key))
             return
         del self._canceling_all[key]
@@ -337,8 +337,8 @@ class CommandQueue:
             BATCH.observe(len(batch))
             for frame in _frames(batch):
                 self._send(shard, self._commands_entry, frame)
-        for shard, asked in queries.items():
-            self._send(shard, _queries_entry, asked)
+        for shard, shard_queries in queries.items():
+            self._send(shard, _queries_entry, shard_queries)
 
     def _send(self, shard: int, pack: _Pack, batch: Sequence[Any], *, is_retry: bool = False) -> None:
         if is_retry:
@@ -430,17 +430,17 @@ class _Later(NamedTuple):
     reply: asyncio.Future[Reply]
 
 
-def _pass_on(promised: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
+def _pass_on(promise: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
     if reply.cancelled():
-        promised.cancel()
+        promise.cancel()
         return
     error = reply.exception()
-    if promised.done():
+    if promise.done():
         return
     if error is not None:
-        promised.set_exception(error)
+        promise.set_exception(error)
     else:
-        promised.set_result(reply.result())
+        promise.set_result(reply.result())
 
 
 def _frames(batch: list[Command]) -> Iterable[list[Command]]:

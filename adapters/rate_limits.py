@@ -210,29 +210,29 @@ class RateLimits:
                 raise banned
             return _then_raise(knowing, banned)
         weights, raws = self._weights, self._raws
-        weighed, counted = weights.shares.get(own), raws.shares.get(own)
+        weight_share, raw_share = weights.shares.get(own), raws.shares.get(own)
         if (
-            weighed is not None
-            and counted is not None
+            weight_share is not None
+            and raw_share is not None
             and weights.since <= now < weights.until
             and raws.since <= now < raws.until
-            and weighed.left >= weight
-            and counted.left > 0
+            and weight_share.left >= weight
+            and raw_share.left > 0
             and not networks.wide
         ):
             # `Share.take`, inlined: every request passes here.
-            weighed.left -= weight
-            weighed.unsaid += weight
-            counted.left -= 1
-            counted.unsaid += 1
-            if not weighed.is_dirty:
-                self._note_change(weighed)
-            if not counted.is_dirty:
-                self._note_change(counted)
+            weight_share.left -= weight
+            weight_share.unsaid += weight
+            raw_share.left -= 1
+            raw_share.unsaid += 1
+            if not weight_share.is_dirty:
+                self._note_change(weight_share)
+            if not raw_share.is_dirty:
+                self._note_change(raw_share)
             return None
-        wanted = [(share, 1) for share in self._shares_of(networks, RAW_REQUESTS, self._raw_max, now)]
-        wanted += [(share, weight) for share in self._shares_of(networks, WEIGHT, self._weight_max, now)]
-        return self._decide(wanted, lambda short: self._over_requests(networks, short, now))
+        needs = [(share, 1) for share in self._shares_of(networks, RAW_REQUESTS, self._raw_max, now)]
+        needs += [(share, weight) for share in self._shares_of(networks, WEIGHT, self._weight_max, now)]
+        return self._decide(needs, lambda short: self._over_requests(networks, short, now))
 
     def correct(self, address: str, more: int, now: TimeMs) -> Undecided | None:
         """Add to the weight of a request that was charged at `now`, or take some back.
@@ -307,9 +307,9 @@ class RateLimits:
         share.take_back(units)
         self._note_change(share)
 
-    def _decide(self, wanted: Sequence[tuple[Share, int]], over: Over) -> Undecided | None:
+    def _decide(self, needs: Sequence[tuple[Share, int]], over: Over) -> Undecided | None:
         """Take the needed amount of every share; `over` refuses if some shares are insufficient."""
-        short = [(share, needed) for share, needed in wanted if not self._takes(share, needed)]
+        short = [(share, needed) for share, needed in needs if not self._takes(share, needed)]
         if not short:
             return None
         if self._pots.is_away or all(self._is_out(*missing_share) for missing_share in short):
@@ -331,13 +331,13 @@ class RateLimits:
     def _is_out(self, share: Share, needed: int) -> bool:
         return self._pots.hears and share.is_out(needed)
 
-    async def _obtain_all(self, wanted: Short, over: Over) -> None:
-        asked = [
+    async def _obtain_all(self, needs: Short, over: Over) -> None:
+        requests = [
             (share, needed, None if self._is_out(share, needed) else self._pots.ask(share, needed))
-            for share, needed in wanted
+            for share, needed in needs
         ]
         short = []
-        for share, needed, answer in asked:
+        for share, needed, answer in requests:
             is_met = await answer if answer is not None else False
             if not is_met and not await self._obtain(share, needed):
                 short.append((share, needed))
@@ -369,15 +369,15 @@ class RateLimits:
 
     async def _news(self, share: Share, seconds: float) -> None:
         """Wait until a share's pot changes, for at most `seconds`."""
-        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[share].append(heard)
-        await asyncio.wait((heard,), timeout=seconds)
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[share].append(news)
+        await asyncio.wait((news,), timeout=seconds)
 
     def wake(self, share: Share) -> None:
         """Wake the requests that wait for a share's pot."""
-        for heard in self._waiting.pop(share, ()):
-            if not heard.done():
-                heard.set_result(None)
+        for news in self._waiting.pop(share, ()):
+            if not news.done():
+                news.set_result(None)
 
     def _over_requests(self, networks: Networks, short: Short, now: TimeMs) -> Undecided | None:
         for share, needed in short:
@@ -504,7 +504,7 @@ class RateLimits:
 
     def to_tell(self, now: TimeMs, most: int) -> list[Share]:
         """Return up to `most` shares with unreported changes, and those wanted of future windows."""
-        told = []
+        shares = []
         dirty, self._dirty = self._dirty[:most], self._dirty[most:]
         for lane in self._lanes.values():
             if not lane.since <= now < lane.until:
@@ -513,13 +513,13 @@ class RateLimits:
             share.is_dirty = False
             lane = self._lanes[share.bucket.kind]
             if share.bucket.window >= lane.number:
-                told.append(share)
+                shares.append(share)
                 if share.unsaid > 0:
                     lane.active[share.bucket.owner] = None
         for lane in self._lanes.values():
             if lane.active and now >= lane.until - min(_AHEAD_MS, lane.window_ms // 5):
-                told += self._shares_ahead(lane)
-        return told
+                shares += self._shares_ahead(lane)
+        return shares
 
     def _shares_ahead(self, lane: _Lane) -> Iterator[Share]:
         for owner in list(islice(lane.active, _AHEAD_PER_TURN)):
