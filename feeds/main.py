@@ -76,8 +76,8 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             if not restored:
                 worker.restore()
                 away, restored = False, True
-            begun = time.monotonic()
-            count = worker.step(int(begun * 1000), BLOCK_MS)
+            step_start_s = time.monotonic()
+            count = worker.step(int(step_start_s * 1000), BLOCK_MS)
             reach.answered()
             probes.turned()
         except MarketsUnknownError as error:
@@ -97,7 +97,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             stopping.wait(RETRY_AFTER_S)
             continue
         if count:
-            stopping.wait(max(0.0, begun + STEP_PERIOD_S - time.monotonic()))
+            stopping.wait(max(0.0, step_start_s + STEP_PERIOD_S - time.monotonic()))
     probes.leaving()
     if restored:
         try:

@@ -395,8 +395,8 @@ class ShardFeeds:
         first_second = kept_from(self.time)
         buckets: dict[str, list[Bucket]] = {}
         for name in sorted(chunks, key=_chunk_of):
-            kept = [bucket for bucket in _decode_chunk(chunks[name]) if bucket[0] >= first_second]
-            buckets.setdefault(_market_of(name), []).extend(kept)
+            recent = [bucket for bucket in _decode_chunk(chunks[name]) if bucket[0] >= first_second]
+            buckets.setdefault(_market_of(name), []).extend(recent)
         definitions = {market.symbol: market for market in (*saved.configured, *markets)}
         self._markets = {
             symbol: _MarketFeed(shard, market, saved.markets.get(symbol) or _empty(), buckets.get(symbol, ()))

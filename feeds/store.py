@@ -189,15 +189,17 @@ class FeedsStore:
         """
         output_commands = _commands(outputs)
         letters = [_dead_letter(shard, letter) for letter in dead_letters]
-        kept = _save(shard, following.stream_id, saved) if saved is not None else []
+        state_commands = _save(shard, following.stream_id, saved) if saved is not None else []
         if self._cache is None:
-            self._say(shard, self._at(shard), expected, following, [*output_commands, *letters, *kept])
+            self._say(
+                shard, self._at(shard), expected, following, [*output_commands, *letters, *state_commands]
+            )
             return
         # In this order a process that dies in between repeats a dead letter, and never publishes events that
         # the state already contains.
         self._keep(shard, letters)
         self._say(shard, self._cache.of(shard), expected, following, output_commands)
-        self._keep(shard, kept)
+        self._keep(shard, state_commands)
 
     def _keep(self, shard: int, commands: Sequence[tuple[Any, ...]]) -> None:
         if not commands:

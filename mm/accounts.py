@@ -98,9 +98,9 @@ async def _existing(client: Client, role: str, stored: Account | None) -> Accoun
 async def _with_key(client: Client, role: str, account: Account) -> Account:
     if account.keys != _NO_KEYS:
         return account
-    asked = {"label": f"mm {role}", "password": account.password}
+    request = {"label": f"mm {role}", "password": account.password}
     try:
-        keys = await client.post("/api/v1/api-keys", asked, await _signed_in(client, account))
+        keys = await client.post("/api/v1/api-keys", request, await _signed_in(client, account))
     except ApiError as error:
         if error.status != FORBIDDEN:
             raise

@@ -211,9 +211,9 @@ class Bot:
                     raise
             _canceled.labels(market.symbol).inc()
             del open_quotes[stale.order_id]
-        refused: set[Side] = set()
+        refused_sides: set[Side] = set()
         for quote in changes.placements:
-            if quote.side in refused:
+            if quote.side in refused_sides:
                 continue
             if not self._budget.take(time.monotonic()):
                 return
@@ -223,7 +223,7 @@ class Bot:
                 if error.code in KEY_REFUSED:
                     raise
                 # Mostly for want of funds, which the side's other quotes lack as well.
-                refused.add(quote.side)
+                refused_sides.add(quote.side)
                 _refused.labels(market.symbol).inc()
                 _log.warning("quote refused", market=market.symbol, side=quote.side.name, error=str(error))
             else:

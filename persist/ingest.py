@@ -433,10 +433,10 @@ class ShardIngest:
         """
         batches, dead = decoded(entries)
         trade_ids_before = self._last_trades(connection)
-        last, refused = self._store_or_bisect(connection, batches, trade_ids_before)
+        last, refusals = self._store_or_bisect(connection, batches, trade_ids_before)
         self._move_last_trades(connection, trade_ids_before, last)
         unread = {entry.stream_id: entry.reasons for entry in dead}
-        refused_ids = {stream_id for stream_id, _ in refused}
+        refused_ids = {stream_id for stream_id, _ in refusals}
         payloads = {
             entry.stream_id: entry.fields.get(EVENTS_FIELD, b"")
             for entry in entries
@@ -444,7 +444,7 @@ class ShardIngest:
         }
         dead = [entry for entry in dead if entry.stream_id not in refused_ids]
         for stream_id in refused_ids:
-            reasons = {number: reason for (where, number), reason in refused.items() if where == stream_id}
+            reasons = {number: reason for (where, number), reason in refusals.items() if where == stream_id}
             dead.append(_put_aside(stream_id, payloads[stream_id], {**unread.get(stream_id, {}), **reasons}))
         for stream_id, reason, payload, _ in dead:
             _log.error("event entry put aside", shard=self._shard, stream_id=str(stream_id), reason=reason)
@@ -453,7 +453,7 @@ class ShardIngest:
                 "CONFLICT DO NOTHING",
                 (self._shard, str(stream_id), reason, payload),
             )
-        return sum(len(batch.events) for batch in batches) - len(refused), len(dead)
+        return sum(len(batch.events) for batch in batches) - len(refusals), len(dead)
 
     def _last_trades(self, connection: psycopg.Connection[Any]) -> dict[str, int]:
         return dict(connection.execute("SELECT market, last_trade_id FROM ingest_markets").fetchall())
@@ -464,7 +464,7 @@ class ShardIngest:
         trade_ids_before: Mapping[str, int],
         last: Mapping[str, int],
     ) -> None:
-        if moved := [
+        if changes := [
             (market, trade_id)
             for market, trade_id in last.items()
             if trade_ids_before.get(market) != trade_id
@@ -473,7 +473,7 @@ class ShardIngest:
                 cursor.executemany(
                     "INSERT INTO ingest_markets VALUES (%s, %s) "
                     "ON CONFLICT (market) DO UPDATE SET last_trade_id = excluded.last_trade_id",
-                    moved,
+                    changes,
                 )
 
     def _store_or_bisect(
@@ -514,10 +514,10 @@ class ShardIngest:
             return last, {}
         parts = batches if len(batches) > 1 else batches[0].halves()
         middle = len(parts) // 2
-        last, refused = self._store_or_bisect(connection, parts[:middle], trade_ids_before)
+        last, refusals = self._store_or_bisect(connection, parts[:middle], trade_ids_before)
         self._empty_batch_tables(connection)
         last, refused_later = self._store_or_bisect(connection, parts[middle:], last)
-        return last, refused | refused_later
+        return last, refusals | refused_later
 
     def _rows_of(self, batches: Sequence[EventBatch]) -> Rows:
         while True:

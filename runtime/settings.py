@@ -564,12 +564,12 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
 
     def browser_origins(self) -> list[str]:
         """Return the origins whose pages may call the API."""
-        named = [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+        origins = [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
         own = {
             self.frontend_url(),
             *(f"http{self._s()}://{host}:{self.frontend_port}" for host in ("127.0.0.1", "localhost")),
         }
-        return named or sorted(own)
+        return origins or sorted(own)
 
     def ws_url(self) -> str:
         """Return the base URL of the WebSocket servers."""

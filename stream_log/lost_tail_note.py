@@ -44,9 +44,9 @@ class _Note(NamedTuple):
 def read_guard(client: redis.Redis, shard: int) -> Guard:
     """Return the note about a shard's log."""
     reply: Any = client.eval(_READ, 1, streams.guard(shard))
-    run_id, noted = reply[0].decode(), _Note.parse(reply[1])
-    checked = noted.run_id == run_id
-    return Guard(run_id, checked, noted.reason if checked else "")
+    run_id, note = reply[0].decode(), _Note.parse(reply[1])
+    checked = note.run_id == run_id
+    return Guard(run_id, checked, note.reason if checked else "")
 
 
 def write_guard(client: redis.Redis, shard: int, run_id: str, reason: str) -> None:

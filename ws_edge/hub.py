@@ -128,16 +128,16 @@ class Hub:
                 self._add(market, listed.shard_of_market(symbol))
 
     def _add(self, market: Market, shard: int) -> None:
-        added = MarketStreams(market)
-        added.candles_are_behind = True
-        self._streams[market.symbol], self._shards[market.symbol] = added, shard
+        market_streams = MarketStreams(market)
+        market_streams.candles_are_behind = True
+        self._streams[market.symbol], self._shards[market.symbol] = market_streams, shard
         *first, last = MarketDataKind
         for kind in (*first, last):
             channel = streams.market_data(market.symbol, kind)
-            self._channels[channel.encode()] = (kind, added)
+            self._channels[channel.encode()] = (kind, market_streams)
             # Redis is read when all subscriptions are confirmed; without a connection now, after the next one
             # is made.
-            ready = (lambda _reply: self._begin(added)) if kind is last else None
+            ready = (lambda _reply: self._begin(market_streams)) if kind is last else None
             self._links.of(shard).subscribe(channel, ready)
 
     def _begin(self, market: MarketStreams) -> None:

@@ -141,21 +141,21 @@ class MarketStreams:
 
     def depth(self, diff: DepthDiff) -> None:
         """Process a diff."""
-        heard = self.book.apply(diff)
-        if heard is not None:
-            self._collect(heard)
+        change = self.book.apply(diff)
+        if change is not None:
+            self._collect(change)
 
-    def follow_depth(self, kept: Collection[DepthDiff]) -> bool:
+    def follow_depth(self, redis_diffs: Collection[DepthDiff]) -> bool:
         """Process the diffs in Redis; return whether they reach back: see `EdgeBook.follow`."""
-        heard = self.book.follow(kept)
-        for diff in heard or ():
+        changes = self.book.follow(redis_diffs)
+        for diff in changes or ():
             self._collect(diff)
-        return heard is not None
+        return changes is not None
 
-    def fill_depth(self, base: DepthSnapshot | None, kept: Collection[DepthDiff]) -> None:
+    def fill_depth(self, base: DepthSnapshot | None, redis_diffs: Collection[DepthDiff]) -> None:
         """Process a base and the diffs read with it; see `EdgeBook.fill`."""
-        for heard in self.book.fill(base, kept):
-            self._collect(heard)
+        for change in self.book.fill(base, redis_diffs):
+            self._collect(change)
 
     def _collect(self, diff: DepthDiff) -> None:
         for window in self.windows.values():
@@ -266,9 +266,11 @@ class MarketStreams:
             self._shifted_streams[interval] in wanted for interval in PARTS
         )
 
-    def fill_history(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
+    def fill_history(
+        self, redis_candles: Iterable[Candle], wanted: Container[str], now: TimeMs
+    ) -> list[Update]:
         """Process the closed candles of `PART_INTERVALS` in Redis, read after `shifted.begin`."""
-        self.shifted.complete((*kept, *self._candles.values()))
+        self.shifted.complete((*redis_candles, *self._candles.values()))
         return list(self._shifted(self._time, wanted, now)) if self._time else []
 
     def second(self, time: int, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
@@ -300,20 +302,20 @@ class MarketStreams:
         Return those that have ended.
         """
         candle = self._candles[interval]
-        opened, end = interval_bounds(interval, time)
+        open_time, end = interval_bounds(interval, time)
         ended: list[Candle] = []
-        if not candle.closed and not candle.trade_count and candle.open_time < opened:
+        if not candle.closed and not candle.trade_count and candle.open_time < open_time:
             # A candle of this process. If it had a trade the feeds would have published its end before the
             # time.
             candle = msgspec.structs.replace(candle, closed=True)
             ended.append(candle)
         # A candle with trades that is not closed will be, by a message in transit or in Redis.
-        while candle.closed and candle.open_time < opened:
-            if (opened - candle.close_time) // (end - opened) > FLAT_MAX:
-                candle = _flat(candle, opened, end, closed=False)
+        while candle.closed and candle.open_time < open_time:
+            if (open_time - candle.close_time) // (end - open_time) > FLAT_MAX:
+                candle = _flat(candle, open_time, end, closed=False)
                 break
             first, after = interval_bounds(interval, candle.close_time + 1)
-            candle = _flat(candle, first, after, closed=first < opened)
+            candle = _flat(candle, first, after, closed=first < open_time)
             if candle.closed:
                 ended.append(candle)
         self._candles[interval] = candle
@@ -328,10 +330,12 @@ class MarketStreams:
             if candle.interval in current and current[candle.interval].open_time < candle.open_time
         ]
 
-    def fill_candles(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
+    def fill_candles(
+        self, redis_candles: Iterable[Candle], wanted: Container[str], now: TimeMs
+    ) -> list[Update]:
         """Process the candles in Redis, and those received meanwhile."""
         late, self._late_candles, self.candles_are_behind = self._late_candles, [], False
-        candles = sorted((*kept, *late), key=_extent)
+        candles = sorted((*redis_candles, *late), key=_extent)
         return [update for candle in candles for update in self.candle(candle, wanted, now)]
 
     def _kline(self, stream: str, candle: Candle, now: TimeMs) -> Update:
@@ -368,13 +372,13 @@ class MarketStreams:
         return None
 
 
-def _flat(before: Candle, opened: int, end: int, *, closed: bool) -> Candle:
+def _flat(before: Candle, open_time: int, end: int, *, closed: bool) -> Candle:
     """Return a candle without a trade: its price is the previous close."""
     price = before.close
     return Candle(
         market=before.market,
         interval=before.interval,
-        open_time=TimeMs(opened),
+        open_time=TimeMs(open_time),
         close_time=TimeMs(end - 1),
         open=price,
         high=price,

@@ -309,8 +309,8 @@ def _report(markets: MarketMap, order: OrderState, execution_type: str, time: Ti
 def _strategy(order: OrderState) -> Payload:
     if order.terms is None:
         return {}
-    named = {"j": order.terms.strategy_id, "J": order.terms.strategy_type}
-    return {name: value for name, value in named.items() if value is not None}
+    terms = {"j": order.terms.strategy_id, "J": order.terms.strategy_type}
+    return {name: value for name, value in terms.items() if value is not None}
 
 
 def _fill_report(markets: MarketMap, event: OrderFilled, now: TimeMs) -> Payload:

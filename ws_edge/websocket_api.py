@@ -303,8 +303,8 @@ class ApiSession:
         """
         key = auth.check_key_format(parameters.required("apiKey"))
         signer = self._signers.cached(key) or await self._signers.signer(key)
-        signed = sorted((name, text) for name, text in parameters.values.items() if name != "signature")
-        payload = "&".join(f"{name}={text}" for name, text in signed)
+        pairs = sorted((name, text) for name, text in parameters.values.items() if name != "signature")
+        payload = "&".join(f"{name}={text}" for name, text in pairs)
         deadline_us = auth.check_request(signer, payload.encode(), b"", parameters, now)
         self._note_use(key, signer, now)
         return signer, deadline_us
@@ -393,10 +393,10 @@ class ApiSession:
         return number, subscription
 
     async def _unsubscribe(self, parameters: Parameters, _now: int) -> tuple[object, None]:
-        wanted = parameters.integer("subscriptionId")
-        if wanted is not None and wanted not in self._subscriptions:
+        chosen = parameters.integer("subscriptionId")
+        if chosen is not None and chosen not in self._subscriptions:
             raise ApiError(-2036, "User Data Stream subscription not active.")
-        for number in [wanted] if wanted is not None else list(self._subscriptions):
+        for number in [chosen] if chosen is not None else list(self._subscriptions):
             self._end(number)
         return {}, None
 
@@ -424,12 +424,12 @@ class ApiSession:
 
 def _text(name: str, raw: msgspec.Raw) -> str:
     """Return a parameter as the REST API would carry it, and as it was signed."""
-    encoded = bytes(raw)
-    if encoded.startswith(b'"'):
-        return _decode_text(encoded)
-    if encoded == b"null":
+    value = bytes(raw)
+    if value.startswith(b'"'):
+        return _decode_text(value)
+    if value == b"null":
         raise mandatory_missing(name)
-    return encoded.decode()
+    return value.decode()
 
 
 def _error(error: ApiError, now: int) -> dict[str, object]:
