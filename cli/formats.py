@@ -24,34 +24,38 @@ def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
     Processes with the same name, as pods of a deployment have, each have a separate heartbeat.
     """
     keys: Iterable[Any] = client.scan_iter(match="health:*", count=1_000)
-    heard = {streams.process_of_health(key.decode()): key.decode() for key in keys}
+    key_of = {streams.process_of_health(key.decode()): key.decode() for key in keys}
     names = expected(settings)
-    silent = [name for name in names if not any(_is_of(process, name) for process in heard)]
-    told = [
+    silent = [name for name in names if not any(_is_of(process, name) for process in key_of)]
+    readers = [
         _reader(name, decode_health(client.get(key)))
-        for name, key in heard.items()
-        if not _is_told_twice(name, heard)
+        for name, key in key_of.items()
+        if not _is_told_twice(name, key_of)
     ]
     return sorted(
-        [*told, *(Reader(name, None) for name in silent)], key=lambda reader: _place(reader.name, names)
+        [*readers, *(Reader(name, None) for name in silent)], key=lambda reader: _place(reader.name, names)
     )
 
 
-def _is_of(heard: str, name: str) -> bool:
+def _is_of(process: str, name: str) -> bool:
     """Return whether a heartbeat is of a process that the settings call `name`.
 
     On Kubernetes engine-0-1 is a pod of engine-0.
     """
-    base = heard.partition("@")[0]
+    base = process.partition("@")[0]
     return base == name or (
         base.startswith(f"{name}-") and base.removeprefix(f"{name}-").isdigit() and "engine" in name
     )
 
 
-def _is_told_twice(name: str, heard: Collection[str]) -> bool:
+def _is_told_twice(name: str, processes: Collection[str]) -> bool:
     """Return whether a heartbeat is the only one of its name: then the plain name repeats it."""
     base, _, instance = name.partition("@")
-    return bool(instance) and base in heard and sum(process.startswith(f"{base}@") for process in heard) == 1
+    return (
+        bool(instance)
+        and base in processes
+        and sum(process.startswith(f"{base}@") for process in processes) == 1
+    )
 
 
 def _place(name: str, names: Sequence[str]) -> tuple[int, str]:

@@ -201,10 +201,10 @@ class Between:
 
     def found(self, name: str, labels: Mapping[str, str]) -> Iterator[tuple[str, Labels, float]]:
         """Yield (process, labels, value) of a metric with these labels at least."""
-        wanted = set(labels.items())
+        items = set(labels.items())
         for process, values in self._after.items():
             for (metric, own), value in values.items():
-                if metric == name and wanted <= set(own):
+                if metric == name and items <= set(own):
                     yield process, own, value
 
     def _increases(self, name: str, labels: Mapping[str, str]) -> Iterator[tuple[Labels, float]]:
@@ -269,13 +269,13 @@ def quantile(buckets: Mapping[float, float], part: float) -> float | None:
     bounds = sorted(buckets)
     if not bounds or not buckets[bounds[-1]]:
         return None
-    wanted = part * buckets[bounds[-1]]
+    target = part * buckets[bounds[-1]]
     lower = below = 0.0
     for bound in bounds:
-        if buckets[bound] >= wanted:
+        if buckets[bound] >= target:
             if bound == float("inf"):
                 return lower
-            return lower + (bound - lower) * (wanted - below) / (buckets[bound] - below)
+            return lower + (bound - lower) * (target - below) / (buckets[bound] - below)
         lower, below = bound, buckets[bound]
     raise AssertionError("the last bucket has all of them")
 

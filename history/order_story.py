@@ -88,11 +88,11 @@ def client_order_stories(
     """
     shard_past = past.of_account(account_id)
     entries: list[tuple[Entry, int | PlaceOrder]] = []
-    wanted = client_order_id.encode()
+    name = client_order_id.encode()
     for entry in _all_entries(shard_past, progress):
         passed_over = _skipped(entry)
         frame = (entry if passed_over is None else passed_over).fields.get(COMMANDS_FIELD, b"")
-        if wanted in frame:
+        if name in frame:
             entries += [
                 (entry, number if passed_over is None else command)
                 for number, command in enumerate(_applied_commands(frame, shard_past, past.market_map))
@@ -209,12 +209,12 @@ class _Teller:
             return self._story(order, story_steps, status)
         for later in steps(replay, past, past.end(), self._progress):
             output = shard.take()
-            told = self._events(past.shard, later.stream_id, output.events, order, shard, later)
-            if past is not market_past and not told and self._is_gone(shard, order):
+            later_steps = self._events(past.shard, later.stream_id, output.events, order, shard, later)
+            if past is not market_past and not later_steps and self._is_gone(shard, order):
                 # No event says that a market has refused an order: it is gone, and the reply has the reason.
                 reply = next((reply for _, reply in output.replies if isinstance(reply, Refused)), None)
                 reason = reply.reason if reply is not None else ""
-                told = [
+                later_steps = [
                     self._step(
                         past.shard,
                         later.stream_id,
@@ -223,10 +223,10 @@ class _Teller:
                         {"reason": reason},
                     )
                 ]
-                return self._story(order, story_steps + told, "REFUSED")
-            story_steps += told
-            if any(step.what == "closed" for step in told) or any(
-                step.facts.get("status") == "FILLED" for step in told
+                return self._story(order, story_steps + later_steps, "REFUSED")
+            story_steps += later_steps
+            if any(step.what == "closed" for step in later_steps) or any(
+                step.facts.get("status") == "FILLED" for step in later_steps
             ):
                 break
         last = next(
@@ -308,8 +308,10 @@ class _Teller:
 
     def tell_skipped(self, past: ShardPast, entry: Entry, command: PlaceOrder) -> Story:
         """Tell of a command in an entry that an operator has had skipped."""
-        told = [self._command_step(past, entry, command), *self._skip_steps(past, entry)]
-        return Story(None, command.account_id, command.client_order_id, command.market, "SKIPPED", told)
+        story_steps = [self._command_step(past, entry, command), *self._skip_steps(past, entry)]
+        return Story(
+            None, command.account_id, command.client_order_id, command.market, "SKIPPED", story_steps
+        )
 
     def _skip_steps(self, past: ShardPast, entry: Entry) -> list[Step]:
         passed_over = _skipped(entry)

@@ -581,14 +581,14 @@ def _write_feeds(
         cache.lpush(key, *map(bytes, frames))
         cache.ltrim(key, 0, TRADES_MAX - 1)
     feeds.go_on_from({symbol: state.sequence for symbol, state in restored.shard.state.markets.items()})
-    saved = feeds.save()
+    state = feeds.save()
     fields: Any = {
         "epoch": now_ms,  # larger than any that a process of before was given
         "published_id": str(restored.position),
         "published_time": feeds.time,
-        "state": saved.state,
+        "state": state.state,
         "state_id": str(restored.position),
-        **saved.chunks,
+        **state.chunks,
     }
     client.hset(streams.feeds_state(shard), mapping=fields)
     # The feeds write all read models at their start; until then, requests need this one.
@@ -639,10 +639,10 @@ def _sums(
 def _open_candles(connection: psycopg.Connection[Any], market: Market, time: int) -> dict[str, OpenCandle]:
     candles: dict[str, OpenCandle] = {}
     for interval in INTERVALS:
-        opened, end = interval_bounds(interval, time)
-        for open_time, total in _sums(connection, market, interval, opened):
-            if open_time == opened:
-                candles[interval] = OpenCandle(opened, end, total)
+        start, end = interval_bounds(interval, time)
+        for open_time, total in _sums(connection, market, interval, start):
+            if open_time == start:
+                candles[interval] = OpenCandle(start, end, total)
     return candles
 
 

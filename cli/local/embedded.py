@@ -279,14 +279,14 @@ def find_redis_server(redis_bin: str = "") -> Path:
         if version >= REDIS_VERSION_MIN:
             return program
         too_old += [f"{program} is too old"] if version else []
-    wanted = "valkey-server, and no redis-server 6.2 or newer"
+    requirement = "valkey-server, and no redis-server 6.2 or newer"
     message = (
         (
-            f"{PREFIX}REDIS_BIN={redis_bin}: there is no {wanted}, in this folder. Unset it to use the "
+            f"{PREFIX}REDIS_BIN={redis_bin}: there is no {requirement}, in this folder. Unset it to use the "
             "Valkey that comes along."
         )
         if redis_bin
-        else f"No {wanted}, was found; install one, name its folder in {PREFIX}REDIS_BIN, "
+        else f"No {requirement}, was found; install one, name its folder in {PREFIX}REDIS_BIN, "
         f"or set {PREFIX}REDIS_URL to a running one."
     )
     raise ServerError("\n".join([message, *too_old]))
@@ -311,12 +311,12 @@ def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Pa
         if version >= POSTGRES_VERSION_MIN and data_version in (None, version[0]):
             return programs.resolve()
         seen.append(f"{programs} has version {'.'.join(map(str, version))}")
-    wanted = f"{data_version}, which the data were made with," if data_version else "16 or newer"
+    requirement = f"{data_version}, which the data were made with," if data_version else "16 or newer"
     raise ServerError(
         "\n".join(
             [
-                f"No PostgreSQL {wanted} was found; name its folder of programs in {PREFIX}POSTGRES_BIN, "
-                f"or set {PREFIX}DATABASE_URL to a running one.",
+                f"No PostgreSQL {requirement} was found; name its folder of programs in "
+                f"{PREFIX}POSTGRES_BIN, or set {PREFIX}DATABASE_URL to a running one.",
                 *seen,
             ]
         )

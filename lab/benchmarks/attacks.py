@@ -178,7 +178,7 @@ async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, 
         return lambda _connection, number: sign(accounts[number % len(accounts)], order)
 
     order = f"symbol=BTCUSDT&{attack.order}" if is_attack else _RESTING
-    answered, sent = await asyncio.gather(
+    answers, sent = await asyncio.gather(
         load_generators.open_loop(
             port, CONNECTIONS, rate - rate * ATTACK_SHARE, seconds, maker(others, _RESTING)
         ),
@@ -187,6 +187,6 @@ async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, 
     expected = attack.status if is_attack else 200
     if strange := next((answer for answer in sent if answer.status != expected), None):
         raise RuntimeError(f"{attack.name}: {strange.status} {strange.body.decode()[-200:]}")
-    if refused := next((answer for answer in answered if answer.status != 200), None):
+    if refused := next((answer for answer in answers if answer.status != 200), None):
         raise RuntimeError(f"an ordinary order was refused: {refused.status} {refused.body.decode()[-200:]}")
-    return statistics.quantiles([(answer.done - answer.due) * 1_000 for answer in answered], n=100)[98]
+    return statistics.quantiles([(answer.done - answer.due) * 1_000 for answer in answers], n=100)[98]

@@ -55,19 +55,19 @@ def depth(seconds: int) -> list[Result]:
     spent_s = 0.0
     for number in range(2, seconds * BATCHES_PER_S + 2):
         _apply(feeds, number, symbol, tuple(_change(dice) for _ in range(CHANGES)))
-        begun = time.process_time()
+        start_s = time.process_time()
         outputs = feeds.take_outputs(number * _STEP)
-        spent_s += time.process_time() - begun
+        spent_s += time.process_time() - start_s
         if base_key in outputs.values:
             base = outputs.values[base_key]
             bases, base_bytes = bases + 1, base_bytes + len(base)
         diffs = [outputs.diffs[diffs_key], *diffs][:DIFFS_MAX]
         diff_bytes += len(diffs[0])
     decoded = [msgspec.msgpack.decode(frame, type=DepthDiff) for frame in diffs]
-    begun = time.process_time()
+    start_s = time.process_time()
     for diff in decoded:
         encode_frame(diff)
-    reference_s = (time.process_time() - begun) / len(decoded) * BATCHES_PER_S
+    reference_s = (time.process_time() - start_s) / len(decoded) * BATCHES_PER_S
     written_kb = (base_bytes + diff_bytes) / seconds / 1_000
     results = [
         Result(
@@ -119,7 +119,7 @@ def _read(base: bytes, newest: list[bytes], limit: int) -> DepthSnapshot:
 
 
 def _cpu_ms(run: Callable[[], object], times: int = 50) -> float:
-    begun = time.process_time()
+    start_s = time.process_time()
     for _ in range(times):
         run()
-    return (time.process_time() - begun) / times * 1_000
+    return (time.process_time() - start_s) / times * 1_000

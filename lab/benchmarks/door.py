@@ -270,9 +270,9 @@ async def _order(target: Target, rate: float, seconds: float) -> tuple[list[floa
 
     Return how long each took, from when it was due (ms), and how many were refused.
     """
-    answered = await _orders(target, OTHERS, rate, seconds)
-    return [(answer.done - answer.due) * 1_000 for answer in answered], sum(
-        answer.status != 200 for answer in answered
+    answers = await _orders(target, OTHERS, rate, seconds)
+    return [(answer.done - answer.due) * 1_000 for answer in answers], sum(
+        answer.status != 200 for answer in answers
     )
 
 

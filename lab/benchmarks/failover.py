@@ -217,12 +217,12 @@ def _pause(resting: int, standbys: int) -> Result:
         watcher.start()
         try:
             with uncollected():
-                answered = _order_steadily(client, busy)
+                answer_times = _order_steadily(client, busy)
         finally:
             stop.set()
             watcher.join()
         forks_ms = [_fork_ms(port) for port in metrics_ports]
-        gaps_ms = _gaps_ms(answered, busy)
+        gaps_ms = _gaps_ms(answer_times, busy)
         leads = pids.index(leader.pid)
         who = "the standby" if standbys else "the leader"
         fork = f"the leader was in fork() for {forks_ms[leads]:.1f} ms"
@@ -246,7 +246,7 @@ def _pause(resting: int, standbys: int) -> Result:
         )
 
 
-def _gaps_ms(answered: list[float], busy: list[tuple[float, bool]]) -> dict[bool, list[float]]:
+def _gaps_ms(answer_times: list[float], busy: list[tuple[float, bool]]) -> dict[bool, list[float]]:
     """Return the times between answers: under True while a snapshot is written, under False while none is.
 
     A gap counts as one with a snapshot if one was written at any moment of it.
@@ -254,7 +254,7 @@ def _gaps_ms(answered: list[float], busy: list[tuple[float, bool]]) -> dict[bool
     gaps_ms: dict[bool, list[float]] = {True: [], False: []}
     during = iter(busy)
     moment, writing = next(during)
-    for earlier, later in pairwise(answered):
+    for earlier, later in pairwise(answer_times):
         snapshot = writing
         while moment < later:
             moment, writing = next(during, (float("inf"), False))
@@ -302,18 +302,18 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
 
     sender = threading.Thread(target=send)
     sender.start()
-    answered: list[float] = []
+    answer_times: list[float] = []
     deadline = time.monotonic() + DEADLINE_S
     try:
         while time.monotonic() < deadline:
             message = listener.get_message(timeout=1)
             if message is not None:
-                answered += [time.perf_counter()] * len(decode_replies(message["data"]))
+                answer_times += [time.perf_counter()] * len(decode_replies(message["data"]))
             ended = (
                 sum(before and not now for (_, before), (_, now) in pairwise(list(busy[::10]))) if busy else 0
             )
-            if ended >= PAUSE_SNAPSHOTS and len(answered) > CALM_S * PAUSE_RATE and not busy[-1][1]:
-                return answered
+            if ended >= PAUSE_SNAPSHOTS and len(answer_times) > CALM_S * PAUSE_RATE and not busy[-1][1]:
+                return answer_times
     finally:
         stop.set()
         sender.join()

@@ -333,20 +333,18 @@ async def _send_over_http(
             await asyncio.to_thread(during.close)
 
         lasting = asyncio.create_task(fault_lasts())
-        answered = await load_generators.open_loop(
-            target.settings.rest_port, CONNECTIONS, rate, seconds, make
-        )
+        answers = await load_generators.open_loop(target.settings.rest_port, CONNECTIONS, rate, seconds, make)
         await lasting
-    return Counter(_outcome_over_http(answer) for answer in answered)
+    return Counter(_outcome_over_http(answer) for answer in answers)
 
 
-def _outcome_over_http(answered: load_generators.Answered) -> str:
-    if answered.status == 200:
+def _outcome_over_http(answer: load_generators.Answered) -> str:
+    if answer.status == 200:
         return "accepted"
-    code = json.loads(answered.body)["code"]
-    if answered.status == 503:
+    code = json.loads(answer.body)["code"]
+    if answer.status == 503:
         return "unknown" if code == STATUS_UNKNOWN else "refused"
-    return f"{answered.status} {code}"
+    return f"{answer.status} {code}"
 
 
 async def until(is_so: Callable[[], bool]) -> None:

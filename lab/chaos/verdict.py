@@ -200,12 +200,12 @@ def _trades(evidence: Evidence, breaches: Breaches) -> int:
 def _log(evidence: Evidence, breaches: Breaches) -> int:
     stream = evidence.stream
     breaches.count, breaches.first = stream.breaches.count, list(stream.breaches.first)
-    stored = {trade.market: trade.trade_id for trade in evidence.stored.trades}
+    last_trades = {trade.market: trade.trade_id for trade in evidence.stored.trades}
     for market in evidence.markets.by_symbol:
-        if stored.get(market, 0) != stream.last_trade_ids.get(market, 0):
+        if last_trades.get(market, 0) != stream.last_trade_ids.get(market, 0):
             breaches.add(
                 f"{market}: the log ends with trade {stream.last_trade_ids.get(market, 0)}, "
-                f"the database with {stored.get(market, 0)}"
+                f"the database with {last_trades.get(market, 0)}"
             )
     return stream.events
 
@@ -405,23 +405,23 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
     examined = 0
     for symbol in evidence.markets.by_symbol:
         shards = _book_of_open_orders(evidence, symbol)
-        told = evidence.answered.books.get(symbol)
+        api_book = evidence.answered.books.get(symbol)
         if symbol in evidence.delisted:
             examined += 1
-            if told is not None or any(shards):
+            if api_book is not None or any(shards):
                 breaches.add(f"{symbol}: it is delisted, and has a book or open orders")
             continue
-        if told is None:
+        if api_book is None:
             breaches.add(f"{symbol}: no book is told")
             continue
         examined += 1
-        if (told.bids, told.asks) != shards:
+        if (api_book.bids, api_book.asks) != shards:
             breaches.add(
-                f"{symbol}: the API's book is not what the open orders make: {_difference(told, shards)}"
+                f"{symbol}: the API's book is not what the open orders make: {_difference(api_book, shards)}"
             )
-        if told.sequence != evidence.stream.last_sequences.get(symbol, 0):
+        if api_book.sequence != evidence.stream.last_sequences.get(symbol, 0):
             breaches.add(
-                f"{symbol}: the API's book ends at {told.sequence}, the log at "
+                f"{symbol}: the API's book ends at {api_book.sequence}, the log at "
                 f"{evidence.stream.last_sequences.get(symbol, 0)}"
             )
         for watch in evidence.market_watches:
@@ -429,14 +429,15 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
             if book is None:
                 continue  # it was listed after the subscription
             examined += 1
-            if book.update_id != told.sequence:
+            if book.update_id != api_book.sequence:
                 breaches.add(
-                    f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at {told.sequence}"
+                    f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at "
+                    f"{api_book.sequence}"
                 )
             elif (book.bids, book.asks) != shards:
                 breaches.add(
                     f"{watch.name}: {symbol}: its book is not the shard's: "
-                    f"{_difference(told, (book.bids, book.asks))}"
+                    f"{_difference(api_book, (book.bids, book.asks))}"
                 )
     return examined
 
@@ -479,10 +480,10 @@ def _book_of_open_orders(evidence: Evidence, symbol: str) -> tuple[dict[str, str
     return bids, asks
 
 
-def _difference(told: Book, rebuilt: tuple[dict[str, str], dict[str, str]]) -> str:
+def _difference(api_book: Book, rebuilt: tuple[dict[str, str], dict[str, str]]) -> str:
     differing = [
         f"{name} {price}: {ours.get(price)} / {theirs.get(price)}"
-        for name, ours, theirs in (("bid", told.bids, rebuilt[0]), ("ask", told.asks, rebuilt[1]))
+        for name, ours, theirs in (("bid", api_book.bids, rebuilt[0]), ("ask", api_book.asks, rebuilt[1]))
         for price in sorted(ours.keys() | theirs.keys())
         if ours.get(price) != theirs.get(price)
     ]

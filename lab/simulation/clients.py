@@ -376,12 +376,12 @@ class Client:
         if choice < 62 or recent is None:
             self._place(Intent(self._order(dice)), gateway)
         elif choice < 80:
-            placed = recent.command
+            command = recent.command
             by_id = recent.order_ids and dice.below(2)
-            order_id, name = (recent.order_ids[0], "") if by_id else (OrderId(0), placed.client_order_id)
+            order_id, name = (recent.order_ids[0], "") if by_id else (OrderId(0), command.client_order_id)
             request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
             self._count += 1
-            cancel = CancelOrder(*request, placed.market, order_id, name, f"x{self._count}")
+            cancel = CancelOrder(*request, command.market, order_id, name, f"x{self._count}")
             self._submit(gateway, cancel, lambda reply: self._canceled(reply, cancel.cancel_id))
         elif choice < 84:
             request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
@@ -496,12 +496,12 @@ class Client:
             else:
                 intent.is_given_up, intent.is_unknown = True, False
             return
-        placed = intent.command
+        command = intent.command
         request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
         intent.attempts += 1
         self._query(
             gateway,
-            OrderQuery(*request, placed.market, OrderId(0), placed.client_order_id),
+            OrderQuery(*request, command.market, OrderId(0), command.client_order_id),
             lambda reply: self._asked(intent, reply, gateway),
         )
 
@@ -526,12 +526,12 @@ class Client:
         intent.is_unknown = not intent.is_settled
 
     def _newest_stored(self, intent: Intent) -> OrderState | None:
-        placed = intent.command
+        command = intent.command
         of_name = [
             order
             for order in self._stored()
             if (order.account_id, order.market, order.client_order_id)
-            == (self.account_id, placed.market, placed.client_order_id)
+            == (self.account_id, command.market, command.client_order_id)
         ]
         return max(of_name, key=lambda order: order.order_id, default=None)
 
@@ -649,8 +649,8 @@ class Client:
                 require(
                     order is not None, f"account {account_id}: {name} was acknowledged as order {order_id}"
                 )
-                placed = intent.command
-                same = (placed.market, placed.side, placed.price, placed.quote_quantity)
+                command = intent.command
+                same = (command.market, command.side, command.price, command.quote_quantity)
                 require(
                     order is None or same == (order.market, order.side, order.price, order.quote_quantity),
                     f"account {account_id}: {name} is not the order that was placed",
