@@ -59,7 +59,7 @@ class RedisLink(asyncio.Protocol):
     """
 
     def __init__(
-        self, url: str, *, key: str = "pos:{0}", on_message: Callable[[bytes, bytes], None] | None = None
+        self, url: str, *, key: str = "pos:{0}", on_message: Callable[[bytes, bytes], object] | None = None
     ) -> None:
         """Link to the server that has `key`, which is looked up for every connection."""
         self.ready = False

@@ -10,7 +10,7 @@ class RedisLinks:
     """A link for each shard; on one server all are the same."""
 
     def __init__(
-        self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], None] | None = None
+        self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], object] | None = None
     ) -> None:
         def open_link(shard: int) -> RedisLink:
             return RedisLink(url, key=f"pos:{{{shard}}}", on_message=on_message)
@@ -19,6 +19,16 @@ class RedisLinks:
             self._links = [open_link(shard) for shard in range(shard_count)]
         else:
             self._links = [open_link(0)] * shard_count
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards there are."""
+        return len(self._links)
+
+    @property
+    def are_several(self) -> bool:
+        """Whether the shards are on several servers."""
+        return len(dict.fromkeys(self._links)) > 1
 
     def of(self, shard: int) -> RedisLink:
         """Return the link to a shard's server."""

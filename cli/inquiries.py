@@ -353,6 +353,17 @@ def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
     return max(0, waited)
 
 
+def cores(settings: Settings) -> dict[str, str]:
+    """Return which core each engine worker runs, of those that answer."""
+    names = [spec.name for spec in engines(settings)]
+    try:
+        with connect(settings) as client:
+            healths = {name: read_health(client, name) for name in names}
+    except (redis.RedisError, SettingsError):
+        return {}
+    return {name: health.core for name, health in healths.items() if health is not None and health.core}
+
+
 def lags_ms(settings: Settings) -> dict[str, int]:
     """Return the lag of each process in milliseconds, if it can have a backlog and answers."""
     names = [spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))]

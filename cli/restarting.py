@@ -23,8 +23,9 @@ from cli.local.state_file import (
     trading_processes,
 )
 from cli.rest_client import request
+from engine_worker.cores import chosen_core
 from persist.migrate import MigrationError, RoleLogins, migrate
-from runtime.settings import PREFIX, Settings
+from runtime.settings import PREFIX, Settings, SettingsError
 
 READY_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 0.05
@@ -53,12 +54,16 @@ class Restarted(msgspec.Struct, frozen=True):
 Say = Callable[[str], None]
 
 
-def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Restarted]:
+def restart(
+    settings: Settings, names: Collection[str], say: Say, core: str | None = None
+) -> Iterator[Restarted]:
     """Restart the named processes (none: all) one after the other, each when the previous one is ready.
+
+    With `core` these are engine workers (none: all of them), which then run that core.
 
     Raises:
         RestartError: there is no such process, or one is not ready in time; the remaining ones are left
-            alone.
+            alone. Or the core cannot be run.
     """
     state = read_state(settings)
     if state is None:
@@ -66,6 +71,8 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
     running = {process.name for process in state.processes}
     _check_cache(settings, running)
     _check(names, state.processes)
+    if core is not None:
+        names = _workers_for(settings, names, core)
     wanted = set(names) or running
     if not names:
         say("bringing the database up to date")
@@ -80,7 +87,7 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
         while left:
             name = _next(settings, left)
             say(f"restarting {name}")
-            yield _restart(settings, name, left)
+            yield _restart(settings, name, left, core)
             left.remove(name)
     except redis.RedisError as error:
         raise RestartError(f"Redis does not answer: {error}\n{_rest(left)}") from error
@@ -113,6 +120,18 @@ def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
             f"Not everything runs: {', '.join(down)}. `exchange logs {down[0]}` may say why; "
             f"`exchange restart {down[0]}` restarts it alone."
         )
+
+
+def _workers_for(settings: Settings, names: Collection[str], core: str) -> Collection[str]:
+    """Return which engine workers are restarted with another core."""
+    try:
+        chosen_core(msgspec.structs.replace(settings, core=core))
+    except SettingsError as error:
+        raise RestartError(f"{error}. Nothing was restarted.") from error
+    workers = [spec.name for spec in engines(settings)]
+    if others := sorted(set(names) - set(workers)):
+        raise RestartError(f"{others[0]} has no core; engine workers are: {', '.join(workers)}.")
+    return names or workers
 
 
 def _in_order(settings: Settings) -> list[str]:
@@ -155,12 +174,13 @@ def _next(settings: Settings, left: list[str]) -> str:
     return mine[0]
 
 
-def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
+def _restart(settings: Settings, name: str, left: list[str], core: str | None) -> Restarted:
     before = _state_of(settings, name, left)
     began = time.time()
     # New feeds take over from the old ones, so they start first, and market data is not interrupted.
     is_feeds = name in {spec.name for spec in feeds(settings)}
-    if not request_restart(settings, RestartRequest(name, overlap=is_feeds)):
+    environment = {f"{PREFIX}CORE": core} if core is not None else {}
+    if not request_restart(settings, RestartRequest(name, is_feeds, environment)):
         raise RestartError(
             "Another restart is under way; wait for it, or delete restart.json in the data folder."
         )

@@ -17,7 +17,7 @@ import msgspec
 from typing_extensions import override
 
 from engine_worker.checksum import state_checksum
-from engine_worker.cores import Shard, chosen_cores, shard_of
+from engine_worker.cores import CORES, OBJECTS, Shard, shard_of
 from engine_worker.frame_core import Cores, FrameCore, NotUnderstoodError, snapshot_stream_id
 from protocol import streams
 from protocol.codec import decode_events, event_items
@@ -162,7 +162,7 @@ class Replay:
         Raises:
             SnapshotError: the snapshot cannot be used.
         """
-        self.cores = cores or chosen_cores()
+        self.cores = cores or CORES[OBJECTS]
         self.core: FrameCore
         self.core, self.start = self.cores.new(index, shard_count), STREAM_START
         if snapshot is not None:

@@ -20,7 +20,7 @@ import structlog
 
 from engine_worker.checksum import StateDiffers, compare, state_checksum
 from engine_worker.conversion import convert, is_convertible
-from engine_worker.cores import Shard, chosen_cores, shard_of
+from engine_worker.cores import CORES, OBJECTS, Shard, chosen_core, shard_of
 from engine_worker.first_configuration import DEFAULT_CONFIG, first_configuration
 from engine_worker.frame_core import (
     Answer,
@@ -150,7 +150,7 @@ class Worker:
         self._now_ms = now_ms
         self._metrics = BatchMetrics(index)
         self._tracer = tracer
-        self._cores = cores or chosen_cores()
+        self._cores = cores or CORES[OBJECTS]
         self.core = self._new_core()
         """The state machine of the shard."""
         self.unstored_orders = UnstoredOrders(unstored_orders_max)
@@ -209,6 +209,7 @@ class Worker:
             settings.market_map(),
             batch_entries_max=settings.batch_commands_max,
             config=first_config(settings),
+            cores=CORES[chosen_core(settings)],
             unstored_orders_max=settings.unstored_orders_max,
             tracer=tracer,
         )

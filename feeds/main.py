@@ -1,6 +1,7 @@
 """Runs the feeds of all shards, or of those in EXCHANGE_FEEDS_SHARDS: `python -m feeds.main`.
 
 ev:{k} ──> worker ──> commit: feeds:{k}, read models, pub:SYMBOL:KIND, account:ID
+repeat:{k}, ev:{k} ──> repeats ──> repeated:NAME:{k}
 """
 
 import sys
@@ -8,6 +9,7 @@ import time
 
 import structlog
 
+from feeds.repeats import Repeats
 from feeds.store import FeedsStore
 from feeds.worker import FeedsWorker
 from protocol.codec import LaterFormatError
@@ -61,6 +63,8 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     _log.info("following", shards=shards)
     worker = FeedsWorker(store, shards, settings.feeds_save_period_ms, tracer)
 
+    repeats = Repeats(settings.resolved_redis_url(), settings.resolved_cache_url(), shards)
+    repeats.start()
     reach = reach_redis(probes, name)
     probes.ready_when("lag", lambda: _why_not_ready(worker.behind_ms(), settings.ready_lag_ms_max))
     heartbeat = Heartbeat(settings, name, worker.behind_ms)
@@ -105,6 +109,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
         except (*Unreachable, Rewound) as error:
             # Unsaved events are read again at the next start.
             _log.warning("redis is away", error=str(error))
+    repeats.close()
     heartbeat.stop()
     store.close()
     if tracer is not None:

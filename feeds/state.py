@@ -21,7 +21,7 @@ from feeds.accounts import AccountFrames
 from feeds.candles import Candles, OpenCandle
 from feeds.depth import BaseRecord, HalfBook
 from feeds.first_fills import FirstFills, Forgiven
-from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, ShardHead, Trade, decode
+from feeds.frames import BUY, Configured, DepthChange, Filled, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, kept_from
 from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
@@ -477,14 +477,12 @@ class ShardFeeds:
                         market.bid_changes[price] = quantity
                     else:
                         market.ask_changes[price] = quantity
-            elif isinstance(event, (Accepted, Filled, Closed)):
-                self._accounts.add(event.order.account_id, raw)
-                if isinstance(event, Filled) and event.is_first_as_maker:
-                    self._first_fills.note(event)
             elif isinstance(event, Configured):
                 self.know([event.config.market])
-            elif not isinstance(event, ShardHead):
-                self._accounts.add(event.account_id, raw)
+            else:
+                self._accounts.add(event, raw)
+                if isinstance(event, Filled) and event.is_first_as_maker:
+                    self._first_fills.note(event)
         if events:
             self._event_time = max(self._event_time, events[-1].time)
         self.position = stream_id

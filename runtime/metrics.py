@@ -66,6 +66,8 @@ class Health(msgspec.Struct, frozen=True):
     reads_format: int = 0
     reads_kinds: int = 0
     reads_rules: int = 0
+    core: str = ""
+    """Which core an engine worker runs; empty: it is none, or its release does not report it."""
 
 
 def health_keys(process: str) -> tuple[str, str]:
@@ -73,9 +75,9 @@ def health_keys(process: str) -> tuple[str, str]:
     return streams.health(process), streams.instance_health(process, own_instance())
 
 
-def health_now(lag_ms: int | None) -> Health:
+def health_now(lag_ms: int | None, core: str = "") -> Health:
     """Return this process's current heartbeat."""
-    return Health(os.getpid(), time.time(), lag_ms, *this_release())
+    return Health(os.getpid(), time.time(), lag_ms, *this_release(), core)
 
 
 def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_shared: bool = False) -> None:

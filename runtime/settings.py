@@ -179,6 +179,11 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     """Shard of an engine worker."""
 
     # The engine worker
+    core: Literal["auto", "objects", "compiled"] = "auto"
+    """Which implementation of the core an engine worker runs; all write the same bytes.
+
+    `auto`: the compiled one if it has been built, otherwise the objects.
+    """
     engine: str = ""
     """Name of an engine worker among those of its shard. Empty: `engine-` and the shard's number."""
     standbys: Annotated[int, Meta(ge=0, le=9)] = 0

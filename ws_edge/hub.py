@@ -41,7 +41,6 @@ from ws_edge.shifted_candles import PART_INTERVALS, SHIFT
 _TICK_S: Final = 0.1
 _REPAIR_S: Final = 0.05
 _TRADES_KEPT: Final = 1_000
-_ACCOUNT: Final = streams.account(0).encode()[:-1]
 
 _DECODERS: Final[dict[MarketDataKind, Callable[[bytes], Any]]] = {
     MarketDataKind.TRADE: msgpack_decoder(TradeBatch),
@@ -80,12 +79,11 @@ class Hub:
         shard_count: int,
         cache_url: str,
         cache: "redis.asyncio.Redis",
-        log: "redis.asyncio.Redis",
         average_price: AveragePrice,
         now_ms: Callable[[], TimeMs],
         listing: Callable[[], Listing],
     ) -> None:
-        """Use `cache` for the feeds' read models, and `log` for events.
+        """Use `cache` for the feeds' read models.
 
         Messages are received on separate connections, each to the server of its shard's feeds. There is no
         market before `follow`.
@@ -100,7 +98,7 @@ class Hub:
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
         self._seconds = {streams.second(shard).encode(): shard for shard in range(shard_count)}
-        self.accounts = AccountStreams(listing, self._links, cache, log, now_ms, self._count_stream)
+        self.accounts = AccountStreams(listing, self._links, cache, now_ms, self._count_stream)
         self.connections: dict[EdgeConnection, None] = {}
         self._networks: dict[str, dict[EdgeConnection, None]] = {}
         """The connections of each network, and of each /48 in addition."""
@@ -282,8 +280,7 @@ class Hub:
         return 0.0 if since is None else self._loop.time() - since
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
-        if channel.startswith(_ACCOUNT):
-            self.accounts.hear(payload)
+        if self.accounts.hear(channel, payload):
             return
         if channel in self._seconds:
             self._hear_second(self._seconds[channel], payload)

@@ -3,7 +3,7 @@
 import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
-from cli.inquiries import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
+from cli.inquiries import TIMEOUT_S, cores, frontend_note, halts, lags_ms, serving, shards_answer
 from cli.live_status import watch
 from cli.local.processes import metrics_urls, urls
 from cli.local.state_file import ProcessState, ProcessStatus, read_state, trading_processes
@@ -34,20 +34,26 @@ def status(as_json: bool, is_watching: bool) -> None:
     all_running = bool(needed) and all(process.state is ProcessStatus.RUNNING for process in needed)
     doors = serving(settings) if processes else {}
     ready = all_running and all(doors.values()) and shards_answer(settings, TIMEOUT_S)
+    running_cores = cores(settings) if processes else {}
     if as_json:
-        _print_json(settings, processes, doors, is_ready=ready)
+        _print_json(settings, processes, doors, running_cores, is_ready=ready)
         return
     if state is None:
         console.print("The exchange is not running; `exchange up` starts it.")
         return
     console.print("The exchange is ready.\n" if ready else "The exchange is not ready.\n")
-    _show(settings, processes, doors)
+    _show(settings, processes, doors, running_cores)
     if not ready:
         console.print("`exchange logs PROCESS` shows a process's log.", highlight=False)
 
 
 def _print_json(
-    settings: Settings, processes: list[ProcessState], doors: dict[str, bool], *, is_ready: bool
+    settings: Settings,
+    processes: list[ProcessState],
+    doors: dict[str, bool],
+    running_cores: dict[str, str],
+    *,
+    is_ready: bool,
 ) -> None:
     rows = [
         {
@@ -56,6 +62,7 @@ def _print_json(
             "state": process.state,
             "restarts": process.restarts,
             "answers": doors.get(process.name),
+            "core": running_cores.get(process.name),
         }
         for process in processes
     ]
@@ -71,15 +78,21 @@ def _print_json(
     )
 
 
-def _show(settings: Settings, processes: list[ProcessState], doors: dict[str, bool]) -> None:
+def _show(
+    settings: Settings,
+    processes: list[ProcessState],
+    doors: dict[str, bool],
+    running_cores: dict[str, str],
+) -> None:
     lags = lags_ms(settings)
-    table = plain_table("process", "state", "pid", "restarts", "behind")
-    table.columns[1].justify = "left"
+    table = plain_table("process", "state", "pid", "restarts", "behind", "core")
+    table.columns[1].justify = table.columns[5].justify = "left"
     for process in processes:
         behind = f"{lags[process.name]} ms" if process.name in lags else ""
         silent = process.state is ProcessStatus.RUNNING and doors.get(process.name) is False
         state_text = f"{process.state}, does not answer" if silent else process.state
-        table.add_row(process.name, state_text, str(process.pid or ""), str(process.restarts), behind)
+        core = running_cores.get(process.name, "")
+        table.add_row(process.name, state_text, str(process.pid or ""), str(process.restarts), behind, core)
     console.print(table)
     console.print()
     for name, url in urls(settings).items():

@@ -47,6 +47,8 @@ class RestartRequest(msgspec.Struct, frozen=True):
 
     process: str
     overlap: bool = False
+    environment: dict[str, str] = {}
+    """What of its environment is another from now on, until `exchange down`."""
 
 
 class State(msgspec.Struct, frozen=True):

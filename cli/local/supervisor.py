@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import psutil
 import structlog
@@ -81,13 +81,18 @@ class Supervisor:
         self._processes.append(process)
         self._write_state()
 
-    def restart(self, name: str, *, overlap: bool = False) -> None:
-        """End a process and start it again.
+    def restart(
+        self, name: str, *, overlap: bool = False, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """End a process and start it again, from now on with `environment` added to its own.
 
         With `overlap` start the new one first, which takes over. Returns at once.
         """
         for process in self._processes:
             if process.spec.name == name:
+                process.spec = replace(
+                    process.spec, environment={**process.spec.environment, **(environment or {})}
+                )
                 now = time.monotonic()
                 process.kill_due, process.deaths = now + self._stop_timeout_s(), 0
                 if process.running is None:
@@ -105,7 +110,7 @@ class Supervisor:
         changed = False
         now = time.monotonic()
         if (request := take_request(self._settings)) is not None:
-            self.restart(request.process, overlap=request.overlap)
+            self.restart(request.process, overlap=request.overlap, environment=request.environment)
         for process in self._processes:
             self._end_what_should(process, now)
             if process.running is not None and (code := process.running.poll()) is not None:

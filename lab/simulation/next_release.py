@@ -23,7 +23,6 @@ from engine_worker.core.transfers import FundsTransfers
 from engine_worker.cores import shard_of
 from engine_worker.frame_core import FrameCore
 from feeds import frames as feeds_frames
-from feeds import state as feeds_state
 from persist import rows as persist_rows
 from protocol import codec, configuration, release
 from protocol.codec import FORMAT
@@ -159,7 +158,6 @@ _differences: tuple[tuple[ModuleType, str, Any], ...] = (
     (persist_rows, "ShardEvent", ShardEvent | DepositsCounted),
     (feeds_frames, "_heads", msgpack_decoder(list[_HEADS])),
     (feeds_frames, "_head", msgpack_decoder(_HEADS)),
-    (feeds_state, "ShardHead", feeds_frames.ShardHead | _DepositsCount),
 )
 """(module, name, its value in the next release)."""
 _values: Final[dict[Program, list[tuple[dict[str, Any], str, Any]]]] = {
