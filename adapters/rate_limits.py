@@ -203,8 +203,8 @@ class RateLimits:
         networks = networks_of(address)
         own = networks.own
         if self._bans and (banned := self._refusal_of_banned(networks, now)) is not None:
-            # A banned client still gets the usage headers, which need a share that another process may know
-            # better.
+            # The answer to a banned client reports its usage, too: pots that this process does not know yet
+            # are read first.
             knowing = self._knowing(self._shares_of(networks, WEIGHT, self._weight_max, now))
             if knowing is None:
                 raise banned

@@ -431,7 +431,7 @@ def _make_database(
     unfinished = folder.with_name(folder.name + ".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
-    # A copy: initdb runs without privileges, and may not read the original.
+    # A copy: under root, initdb runs as another user, who may not read the original.
     password_file = unfinished.with_suffix(".password")
     password_file.touch(0o600)
     password_file.write_text(settings.password_file.read_text("ascii"), "ascii")
