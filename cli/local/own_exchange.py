@@ -53,7 +53,7 @@ class OwnExchange(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The base URL of its REST API."""
+        """The base URL of the exchange's REST API."""
         return self.settings.rest_url()
 
     def command(self, *arguments: str, timeout_s: float = STOP_TIMEOUT_S) -> Any:

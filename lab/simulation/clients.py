@@ -163,7 +163,7 @@ class Gateway(Process):
         }
 
     def query(self, shard: int, query: Query, answer: Answer) -> None:
-        """Add a query to the micro-batch."""
+        """Add a query to the micro-batch; `answer` gets the reply."""
         self._witness.queries.add((query.reply_to, query.request_id))
         self._queries.setdefault(shard, []).append(query)
         self._wait(query.request_id, answer)
@@ -286,7 +286,7 @@ class Gateway(Process):
             waiting[1](reply)
 
     def end(self) -> None:
-        """Everyone who waited loses the connection, and does not know."""
+        """Drop all requests in memory: their clients learn that the outcome is unknown."""
         waiting, self._waiting = self._waiting, {}
         self._commands, self._queries, self._to_retry, self._sent = {}, {}, [], {}
         self._format = OLDEST_FORMAT

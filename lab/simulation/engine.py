@@ -82,7 +82,7 @@ class EngineWorker(Process):
 
     @property
     def leads(self) -> bool:
-        """Whether it believes that it leads."""
+        """Whether it believes that it leads; another may have taken over."""
         return self._candidate is not None and self._candidate.leads
 
     @property
@@ -368,7 +368,7 @@ class SnapshotChild(Process):
         self._log = FaultyLog(parent.log, self, parent.witness)
 
     def step(self, action: Action) -> None:
-        """Save, and exit."""
+        """Save the snapshot, and exit."""
         self.is_done = True
         try:
             self._log.save_snapshot(self._shard, self._snapshot, self._stream_id)
@@ -378,5 +378,5 @@ class SnapshotChild(Process):
         self.surroundings.inject("snapshot saved")
 
     def end(self) -> None:
-        """Nothing to forget."""
+        """Mark the child as ended; it has no state that another process needs."""
         self.is_done = True

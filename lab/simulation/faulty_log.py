@@ -81,16 +81,16 @@ class Watch:
     """
 
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
-        """Note that a process leads the shard from now on."""
+        """Record that a process leads the shard from now on."""
 
     def committed(self, process: Process, commit: Commit) -> None:
-        """Note that a batch was written."""
+        """Record that a batch was written."""
 
     def renewed(self, shard: int, leader: Leader) -> None:
         """Note that a lease was renewed, unless another worker has taken over."""
 
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Note what was published."""
+        """Record what was published."""
 
 
 class _CommitInFlight(NamedTuple):

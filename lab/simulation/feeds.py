@@ -170,7 +170,7 @@ class MemoryFeedsStore(FeedsStore):
 
 
 class FeedsProcess(Process):
-    """What `feeds.main` does."""
+    """A feeds process, as `feeds.main` runs it."""
 
     kind = "feeds"
 
@@ -222,7 +222,7 @@ class FeedsProcess(Process):
                     self.surroundings.inject("held (feeds)")
 
     def end(self) -> None:
-        """Forget the state."""
+        """Forget the state in memory; what is committed stays."""
         self._worker, self._is_restored = None, False
 
 

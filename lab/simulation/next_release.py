@@ -36,7 +36,7 @@ from protocol.units import TimeMs
 
 
 class Program(Enum):
-    """What a process runs."""
+    """The release that a process runs."""
 
     THIS = "this release"
     NEXT = "the next release"
@@ -60,7 +60,7 @@ class LaterDeposit(
 class DepositsCounted(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=_NEW_KIND_TAG
 ):
-    """The new kind."""
+    """An event of a kind that only the next release knows."""
 
     time: TimeMs
     count: int

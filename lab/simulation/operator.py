@@ -93,7 +93,7 @@ class Operator:
         """What was signed, as events tell it."""
 
     def act(self, shard: int, dice: Dice) -> None:
-        """Say one thing, signed as it must be."""
+        """Send one instruction that is signed as its shard requires."""
         instruction, role, body = self._body(self._state_of(shard), shard, dice)
         self._note(body)
         self._surroundings.inject(f"operator: {instruction}")
@@ -130,7 +130,7 @@ class Operator:
         return bool(planned.shards)
 
     def forge(self, shard: int, dice: Dice) -> None:
-        """Say one thing that does not count."""
+        """Send one instruction that its shard must refuse."""
         instruction, role, body = self._body(self._state_of(shard), shard, dice)
         if isinstance(body, Deposit):
             body = msgspec.structs.replace(body, transfer_id=f"forged {body.transfer_id}")

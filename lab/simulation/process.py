@@ -182,7 +182,7 @@ class Process:
             self.busy, self._is_killed, self._fault, self.is_deaf = False, False, None, False
 
     def kill(self) -> None:
-        """End the process now; when it is paused, it does not wake up."""
+        """End the process now; a paused one does not continue."""
         if self.busy:
             self._is_killed = True
         else:

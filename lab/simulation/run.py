@@ -376,7 +376,7 @@ class Simulation:
         raise Violation("the switch is not followed")
 
     def end_everything(self) -> None:
-        """End all processes, and the children that write snapshots."""
+        """End all processes, including the children that write snapshots."""
         for process in self._processes():
             process.kill()
         self.children.clear()
@@ -609,7 +609,7 @@ class Simulation:
         pair[0].look()
 
     def counts(self) -> Counter[str]:
-        """Return what the run consisted of."""
+        """Return how often each thing happened in the run."""
         books, counted = self.witness.books, Counter[str]()
         counted["commands"] = len(self.witness.requests)
         counted["transfers"] = len(books.transfers)

@@ -152,7 +152,7 @@ class Mixture(NamedTuple):
         return [self.action(act, source) for act in acts]
 
     def action(self, act: Act, source: random.Random) -> Action:
-        """Draw who does it, when, and with which fault."""
+        """Draw one action: its process, its time and its fault."""
         dice = source.getrandbits(96)
         if act is Act.CLOCK:
             return Action(act, 0, dice, source.choice(_LONG_WAITS))
@@ -169,7 +169,7 @@ class Mixture(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All that a run depends on."""
+    """Everything that a run depends on: the same plan is the same run."""
 
     seed: int
     shard_count: int

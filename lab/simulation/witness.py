@@ -71,7 +71,7 @@ class Leg(NamedTuple):
 
 
 class Taker(NamedTuple):
-    """An order while it meets others."""
+    """An order on its way through the book, until its last match."""
 
     order_id: int
     best: int
@@ -476,7 +476,7 @@ class Witness(Watch):
 
     @override
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
-        """A reply may say only what is committed."""
+        """Check that a reply says only what is committed."""
         for channel, payload in messages:
             reply_to = channel.removeprefix("reply:")
             for reply in decode_replies(payload):
@@ -582,5 +582,5 @@ class Witness(Watch):
         )
 
     def events_of(self, shard: int) -> list[tuple[StreamId, list[Event]]]:
-        """Return what a shard's event log held in all."""
+        """Return all (id, events) that a shard's event log has ever held."""
         return [(stream_id, events) for owner, stream_id, events in self.happened if owner == shard]
