@@ -12,13 +12,13 @@ class RedisLinks:
     def __init__(
         self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], object] | None = None
     ) -> None:
-        def made(shard: int) -> RedisLink:
+        def open_link(shard: int) -> RedisLink:
             return RedisLink(url, key=f"pos:{{{shard}}}", on_message=on_message)
 
         if parse_address(url).is_cluster:
-            self._links = [made(shard) for shard in range(shard_count)]
+            self._links = [open_link(shard) for shard in range(shard_count)]
         else:
-            self._links = [made(0)] * shard_count
+            self._links = [open_link(0)] * shard_count
 
     @property
     def shard_count(self) -> int:

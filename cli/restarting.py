@@ -68,7 +68,7 @@ def restart(
     state = read_state(settings)
     if state is None:
         raise RestartError("The exchange is not running; `exchange up` starts it.")
-    running = {each.name for each in state.processes}
+    running = {process.name for process in state.processes}
     _check_cache(settings, running)
     _check(names, state.processes)
     if core is not None:
@@ -108,10 +108,14 @@ def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
             raise RestartError(
                 f"{name} holds data, so it is restarted with everything: `exchange down`, `exchange up`."
             )
-        if name not in (known := [each.name for each in processes if not each.name.startswith(SERVERS)]):
-            raise RestartError(f"There is no process {name!r}. There are: {', '.join(known)}.")
+        if name not in (
+            existing := [process.name for process in processes if not process.name.startswith(SERVERS)]
+        ):
+            raise RestartError(f"There is no process {name!r}. There are: {', '.join(existing)}.")
     needed = trading_processes(processes)
-    if not names and (down := [each.name for each in needed if each.state is not ProcessStatus.RUNNING]):
+    if not names and (
+        down := [process.name for process in needed if process.state is not ProcessStatus.RUNNING]
+    ):
         raise RestartError(
             f"Not everything runs: {', '.join(down)}. `exchange logs {down[0]}` may say why; "
             f"`exchange restart {down[0]}` restarts it alone."
@@ -202,7 +206,9 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
         leader = inquiries.leader_of(settings, shards[name])
         if leader is not None and leader.pid == pid:
             return inquiries.shards_answer(settings)
-        return any(each.pid == pid for each in inquiries.standbys_in_step(settings, shards[name], LAG_MS_MAX))
+        return any(
+            standby.pid == pid for standby in inquiries.standbys_in_step(settings, shards[name], LAG_MS_MAX)
+        )
     if name in ports:
         return inquiries.answers_ping(settings, ports[name]) and inquiries.says_health(
             settings, name, pid, LAG_MS_MAX
@@ -228,14 +234,14 @@ def _is_quoted(settings: Settings) -> bool:
         tickers = request(f"{settings.rest_url()}/api/v3/ticker/bookTicker")
     except RuntimeError:
         return False
-    return all(float(each["bidQty"]) and float(each["askQty"]) for each in tickers)
+    return all(float(ticker["bidQty"]) and float(ticker["askQty"]) for ticker in tickers)
 
 
 def _state_of(settings: Settings, name: str, left: list[str]) -> ProcessState:
     state = read_state(settings)
     if state is None:
         raise RestartError(f"The exchange has stopped meanwhile; `exchange up` starts it. {_rest(left)}")
-    return next(each for each in state.processes if each.name == name)
+    return next(process for process in state.processes if process.name == name)
 
 
 def _wait(

@@ -69,6 +69,7 @@ def up(settings: Settings, console: Console) -> None:
     began = time.monotonic()
     stopping = stop_flag()
     configure_logs(settings, "up")
+    # First: `stop_leftovers` below would end the processes of a running exchange.
     _refuse_second(settings)
     try:
         refuse_unsafe(settings)
@@ -178,14 +179,14 @@ def _start(
         for spec in specs:
             supervisor.start(spec)
 
-    def wait_for(what: str, ready: Callable[[], bool]) -> None:
-        say(f"waiting for {what}")
+    def wait_for(condition: str, ready: Callable[[], bool]) -> None:
+        say(f"waiting for {condition}")
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not ready():
             supervisor.look()
             hopeless = supervisor.halted() or max(supervisor.restarts().values()) > RESTARTS_MAX
             if time.monotonic() > deadline or hopeless:
-                raise StartError(_why_not(settings, supervisor, what))
+                raise StartError(_why_not(settings, supervisor, condition))
             if stopping.wait(ASK_EVERY_S):
                 raise _StoppedError
 
@@ -212,10 +213,12 @@ def _start(
     start(clients(settings))
     start(pages(settings))
     # By process id: heartbeats of a killed exchange may still exist. An edge writes one once it serves.
-    said = [spec.name for spec in readers(settings)]
+    reader_names = [spec.name for spec in readers(settings)]
     wait_for(
         "feeds, edges and persistence",
-        lambda: all(inquiries.says_health(settings, name, supervisor.process_ids()[name]) for name in said),
+        lambda: all(
+            inquiries.says_health(settings, name, supervisor.process_ids()[name]) for name in reader_names
+        ),
     )
     supervisor.mark_ready()
 
@@ -263,12 +266,13 @@ def _refuse_second(settings: Settings) -> None:
 def _all_running(settings: Settings) -> bool:
     state = read_state(settings)
     return bool(state and state.processes) and all(
-        each.state is ProcessStatus.RUNNING for each in trading_processes(state.processes if state else ())
+        process.state is ProcessStatus.RUNNING
+        for process in trading_processes(state.processes if state else ())
     )
 
 
-def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
-    lines = [f"Timed out waiting for {what}."]
+def _why_not(settings: Settings, supervisor: Supervisor, condition: str) -> str:
+    lines = [f"Timed out waiting for {condition}."]
     for name, restarts in supervisor.restarts().items():
         if restarts or name in supervisor.halted():
             file = log_file(settings, name)
@@ -281,8 +285,8 @@ def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
 
 def stop_leftovers(settings: Settings) -> bool:
     """End what an `exchange up` left behind when it was killed. Return whether there was anything."""
-    found = [*leftover_processes(settings), *embedded.leftover_servers(settings)]
-    for process in found:
+    processes = [*leftover_processes(settings), *embedded.leftover_servers(settings)]
+    for process in processes:
         try:
             process.send_signal(signal.SIGINT if process.name().startswith("postgres") else signal.SIGTERM)
             process.wait(LEFTOVER_TIMEOUT_S)
@@ -292,7 +296,7 @@ def stop_leftovers(settings: Settings) -> bool:
             process.kill()
             process.wait()
     state_file(settings).unlink(missing_ok=True)
-    return bool(found)
+    return bool(processes)
 
 
 @contextmanager

@@ -72,14 +72,16 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     started = restored = away = False
     while not stopping.is_set():
         try:
+            # Once, not after every outage: it raises the epoch, and would end the process that has taken over
+            # meanwhile. `restore` finds out whether one has (`Fenced`).
             if not started:
                 worker.start()
                 started = True
             if not restored:
                 worker.restore()
                 away, restored = False, True
-            begun = time.monotonic()
-            count = worker.step(int(begun * 1000), BLOCK_MS)
+            step_start_s = time.monotonic()
+            count = worker.step(int(step_start_s * 1000), BLOCK_MS)
             reach.answered()
             probes.turned()
         except MarketsUnknownError as error:
@@ -99,7 +101,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             stopping.wait(RETRY_AFTER_S)
             continue
         if count:
-            stopping.wait(max(0.0, begun + STEP_PERIOD_S - time.monotonic()))
+            stopping.wait(max(0.0, step_start_s + STEP_PERIOD_S - time.monotonic()))
     probes.leaving()
     if restored:
         try:

@@ -138,8 +138,8 @@ def _parts(
     """Yield the parts of an answer."""
     # Before the log is read: feeds publish whole batches, so what they have published ends where an update
     # ends, and what they publish from now on is heard.
-    found: Any = cache.hget(streams.feeds_state(shard), "published_id")
-    published = StreamId.parse(found) if isinstance(found, bytes) else STREAM_START
+    value: Any = cache.hget(streams.feeds_state(shard), "published_id")
+    published = StreamId.parse(value) if isinstance(value, bytes) else STREAM_START
     start, stream = min(heard.values(), default=published), streams.events(shard)
     if not _reaches_back(log, stream, start):
         yield Repeated(request_id, str(published), [], True, "the log begins later")

@@ -274,7 +274,9 @@ class AccountStreams:
         account = self._accounts.get(revoked.account_id)
         if account is not None:
             for subscription in [
-                each for each in (*account.subscriptions, *account.joining) if each.falls_with(revoked)
+                subscription
+                for subscription in (*account.subscriptions, *account.joining)
+                if subscription.falls_with(revoked)
             ]:
                 subscription.end()
 
@@ -357,11 +359,11 @@ class AccountStreams:
 
     def _awaits_market(self, events: list[Event]) -> bool:
         """Return whether events are about a market listed a moment ago, or its asset, still unknown here."""
-        known, now = self._listing().known, self._now_ms()
+        markets, now = self._listing().known, self._now_ms()
         return any(
             now < self._awaited.setdefault(name, now + _MARKET_AWAITED_MS)
             for event in events
-            for name in _unknown(event, known)
+            for name in _unknown(event, markets)
         )
 
     def _repair_soon(self) -> None:
@@ -375,11 +377,13 @@ class AccountStreams:
         return self._links.of(self._shard_of(account_id))
 
     async def _published(self, shard: int) -> StreamId:
-        found = await self._cache.hget(streams.feeds_state(shard), "published_id")
-        return StreamId.parse(found) if isinstance(found, bytes) else STREAM_START
+        value = await self._cache.hget(streams.feeds_state(shard), "published_id")
+        return StreamId.parse(value) if isinstance(value, bytes) else STREAM_START
 
     async def _catch_up(self) -> None:
-        while behind := {each: account for each, account in self._accounts.items() if account.is_behind}:
+        while behind := {
+            account_id: account for account_id, account in self._accounts.items() if account.is_behind
+        }:
             by_shard = defaultdict[int, dict[AccountId, _Account]](dict)
             for account_id, account in behind.items():
                 by_shard[self._shard_of(account_id)][account_id] = account
@@ -475,7 +479,7 @@ def _unknown(event: Event, markets: MarketMap) -> list[str]:
         return []
     if isinstance(event, _OfOrder) and event.order.market not in markets.by_symbol:
         return [event.order.market]
-    assets = [each.asset for each in event.balances]
+    assets = [balance.asset for balance in event.balances]
     if isinstance(event, FundsDeposited | FundsWithdrawn):
         assets.append(event.asset)
     return [asset for asset in assets if asset not in markets.by_asset]

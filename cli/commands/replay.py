@@ -61,7 +61,7 @@ def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json
         raise click.BadParameter(f"there are {settings.shard_count} shards, from 0 on", param_hint="--shard")
     shards = range(settings.shard_count) if shard is None else [shard]
     try:
-        reports = [_verify(settings, each, from_beginning, quiet=as_json) for each in shards]
+        reports = [_verify(settings, index, from_beginning, quiet=as_json) for index in shards]
     except (redis.RedisError, SettingsError) as error:
         raise CommandError(
             f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."

@@ -41,8 +41,12 @@ def restart(processes: tuple[str, ...], core: str | None, as_json: bool) -> None
         print_json(restarted)
         return
     table = plain_table("process", "pid", "seconds")
-    for each in restarted:
-        table.add_row(each.process, str(each.pid), f"{each.ready - each.began:.1f}")
+    for restarted_process in restarted:
+        table.add_row(
+            restarted_process.process,
+            str(restarted_process.pid),
+            f"{restarted_process.ready - restarted_process.began:.1f}",
+        )
     console.print(table)
     is_part = bool(processes) or core is not None
     console.print(

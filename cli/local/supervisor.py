@@ -62,7 +62,7 @@ def backoff_s(deaths: int) -> float:
 
 
 class Supervisor:
-    """The processes that this one has started, in order."""
+    """Starts, restarts and stops processes, in the order in which they were started."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -115,6 +115,7 @@ class Supervisor:
             self._end_what_should(process, now)
             if process.running is not None and (code := process.running.poll()) is not None:
                 _kill_group(process.running.pid)
+                # A requested restart is no crash: it neither counts nor waits (docs/decisions/0021).
                 if process.asked:
                     process.asked = False
                     self._launch_or_wait(process, now)
@@ -135,19 +136,20 @@ class Supervisor:
             self._write_state()
 
     def mark_ready(self) -> None:
-        """Note that everything that has been started so far works."""
+        """Record in the state file that all processes started so far are ready."""
         for process in self._processes:
             process.ready = True
         self._write_state()
 
     def restarts(self) -> dict[str, int]:
-        """Return how often each process was restarted."""
+        """Return the number of restarts of each process."""
         return {process.spec.name: process.restarts for process in self._processes}
 
     def process_ids(self) -> dict[str, int]:
-        """Return the process ids; 0 for what does not run now."""
+        """Return the process ids by name; 0 for a process that does not run now."""
         return {
-            each.spec.name: each.running.pid if each.running is not None else 0 for each in self._processes
+            process.spec.name: process.running.pid if process.running is not None else 0
+            for process in self._processes
         }
 
     def halted(self) -> list[str]:

@@ -48,7 +48,7 @@ _RESTING: str = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=IOC&quantity=0.0
 
 
 class Attack(NamedTuple):
-    """One way to make a shard work for nothing."""
+    """An order that costs a shard work and trades nothing."""
 
     name: str
     order: str
@@ -59,7 +59,7 @@ class Attack(NamedTuple):
 
 
 def attacks() -> tuple[Attack, ...]:
-    """Return them all."""
+    """Return all attacks of `exchange bench attacks`."""
     deep = (MID_PRICE + LEVELS // 4) / 100
     top = (MID_PRICE + LEVELS) / 100
     return (
@@ -105,7 +105,10 @@ def attack_results(target: Target, pairs: int, seconds: float) -> list[Result]:
 def _capacity(target: Target) -> float:
     sign = signer(target)
     placed = load_generators.run(
-        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING)
+        target.settings.rest_port,
+        CAPACITY_CONNECTIONS,
+        CAPACITY_S,
+        lambda account, _: sign(account, _RESTING),
     )
     return len(placed.latencies) / placed.seconds
 
@@ -204,19 +207,19 @@ async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, 
         return lambda _connection, number: sign(accounts[number % len(accounts)], order)
 
     order = f"symbol=BTCUSDT&{attack.order}" if is_attack else _RESTING
-    answered, sent = await asyncio.gather(
+    answers, sent = await asyncio.gather(
         load_generators.open_loop(
             port, CONNECTIONS, rate - rate * ATTACK_SHARE, seconds, maker(others, _RESTING)
         ),
         load_generators.open_loop(port, CONNECTIONS, attack_rate, seconds, maker(attackers, order)),
     )
     expected = attack.status if is_attack else 200
-    taken = [each for each in answered if each.status == 200]
-    others_busy = _count_busy(answered, 200, "an ordinary order")
+    accepted = [answer for answer in answers if answer.status == 200]
+    others_busy = _count_busy(answers, 200, "an ordinary order")
     return Half(
-        statistics.quantiles([(each.done - each.due) * 1_000 for each in taken], n=100)[98],
+        statistics.quantiles([(answer.done - answer.due) * 1_000 for answer in accepted], n=100)[98],
         others_busy,
-        len(answered),
+        len(answers),
         _count_busy(sent, expected, attack.name),
         len(sent),
     )

@@ -29,7 +29,7 @@ FRAME_COMMANDS = 64
 
 
 def core(count: int, live_orders: int = LIVE_ORDERS) -> list[Result]:
-    """Measure the book alone on `count` mixed operations."""
+    """Measure the order book alone: `count` mixed operations on `live_orders` resting orders."""
     prefill, mixed = operations(count, live_orders)
     book = Book(10)
     for step in prefill:
@@ -85,22 +85,22 @@ def shard(count: int) -> list[Result]:
         ("51 % add, 49 % take one maker", deposits(market_map), list(commands(pairs(count), market))),
     )
     results = []
-    for what, start, steps in mixes:
-        made = Shard(0, market_map)
+    for mix, start, steps in mixes:
+        engine_shard = Shard(0, market_map)
         for command in start:
-            made.apply(command, TimeMs(1))
-        made.take()
+            engine_shard.apply(command, TimeMs(1))
+        engine_shard.take()
         frames = [encode_frame(steps[at : at + FRAME_COMMANDS]) for at in range(0, count, FRAME_COMMANDS)]
-        measured = rate(count, partial(_run_shard, made, frames))
+        measured = rate(count, partial(_run_shard, engine_shard, frames))
         results.append(
             Result(
                 bench="shard",
-                what=f"{count:,} commands ({what}), frames of {FRAME_COMMANDS}",
+                what=f"{count:,} commands ({mix}), frames of {FRAME_COMMANDS}",
                 unit="commands/s",
                 runs=[measured],
                 reference="decoding and encoding the same frames",
                 reference_runs=[rate(count, partial(_run_codec, frames))],
-                notes=f"{made.state.markets[market.symbol].trade_id / count:.2f} trades per command",
+                notes=f"{engine_shard.state.markets[market.symbol].trade_id / count:.2f} trades per command",
             )
         )
     return results

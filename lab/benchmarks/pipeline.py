@@ -44,6 +44,7 @@ def pipeline(count: int) -> list[Result]:
             _configure(client)
             _append(client, filling, size)
             _wait(client)
+            # The worker stands still until all commands wait, so that appending them is not part of its time.
             worker.send_signal(signal.SIGSTOP)
             appended_s = _append(client, waiting, size)
             began = time.perf_counter()

@@ -43,7 +43,7 @@ LOST_BYTES = 65_536
 
 
 class Break(StrEnum):
-    """A safeguard to take away."""
+    """A safeguard that can be disabled."""
 
     FENCE = "--break-fence"
     """The comparison in the commit: a replaced worker may still write."""
@@ -78,7 +78,7 @@ def command_of(module: str, *arguments: str, broken: Break | None) -> tuple[str,
 
 
 def main() -> None:
-    """Sabotage, then run what the command line names."""
+    """Disable the safeguard that the command line names, then run its module."""
     broken, module = Break(sys.argv[1]), sys.argv[2]
     if module.endswith(("valkey-server", "redis-server")):
         _run_redis_after_power_cut(sys.argv[2:])

@@ -123,7 +123,7 @@ def pipeline(count: int, runs: int, as_json: bool, record: bool) -> None:
 @_options
 def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool) -> None:
     """Measure signed orders over HTTP against a separate exchange with feeds and persistence."""
-    counts = [int(each) for each in connections.split(",")]
+    counts = [int(count) for count in connections.split(",")]
     with http_bench.exchange_of_its_own() as target:
         results = repeated("http", runs, partial(http_bench.http, target, seconds, counts))
     _finish(results, as_json=as_json, record=record)

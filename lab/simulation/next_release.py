@@ -36,7 +36,7 @@ from protocol.units import TimeMs
 
 
 class Program(Enum):
-    """What a process runs."""
+    """The release that a process runs."""
 
     THIS = "this release"
     NEXT = "the next release"
@@ -60,7 +60,7 @@ class LaterDeposit(
 class DepositsCounted(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=_NEW_KIND_TAG
 ):
-    """The new kind."""
+    """An event of a kind that only the next release knows."""
 
     time: TimeMs
     count: int
@@ -73,7 +73,7 @@ class _DepositsCount(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 _EVENTS: Any = reduce(
-    or_, (each for each in get_args(Event) if each is not FundsDeposited), LaterDeposit | DepositsCounted
+    or_, (event for event in get_args(Event) if event is not FundsDeposited), LaterDeposit | DepositsCounted
 )
 _HEADS: Any = feeds_frames.EventHead | _DepositsCount
 _move_funds = FundsTransfers._move_funds

@@ -69,6 +69,7 @@ def test_every_call_is_hit_by_every_fault() -> None:
     pytest.fail(f"never injected: {sorted(missing)}")
 
 
+# Takes long: seeds run until each kind of refusal has met each kind of write.
 def test_every_write_is_refused_by_a_redis_that_takes_none() -> None:
     injected = Counter[str]()
     wanted = {
