@@ -8,28 +8,37 @@ from engine_worker.core.shard import Shard
 from engine_worker.frame_core import Cores, FrameCore
 from runtime.settings import Settings, SettingsError
 
-__all__ = ["COMPILED", "CORES", "OBJECTS", "Shard", "chosen_core", "shard_of"]
+__all__ = ["COMPILED", "CORES", "OBJECTS", "Shard", "chosen_core", "shard_of", "why_not_compiled"]
 
 OBJECTS: Final = "objects"
 """The definition, the fallback, and the oracle of the others: Python objects."""
 COMPILED: Final = "compiled"
-"""C structs; there if it has been built."""
+"""C structs; there if it has been built from the present sources."""
 
-CORES: Final[Mapping[str, Cores]] = {OBJECTS: ObjectCores()}
-"""By name. All write the same bytes, which tests/properties/test_cores.py checks."""
+try:
+    from engine_worker.core_fast import FastCores
+except ImportError as error:
+    _compiled: dict[str, Cores] = {}
+    why_not_compiled: str | None = str(error)
+    """Why there is no compiled core; None: there is."""
+else:
+    _compiled, why_not_compiled = {COMPILED: FastCores()}, None
+
+CORES: Final[Mapping[str, Cores]] = {OBJECTS: ObjectCores(), **_compiled}
+"""By name. All write the same bytes, which tests/properties/test_cores.py and test_compiled_core.py check."""
 
 
 def chosen_core(settings: Settings) -> str:
     """Return the name of the core that an engine worker runs.
 
     Raises:
-        SettingsError: it has not been built.
+        SettingsError: it cannot be run here.
     """
     if settings.core == "auto":
         return COMPILED if COMPILED in CORES else OBJECTS
     if settings.core not in CORES:
         raise SettingsError(
-            "EXCHANGE_CORE is compiled, and the compiled core has not been built for this program; "
+            f"EXCHANGE_CORE is {settings.core}, which this program cannot run: {why_not_compiled}; "
             "`python -m engine_worker.core_fast.build` builds it, or says what is missing"
         )
     return settings.core

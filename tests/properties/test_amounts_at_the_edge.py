@@ -17,83 +17,34 @@ from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from protocol.codec import decode_replies, encode_frame
-from protocol.commands import Command, Deposit, PlaceOrder, Withdraw
-from protocol.market import Market, MarketMap
-from protocol.orders import OrderType, RejectReason, Side, TimeInForce
+from protocol.commands import Withdraw
+from protocol.market import MarketMap
+from protocol.orders import RejectReason, Side
 from protocol.replies import AuditQuery, AuditReply, FundsReply, OrderReply, Refused
 from protocol.stream_id import STREAM_START
 from protocol.units import (
     AMOUNT_UNITS_MAX,
     AccountId,
     AssetUnits,
-    PriceTicks,
-    QuantityLots,
     TimeMs,
     join_large,
     split_large,
 )
 from protocol.windows import Windows
 from tests.oracle.driver import Engine, Produced
+from tests.properties.amounts import (
+    ACCOUNTS,
+    ONE,
+    commands_at_the_edge,
+    deposit,
+    limit,
+    market_of_few_decimals,
+    shib_market,
+)
 from tests.properties.profile import fewer_sequences
 from tests.properties.twins import Twins
 
-ONE = 10**8
-ACCOUNTS = (0, 1, 2, 3, 4, 5)
 WINDOWS = Windows(request_ms=1, key_ms=1)
-
-
-def shib_market(symbol: str = "SHIBUSDT", maker_fee_ppm: int = 1_000, taker_fee_ppm: int = 1_000) -> Market:
-    """A cheap asset of which there is much: lots of one, and orders of up to 90 billion."""
-    return Market(
-        symbol=symbol,
-        base=symbol[:4],
-        quote=symbol[4:],
-        tick_size=AssetUnits(1),
-        lot_size=AssetUnits(ONE),
-        price_max=PriceTicks(AMOUNT_UNITS_MAX // 10 // (9 * 10**10)),
-        quantity_min=QuantityLots(1),
-        quantity_max=QuantityLots(9 * 10**10),
-        notional_min=AssetUnits(1),
-        band_up_ppm=2**62,
-        band_down_ppm=0,
-        maker_fee_ppm=maker_fee_ppm,
-        taker_fee_ppm=taker_fee_ppm,
-        open_orders_max=4,
-    )
-
-
-def market_of_few_decimals(base_scale: int = 2, quote_scale: int = 0, supply: int = 0) -> Market:
-    """SHIBJPY: a lot of one, ticks of a hundredth where yen have so many, and orders of up to 9 x 10^15."""
-    return Market(
-        symbol="SHIBJPY",
-        base="SHIB",
-        quote="JPY",
-        tick_size=ONE // 10**quote_scale,
-        lot_size=ONE,
-        price_max=PriceTicks(100),
-        quantity_min=QuantityLots(1),
-        quantity_max=QuantityLots(9 * 10**15),
-        notional_min=AssetUnits(1),
-        band_up_ppm=2**62,
-        band_down_ppm=0,
-        maker_fee_ppm=1_000,
-        taker_fee_ppm=1_000,
-        open_orders_max=4,
-        base_scale=base_scale,
-        quote_scale=quote_scale,
-        base_supply=supply,
-    )
-
-
-def limit(number: int, account_id: int, market: str, side: Side, price: int, quantity: int) -> PlaceOrder:
-    return PlaceOrder(
-        *(number, "test", AccountId(account_id), f"o{number}", market),
-        *(side, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(price), QuantityLots(quantity)),
-    )
-
-
-def deposit(number: int, account_id: int, asset: str, amount: int) -> Deposit:
-    return Deposit(number, "test", AccountId(account_id), asset, AssetUnits(amount), f"d{number}")
 
 
 def test_a_buyer_of_more_than_64_bits_of_a_cheap_asset() -> None:
@@ -296,31 +247,6 @@ def test_money_that_is_counted_twice_for_too_long_halts_the_shard() -> None:
 
     with pytest.raises(InvariantBroken, match="SHIB exceeds what a balance can hold"):
         trade()
-
-
-def commands_at_the_edge(
-    markets: MarketMap, steps: list[tuple[str, int, int, int, int]]
-) -> Iterator[Command]:
-    for number, asset in enumerate(markets.assets, start=1):
-        for account_id in ACCOUNTS[:3]:
-            yield deposit(
-                number * 10 + account_id, account_id, asset, markets.supply_share(asset) - account_id % 2
-            )
-    for number, (what, account_id, which, one, other) in enumerate(steps, start=1_000):
-        market = markets.markets[which % len(markets.markets)]
-        price = (market.price_max, 1, market.price_max - 1, 2)[one]
-        quantity = (market.quantity_max, 1, market.quantity_max // 2, market.quantity_max - 1)[other]
-        asset = markets.assets[one % len(markets.assets)]
-        share = markets.supply_share(asset)
-        amount = (share, 1, share // 2, share + 1)[other]
-        match what:
-            case "deposit":
-                yield deposit(number, account_id, asset, amount)
-            case "withdraw":
-                yield Withdraw(number, "test", AccountId(account_id), asset, AssetUnits(amount), f"w{number}")
-            case _:
-                side = Side.BUY if what == "buy" else Side.SELL
-                yield limit(number, account_id, market.symbol, side, price, quantity)
 
 
 def assert_small(twins: Twins) -> None:

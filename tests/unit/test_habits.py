@@ -55,6 +55,7 @@ SHARED_NAMES = {
     "sessions": "sessions of signed-in users",
     "configuration": "the configuration of shards and their markets",
     "transfers": "deposits and withdrawals",
+    "build": "building what is not Python",
 }
 """Module names that several packages use, each in one meaning.
 

@@ -1,0 +1,134 @@
+"""Builds the extension of the compiled core: `python -m engine_worker.core_fast.build`.
+
+What is generated and compiled is in a folder beside the interpreter's environment, not in the source tree;
+only the extension itself is put into the package, where `.gitignore` names it. Nothing is done when it is up
+to date.
+"""
+
+import argparse
+import hashlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Final
+
+PACKAGE: Final = Path(__file__).parent
+NAME: Final = "engine_worker.core_fast._core"
+SUFFIX: Final = importlib.machinery.EXTENSION_SUFFIXES[0]
+_FLAGS: Final = ("-O3", "-g0", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
+_SANITIZED_FLAGS: Final = (
+    "-O1", "-g", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w", "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined", "-fno-sanitize=alignment",
+)  # fmt: skip
+_CYTHON_MIN: Final = (3, 1)
+
+
+class CannotBuild(Exception):  # noqa: N818 - it says what this machine lacks
+    """Something that the build needs is not here."""
+
+
+def sources_hash(package: Path = PACKAGE) -> str:
+    """Return the hash of the sources that the extension is built from."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for path in sorted((package / "core.pyx", *package.glob("*.pxi"))):
+        hashed.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return hashed.hexdigest()
+
+
+def build_folder() -> Path:
+    """Return where this interpreter's builds are: in its environment, or in `.run` for one outside of any."""
+    inside = Path(sys.prefix) if sys.prefix != sys.base_prefix else PACKAGE.parents[1] / ".run"
+    return inside / "core_fast" / (sys.implementation.cache_tag or "python")
+
+
+def built_hash(extension: Path) -> str | None:
+    """Return the hash of the sources of a built extension, or None."""
+    marker = extension.with_suffix(".hash")
+    return marker.read_text() if extension.exists() and marker.exists() else None
+
+
+def build(*, is_sanitized: bool = False) -> Path:
+    """Build the extension unless it is up to date; return where it is.
+
+    Raises:
+        CannotBuild: names what is missing, or what the compiler said.
+    """
+    folder = build_folder() / ("sanitized" if is_sanitized else "plain")
+    folder.mkdir(parents=True, exist_ok=True)
+    extension = folder / f"_core{SUFFIX}"
+    wanted = sources_hash()
+    if built_hash(extension) != wanted:
+        _check_tools()
+        _compile(folder, extension, wanted, _SANITIZED_FLAGS if is_sanitized else _FLAGS)
+        extension.with_suffix(".hash").write_text(wanted)
+    if is_sanitized:
+        return extension
+    target = PACKAGE / extension.name
+    if not target.exists() or target.read_bytes() != extension.read_bytes():
+        # Replaced as a whole: a process may have the old one open.
+        shutil.copyfile(extension, new := target.with_suffix(".new"))
+        new.replace(target)
+    return target
+
+
+def _check_tools() -> None:
+    missing = []
+    if shutil.which("cc") is None:
+        missing.append("a C compiler, as the command `cc`")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing.append("Python.h, which is in the development package of this Python")
+    if importlib.util.find_spec("Cython") is None:
+        missing.append("Cython 3.1 or later, in this Python's environment")
+    else:
+        installed = importlib.metadata.version("Cython")
+        if tuple(int(part) for part in installed.split(".")[:2]) < _CYTHON_MIN:
+            missing.append(f"Cython 3.1 or later; {installed} is installed")
+    if missing:
+        raise CannotBuild("the compiled core needs " + "; and ".join(missing))
+
+
+def _compile(folder: Path, extension: Path, sources: str, flags: tuple[str, ...]) -> None:
+    for path in PACKAGE.glob("*.pxi"):
+        shutil.copyfile(path, folder / path.name)
+    source = (PACKAGE / "core.pyx").read_text()
+    (folder / "_core.pyx").write_text(source.replace("@SOURCES_HASH@", sources))
+    _run((sys.executable, "-m", "cython", "-3", "--module-name", NAME, "_core.pyx", "-o", "_core.c"), folder)
+    includes = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
+    _run(
+        ("cc", *flags, *(f"-I{include}" for include in sorted(includes)), "_core.c", "-o", extension.name),
+        folder,
+    )
+
+
+def _run(command: tuple[str, ...], folder: Path) -> None:
+    done = subprocess.run(  # noqa: S603 - the commands above
+        command, cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise CannotBuild(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+
+
+def main() -> None:
+    """Build, and say where the extension is or why there is none."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan, beside the usual one")
+    arguments = parser.parse_args()
+    try:
+        extension = build(is_sanitized=arguments.sanitize)
+    except CannotBuild as error:
+        sys.exit(f"not built: {error}")
+    sys.stdout.write(f"{extension}\n")
+    if arguments.sanitize:
+        sys.stdout.write(
+            "run it with `LD_PRELOAD=$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 "
+            f"python -X core_fast={extension.parent} ...`\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
