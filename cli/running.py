@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 import psutil
 import psycopg
@@ -19,6 +20,7 @@ from cli import inquiries
 from cli.console import plain_table
 from cli.local import embedded, embedded_redis
 from cli.local.backups import RECEIVER, backup_file, receiver
+from cli.local.core_build import CoreBuild, core_note
 from cli.local.free_ports import PortError, check_ports
 from cli.local.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
 from cli.local.state_file import (
@@ -80,21 +82,26 @@ def up(settings: Settings, console: Console) -> None:
     except (SettingsError, PortError, OSError) as error:
         raise StartError(str(error)) from error
     supervisor = Supervisor(settings)
+    build: CoreBuild | None = None
     try:
         with _progress(console) as say:
             _start(settings, supervisor, stopping, say)
         _show_running(settings, console, time.monotonic() - began, "Ctrl-C stops it.")
+        build = CoreBuild(settings, partial(console.print, highlight=False, soft_wrap=True))
         programs: set[str] = set()
         while not stopping.is_set():
             _follow_with_backup(settings, supervisor)
             verify_market_maker(settings, programs)
             supervisor.look()
+            build.look()
             stopping.wait(LOOK_EVERY_S)
     except _StoppedError:
         pass
     except (embedded.ServerError, MigrationError, psycopg.Error, OSError) as error:
         raise StartError(str(error)) from error
     finally:
+        if build is not None:
+            build.stop()
         with _progress(console) as say:
             supervisor.stop_all(say)
         state_file(settings).unlink(missing_ok=True)
@@ -324,6 +331,7 @@ def _show_running(settings: Settings, console: Console, seconds: float, how_to_s
     console.print(
         f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True
     )
+    console.print(f"{'core':>8}  {core_note(settings)}", highlight=False, soft_wrap=True)
     if not settings.has_faucet():
         note = (
             "The faucet is off because servers listen for other machines: only `exchange treasury` gives "
