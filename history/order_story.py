@@ -178,6 +178,11 @@ def _commands(frame: bytes) -> list[LoggedCommand]:
         return []
 
 
+def _is_over(story_steps: list[Step]) -> bool:
+    """Return whether an order has ended with one of these steps."""
+    return any(step.what == "closed" or step.facts.get("status") == "FILLED" for step in story_steps)
+
+
 class _Teller:
     """Puts one story together."""
 
@@ -205,7 +210,7 @@ class _Teller:
             story_steps += self._at_market(market_past, entry, order)
         replay.position = entry.stream_id
         status = order.status.name
-        if any(step.what == "closed" for step in story_steps):
+        if _is_over(story_steps):
             return self._story(order, story_steps, status)
         for later in steps(replay, past, past.end(), self._progress):
             output = shard.take()
@@ -225,9 +230,7 @@ class _Teller:
                 ]
                 return self._story(order, story_steps + later_steps, "REFUSED")
             story_steps += later_steps
-            if any(step.what == "closed" for step in later_steps) or any(
-                step.facts.get("status") == "FILLED" for step in later_steps
-            ):
+            if _is_over(later_steps):
                 break
         last = next(
             (step.facts["status"] for step in reversed(story_steps) if "status" in step.facts), status
@@ -237,12 +240,19 @@ class _Teller:
     def _placement(
         self, past: ShardPast, entry: Entry, shard: Shard, order_id: int, number: int | None
     ) -> tuple[OrderState | None, PlaceOrder, list[Step]]:
-        """Apply `entry` up to the command; return its order (None: refused), the command, and its steps.
+        """Apply `entry`; return the order that the command made (None: refused), the command, and its steps.
 
         The parameters are those of `tell`.
         """
+        placed: tuple[OrderState | None, PlaceOrder, list[Step]] | None = None
         for index, command in enumerate(apply_one_by_one(shard, entry)):
             output = shard.take()
+            if placed is not None:
+                # What else is in the entry has to be applied, too, and may be about the order.
+                order, _, placement = placed
+                if order is not None:
+                    placement += self._events(past.shard, entry.stream_id, output.events, order, shard, entry)
+                continue
             if not isinstance(command, PlaceOrder):
                 continue
             order, refusal = None, None
@@ -262,8 +272,9 @@ class _Teller:
                 placement.append(self._step(past.shard, entry.stream_id, "refused", text, {"reason": reason}))
             else:
                 placement += self._events(past.shard, entry.stream_id, output.events, order, shard)
-            return order, command, placement
-        raise AssertionError("the entry was chosen for this command")
+            placed = (order, command, placement)
+        assert placed is not None, "the entry was chosen for this command"
+        return placed
 
     def _story(self, order: OrderState, story_steps: list[Step], status: str) -> Story:
         story_steps.sort(key=lambda step: step.time)

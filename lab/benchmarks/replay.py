@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from engine_worker.core.shard import Shard
+from engine_worker.cores import CORES
 from engine_worker.entries import apply_entry
 from engine_worker.first_configuration import first_configuration
 from engine_worker.replay import Replay, StreamLogSource, Verifier
@@ -34,8 +35,8 @@ def replay(count: int) -> list[Result]:
     source = StreamLogSource(log, 0)
     results = []
     reference = rate(len(steps), partial(_read, source))
-    for step_name in ("rebuilt", "rebuilt and compared"):
-        again = Replay(source, 0, market_map.shard_count)
+    for core, step_name in itertools.product(CORES, ("rebuilt", "rebuilt and compared")):
+        again = Replay(source, 0, market_map.shard_count, cores=CORES[core])
         verifier = Verifier(source, again, goal)
         run: Callable[[], object] = (
             partial(again.run_to, goal) if step_name == "rebuilt" else partial(_exhaust, verifier.run())
@@ -43,7 +44,7 @@ def replay(count: int) -> list[Result]:
         results.append(
             Result(
                 bench="replay",
-                what=f"{len(steps):,} commands (60 % add, 30 % cancel, 10 % take), {step_name}",
+                what=f"core {core}: {len(steps):,} commands (60 % add, 30 % cancel, 10 % take), {step_name}",
                 unit="commands/s",
                 runs=[rate(len(steps), run)],
                 reference="reading and decoding the same entries",
