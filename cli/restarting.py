@@ -6,6 +6,7 @@ next one follows when it is ready.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 
 import msgspec
 import psycopg
@@ -23,7 +24,8 @@ from cli.local.state_file import (
     trading_processes,
 )
 from cli.rest_client import request
-from engine_worker.cores import chosen_core
+from engine_worker.core_fast.build import CannotBuild, build
+from engine_worker.cores import OBJECTS, chosen_core
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.settings import PREFIX, Settings, SettingsError
 
@@ -83,6 +85,7 @@ def restart(
                 f"The database cannot be brought up to date; nothing was restarted: {error}"
             ) from error
     left = [name for name in _in_order(settings) if name in wanted & running]
+    _build_core(settings, left, say)
     try:
         while left:
             name = _next(settings, left)
@@ -120,6 +123,18 @@ def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
             f"Not everything runs: {', '.join(down)}. `exchange logs {down[0]}` may say why; "
             f"`exchange restart {down[0]}` restarts it alone."
         )
+
+
+def _build_core(settings: Settings, names: Collection[str], say: Say) -> None:
+    """Build the compiled core from the sources on disk, which are new in an upgrade, if workers may run it.
+
+    Otherwise they would run the objects from now on.
+    """
+    if settings.core == OBJECTS or not any(spec.name in names for spec in engines(settings)):
+        return
+    say("bringing the compiled core up to date")
+    with suppress(CannotBuild):
+        build()
 
 
 def _workers_for(settings: Settings, names: Collection[str], core: str) -> Collection[str]:
