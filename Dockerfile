@@ -8,6 +8,8 @@
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
+# For the compiled core. A base that is not Debian's has to bring a compiler.
+RUN command -v cc >/dev/null || { apt-get update -qq && apt-get install --yes -qq --no-install-recommends gcc libc6-dev; }
 ARG PIP_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_LINK_MODE=copy
 WORKDIR /source
@@ -24,6 +26,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
 COPY . .
 RUN /opt/build/bin/hatchling build --target wheel --directory /tmp/wheel \
     && VIRTUAL_ENV=/opt/exchange /opt/build/bin/uv pip install --quiet --no-deps --offline --compile-bytecode /tmp/wheel/*.whl
+# By the interpreter that will load it; Cython is the other environment's.
+RUN PYTHONPATH="$(/opt/build/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+        /opt/exchange/bin/python -P -m engine_worker.core_fast.build \
+    && rm -rf /opt/exchange/core_fast
 # Folders that become volumes: a new volume takes its owner from the folder it is mounted on.
 RUN mkdir -p /tmp/folders/var/lib/exchange /tmp/folders/run/exchange \
     && for each in database edge engine feeds gateway grafana migrate mm operator persist prometheus redis; do mkdir -p "/tmp/folders/secrets/$each"; done \

@@ -14,7 +14,7 @@ down:    ## stop a running exchange; its data stays
 status:  ## show every process, its health, and the URLs
 	@scripts/setup runtime && exec .venv/bin/exchange status
 test:    ## run all tests, four at a time, since many wait; ARGS are pytest's
-	@scripts/setup dev && scripts/frontend test && exec .venv/bin/python -m pytest -n 4 $(ARGS)
+	@scripts/setup dev && scripts/frontend test && { .venv/bin/python -m engine_worker.core_fast.build || true; } && exec .venv/bin/python -m pytest -n 4 $(ARGS)
 test-fast: ## run what needs no server and no browser, two at a time; ARGS are pytest's
 	@scripts/setup dev && exec .venv/bin/python -m pytest -n 2 --ignore tests/properties/test_planted_bugs.py --ignore tests/unit/monitoring tests/unit tests/properties tests/scenarios $(ARGS)
 test-long: ## run the tests that take long and measure; ARGS are pytest's

@@ -43,10 +43,10 @@ class PostgresActivityLog:
         self, account_id: AccountId, *, before_id: int | None, limit: int
     ) -> list[ActivityEntry]:
         """Return the newest `limit` entries, older than a given number if there is one, newest first."""
-        wanted = {"account": account_id, "before": before_id, "limit": limit}
-        return [ActivityEntry(*row) for row in await self._database.fetch(_NEWEST, wanted)]
+        parameters = {"account": account_id, "before": before_id, "limit": limit}
+        return [ActivityEntry(*row) for row in await self._database.fetch(_NEWEST, parameters)]
 
     async def note_refused_sign_in(self, email: str, origin: Origin) -> None:
         """Record a refused sign-in for an address; the work is the same if there is no such account."""
-        noted = note_parameters(Activity.SIGN_IN_REFUSED, origin)
-        await self._database.fetch(_BY_EMAIL, {**noted, "email": email})
+        note = note_parameters(Activity.SIGN_IN_REFUSED, origin)
+        await self._database.fetch(_BY_EMAIL, {**note, "email": email})

@@ -98,11 +98,11 @@ class PostgresApiKeys:
 
     async def revoke(self, account_id: AccountId, key: str, origin: Origin) -> bool:
         """Revoke a key, if it is not revoked yet; return whether the key is, or was, the account's."""
-        noted = note_parameters(Activity.KEY_REVOKED, origin)
-        return bool(await self._database.fetch(_REVOKE, {**noted, "key": key, "account": account_id}))
+        note = note_parameters(Activity.KEY_REVOKED, origin)
+        return bool(await self._database.fetch(_REVOKE, {**note, "key": key, "account": account_id}))
 
     async def revoke_all(self, account_id: AccountId, origin: Origin) -> list[str]:
         """Revoke all keys of an account; return them and those that were revoked in the last day."""
-        noted = note_parameters(Activity.KEY_REVOKED, origin)
-        rows = await self._database.fetch(_REVOKE_ALL, {**noted, "account": account_id})
+        note = note_parameters(Activity.KEY_REVOKED, origin)
+        rows = await self._database.fetch(_REVOKE_ALL, {**note, "account": account_id})
         return [key for (key,) in rows]

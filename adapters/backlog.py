@@ -100,9 +100,9 @@ class Backlog:
             commands.append(("XRANGE", streams.commands(shard), f"({after}", "+", "COUNT", 1))
         commands += [("XREVRANGE", streams.commands(shard), "+", "-", "COUNT", 1) for shard in shards]
         asked_ns = time.time_ns()
-        (seconds, microseconds), *found = await pipelined(self._client, commands)
+        (seconds, microseconds), *ends = await pipelined(self._client, commands)
         own_ms = (asked_ns + time.time_ns()) // 2_000_000
-        oldest, newest = found[: len(shards)], found[len(shards) :]
+        oldest, newest = ends[: len(shards)], ends[len(shards) :]
         now_ms = seconds * 1000 + microseconds // 1000
         for shard, entries in zip(shards, newest, strict=True):
             # No id is smaller than the last one: after the clock jumped ahead and back, ids stay until the
@@ -111,7 +111,10 @@ class Backlog:
             self.clock_offset_ms[shard] = stream_ms - own_ms
             CLOCK_OFFSET.labels(shard).set(self.clock_offset_ms[shard] / 1_000)
         age_ms = [max(0, now_ms - StreamId.parse(entries[0][0]).ms) if entries else 0 for entries in oldest]
-        self.age_ms = [max(each, self._unled_ms(shard, leases[shard])) for shard, each in enumerate(age_ms)]
+        self.age_ms = [
+            max(entry_age_ms, self._unled_ms(shard, leases[shard]))
+            for shard, entry_age_ms in enumerate(age_ms)
+        ]
         if not self._looks % _FILLED_EVERY:
             await self._look_how_full()
         self._looks += 1
@@ -144,13 +147,13 @@ class Backlog:
 
     async def _memory(self) -> list[tuple[int, int]]:
         """Return (bytes used, `maxmemory`) of each server."""
-        found: list[Any]
+        answers: list[Any]
         if isinstance(self._client, redis.asyncio.RedisCluster):
             nodes = self._client.get_primaries()
-            found = [await self._client.info("memory", target_nodes=node) for node in nodes]
+            answers = [await self._client.info("memory", target_nodes=node) for node in nodes]
         else:
-            found = [await self._client.info("memory")]
-        return [(int(each["used_memory"]), int(each["maxmemory"])) for each in found]
+            answers = [await self._client.info("memory")]
+        return [(int(memory["used_memory"]), int(memory["maxmemory"])) for memory in answers]
 
     async def close(self) -> None:
         """Stop measuring."""

@@ -105,12 +105,12 @@ class PostgresCandles:
         if rows and rows[0].open_time < window.first:
             return rows
         # Nothing was traded before, so the window's first candle is the market's first one.
-        found = await self._database.fetch(
+        first_day = await self._database.fetch(
             _FIRST_DAY, {"market": symbol, "start": _near(interval, window.first)}
         )
-        if not found:
+        if not first_day:
             return []
-        first = max(bucket_start(interval, found[0][0], offset_ms), window.first)
+        first = max(bucket_start(interval, first_day[0][0], offset_ms), window.first)
         return await self._rows_from(symbol, interval, window, TimeMs(first), offset_ms)
 
     async def _rows_from(
@@ -127,6 +127,7 @@ class PostgresCandles:
             "limit": window.limit,
         }
         if offset_ms:
+            # The largest candles whose bounds the zone's intervals share: hours in zones of whole hours.
             source = (
                 "1h"
                 if offset_ms % _HOUR_MS == 0 and INTERVALS_MS.get(interval, _HOUR_MS) >= _HOUR_MS
@@ -146,10 +147,10 @@ class PostgresCandles:
             rows = await self._database.fetch(_STATEMENTS[interval], parameters)
         return [KlineRow(*map(int, row)) for row in rows]
 
-    async def sums_since(self, symbols: Sequence[str], opened: TimeMs) -> dict[str, CandleSums]:
+    async def sums_since(self, symbols: Sequence[str], open_time: TimeMs) -> dict[str, CandleSums]:
         """Return the sums of all trades from `opened` (a whole minute) on, for each market that has any."""
-        hour = -(-opened // _HOUR_MS) * _HOUR_MS
-        rows = await self._database.fetch(_SINCE, {"markets": list(symbols), "open": opened, "hour": hour})
+        hour = -(-open_time // _HOUR_MS) * _HOUR_MS
+        rows = await self._database.fetch(_SINCE, {"markets": list(symbols), "open": open_time, "hour": hour})
         return {symbol: CandleSums(*map(int, values)) for symbol, *values in rows}
 
 

@@ -134,28 +134,28 @@ class CommandQueue:
             reply = self._submit(command, deadline_us)
             self._canceling_all[key] = deque()
             # Not the shard's answer itself: the cancellation by a client must not end the turn.
-            promised: asyncio.Future[Reply] = self._loop.create_future()
-            reply.add_done_callback(partial(_pass_on, promised))
+            promise: asyncio.Future[Reply] = self._loop.create_future()
+            reply.add_done_callback(partial(_pass_on, promise))
             reply.add_done_callback(lambda _: self._next_of(key))
-            return promised
+            return promise
         if len(later) >= _SAME_CANCELS_MAX:
             raise overloaded()
-        promised = self._loop.create_future()
-        later.append(_Later(command, deadline_us, promised))
-        return promised
+        promise = self._loop.create_future()
+        later.append(_Later(command, deadline_us, promise))
+        return promise
 
     def _next_of(self, key: tuple[AccountId, str]) -> None:
         later = self._canceling_all[key]
         while later:
-            command, deadline_us, promised = later.popleft()
-            if promised.done():
+            command, deadline_us, promise = later.popleft()
+            if promise.done():
                 continue  # the client has disconnected
             try:
                 reply = self._submit(command, deadline_us)
             except ApiError as error:
-                promised.set_exception(error)
+                promise.set_exception(error)
                 continue
-            reply.add_done_callback(partial(_pass_on, promised))
+            reply.add_done_callback(partial(_pass_on, promise))
             reply.add_done_callback(lambda _: self._next_of(key))
             return
         del self._canceling_all[key]
@@ -206,7 +206,7 @@ class CommandQueue:
         for shard, pack, batch in lost:
             if not self._links.of(shard).ready:
                 self._to_retry.append((shard, pack, batch))
-            elif waiting := [each for each in batch if self._replies.is_waiting(each.request_id)]:
+            elif waiting := [command for command in batch if self._replies.is_waiting(command.request_id)]:
                 self._send(shard, pack, waiting, is_retry=True)
 
     def repeat_unanswered(self) -> None:
@@ -214,7 +214,7 @@ class CommandQueue:
 
         For the reply link's `on_ready`.
         """
-        lost = {each.request_id for _, _, batch in self._to_retry for each in batch}
+        lost = {command.request_id for _, _, batch in self._to_retry for command in batch}
         unsent = {
             command.request_id for batch in self._commands.values() for command in batch
         } | self._waiting_here()
@@ -248,7 +248,7 @@ class CommandQueue:
             self._to_retry = [
                 (shard, pack, batch)
                 for shard, pack, batch in self._to_retry
-                if any(self._replies.is_waiting(each.request_id) for each in batch)
+                if any(self._replies.is_waiting(command.request_id) for command in batch)
             ]
 
     def _repeat(self, commands: Iterable[Command]) -> None:
@@ -337,8 +337,8 @@ class CommandQueue:
             BATCH.observe(len(batch))
             for frame in _frames(batch):
                 self._send(shard, self._commands_entry, frame)
-        for shard, asked in queries.items():
-            self._send(shard, _queries_entry, asked)
+        for shard, shard_queries in queries.items():
+            self._send(shard, _queries_entry, shard_queries)
 
     def _send(self, shard: int, pack: _Pack, batch: Sequence[Any], *, is_retry: bool = False) -> None:
         if is_retry:
@@ -418,8 +418,8 @@ class CommandQueue:
         reply.add_done_callback(answered)
 
     def _fail(self, batch: Sequence[Any]) -> None:
-        for each in batch:
-            self._replies.fail(each.request_id, unavailable())
+        for command in batch:
+            self._replies.fail(command.request_id, unavailable())
 
 
 class _Later(NamedTuple):
@@ -430,17 +430,17 @@ class _Later(NamedTuple):
     reply: asyncio.Future[Reply]
 
 
-def _pass_on(promised: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
+def _pass_on(promise: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
     if reply.cancelled():
-        promised.cancel()
+        promise.cancel()
         return
     error = reply.exception()
-    if promised.done():
+    if promise.done():
         return
     if error is not None:
-        promised.set_exception(error)
+        promise.set_exception(error)
     else:
-        promised.set_result(reply.result())
+        promise.set_result(reply.result())
 
 
 def _frames(batch: list[Command]) -> Iterable[list[Command]]:

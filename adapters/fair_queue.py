@@ -70,11 +70,11 @@ class FairQueue(Generic[T]):
         dropped: list[T] = []
         for queue in (self._urgent, self._others):
             for account_id, items in list(queue.items()):
-                kept = deque[T]()
+                rest = deque[T]()
                 for item in items:
-                    (dropped if is_dropped(item) else kept).append(item)
-                if kept:
-                    queue[account_id] = kept
+                    (dropped if is_dropped(item) else rest).append(item)
+                if rest:
+                    queue[account_id] = rest
                 else:
                     del queue[account_id]
         self._count -= len(dropped)

@@ -184,7 +184,7 @@ def _page(rows: list[tuple[Any, ...]]) -> LedgerPage:
     entries: list[LedgerEntry] = []
     for name, asset, kind, amount, balance, reference, *position in rows:
         if name == "entry":
-            place = Position(*(int(each) for each in position))  # type: ignore[arg-type]
+            place = Position(*(int(part) for part in position))  # type: ignore[arg-type]
             entries.append(LedgerEntry(place, asset, kind, amount, balance, reference))
         else:
             balances[name][asset] = balance

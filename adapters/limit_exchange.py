@@ -154,8 +154,11 @@ class LimitExchange:
                 )
 
     def _send(self, place: int, asks: list[_Ask], *, tops_up: bool = False, leaves: bool = False) -> None:
+        # Drawn when it is sent, not when it is asked for: from here on the next report no longer contains
+        # these amounts, so each of them is reported once.
         draws = [ask.share.draw(ask.needed, tops_up=tops_up, leaves=leaves) for ask in asks]
         link = self._links.of(place)
+        # A server that was restarted has forgotten the script: it answers NOSCRIPT and has executed nothing.
         is_loaded = link in self._loaded and self._digest
         parts: list[str | int] = ["EVALSHA", self._digest] if is_loaded else ["EVAL", _DRAW]
         parts += (len(asks), *(ask.share.key for ask in asks), self._name)
@@ -173,6 +176,8 @@ class LimitExchange:
         timer: asyncio.TimerHandle | None = None
         is_over = False
 
+        # Nobody knows whether an unanswered script was executed. What it may have granted counts as used: an
+        # error in this direction never admits more than the limit (docs/decisions/0037).
         def fail() -> None:
             nonlocal is_over
             is_over = True
@@ -203,6 +208,7 @@ class LimitExchange:
             self._not_sent(asks, draws)
             self._fail(asks, str(error))
             return
+        # After the sending, which may raise: a timer of its own would then fail the same requests again.
         timer = self._loop.call_later(_ANSWER_S_MAX, fail)
 
     def _note_loaded(self, link: RedisLink) -> None:

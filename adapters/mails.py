@@ -46,8 +46,8 @@ class PostgresMails:
 
     async def add_token(self, token_hash: str, account_id: AccountId, purpose: Purpose, ttl_s: int) -> None:
         """Store a token."""
-        asked = {"hash": token_hash, "account": account_id, "purpose": purpose, "ttl_s": ttl_s}
-        await self._database.fetch(_KEEP, asked)
+        parameters = {"hash": token_hash, "account": account_id, "purpose": purpose, "ttl_s": ttl_s}
+        await self._database.fetch(_KEEP, parameters)
 
     async def owner_of_token(self, token_hash: str, purpose: Purpose) -> AccountId | None:
         """Return the account of a token; None: it does not exist or has expired."""

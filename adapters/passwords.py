@@ -99,8 +99,8 @@ class ArgonPasswords:
         async with self._sign_ins.turn():
             return await self._in_thread(self._verify, password_hash, password)
 
-    async def _in_thread(self, work: Callable[..., T], *given: str) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
+    async def _in_thread(self, work: Callable[..., T], *arguments: str) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def _verify(self, password_hash: str, password: str) -> bool:
         try:

@@ -17,7 +17,7 @@ class TrustedProxies:
         """
         try:
             self._networks: list[IPv4Network | IPv6Network] = [
-                ip_network(each.strip()) for each in text.split(",") if each.strip()
+                ip_network(network.strip()) for network in text.split(",") if network.strip()
             ]
         except ValueError as error:
             raise SettingsError(f"{PREFIX}TRUSTED_PROXIES: {error}") from error
@@ -35,7 +35,9 @@ class TrustedProxies:
         """Return the client: `peer`, or the last address in X-Forwarded-For that no trusted proxy has."""
         if peer not in self:
             return peer
-        for hop in reversed([each.strip() for each in ",".join(forwarded_for).split(",") if each.strip()]):
+        for hop in reversed(
+            [address.strip() for address in ",".join(forwarded_for).split(",") if address.strip()]
+        ):
             peer = hop
             if hop not in self:
                 break

@@ -203,34 +203,36 @@ class RateLimits:
         networks = networks_of(address)
         own = networks.own
         if self._bans and (banned := self._refusal_of_banned(networks, now)) is not None:
+            # The answer to a banned client reports its usage, too: pots that this process does not know yet
+            # are read first.
             knowing = self._knowing(self._shares_of(networks, WEIGHT, self._weight_max, now))
             if knowing is None:
                 raise banned
             return _then_raise(knowing, banned)
         weights, raws = self._weights, self._raws
-        weighed, counted = weights.shares.get(own), raws.shares.get(own)
+        weight_share, raw_share = weights.shares.get(own), raws.shares.get(own)
         if (
-            weighed is not None
-            and counted is not None
+            weight_share is not None
+            and raw_share is not None
             and weights.since <= now < weights.until
             and raws.since <= now < raws.until
-            and weighed.left >= weight
-            and counted.left > 0
+            and weight_share.left >= weight
+            and raw_share.left > 0
             and not networks.wide
         ):
             # `Share.take`, inlined: every request passes here.
-            weighed.left -= weight
-            weighed.unsaid += weight
-            counted.left -= 1
-            counted.unsaid += 1
-            if not weighed.is_dirty:
-                self._note_change(weighed)
-            if not counted.is_dirty:
-                self._note_change(counted)
+            weight_share.left -= weight
+            weight_share.unsaid += weight
+            raw_share.left -= 1
+            raw_share.unsaid += 1
+            if not weight_share.is_dirty:
+                self._note_change(weight_share)
+            if not raw_share.is_dirty:
+                self._note_change(raw_share)
             return None
-        wanted = [(share, 1) for share in self._shares_of(networks, RAW_REQUESTS, self._raw_max, now)]
-        wanted += [(share, weight) for share in self._shares_of(networks, WEIGHT, self._weight_max, now)]
-        return self._decide(wanted, lambda short: self._over_requests(networks, short, now))
+        needs = [(share, 1) for share in self._shares_of(networks, RAW_REQUESTS, self._raw_max, now)]
+        needs += [(share, weight) for share in self._shares_of(networks, WEIGHT, self._weight_max, now)]
+        return self._decide(needs, lambda short: self._over_requests(networks, short, now))
 
     def correct(self, address: str, more: int, now: TimeMs) -> Undecided | None:
         """Add to the weight of a request that was charged at `now`, or take some back.
@@ -287,9 +289,9 @@ class RateLimits:
     def _shares_of(self, networks: Networks, kind: str, limit: int, now: TimeMs) -> Sequence[Share]:
         lane = self._lanes[kind]
         if not networks.wide and lane.since <= now < lane.until:
-            known = lane.shares.get(networks.own)
-            if known is not None:
-                return (known,)
+            share = lane.shares.get(networks.own)
+            if share is not None:
+                return (share,)
         place = zlib.crc32((networks.wide or networks.own).encode()) % self._shard_count
         own = self._share(kind, networks.own, limit, place, now)
         if not networks.wide:
@@ -305,12 +307,12 @@ class RateLimits:
         share.take_back(units)
         self._note_change(share)
 
-    def _decide(self, wanted: Sequence[tuple[Share, int]], over: Over) -> Undecided | None:
+    def _decide(self, needs: Sequence[tuple[Share, int]], over: Over) -> Undecided | None:
         """Take the needed amount of every share; `over` refuses if some shares are insufficient."""
-        short = [(share, needed) for share, needed in wanted if not self._takes(share, needed)]
+        short = [(share, needed) for share, needed in needs if not self._takes(share, needed)]
         if not short:
             return None
-        if self._pots.is_away or all(self._is_out(*each) for each in short):
+        if self._pots.is_away or all(self._is_out(*missing_share) for missing_share in short):
             return over(short)
         return self._obtain_all(short, over)
 
@@ -329,13 +331,13 @@ class RateLimits:
     def _is_out(self, share: Share, needed: int) -> bool:
         return self._pots.hears and share.is_out(needed)
 
-    async def _obtain_all(self, wanted: Short, over: Over) -> None:
-        asked = [
+    async def _obtain_all(self, needs: Short, over: Over) -> None:
+        requests = [
             (share, needed, None if self._is_out(share, needed) else self._pots.ask(share, needed))
-            for share, needed in wanted
+            for share, needed in needs
         ]
         short = []
-        for share, needed, answer in asked:
+        for share, needed, answer in requests:
             is_met = await answer if answer is not None else False
             if not is_met and not await self._obtain(share, needed):
                 short.append((share, needed))
@@ -367,15 +369,15 @@ class RateLimits:
 
     async def _news(self, share: Share, seconds: float) -> None:
         """Wait until a share's pot changes, for at most `seconds`."""
-        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[share].append(heard)
-        await asyncio.wait((heard,), timeout=seconds)
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[share].append(news)
+        await asyncio.wait((news,), timeout=seconds)
 
     def wake(self, share: Share) -> None:
         """Wake the requests that wait for a share's pot."""
-        for heard in self._waiting.pop(share, ()):
-            if not heard.done():
-                heard.set_result(None)
+        for news in self._waiting.pop(share, ()):
+            if not news.done():
+                news.set_result(None)
 
     def _over_requests(self, networks: Networks, short: Short, now: TimeMs) -> Undecided | None:
         for share, needed in short:
@@ -476,7 +478,7 @@ class RateLimits:
             if share not in missing:
                 self._take_back(share, 1)
         (kind, largest, period) = next(
-            each for each in self._order_limits if each[0] == missing[0].bucket.kind
+            order_limit for order_limit in self._order_limits if order_limit[0] == missing[0].bucket.kind
         )
         text = f"Too many new orders; current limit is {largest} orders per {period}."
         raise ApiError(-1015, text, 429, seconds_left(kind, now))
@@ -502,7 +504,7 @@ class RateLimits:
 
     def to_tell(self, now: TimeMs, most: int) -> list[Share]:
         """Return up to `most` shares with unreported changes, and those wanted of future windows."""
-        told = []
+        shares = []
         dirty, self._dirty = self._dirty[:most], self._dirty[most:]
         for lane in self._lanes.values():
             if not lane.since <= now < lane.until:
@@ -511,13 +513,13 @@ class RateLimits:
             share.is_dirty = False
             lane = self._lanes[share.bucket.kind]
             if share.bucket.window >= lane.number:
-                told.append(share)
+                shares.append(share)
                 if share.unsaid > 0:
                     lane.active[share.bucket.owner] = None
         for lane in self._lanes.values():
             if lane.active and now >= lane.until - min(_AHEAD_MS, lane.window_ms // 5):
-                told += self._shares_ahead(lane)
-        return told
+                shares += self._shares_ahead(lane)
+        return shares
 
     def _shares_ahead(self, lane: _Lane) -> Iterator[Share]:
         for owner in list(islice(lane.active, _AHEAD_PER_TURN)):
@@ -578,9 +580,9 @@ class RateLimits:
             entries: Any = await client.xrange(streams.bans(), start, "+", _BANS_PER_READ)
             for entry_id, written in entries:
                 self._last_ban = entry_id.decode()
-                other = _ban_of(written)
-                if other is not None and self._bans.learn(other) and now < other.until:
-                    self._tell(other)
+                remote_ban = _ban_of(written)
+                if remote_ban is not None and self._bans.learn(remote_ban) and now < remote_ban.until:
+                    self._tell(remote_ban)
             if len(entries) < _BANS_PER_READ:
                 break
         while self._unsent_bans:
@@ -599,10 +601,10 @@ def _ban_of(fields: Mapping[bytes, bytes]) -> Ban | None:
         return None
 
 
-def _too_much(what: str, limit: str, retry_after_s: int) -> ApiError:
+def _too_much(excess: str, limit: str, retry_after_s: int) -> ApiError:
     return ApiError(
         -1003,
-        f"{what}; current limit is {limit}. Please use WebSocket Streams for live updates to avoid polling "
+        f"{excess}; current limit is {limit}. Please use WebSocket Streams for live updates to avoid polling "
         "the API.",
         429,
         retry_after_s,

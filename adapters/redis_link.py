@@ -59,7 +59,7 @@ class RedisLink(asyncio.Protocol):
     """
 
     def __init__(
-        self, url: str, *, key: str = "pos:{0}", on_message: Callable[[bytes, bytes], None] | None = None
+        self, url: str, *, key: str = "pos:{0}", on_message: Callable[[bytes, bytes], object] | None = None
     ) -> None:
         """Link to the server that has `key`, which is looked up for every connection."""
         self.ready = False
@@ -147,6 +147,8 @@ class RedisLink(asyncio.Protocol):
             if reply is False:
                 return
             if self._on_message is not None and isinstance(reply, list) and reply[0] == b"message":
+                # Confirmations of the other subscriptions are still outstanding: what is published meanwhile
+                # is kept in order, and passed on after `on_ready`, which makes readers start again.
                 if self.ready:
                     self._on_message(reply[1], reply[2])
                 else:
@@ -158,6 +160,8 @@ class RedisLink(asyncio.Protocol):
                     and is_passing(reply)
                     and self._transport is not None
                 ):
+                    # A replica, or a node without the key's slot, is not the right server any more: a new
+                    # connection looks it up again (docs/decisions/0015).
                     _log.warning("redis cannot do it now", error=str(reply))
                     self._transport.abort()
                     return
@@ -176,6 +180,8 @@ class RedisLink(asyncio.Protocol):
         failures, since_s, logged_s = 0, 0.0, 0.0
         while True:
             try:
+                # A deadline of our own: the system tries for minutes to reach a machine that is gone, while
+                # another server may have taken its place.
                 await asyncio.wait_for(self._open(), _CONNECT_TIMEOUT_S)
                 await self._set_up()
             except (*RedisOutage, hiredis.ReplyError, TimeoutError) as error:

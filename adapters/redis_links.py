@@ -10,15 +10,25 @@ class RedisLinks:
     """A link for each shard; on one server all are the same."""
 
     def __init__(
-        self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], None] | None = None
+        self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], object] | None = None
     ) -> None:
-        def made(shard: int) -> RedisLink:
+        def open_link(shard: int) -> RedisLink:
             return RedisLink(url, key=f"pos:{{{shard}}}", on_message=on_message)
 
         if parse_address(url).is_cluster:
-            self._links = [made(shard) for shard in range(shard_count)]
+            self._links = [open_link(shard) for shard in range(shard_count)]
         else:
-            self._links = [made(0)] * shard_count
+            self._links = [open_link(0)] * shard_count
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards there are."""
+        return len(self._links)
+
+    @property
+    def are_several(self) -> bool:
+        """Whether the shards are on several servers."""
+        return len(dict.fromkeys(self._links)) > 1
 
     def of(self, shard: int) -> RedisLink:
         """Return the link to a shard's server."""

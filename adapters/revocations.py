@@ -151,7 +151,7 @@ class RevocationWatch:
     async def _look(self) -> None:
         """Read new entries, beginning with the newest known one: if it is gone, others may be gone, too."""
         while True:
-            started = self._monotonic()
+            start_s = self._monotonic()
             entries: Any = await self._client.xrange(
                 streams.revocations(), "-" if self._last is None else self._last.decode(), "+", _PER_READ
             )
@@ -167,7 +167,7 @@ class RevocationWatch:
                     if (revoked := _revocation_of(fields)) is not None:
                         self._hear(revoked)
             if len(entries) < _PER_READ:
-                self._revoked.looked(started)
+                self._revoked.looked(start_s)
                 return
 
     def _hear(self, revoked: Revocation) -> None:

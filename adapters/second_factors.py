@@ -60,8 +60,8 @@ class PostgresSecondFactors:
         rows = await self._database.fetch(_FIND, {"account": account_id})
         if not rows:
             return None
-        email, kept, is_on, _ = rows[0]
-        return StoredFactor(email, b"" if kept is None else bytes(kept), is_on)
+        email, sealed, is_on, _ = rows[0]
+        return StoredFactor(email, b"" if sealed is None else bytes(sealed), is_on)
 
     async def begin(self, account_id: AccountId, sealed: bytes) -> str | None:
         """Store the secret of an unconfirmed device.
@@ -78,14 +78,14 @@ class PostgresSecondFactors:
 
         Return whether the device was still the unconfirmed one.
         """
-        noted = note_parameters(Activity.FACTOR_ADDED, origin)
-        wanted = {"account": account_id, "sealed": sealed, "hashes": list(code_hashes)}
-        return bool(await self._database.fetch(_CONFIRM, {**noted, **wanted}))
+        note = note_parameters(Activity.FACTOR_ADDED, origin)
+        parameters = {"account": account_id, "sealed": sealed, "hashes": list(code_hashes)}
+        return bool(await self._database.fetch(_CONFIRM, {**note, **parameters}))
 
     async def remove(self, account_id: AccountId, origin: Origin) -> bool:
         """Remove the second factor; return whether there was one."""
-        noted = note_parameters(Activity.FACTOR_REMOVED, origin)
-        return bool(await self._database.fetch(_REMOVE, {**noted, "account": account_id}))
+        note = note_parameters(Activity.FACTOR_REMOVED, origin)
+        return bool(await self._database.fetch(_REMOVE, {**note, "account": account_id}))
 
     async def use_step(self, account_id: AccountId, step: int) -> bool:
         """Use the code of a step; return whether no code of this step or a later one was used before."""

@@ -94,8 +94,8 @@ class PostgresSessions:
         self, account_id: AccountId, session_ids: Sequence[str], origin: Origin
     ) -> list[EndedSession]:
         """End sessions; return those that exist, including those that had ended before."""
-        noted = note_parameters(Activity.SIGNED_OUT, origin)
+        note = note_parameters(Activity.SIGNED_OUT, origin)
         rows = await self._database.fetch(
-            _END, {**noted, "account": account_id, "sessions": list(session_ids)}
+            _END, {**note, "account": account_id, "sessions": list(session_ids)}
         )
         return [EndedSession(*row) for row in rows]

@@ -102,9 +102,9 @@ class Signers:
         ):
             signer = entry[1]
         else:
-            started = self._monotonic()
+            start_s = self._monotonic()
             signer = await self._look_up(key)
-            self._remember(key, started, signer)
+            self._remember(key, start_s, signer)
         if signer is None or self._revocations.is_revoked(signer.credential):
             raise not_permitted()
         return signer
@@ -120,7 +120,7 @@ class Signers:
         self._entries[key] = (now, signer)
 
     async def _look_up(self, key: str) -> Signer | None:
-        started = self._monotonic()
+        start_s = self._monotonic()
         name = streams.api_key(key)
         value = await self._key_values.get(name)
         record = None
@@ -133,7 +133,7 @@ class Signers:
             record = await self._load(key)
             if record is None:
                 return None
-            if self._monotonic() - started > _LOOKUP_MAX_S:
+            if self._monotonic() - start_s > _LOOKUP_MAX_S:
                 raise unavailable()
             await self._key_values.put(name, encode_record(record), KEPT_S)
         return self._signer_of(key, record)

@@ -95,10 +95,10 @@ class PostgresTrades:
         else:
             edge, page = _LAST_AGGREGATE, _AGGREGATES_BEFORE
         values = {"market": symbol, "from": from_id, "start": start, "end": end, "limit": limit}
-        found = await self._database.fetch(edge, values)
-        if not found:
+        edge_rows = await self._database.fetch(edge, values)
+        if not edge_rows:
             return []
-        rows = await self._database.fetch(page, {**values, "found": found[0][0], "time": found[0][1]})
+        rows = await self._database.fetch(page, {**values, "found": edge_rows[0][0], "time": edge_rows[0][1]})
         return [AggregateTrade._make((*row[:6], Side(row[6]))) for row in rows]
 
     async def turnover_since(self, symbol: str, start: int) -> Turnover:

@@ -64,8 +64,8 @@ class PostgresUsers:
 
     async def add(self, email: str, password_hash: str, origin: Origin) -> AccountId | None:
         """Create an account and return its number; None: the address already has one."""
-        noted = note_parameters(Activity.SIGNED_UP, origin)
-        rows = await self._database.fetch(_ADD, {**noted, "email": email, "hash": password_hash})
+        note = note_parameters(Activity.SIGNED_UP, origin)
+        rows = await self._database.fetch(_ADD, {**note, "email": email, "hash": password_hash})
         return AccountId(rows[0][0]) if rows else None
 
     async def account_of(self, email: str) -> AccountId | None:
@@ -75,8 +75,8 @@ class PostgresUsers:
 
     async def sign_in_facts(self, email: str, origin: Origin) -> SignInFacts | None:
         """Return the data for a sign-in from this origin; None: there is no such account."""
-        wanted = {"email": email, "address": origin.address, "agent": origin.agent}
-        rows = await self._database.fetch(_SIGN_IN_FACTS, wanted)
+        parameters = {"email": email, "address": origin.address, "agent": origin.agent}
+        rows = await self._database.fetch(_SIGN_IN_FACTS, parameters)
         return SignInFacts(*rows[0]) if rows else None
 
     async def step_up_facts(self, account_id: AccountId, address: str) -> StepUpFacts | None:
@@ -122,9 +122,9 @@ class PostgresUsers:
         known_hash: str | None,
     ) -> bool:
         """Replace the password, if the current one still has `known_hash`; return whether it was replaced."""
-        noted = note_parameters(activity, origin)
-        wanted = {**noted, "hash": password_hash, "account": account_id, "known": known_hash}
-        return bool(await self._database.fetch(_SET_PASSWORD, wanted))
+        note = note_parameters(activity, origin)
+        parameters = {**note, "hash": password_hash, "account": account_id, "known": known_hash}
+        return bool(await self._database.fetch(_SET_PASSWORD, parameters))
 
     async def has_password(self, account_id: AccountId, password_hash: str) -> bool:
         """Return whether the account's password still has this hash."""

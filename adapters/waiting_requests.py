@@ -48,7 +48,7 @@ class WaitingRequests(Generic[T]):
     def younger_than(self, age_s: float, now_s: float) -> set[int]:
         """Return the ids of the requests that have waited for less than `age_s`."""
         soonest_s = now_s + self.timeout_s - age_s
-        return {request_id for request_id, each in self._waiting.items() if each.deadline_s > soonest_s}
+        return {request_id for request_id, waiting in self._waiting.items() if waiting.deadline_s > soonest_s}
 
     def commands(self, age_s: float, now_s: float) -> Iterator[tuple[float, Command]]:
         """Yield (seconds waited, command) of commands that have waited at least `age_s`, oldest first."""

@@ -23,7 +23,7 @@ class CommandError(click.ClickException):
 
 
 def database_away(error: Exception) -> CommandError:
-    """Return what to say when the database cannot be asked."""
+    """Return the error of a command that needs the database and does not reach it."""
     return CommandError(
         f"The database does not answer; is the exchange running? `exchange up` starts it.\n{error}".strip()
     )
@@ -65,10 +65,10 @@ def plain_table(*columns: str) -> Table:
 
 
 def short_decimal(text: str) -> str:
-    """Return a decimal without the zeros that end it."""
+    """Return a decimal without trailing zeros."""
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def print_json(value: Any) -> None:
-    """Print one line of JSON."""
+    """Print `value` as one line of JSON on standard output."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

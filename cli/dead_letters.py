@@ -28,7 +28,7 @@ _REQUEUE: Final = load_script("cli", "requeue_letter")
 
 
 class DeadLetterReport(msgspec.Struct, frozen=True):
-    """One of them."""
+    """An undecodable entry, or a part of one, that a process has put aside."""
 
     shard: int
     where: str
@@ -45,12 +45,12 @@ class DeadLetterReport(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """What it is called, together with `where`."""
+        """Its id in the stream `where`, with `#` and its number if it is one item of an entry."""
         return self.stream_id if self.item is None else f"{self.stream_id}#{self.item}"
 
 
 def number_of_dead_letters(client: redis.Redis, shards: list[int]) -> int:
-    """Return how many there are in Redis."""
+    """Return the number of dead letters of these shards in Redis; those in the database do not count."""
     counts: list[Any] = [client.xlen(streams.dead_letters(shard)) for shard in shards]
     return sum(counts)
 
@@ -60,11 +60,11 @@ def dead_letters(client: redis.Redis, shards: list[int], limit: int) -> list[Dea
 
     Anybody may have written them, so nothing is taken for granted.
     """
-    found = []
+    reports = []
     for shard in shards:
         entries: Any = client.xrevrange(streams.dead_letters(shard), count=limit)
-        found += [_report(shard, entry_id, fields) for entry_id, fields in entries]
-    return found
+        reports += [_report(shard, entry_id, fields) for entry_id, fields in entries]
+    return reports
 
 
 def _report(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetterReport:
@@ -82,7 +82,7 @@ def _report(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLett
 
 
 class Letter(NamedTuple):
-    """A dead letter in Redis, to do something with."""
+    """A dead letter in Redis, with the id by which it is removed."""
 
     entry_id: bytes
     """Its own id in `dead:{k}`."""
@@ -95,25 +95,27 @@ class RefusedError(Exception):
 
 def letters_named(client: redis.Redis, shards: Sequence[int], where: str, name: str) -> list[Letter]:
     """Return the letters with this name, oldest first; several processes may put the same entry aside."""
-    found: list[Letter] = []
+    letters: list[Letter] = []
     for shard in shards:
         after = STREAM_START
         while entries := _entries_after(client, shard, after):
             after = StreamId.parse(entries[-1][0])
             reports = [Letter(entry_id, _report(shard, entry_id, fields)) for entry_id, fields in entries]
-            found += [each for each in reports if (each.report.where, each.report.name) == (where, name)]
-    return found
+            letters += [
+                letter for letter in reports if (letter.report.where, letter.report.name) == (where, name)
+            ]
+    return letters
 
 
 def _entries_after(
     client: redis.Redis, shard: int, after: StreamId
 ) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    found: Any = client.xrange(streams.dead_letters(shard), f"({after}", count=_LETTERS_PER_READ)
-    return list(found)
+    entries: Any = client.xrange(streams.dead_letters(shard), f"({after}", count=_LETTERS_PER_READ)
+    return list(entries)
 
 
 def pass_letter(client: redis.Redis, letter: Letter) -> bool:
-    """Remove a letter; return whether it was still there."""
+    """Remove a letter from Redis; return whether it was still there."""
     removed: Any = client.xdel(streams.dead_letters(letter.report.shard), letter.entry_id.decode())
     return bool(removed)
 

@@ -43,7 +43,7 @@ class NoConsistentCutError(RuntimeError):
 
 
 class AssetAudit(msgspec.Struct, frozen=True):
-    """One asset in all shards, in its units."""
+    """The sums of one asset over all shards, in its units."""
 
     asset: str
     available: int
@@ -55,7 +55,7 @@ class AssetAudit(msgspec.Struct, frozen=True):
     """Added by settlements minus taken by them; 0 if nothing is in transit."""
 
     def difference(self) -> int:
-        """Return how much more there is than there must be."""
+        """Return available + held + fees - (deposited - withdrawn), in units; 0 if all money adds up."""
         return self.available + self.held + self.fees - self.deposited + self.withdrawn
 
 
@@ -73,22 +73,22 @@ class ShardAudit(msgspec.Struct, frozen=True):
 
     def problems(self, scales: Mapping[str, int]) -> list[str]:
         """Return the errors in this shard's sums, one sentence each."""
-        found = []
+        lines = []
         for asset, available, held, fees, deposited, withdrawn, settled in self.rows:
             difference = available + held + fees - deposited + withdrawn - settled
             if difference:
-                found.append(
+                lines.append(
                     f"shard {self.shard}, {asset}: {format_units(difference, scales[asset])} against its own "
                     f"books (available {available} + held {held} + fees {fees}; deposited {deposited} - "
                     f"withdrawn {withdrawn} + settled {settled})"
                 )
         if self.ledger_is_same is False:
-            found.append(f"shard {self.shard}: the database's ledger differs: {self.ledger_note}")
-        return found
+            lines.append(f"shard {self.shard}: the database's ledger differs: {self.ledger_note}")
+        return lines
 
 
 class ExchangeAudit(msgspec.Struct, frozen=True):
-    """Everything at one moment."""
+    """The audits of all shards, read while no message was on its way between them."""
 
     assets: list[AssetAudit]
     shards: list[ShardAudit]
@@ -96,24 +96,24 @@ class ExchangeAudit(msgspec.Struct, frozen=True):
     """How many decimals each asset's units are."""
 
     def problems(self) -> list[str]:
-        """Return what does not add up, a sentence each; none when all is well."""
-        found = [problem for shard in self.shards for problem in shard.problems(self.scales)]
-        for each in self.assets:
-            scale = self.scales[each.asset]
-            if each.settled:
-                found.append(
-                    f"{each.asset}: the settlements of all shards do not cancel out: "
-                    f"{format_units(each.settled, scale)} was received without being paid"
+        """Return one sentence for each sum that is wrong; empty if all money adds up."""
+        lines = [problem for shard in self.shards for problem in shard.problems(self.scales)]
+        for asset in self.assets:
+            scale = self.scales[asset.asset]
+            if asset.settled:
+                lines.append(
+                    f"{asset.asset}: the settlements of all shards do not cancel out: "
+                    f"{format_units(asset.settled, scale)} was received without being paid"
                 )
-            if each.difference() and each.difference() != each.settled:
-                found.append(
-                    f"{each.asset}: {format_units(each.difference(), scale)} against deposits - withdrawals"
+            if asset.difference() and asset.difference() != asset.settled:
+                lines.append(
+                    f"{asset.asset}: {format_units(asset.difference(), scale)} against deposits - withdrawals"
                 )
-        return found
+        return lines
 
 
 def format_units(units: int, scale: int) -> str:
-    """Return an amount with its sign, and in units."""
+    """Return an amount as a signed decimal, followed by its units: `+0.5 (+50000000 units)`."""
     return f"{'-' if units < 0 else '+'}{format_amount(abs(units), scale)} ({units:+d} units)"
 
 
@@ -149,9 +149,14 @@ def audit_exchange(settings: Settings, timeout_s: float, *, with_database: bool)
         ShardAudit(shard, reply.position, reply.command_count, reply.digest, reply.rows)
         for shard, reply in sorted(replies.items())
     ]
-    sums, known = add_up(replies), listing_of(settings).known.by_asset
+    sums, listed_assets = add_up(replies), listing_of(settings).known.by_asset
     # A shard has money only of assets that a market of the listing has, unless that cannot be read.
-    scales = {each.asset: known[each.asset].scale if each.asset in known else SCALE_MAX for each in sums}
+    scales = {
+        asset_sum.asset: listed_assets[asset_sum.asset].scale
+        if asset_sum.asset in listed_assets
+        else SCALE_MAX
+        for asset_sum in sums
+    }
     if with_database:
         with (
             connect(settings) as client,
@@ -191,18 +196,18 @@ def _with_ledger(
         return msgspec.structs.replace(shard, ledger_note=reason)
     dead = connection.execute("SELECT count(*) FROM dead_events WHERE shard = %s", (shard.shard,)).fetchone()
     last = bound or StreamId.parse(shard.position)
-    found = connection.execute(_LEDGER, (shard.shard, FEES_ACCOUNT, EXTERNAL_ACCOUNT, *last)).fetchall()
-    ledger = {(str(asset), account_id): int(str(amount)) for asset, account_id, amount in found}
+    rows = connection.execute(_LEDGER, (shard.shard, FEES_ACCOUNT, EXTERNAL_ACCOUNT, *last)).fetchall()
+    ledger = {(str(asset), account_id): int(str(amount)) for asset, account_id, amount in rows}
     differences = []
     for asset, _, _, fees, deposited, withdrawn, _ in shard.rows:
-        for what, own, theirs in (
+        for name, own, theirs in (
             ("deposits - withdrawals", deposited - withdrawn, -ledger.get((asset, EXTERNAL_ACCOUNT), 0)),
             ("fees", fees, ledger.get((asset, FEES_ACCOUNT), 0)),
         ):
             if own != theirs:
                 amount = format_units(theirs - own, scales[asset])
                 differences.append(
-                    f"{what} of {asset} are {own} units in the shard, {theirs} in the database: {amount}"
+                    f"{name} of {asset} are {own} units in the shard, {theirs} in the database: {amount}"
                 )
     note = "; ".join(differences)
     if note and dead and dead[0]:

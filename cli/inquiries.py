@@ -221,16 +221,16 @@ def ask(
 
     Those that do not answer in time are missing.
     """
-    found: dict[int, Reply] = {}
+    reply_of: dict[int, Reply] = {}
     with command_waiter(client, timeout_s) as (waiter, replies):
         for shard in shards:
             frame = encode_frame([query(shard, waiter)])
             client.xadd(streams.queries(shard), {QUERIES_FIELD: frame}, maxlen=QUERIES_MAX)
         for reply in replies():
-            found[reply.request_id] = reply
-            if len(found) == len(shards):
+            reply_of[reply.request_id] = reply
+            if len(reply_of) == len(shards):
                 break
-    return found
+    return reply_of
 
 
 @contextmanager
@@ -262,10 +262,10 @@ def halts(settings: Settings) -> dict[int, Halt]:
     """Return why each shard that has stopped did so; nothing when Redis does not answer."""
     try:
         with connect(settings) as client:
-            found = {shard: read_halt(client, shard) for shard in range(settings.shard_count)}
+            halt_of = {shard: read_halt(client, shard) for shard in range(settings.shard_count)}
     except (redis.RedisError, SettingsError):
         return {}
-    return {shard: halt for shard, halt in found.items() if halt is not None}
+    return {shard: halt for shard, halt in halt_of.items() if halt is not None}
 
 
 def shard_reports(settings: Settings) -> list[ShardReport]:
@@ -285,7 +285,7 @@ def _markets_of(log: RedisStreamLog, shard: int) -> list[str]:
         configs = decode_configuration(value).markets if value is not None else ()
     except (msgspec.MsgspecError, LaterFormatError):
         return []
-    return [each.market.symbol for each in configs if each.status is not MarketStatus.DELISTED]
+    return [config.market.symbol for config in configs if config.status is not MarketStatus.DELISTED]
 
 
 def _shard_report(
@@ -340,8 +340,8 @@ def _adds_up(reply: AuditReply) -> bool:
 
 
 def _position(client: redis.Redis, shard: int) -> ShardPosition:
-    found: Any = client.get(streams.position(shard))
-    return ShardPosition.parse(found)
+    value: Any = client.get(streams.position(shard))
+    return ShardPosition.parse(value)
 
 
 def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
@@ -351,6 +351,17 @@ def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
     now: Any = client.time()
     waited: int = now[0] * 1_000 + now[1] // 1_000 - StreamId.parse(waiting[0][0]).ms
     return max(0, waited)
+
+
+def cores(settings: Settings) -> dict[str, str]:
+    """Return which core each engine worker runs, of those that answer."""
+    names = [spec.name for spec in engines(settings)]
+    try:
+        with connect(settings) as client:
+            healths = {name: read_health(client, name) for name in names}
+    except (redis.RedisError, SettingsError):
+        return {}
+    return {name: health.core for name, health in healths.items() if health is not None and health.core}
 
 
 def lags_ms(settings: Settings) -> dict[str, int]:
@@ -367,5 +378,5 @@ def lags_ms(settings: Settings) -> dict[str, int]:
             }
     except (redis.RedisError, SettingsError):
         return {}
-    said = {name: health.lag_ms for name, health in healths.items() if health is not None}
-    return {name: lag_ms for name, lag_ms in said.items() if lag_ms is not None} | waiting
+    lag_of = {name: health.lag_ms for name, health in healths.items() if health is not None}
+    return {name: lag_ms for name, lag_ms in lag_of.items() if lag_ms is not None} | waiting

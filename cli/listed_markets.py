@@ -25,8 +25,8 @@ def listing_of(settings: Settings) -> Listing:
 
 
 def read_listing(log: StreamLog, settings: Settings) -> Listing:
-    """Return the markets of the exchange on `log`."""
-    found: dict[int, ShardConfiguration] = {}
+    """Return the markets of the exchange on `log`; those of the settings for shards that have none there."""
+    read: dict[int, ShardConfiguration] = {}
     for shard in range(settings.shard_count):
         value = log.configuration(shard)
         try:
@@ -34,11 +34,11 @@ def read_listing(log: StreamLog, settings: Settings) -> Listing:
         except (msgspec.MsgspecError, LaterFormatError):
             configuration = None
         if configuration is not None and configuration.config is not None:
-            found[shard] = configuration
-    return _listing(found, settings)
+            read[shard] = configuration
+    return _listing(read, settings)
 
 
-def _listing(found: Mapping[int, ShardConfiguration], settings: Settings) -> Listing:
+def _listing(read: Mapping[int, ShardConfiguration], settings: Settings) -> Listing:
     market_map = settings.market_map()
     wanted = {
         shard: ShardConfiguration(
@@ -48,4 +48,4 @@ def _listing(found: Mapping[int, ShardConfiguration], settings: Settings) -> Lis
         )
         for shard in range(settings.shard_count)
     }
-    return Listing.of({**wanted, **found}, settings.shard_count)
+    return Listing.of({**wanted, **read}, settings.shard_count)

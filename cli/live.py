@@ -51,7 +51,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class ShardView(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a shard; None: unknown."""
+    """The state of a shard; a None is unknown. Rates are per second."""
 
     shard: int
     leader: str | None
@@ -71,7 +71,7 @@ class ShardView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MarketView(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a market."""
+    """The state of a market. Rates are per second."""
 
     market: str
     shard: int
@@ -83,7 +83,7 @@ class MarketView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
-    """All edges together."""
+    """The sums over all WebSocket edges. Rates are per second."""
 
     connections: int
     subscriptions: int
@@ -94,7 +94,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process does."""
+    """The state, the resources and the readiness of a process."""
 
     name: str
     state: str
@@ -108,7 +108,7 @@ class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything, over the last `seconds`."""
+    """One screen of `exchange status --watch`: what has happened in the last `seconds`."""
 
     seconds: float
     orders_rate: float
@@ -138,7 +138,7 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Watcher:
-    """Looks at the processes of one exchange."""
+    """Reads the metrics of all processes of one exchange, all at once."""
 
     def __init__(self, settings: Settings) -> None:
         self._urls = metrics_urls(settings)
@@ -148,20 +148,20 @@ class Watcher:
 
     @property
     def has_metrics(self) -> bool:
-        """Whether the processes tell their metrics at all."""
+        """Whether the settings let the processes serve metrics."""
         return bool(self._urls)
 
     def look(self) -> Look:
         """Read every process's metrics, and test servers as a client does."""
         doors = self._pool.map(lambda asks: asks(), self._doors.values())
-        found = dict(zip(self._urls, self._pool.map(self._ask, self._urls.values()), strict=True))
-        silent = {name for name, values in found.items() if values is None}
+        answers = dict(zip(self._urls, self._pool.map(self._ask, self._urls.values()), strict=True))
+        silent = {name for name, values in answers.items() if values is None}
         silent |= {name for name, serves in zip(self._doors, doors, strict=True) if not serves}
-        answered = {name: values for name, values in found.items() if values is not None}
+        answered = {name: values for name, values in answers.items() if values is not None}
         return Look(time.monotonic(), answered, frozenset(silent))
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop the threads that read."""
         self._pool.shutdown(wait=False)
 
 
@@ -201,10 +201,10 @@ class Between:
 
     def found(self, name: str, labels: Mapping[str, str]) -> Iterator[tuple[str, Labels, float]]:
         """Yield (process, labels, value) of a metric with these labels at least."""
-        wanted = set(labels.items())
+        items = set(labels.items())
         for process, values in self._after.items():
             for (metric, own), value in values.items():
-                if metric == name and wanted <= set(own):
+                if metric == name and items <= set(own):
                     yield process, own, value
 
     def _increases(self, name: str, labels: Mapping[str, str]) -> Iterator[tuple[Labels, float]]:
@@ -222,23 +222,23 @@ class Between:
         return [value for _, _, value in self.found(name, labels)]
 
     def greatest(self, name: str, **labels: str) -> float | None:
-        """Return the greatest of them."""
+        """Return the greatest value of a gauge over processes and labels; None if there is none."""
         return max(self.values(name, **labels), default=None)
 
     def total(self, name: str, **labels: str) -> float:
-        """Return their sum."""
+        """Return the sum of a gauge over processes and labels."""
         return sum(self.values(name, **labels))
 
     def process_with(self, name: str, value: float, **labels: str) -> str | None:
-        """Return the process whose gauge has a value."""
-        return next((process for process, _, found in self.found(name, labels) if found == value), None)
+        """Return the first process whose gauge has exactly this value, or None."""
+        return next((process for process, _, sample in self.found(name, labels) if sample == value), None)
 
     def of_process(self, process: str, name: str) -> float | None:
-        """Return one process's gauge without labels."""
+        """Return the value of a process's metric without labels, or None."""
         return self._after.get(process, {}).get((name, ()))
 
     def rate_of_process(self, process: str, name: str) -> float | None:
-        """Return one process's rate."""
+        """Return the increase per second of a process's counter without labels, or None."""
         if process not in self._before or (value := self.of_process(process, name)) is None:
             return None
         earlier = self._before[process].get((name, ()), 0.0)
@@ -252,7 +252,7 @@ class Between:
         return None if value is None else value == 1
 
     def latency(self, name: str, **labels: str) -> Latency | None:
-        """Return the quantiles of a histogram over the time in between."""
+        """Return p50 and p99 of a histogram between the looks, in seconds; None if nothing was observed."""
         buckets: dict[float, float] = {}
         for own, increase in self._increases(f"{name}_bucket", labels):
             bound = float(dict(own)["le"])
@@ -269,19 +269,19 @@ def quantile(buckets: Mapping[float, float], part: float) -> float | None:
     bounds = sorted(buckets)
     if not bounds or not buckets[bounds[-1]]:
         return None
-    wanted = part * buckets[bounds[-1]]
+    target = part * buckets[bounds[-1]]
     lower = below = 0.0
     for bound in bounds:
-        if buckets[bound] >= wanted:
+        if buckets[bound] >= target:
             if bound == float("inf"):
                 return lower
-            return lower + (bound - lower) * (wanted - below) / (buckets[bound] - below)
+            return lower + (bound - lower) * (target - below) / (buckets[bound] - below)
         lower, below = bound, buckets[bound]
     raise AssertionError("the last bucket has all of them")
 
 
 def view_of(between: Between, state: State, settings: Settings, now_s: float) -> View:
-    """Return the view; `now_s` is the time since the epoch."""
+    """Return the view of the time between two looks. `now_s`: seconds since the epoch."""
     accepted = between.rate("gateway_orders_total", answer="accepted")
     return View(
         seconds=between.seconds,
@@ -307,7 +307,8 @@ def view_of(between: Between, state: State, settings: Settings, now_s: float) ->
             reason for reason in ("exchange", "keys") if between.greatest("mm_paused", reason=reason)
         ],
         processes=[
-            _process(between, each.name, each.state, each.pid, each.restarts) for each in state.processes
+            _process(between, process.name, process.state, process.pid, process.restarts)
+            for process in state.processes
         ],
     )
 
@@ -340,8 +341,8 @@ def _shard(between: Between, index: int, now_s: float) -> ShardView:
 
 def _listed(between: Between) -> dict[str, int]:
     """Return the markets, and the shard of each, as the engine workers show them."""
-    found = (dict(labels) for _, labels, _ in between.found("engine_resting_orders", {}))
-    return {labels["market"]: int(labels["shard"]) for labels in found}
+    labels_of_markets = (dict(labels) for _, labels, _ in between.found("engine_resting_orders", {}))
+    return {labels["market"]: int(labels["shard"]) for labels in labels_of_markets}
 
 
 def _market(between: Between, symbol: str, shard: int) -> MarketView:

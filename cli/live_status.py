@@ -61,14 +61,16 @@ def views(settings: Settings, watcher: Watcher) -> Iterator[tuple[View, State]]:
 
 
 def title(view: View, state: State) -> str:
-    """Return the first line: how the exchange is as a whole."""
+    """Return the first line of the screen: whether all is well, and what is not."""
     troubled = [
-        each.name for each in view.processes if each.state != ProcessStatus.RUNNING or each.ready is False
+        process.name
+        for process in view.processes
+        if process.state != ProcessStatus.RUNNING or process.ready is False
     ]
     wrong = [
-        f"shard {each.shard}"
-        for each in view.shards
-        if each.halted or each.leader is None or each.conserved is False
+        f"shard {shard.shard}"
+        for shard in view.shards
+        if shard.halted or shard.leader is None or shard.conserved is False
     ]
     verdict = f"look at {', '.join(wrong + troubled)}" if wrong or troubled else "all is well"
     since = duration(time.time() - state.started)

@@ -55,7 +55,7 @@ def duration(seconds: float | None, bad: float = float("inf")) -> Text | str:
 
 
 def yes(value: bool | None, good: str, bad: str) -> Text:
-    """Return a verdict."""
+    """Return `good` or `bad` in its color; a dash if it is unknown."""
     return _MISSING if value is None else Text(good, _GOOD) if value else Text(bad, _BAD)
 
 
@@ -99,7 +99,7 @@ _PROCESS: Final = (
 
 
 def number_of(value: int | None) -> Text | str:
-    """Return a number that names something."""
+    """Return a count or a number without abbreviation; a dash if it is unknown."""
     return _MISSING if value is None else str(value)
 
 
@@ -114,7 +114,7 @@ def _leader(shard: ShardView) -> Text | str:
 
 
 class LiveView:
-    """One view, as wide as the terminal."""
+    """Draws a view with as many columns as the terminal is wide."""
 
     def __init__(self, view: View, title: str) -> None:
         self._view = view
@@ -153,7 +153,7 @@ def _flow(view: View) -> list[tuple[str, Text | str]]:
 
 def _stages(stages: dict[str, Latency | None]) -> list[tuple[str, Text | str]]:
     return [("p99 of", "")] + [
-        (name, duration(found.p99_s if found else None)) for name, found in stages.items()
+        (name, duration(latency.p99_s if latency else None)) for name, latency in stages.items()
     ]
 
 

@@ -20,7 +20,7 @@ _DERIVED = ("quote_per_tick_lot", "base_per_lot")
 
 
 class Change(NamedTuple):
-    """One market that is to be configured otherwise, or listed."""
+    """A market whose configuration is to change, or which is to be listed."""
 
     config: MarketConfig
     differences: tuple[tuple[str, object, object], ...]
@@ -43,22 +43,24 @@ def known_configs(client: redis.Redis, shards: Sequence[int]) -> dict[int, Confi
     }
 
 
-def all_know_all(known: Mapping[int, ConfigReply], shards: Sequence[int]) -> bool:
+def all_know_all(replies: Mapping[int, ConfigReply], shards: Sequence[int]) -> bool:
     """Return whether every shard is configured, and they know the same markets."""
-    symbols = [{each.market.symbol for each in known[shard].markets} for shard in shards if shard in known]
-    configured = all(shard in known and known[shard].shard is not None for shard in shards)
-    return configured and bool(symbols[0]) and all(each == symbols[0] for each in symbols)
+    symbols = [
+        {config.market.symbol for config in replies[shard].markets} for shard in shards if shard in replies
+    ]
+    configured = all(shard in replies and replies[shard].shard is not None for shard in shards)
+    return configured and bool(symbols[0]) and all(market_symbols == symbols[0] for market_symbols in symbols)
 
 
-def by_symbol(known: Iterable[ConfigReply]) -> dict[str, MarketConfig]:
+def by_symbol(replies: Iterable[ConfigReply]) -> dict[str, MarketConfig]:
     """Return each market as its own shard has it, which is the newest version."""
-    found: dict[str, MarketConfig] = {}
-    for reply in known:
+    configs: dict[str, MarketConfig] = {}
+    for reply in replies:
         for config in reply.markets:
-            have = found.get(config.market.symbol)
+            have = configs.get(config.market.symbol)
             if have is None or have.version < config.version:
-                found[config.market.symbol] = config
-    return found
+                configs[config.market.symbol] = config
+    return configs
 
 
 def plan(
@@ -71,12 +73,12 @@ def plan(
     Markets that are not wanted are unchanged.
     """
     changes = []
-    known = assets_of(config.market for config in configs.values())
+    assets = assets_of(config.market for config in configs.values())
     for market in wanted.markets:
         now = configs.get(market.symbol)
         if now is None:
             config = MarketConfig(market, wanted.shard_of_market(market.symbol), status)
-            changes.append(Change(config, (), _contradiction(market, known)))
+            changes.append(Change(config, (), _contradiction(market, assets)))
             continue
         differences = tuple(
             (name, getattr(now.market, name), getattr(market, name))
@@ -90,9 +92,9 @@ def plan(
     return changes
 
 
-def _contradiction(market: Market, known: Mapping[str, Asset]) -> str:
+def _contradiction(market: Market, assets: Mapping[str, Asset]) -> str:
     for asset in market.assets:
-        have = known.get(asset.symbol, asset)
+        have = assets.get(asset.symbol, asset)
         if have.scale != asset.scale:
             return (
                 f"{asset.symbol} has {have.scale} decimals in the markets that are listed, and would have "
@@ -116,8 +118,8 @@ def apply(client: redis.Redis, settings: Settings, config: MarketConfig) -> None
     def command(request_id: int, reply_to: str) -> ConfigureMarket:
         return ConfigureMarket(request_id, reply_to, config)
 
-    what, number = f"configure {config.market.symbol} so", listing_of(settings).format
-    tell(client, settings, config.shard, Role.OPERATOR, command, what, number)
+    purpose, number = f"configure {config.market.symbol} so", listing_of(settings).format
+    tell(client, settings, config.shard, Role.OPERATOR, command, purpose, number)
 
 
 def markets_are_known(settings: Settings) -> bool:

@@ -37,13 +37,13 @@ def servers_of_stopped(settings: Settings, say: Callable[[str], None]) -> Iterat
                 ("postgres", settings.database_url, _postgres_commands, embedded.postgres_ready),
             ):
                 started = {} if url else commands(settings)
-                for each, command in started.items():
-                    say(f"starting {each}")
-                    supervisor.start(ProcessSpec(each, command))
+                for server, command in started.items():
+                    say(f"starting {server}")
+                    supervisor.start(ProcessSpec(server, command))
                 deadline = time.monotonic() + READY_TIMEOUT_S
                 while not ready(settings):
                     if time.monotonic() > deadline:
-                        logs = ", ".join(str(log_file(settings, each)) for each in started or (name,))
+                        logs = ", ".join(str(log_file(settings, server)) for server in started or (name,))
                         raise CommandError(f"{name} does not answer; see {logs}.")
                     time.sleep(LOOK_EVERY_S)
             yield

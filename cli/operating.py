@@ -38,7 +38,7 @@ def tell(
     shard: int,
     role: Role,
     command: Callable[[int, str], SignedBody],
-    what: str,
+    purpose: str,
     number: int = OLDEST_FORMAT,
 ) -> Reply:
     """Sign `command` (request id, reply channel) with the key of `role`; return a shard's answer to it.
@@ -62,9 +62,9 @@ def tell(
             if getattr(reply, "request_id", None) != request_id:
                 continue
             if isinstance(reply, Refused):
-                raise OperatingError(f"shard {shard} refuses to {what}: {reply.reason}")
+                raise OperatingError(f"shard {shard} refuses to {purpose}: {reply.reason}")
             return reply
-    raise OperatingError(f"shard {shard} did not answer, so it is not known yet whether it did {what}")
+    raise OperatingError(f"shard {shard} did not answer, so it is not known yet whether it did {purpose}")
 
 
 def _entry_ms(client: redis.Redis, shard: int) -> int:
@@ -87,22 +87,26 @@ class Operator:
         replies = self._configs()
         self.configs = {shard: config for shard, (config, _) in replies.items()}
         """Shard -> how it is configured."""
-        self._assets = assets_of(each.market for _, markets in replies.values() for each in markets)
+        self._assets = assets_of(config.market for _, markets in replies.values() for config in markets)
 
-    def tell(self, shard: int, role: Role, command: Callable[[int, str], SignedBody], what: str) -> Reply:
+    def tell(self, shard: int, role: Role, command: Callable[[int, str], SignedBody], purpose: str) -> Reply:
         """Sign a command with the key of `role`, give it to a shard, and return its answer.
 
         Raises:
             OperatingError: the shard refused it, or did not answer.
         """
-        return tell(self._client, self.settings, shard, role, command, what, self.configs[shard].format)
+        return tell(self._client, self.settings, shard, role, command, purpose, self.configs[shard].format)
 
     def shard_of(self, account_id: int) -> int:
         """Return the shard that keeps an account, as the shards themselves say."""
         return self.configs[0].slots[account_id % ACCOUNT_SLOTS] if self.configs[0].slots else 0
 
     def funds(self, account_id: int) -> FundsReply:
-        """Return an account's funds and limits."""
+        """Return an account's funds and limits.
+
+        Raises:
+            OperatingError: its shard does not answer.
+        """
         shard = self.shard_of(account_id)
         replies = ask(
             self._client, [shard], lambda number, waiter: BalancesQuery(number, waiter, AccountId(account_id))
@@ -113,10 +117,14 @@ class Operator:
         return reply
 
     def change_keys(self, change: Callable[[tuple[OperatorKey, ...]], tuple[OperatorKey, ...]]) -> None:
-        """Change the keys of every shard that is to have others."""
-        for shard, known in self.configs.items():
-            config = msgspec.structs.replace(known, keys=change(known.keys), version=known.version + 1)
-            if config.keys == known.keys:
+        """Replace the keys of each shard by the result of `change`, where that differs.
+
+        Raises:
+            OperatingError: a shard refused, or did not answer; the shards before it have changed.
+        """
+        for shard, current in self.configs.items():
+            config = msgspec.structs.replace(current, keys=change(current.keys), version=current.version + 1)
+            if config.keys == current.keys:
                 continue
 
             def command(request_id: int, reply_to: str, config: ShardConfig = config) -> ConfigureShard:
@@ -141,7 +149,11 @@ class Operator:
             raise OperatingError(f"{asset}: {error}") from error
 
     def shown(self, amount: int, asset: str) -> str:
-        """Return units of an asset as a decimal."""
+        """Return an amount in units as a decimal of the asset.
+
+        Raises:
+            OperatingError: no market has the asset.
+        """
         return format_amount(amount, self._scale(asset))
 
     def _scale(self, asset: str) -> int:
@@ -152,13 +164,13 @@ class Operator:
     def _configs(self) -> dict[int, tuple[ShardConfig, tuple[MarketConfig, ...]]]:
         shards = range(self.settings.shard_count)
         replies = ask(self._client, shards, ConfigQuery)
-        found = {}
+        configs = {}
         for shard in shards:
             reply = replies.get(shard)
             if not isinstance(reply, ConfigReply) or reply.shard is None:
                 raise OperatingError(f"shard {shard} does not answer; `exchange shards` says how it stands")
-            found[shard] = (reply.shard, reply.markets)
-        return found
+            configs[shard] = (reply.shard, reply.markets)
+        return configs
 
 
 def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, *, keep: bool = False) -> str:
@@ -178,12 +190,12 @@ def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, 
     if old:
         # Limits were perhaps changed since the settings gave them.
         added = msgspec.structs.replace(added, limits=next(iter(old.values())).limits)
-    operator.change_keys(lambda known: (*(key for key in known if key.name != name), added))
+    operator.change_keys(lambda current: (*(key for key in current if key.name != name), added))
     if new is not None:
         operator.use(role, new)
     if not keep:
         operator.change_keys(
-            lambda known: tuple(key for key in known if key.name == name or key.role is not role)
+            lambda current: tuple(key for key in current if key.name == name or key.role is not role)
         )
     return name
 

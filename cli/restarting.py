@@ -6,6 +6,7 @@ next one follows when it is ready.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 
 import msgspec
 import psycopg
@@ -23,8 +24,10 @@ from cli.local.state_file import (
     trading_processes,
 )
 from cli.rest_client import request
+from engine_worker.core_fast.build import CannotBuild, build
+from engine_worker.cores import OBJECTS, chosen_core
 from persist.migrate import MigrationError, RoleLogins, migrate
-from runtime.settings import PREFIX, Settings
+from runtime.settings import PREFIX, Settings, SettingsError
 
 READY_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 0.05
@@ -53,19 +56,25 @@ class Restarted(msgspec.Struct, frozen=True):
 Say = Callable[[str], None]
 
 
-def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Restarted]:
+def restart(
+    settings: Settings, names: Collection[str], say: Say, core: str | None = None
+) -> Iterator[Restarted]:
     """Restart the named processes (none: all) one after the other, each when the previous one is ready.
+
+    With `core` these are engine workers (none: all of them), which then run that core.
 
     Raises:
         RestartError: there is no such process, or one is not ready in time; the remaining ones are left
-            alone.
+            alone. Or the core cannot be run.
     """
     state = read_state(settings)
     if state is None:
         raise RestartError("The exchange is not running; `exchange up` starts it.")
-    running = {each.name for each in state.processes}
+    running = {process.name for process in state.processes}
     _check_cache(settings, running)
     _check(names, state.processes)
+    if core is not None:
+        names = _workers_for(settings, names, core)
     wanted = set(names) or running
     if not names:
         say("bringing the database up to date")
@@ -76,11 +85,12 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
                 f"The database cannot be brought up to date; nothing was restarted: {error}"
             ) from error
     left = [name for name in _in_order(settings) if name in wanted & running]
+    _build_core(settings, left, say)
     try:
         while left:
             name = _next(settings, left)
             say(f"restarting {name}")
-            yield _restart(settings, name, left)
+            yield _restart(settings, name, left, core)
             left.remove(name)
     except redis.RedisError as error:
         raise RestartError(f"Redis does not answer: {error}\n{_rest(left)}") from error
@@ -101,14 +111,42 @@ def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
             raise RestartError(
                 f"{name} holds data, so it is restarted with everything: `exchange down`, `exchange up`."
             )
-        if name not in (known := [each.name for each in processes if not each.name.startswith(SERVERS)]):
-            raise RestartError(f"There is no process {name!r}. There are: {', '.join(known)}.")
+        if name not in (
+            existing := [process.name for process in processes if not process.name.startswith(SERVERS)]
+        ):
+            raise RestartError(f"There is no process {name!r}. There are: {', '.join(existing)}.")
     needed = trading_processes(processes)
-    if not names and (down := [each.name for each in needed if each.state is not ProcessStatus.RUNNING]):
+    if not names and (
+        down := [process.name for process in needed if process.state is not ProcessStatus.RUNNING]
+    ):
         raise RestartError(
             f"Not everything runs: {', '.join(down)}. `exchange logs {down[0]}` may say why; "
             f"`exchange restart {down[0]}` restarts it alone."
         )
+
+
+def _build_core(settings: Settings, names: Collection[str], say: Say) -> None:
+    """Build the compiled core from the sources on disk, which are new in an upgrade, if workers may run it.
+
+    Otherwise they would run the objects from now on.
+    """
+    if settings.core == OBJECTS or not any(spec.name in names for spec in engines(settings)):
+        return
+    say("bringing the compiled core up to date")
+    with suppress(CannotBuild):
+        build()
+
+
+def _workers_for(settings: Settings, names: Collection[str], core: str) -> Collection[str]:
+    """Return which engine workers are restarted with another core."""
+    try:
+        chosen_core(msgspec.structs.replace(settings, core=core))
+    except SettingsError as error:
+        raise RestartError(f"{error}. Nothing was restarted.") from error
+    workers = [spec.name for spec in engines(settings)]
+    if others := sorted(set(names) - set(workers)):
+        raise RestartError(f"{others[0]} has no core; engine workers are: {', '.join(workers)}.")
+    return names or workers
 
 
 def _in_order(settings: Settings) -> list[str]:
@@ -151,12 +189,13 @@ def _next(settings: Settings, left: list[str]) -> str:
     return mine[0]
 
 
-def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
+def _restart(settings: Settings, name: str, left: list[str], core: str | None) -> Restarted:
     before = _state_of(settings, name, left)
     began = time.time()
     # New feeds take over from the old ones, so they start first, and market data is not interrupted.
     is_feeds = name in {spec.name for spec in feeds(settings)}
-    if not request_restart(settings, RestartRequest(name, overlap=is_feeds)):
+    environment = {f"{PREFIX}CORE": core} if core is not None else {}
+    if not request_restart(settings, RestartRequest(name, is_feeds, environment)):
         raise RestartError(
             "Another restart is under way; wait for it, or delete restart.json in the data folder."
         )
@@ -182,7 +221,9 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
         leader = inquiries.leader_of(settings, shards[name])
         if leader is not None and leader.pid == pid:
             return inquiries.shards_answer(settings)
-        return any(each.pid == pid for each in inquiries.standbys_in_step(settings, shards[name], LAG_MS_MAX))
+        return any(
+            standby.pid == pid for standby in inquiries.standbys_in_step(settings, shards[name], LAG_MS_MAX)
+        )
     if name in ports:
         return inquiries.answers_ping(settings, ports[name]) and inquiries.says_health(
             settings, name, pid, LAG_MS_MAX
@@ -208,14 +249,14 @@ def _is_quoted(settings: Settings) -> bool:
         tickers = request(f"{settings.rest_url()}/api/v3/ticker/bookTicker")
     except RuntimeError:
         return False
-    return all(float(each["bidQty"]) and float(each["askQty"]) for each in tickers)
+    return all(float(ticker["bidQty"]) and float(ticker["askQty"]) for ticker in tickers)
 
 
 def _state_of(settings: Settings, name: str, left: list[str]) -> ProcessState:
     state = read_state(settings)
     if state is None:
         raise RestartError(f"The exchange has stopped meanwhile; `exchange up` starts it. {_rest(left)}")
-    return next(each for each in state.processes if each.name == name)
+    return next(process for process in state.processes if process.name == name)
 
 
 def _wait(

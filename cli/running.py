@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 import psutil
 import psycopg
@@ -19,6 +20,7 @@ from cli import inquiries
 from cli.console import plain_table
 from cli.local import embedded, embedded_redis
 from cli.local.backups import RECEIVER, backup_file, receiver
+from cli.local.core_build import CoreBuild, core_note
 from cli.local.free_ports import PortError, check_ports
 from cli.local.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
 from cli.local.state_file import (
@@ -69,6 +71,7 @@ def up(settings: Settings, console: Console) -> None:
     began = time.monotonic()
     stopping = stop_flag()
     configure_logs(settings, "up")
+    # First: `stop_leftovers` below would end the processes of a running exchange.
     _refuse_second(settings)
     try:
         refuse_unsafe(settings)
@@ -79,21 +82,26 @@ def up(settings: Settings, console: Console) -> None:
     except (SettingsError, PortError, OSError) as error:
         raise StartError(str(error)) from error
     supervisor = Supervisor(settings)
+    build: CoreBuild | None = None
     try:
         with _progress(console) as say:
             _start(settings, supervisor, stopping, say)
         _show_running(settings, console, time.monotonic() - began, "Ctrl-C stops it.")
+        build = CoreBuild(settings, partial(console.print, highlight=False, soft_wrap=True))
         programs: set[str] = set()
         while not stopping.is_set():
             _follow_with_backup(settings, supervisor)
             verify_market_maker(settings, programs)
             supervisor.look()
+            build.look()
             stopping.wait(LOOK_EVERY_S)
     except _StoppedError:
         pass
     except (embedded.ServerError, MigrationError, psycopg.Error, OSError) as error:
         raise StartError(str(error)) from error
     finally:
+        if build is not None:
+            build.stop()
         with _progress(console) as say:
             supervisor.stop_all(say)
         state_file(settings).unlink(missing_ok=True)
@@ -178,14 +186,14 @@ def _start(
         for spec in specs:
             supervisor.start(spec)
 
-    def wait_for(what: str, ready: Callable[[], bool]) -> None:
-        say(f"waiting for {what}")
+    def wait_for(condition: str, ready: Callable[[], bool]) -> None:
+        say(f"waiting for {condition}")
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not ready():
             supervisor.look()
             hopeless = supervisor.halted() or max(supervisor.restarts().values()) > RESTARTS_MAX
             if time.monotonic() > deadline or hopeless:
-                raise StartError(_why_not(settings, supervisor, what))
+                raise StartError(_why_not(settings, supervisor, condition))
             if stopping.wait(ASK_EVERY_S):
                 raise _StoppedError
 
@@ -212,10 +220,12 @@ def _start(
     start(clients(settings))
     start(pages(settings))
     # By process id: heartbeats of a killed exchange may still exist. An edge writes one once it serves.
-    said = [spec.name for spec in readers(settings)]
+    reader_names = [spec.name for spec in readers(settings)]
     wait_for(
         "feeds, edges and persistence",
-        lambda: all(inquiries.says_health(settings, name, supervisor.process_ids()[name]) for name in said),
+        lambda: all(
+            inquiries.says_health(settings, name, supervisor.process_ids()[name]) for name in reader_names
+        ),
     )
     supervisor.mark_ready()
 
@@ -263,12 +273,13 @@ def _refuse_second(settings: Settings) -> None:
 def _all_running(settings: Settings) -> bool:
     state = read_state(settings)
     return bool(state and state.processes) and all(
-        each.state is ProcessStatus.RUNNING for each in trading_processes(state.processes if state else ())
+        process.state is ProcessStatus.RUNNING
+        for process in trading_processes(state.processes if state else ())
     )
 
 
-def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
-    lines = [f"Timed out waiting for {what}."]
+def _why_not(settings: Settings, supervisor: Supervisor, condition: str) -> str:
+    lines = [f"Timed out waiting for {condition}."]
     for name, restarts in supervisor.restarts().items():
         if restarts or name in supervisor.halted():
             file = log_file(settings, name)
@@ -281,8 +292,8 @@ def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
 
 def stop_leftovers(settings: Settings) -> bool:
     """End what an `exchange up` left behind when it was killed. Return whether there was anything."""
-    found = [*leftover_processes(settings), *embedded.leftover_servers(settings)]
-    for process in found:
+    processes = [*leftover_processes(settings), *embedded.leftover_servers(settings)]
+    for process in processes:
         try:
             process.send_signal(signal.SIGINT if process.name().startswith("postgres") else signal.SIGTERM)
             process.wait(LEFTOVER_TIMEOUT_S)
@@ -292,7 +303,7 @@ def stop_leftovers(settings: Settings) -> bool:
             process.kill()
             process.wait()
     state_file(settings).unlink(missing_ok=True)
-    return bool(found)
+    return bool(processes)
 
 
 @contextmanager
@@ -320,6 +331,7 @@ def _show_running(settings: Settings, console: Console, seconds: float, how_to_s
     console.print(
         f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True
     )
+    console.print(f"{'core':>8}  {core_note(settings)}", highlight=False, soft_wrap=True)
     if not settings.has_faucet():
         note = (
             "The faucet is off because servers listen for other machines: only `exchange treasury` gives "

@@ -70,7 +70,7 @@ Rotations = Mapping[Family, Rotation]
 
 
 class Hosts(NamedTuple):
-    """Where the servers are."""
+    """The addresses (host:port) of the servers, as the services reach them."""
 
     redis: str = "redis:6379"
     cache: str = "redis-cache:6379"
@@ -84,18 +84,18 @@ class Hosts(NamedTuple):
 
 def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyType({})) -> dict[str, str]:
     """Return the text of each file, by its path: its folder is its recipient."""
-    made = _Secrets(seed, rotations)
+    secrets = _Secrets(seed, rotations)
     files: dict[str, str] = {}
     sentinel_password = _password(seed, "sentinels")
     for user in REDIS_USERS[:-2]:
-        account = f"{user}:{made.password(Family.REDIS, f'redis {user}')}"
+        account = f"{user}:{secrets.password(Family.REDIS, f'redis {user}')}"
         files[f"{user}/redis-url"] = f"redis://{account}@{hosts.redis}/0"
         files[f"{user}/cache-url"] = f"redis://{account}@{hosts.cache}/0"
         files[f"{user}/redis-sentinel-url"] = (
             f"redis+sentinel://{account}@{','.join(hosts.sentinels)}/{SERVICE}?sentinel_password={sentinel_password}"
         )
-    role_passwords = {role: made.password(Family.DATABASE, f"database {role}") for role in ServiceRole}
-    owner_password = made.password(Family.DATABASE, "database exchange")
+    role_passwords = {role: secrets.password(Family.DATABASE, f"database {role}") for role in ServiceRole}
+    owner_password = secrets.password(Family.DATABASE, "database exchange")
     superuser_password = _password(seed, "database postgres")
     for user, role in DATABASE_USERS.items():
         password = role_passwords[ServiceRole(role)] if role in role_passwords else owner_password
@@ -106,17 +106,19 @@ def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyT
         f"postgresql://postgres:{superuser_password}@{hosts.database}/exchange"
     )
     for user in MASTER_KEY_USERS:
-        files[f"{user}/master-key"], files[f"{user}/master-key-previous"] = made.keys(
+        files[f"{user}/master-key"], files[f"{user}/master-key-previous"] = secrets.keys(
             Family.MASTER_KEY, "master key"
         )
-    keys = {role: made.key(Family(f"{role.name.lower()}-key"), f"{role.name.lower()} key") for role in Role}
+    keys = {
+        role: secrets.key(Family(f"{role.name.lower()}-key"), f"{role.name.lower()} key") for role in Role
+    }
     files["operator/operator-key"] = encoded_key(keys[Role.OPERATOR])
     files["operator/treasury-key"] = encoded_key(keys[Role.TREASURY])
     files["gateway/faucet-key"] = encoded_key(keys[Role.FAUCET])
     files["engine/operator-keys"] = public_text(keys)
-    hashes = {user: made.hashes(Family.REDIS, f"redis {user}") for user in REDIS_USERS}
+    hashes = {user: secrets.hashes(Family.REDIS, f"redis {user}") for user in REDIS_USERS}
     files["redis/users.acl"] = users_acl(hashes)
-    replica_password = made.password(Family.REDIS, "redis replica")
+    replica_password = secrets.password(Family.REDIS, "redis replica")
     files["redis/replica-password"] = replica_password
     files["redis/replication.conf"] = f"masteruser replica\nmasterauth {replica_password}\n"
     # What the sentinels ask of each other stays: they keep it on their own disks.
@@ -125,7 +127,7 @@ def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyT
     files["database/superuser-password"] = superuser_password
     files["database/password"] = owner_password
     for user in (*REDIS_USERS[:-2], "migrate", "mm", "prometheus"):
-        files[f"{user}/metrics-password"] = made.password(Family.METRICS, "metrics")
+        files[f"{user}/metrics-password"] = secrets.password(Family.METRICS, "metrics")
     files["grafana/admin-password"] = _password(seed, "grafana")
     return files
 
@@ -139,7 +141,7 @@ def users_acl(hashes: Mapping[str, list[str]]) -> str:
 
 
 def password_hash(password: str) -> str:
-    """Return what an ACL file has of a password."""
+    """Return the SHA-256 of a password in hexadecimal, as an ACL file of Redis has it."""
     return hashlib.sha256(password.encode()).hexdigest()
 
 

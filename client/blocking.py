@@ -59,8 +59,8 @@ def signed(url: str, api_key: str, secret: str | bytes, path: str, **parameters:
         RequestError: the exchange refused, or is not there.
     """
     query = signed_query(secret, parameters, time.time_ns() // 1_000_000)
-    asked = urllib.request.Request(f"{url}{path}?{query}", headers={"X-MBX-APIKEY": api_key})
-    return _answer(asked, None)
+    request = urllib.request.Request(f"{url}{path}?{query}", headers={"X-MBX-APIKEY": api_key})
+    return _answer(request, None)
 
 
 def new_account(
@@ -91,10 +91,10 @@ def new_account(
     return Account(account_id, person["email"], person["password"], token, key["apiKey"], key["secret"])
 
 
-def _answer(asked: urllib.request.Request, context: ssl.SSLContext | None) -> Any:
-    url = asked.full_url.partition("?")[0]  # the query of a signed request is for the exchange alone
+def _answer(request: urllib.request.Request, context: ssl.SSLContext | None) -> Any:
+    url = request.full_url.partition("?")[0]  # the query of a signed request is for the exchange alone
     try:
-        with urllib.request.urlopen(asked, timeout=TIMEOUT_S, context=context) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as response:
             return json.loads(response.read())
     except urllib.error.HTTPError as error:
         raise RequestError(f"{url}: {error.code} {error.read().decode(errors='replace')[:200]}") from error

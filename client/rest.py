@@ -132,6 +132,7 @@ class Client:
             ) as response:
                 status, text = response.status, await response.read()
                 retry_after = response.headers.get("Retry-After", "")
+        # Without a connection nothing was sent. After any other error the request may have been executed.
         except aiohttp.ClientConnectorError as error:
             raise UnavailableError(str(error)) from error
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""The implementations of the core, and the choice of the one that runs."""
+"""The implementations of the core, and the choice of the one that runs (docs/decisions/0045)."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,6 +6,14 @@ from typing import Final
 from engine_worker.core.frames import ObjectCore, ObjectCores
 from engine_worker.core.shard import Shard
 from engine_worker.frame_core import Cores, FrameCore
+from runtime.settings import Settings, SettingsError
+
+__all__ = ["COMPILED", "CORES", "OBJECTS", "Shard", "chosen_core", "shard_of", "why_not_compiled"]
+
+OBJECTS: Final = "objects"
+"""The definition, the fallback, and the oracle of the others: Python objects."""
+COMPILED: Final = "compiled"
+"""C structs; there if it has been built from the present sources."""
 
 try:
     from engine_worker.core_fast import FastCores
@@ -14,20 +22,26 @@ except ImportError as error:
     why_not_compiled: str | None = str(error)
     """Why there is no compiled core; None: there is."""
 else:
-    _compiled, why_not_compiled = {"compiled": FastCores()}, None
+    _compiled, why_not_compiled = {COMPILED: FastCores()}, None
 
-__all__ = ["CORES", "Shard", "chosen_cores", "shard_of", "why_not_compiled"]
-
-CORES: Final[Mapping[str, Cores]] = {"objects": ObjectCores(), **_compiled}
-"""By name; "compiled" only where its extension was built from the present sources.
-
-All write the same bytes, which tests/properties/test_cores.py and test_compiled_core.py check.
-"""
+CORES: Final[Mapping[str, Cores]] = {OBJECTS: ObjectCores(), **_compiled}
+"""By name. All write the same bytes, which tests/properties/test_cores.py and test_compiled_core.py check."""
 
 
-def chosen_cores() -> Cores:
-    """Return the cores that workers and replays run."""
-    return CORES["objects"]
+def chosen_core(settings: Settings) -> str:
+    """Return the name of the core that an engine worker runs.
+
+    Raises:
+        SettingsError: it cannot be run here.
+    """
+    if settings.core == "auto":
+        return COMPILED if COMPILED in CORES else OBJECTS
+    if settings.core not in CORES:
+        raise SettingsError(
+            f"EXCHANGE_CORE is {settings.core}, which this program cannot run: {why_not_compiled}; "
+            "`python -m engine_worker.core_fast.build` builds it, or says what is missing"
+        )
+    return settings.core
 
 
 def shard_of(core: FrameCore) -> Shard:

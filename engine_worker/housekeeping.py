@@ -70,16 +70,16 @@ class Care:
         )
         self._count(metrics.ACCEPTED.labels(self._shard), "", core.order_count, leads)
         position_ms = self._worker.position.stream_id.ms
-        if saved := self._streams.saved_snapshots(self._shard):
-            metrics.SNAPSHOT_TIME.labels(self._shard).set(time.time() - saved[0].age_ms / 1_000)
-            from_ms = saved[0].stream_id.ms
+        if snapshots := self._streams.saved_snapshots(self._shard):
+            metrics.SNAPSHOT_TIME.labels(self._shard).set(time.time() - snapshots[0].age_ms / 1_000)
+            from_ms = snapshots[0].stream_id.ms
         else:
             oldest: Any = self._redis.xrange(streams.commands(self._shard), count=1)
             from_ms = StreamId.parse(oldest[0][0]).ms if oldest else position_ms
         metrics.SNAPSHOT_BEHIND.labels(self._shard).set(max(0, position_ms - from_ms) / 1_000)
 
     def _count(self, counter: Counter, name: str, total: int, leads: bool) -> None:
-        known = self._counted.get(name, total)
+        total_before = self._counted.get(name, total)
         if leads:
-            counter.inc(max(0, total - known))
+            counter.inc(max(0, total - total_before))
         self._counted[name] = total

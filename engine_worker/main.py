@@ -22,6 +22,7 @@ import structlog
 from engine_worker import metrics, snapshot_from_log
 from engine_worker.candidate import Candidate
 from engine_worker.checksum import StateDiffers
+from engine_worker.cores import chosen_core
 from engine_worker.frame_core import InvariantBroken
 from engine_worker.housekeeping import Care
 from engine_worker.lost_tail_check import await_guard
@@ -73,7 +74,9 @@ def main() -> None:
 
 def _run(started: Process) -> None:
     settings = started.settings
-    first_config(settings)  # raises errors in the markets file and the keys before anything is done
+    # Both raise errors in the settings before anything is done.
+    first_config(settings)
+    chosen_core(settings)
     try:
         run(settings, started.probes, started.tracer())
     except Fenced as error:
@@ -266,6 +269,8 @@ class _Heartbeat:
 
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self._worker = worker
+        self._core = chosen_core(settings)
+        metrics.CORE.labels(settings.shard, self._core).set(1)
         self._keys = health_keys(settings.engine_name())
         self._redis = redis_clients.client_for(settings.resolved_redis_url(), self._keys[0])
         self._agreement = Agreement(settings, settings.engine_name(), settings.shard)
@@ -275,7 +280,7 @@ class _Heartbeat:
         if time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + HEARTBEAT_INTERVAL_S
             lag_ms = None if self._worker.leads else self._worker.lag_ms
-            health = msgspec.json.encode(health_now(lag_ms))
+            health = msgspec.json.encode(health_now(lag_ms, self._core))
             for key in self._keys:
                 write_reserved(self._redis, "SET", key, health, "EX", HEARTBEAT_TTL_S)
             self._agreement.renew_or_end()

@@ -10,6 +10,7 @@ STAGE_BUCKETS: Final = (
 _SIZE_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 
 LEADER: Final = Gauge("engine_leader", "1: this worker leads the shard; 0: it stands by", ["shard"])
+CORE: Final = Gauge("engine_core", "1: the worker runs this implementation of the core", ["shard", "core"])
 EPOCH: Final = Gauge("engine_epoch", "The epoch in which this worker leads; 0: it does not", ["shard"])
 TAKEOVERS: Final = Counter("engine_takeovers", "Times that this worker has taken the shard over", ["shard"])
 FRUITLESS_TAKEOVERS: Final = Gauge(

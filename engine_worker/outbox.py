@@ -17,8 +17,8 @@ def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, byt
     """
     frames: dict[int, bytes] = {}
     for field, payload in entry.fields.items():
-        known = field.isdigit() and len(field) <= _TARGET_DIGITS_MAX and int(field) < shard_count
-        if not known or field != b"%d" % int(field):
+        is_shard = field.isdigit() and len(field) <= _TARGET_DIGITS_MAX and int(field) < shard_count
+        if not is_shard or field != b"%d" % int(field):
             raise NotUnderstoodError(f"there is no shard {field[:40]!r} to send to")
         try:
             frame = decode_messages(payload)

@@ -17,7 +17,7 @@ import msgspec
 from typing_extensions import override
 
 from engine_worker.checksum import state_checksum
-from engine_worker.cores import Shard, chosen_cores, shard_of
+from engine_worker.cores import CORES, OBJECTS, Shard, shard_of
 from engine_worker.frame_core import Cores, FrameCore, NotUnderstoodError, snapshot_stream_id
 from protocol import streams
 from protocol.codec import decode_events, event_items
@@ -74,7 +74,7 @@ class StreamLogSource(ReplaySource):
     @override
     def entries(self, after: StreamId, count: int) -> list[Entry]:
         stream = streams.commands(self._shard)
-        found = self._log.read({stream: after}, count, block_ms=0)
+        entries = self._log.read({stream: after}, count, block_ms=0)
         # Read afterwards, so that concurrent trimming is noticed. A trimmed input begins with the older
         # snapshot's own entry.
         oldest = self._log.read({stream: STREAM_START}, 1, block_ms=0)
@@ -85,7 +85,7 @@ class StreamLogSource(ReplaySource):
                 f"the input of shard {self._shard} has been trimmed to {oldest[0].stream_id}; begin at a "
                 "newer snapshot"
             )
-        return with_skips(found, self._log.skips(self._shard)) if found else found
+        return with_skips(entries, self._log.skips(self._shard)) if entries else entries
 
     def _begins_at_a_snapshot(self, begin: StreamId) -> bool:
         # It may begin earlier than the older snapshot if it was kept for the archive; then this mark tells.
@@ -162,7 +162,7 @@ class Replay:
         Raises:
             SnapshotError: the snapshot cannot be used.
         """
-        self.cores = cores or chosen_cores()
+        self.cores = cores or CORES[OBJECTS]
         self.core: FrameCore
         self.core, self.start = self.cores.new(index, shard_count), STREAM_START
         if snapshot is not None:
@@ -239,7 +239,7 @@ class Verifier:
         self._ended = False
         self._produced: deque[bytes] = deque()
         """Events of the replay that were not found yet."""
-        self._snapshots = {snapshot_stream_id(each): each for each in source.snapshots()}
+        self._snapshots = {snapshot_stream_id(snapshot): snapshot for snapshot in source.snapshots()}
         self._checksum = checksum
         self._events = self._hashes = self._same_snapshots = self._foreign = self._same_checksums = 0
 
@@ -258,8 +258,8 @@ class Verifier:
                 chunk_start = replay.position
                 try:
                     for stream_id in replay.step(self._goal):
-                        found = self._next_found()
-                        if found is not None and found.stream_id <= stream_id:
+                        checksum = self._next_found()
+                        if checksum is not None and checksum.stream_id <= stream_id:
                             self._compare()
                         if stream_id in self._snapshots:
                             self._compare_snapshot(stream_id)
@@ -337,16 +337,18 @@ class Verifier:
                 self._foreign += 1
                 return
             events = _raw_events(event_items(payload))
+            # Event by event: the frames need not be cut at the same places. What the replay has produced
+            # beyond this one waits for the next.
             for number, event in enumerate(events):
                 expected = self._produced.popleft() if self._produced else b""
                 if expected != bytes(event):
-                    what = f"event {number} of {len(events)}"
+                    place = f"event {number} of {len(events)}"
                     raise _Differs(
                         Difference(
                             entry.stream,
                             str(entry.stream_id),
                             commands,
-                            what,
+                            place,
                             _shown(expected),
                             _shown(bytes(event)),
                         )

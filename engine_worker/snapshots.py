@@ -182,8 +182,8 @@ class Snapshotter:
         if self._due_s is None:
             # By the newest snapshot's age, whoever saved it: short-lived workers would otherwise never save
             # one, and each would have to apply more of the log than the previous one.
-            saved = self._streams.saved_snapshots(self._index)
-            age_s = saved[0].age_ms / 1_000 if saved else self._interval_s
+            snapshots = self._streams.saved_snapshots(self._index)
+            age_s = snapshots[0].age_ms / 1_000 if snapshots else self._interval_s
             self._due_s = now_s + self._interval_s - age_s
         if now_s < self._due_s:
             return False
@@ -199,10 +199,10 @@ class Snapshotter:
 
         Only the events are counted, which are most of the log's growth.
         """
-        saved = self._streams.saved_snapshots(self._index)
-        if not saved or saved[0].age_ms >= RARELY * self._interval_s * 1_000:
+        snapshots = self._streams.saved_snapshots(self._index)
+        if not snapshots or snapshots[0].age_ms >= RARELY * self._interval_s * 1_000:
             return True
-        newest, applied = saved[0], self._worker.event_bytes
+        newest, applied = snapshots[0], self._worker.event_bytes
         if self._sized is None or newest.name != self._sized[0]:
             # The first one that it sees is most likely the one it has started with.
             before = 0 if self._sized is None else applied
@@ -245,17 +245,17 @@ class Snapshotter:
             self._trim()
 
     def _has_news(self) -> bool:
-        saved = self._streams.saved_snapshots(self._index)
-        newest = saved[0].stream_id if saved else STREAM_START
+        snapshots = self._streams.saved_snapshots(self._index)
+        newest = snapshots[0].stream_id if snapshots else STREAM_START
         return self._worker.position.stream_id > newest
 
     def _is_its_turn(self) -> bool:
-        saved = self._streams.saved_snapshots(self._index)
+        snapshots = self._streams.saved_snapshots(self._index)
         if not self._worker.leads:
             # There may be several standbys, and one snapshot is enough for all of them.
-            return not saved or saved[0].age_ms >= self._interval_s * 1_000 / 2
-        if saved and saved[0].stream_id != self._newest:
-            self._newest, self._left = saved[0].stream_id, 0
+            return not snapshots or snapshots[0].age_ms >= self._interval_s * 1_000 / 2
+        if snapshots and snapshots[0].stream_id != self._newest:
+            self._newest, self._left = snapshots[0].stream_id, 0
         if self._left < LEFT_MAX and self._streams.standbys(self._index):
             self._left += 1
             return False
@@ -321,10 +321,10 @@ class Snapshotter:
 
     def _trim(self) -> None:
         """Trim the input to the older snapshot and the archive, and the events also to all readers."""
-        saved = self._streams.saved_snapshots(self._index)
-        if len(saved) < 2:
+        snapshots = self._streams.saved_snapshots(self._index)
+        if len(snapshots) < 2:
             return
-        older = min(each.stream_id for each in saved)
+        older = min(snapshot.stream_id for snapshot in snapshots)
         passed = self._streams.passed(self._index)
         needed = min(older, passed.get(ARCHIVE_READER, older))
         # Recorded first: a reader of the input's beginning must know that it is gone.

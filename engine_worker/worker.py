@@ -20,7 +20,7 @@ import structlog
 
 from engine_worker.checksum import StateDiffers, compare, state_checksum
 from engine_worker.conversion import convert, is_convertible
-from engine_worker.cores import Shard, chosen_cores, shard_of
+from engine_worker.cores import CORES, OBJECTS, Shard, chosen_core, shard_of
 from engine_worker.first_configuration import DEFAULT_CONFIG, first_configuration
 from engine_worker.frame_core import (
     Answer,
@@ -150,7 +150,7 @@ class Worker:
         self._now_ms = now_ms
         self._metrics = BatchMetrics(index)
         self._tracer = tracer
-        self._cores = cores or chosen_cores()
+        self._cores = cores or CORES[OBJECTS]
         self.core = self._new_core()
         """The state machine of the shard."""
         self.unstored_orders = UnstoredOrders(unstored_orders_max)
@@ -209,6 +209,7 @@ class Worker:
             settings.market_map(),
             batch_entries_max=settings.batch_commands_max,
             config=first_config(settings),
+            cores=CORES[chosen_core(settings)],
             unstored_orders_max=settings.unstored_orders_max,
             tracer=tracer,
         )
@@ -295,6 +296,8 @@ class Worker:
                 f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
                 "restore the Redis data from a backup"
             )
+        # Compared before and after: the checksum may belong to the entry that was applied last, or to one of
+        # these. Nothing beyond its entry is applied now: the state must be compared as it was there.
         self._committed = self._due(checksum, goal)
         self._compare()
         entries = self._up_to_due(entries)
@@ -317,10 +320,10 @@ class Worker:
     def _due(self, newest: StateChecksum | None, goal: ShardPosition) -> StateChecksum | None:
         """Return the checksum to compare next: the awaited one, unless Redis has lost it, or the newest."""
         begin, end = self.position.stream_id, goal.stream_id
-        for each in (self._committed, newest):
+        for checksum in (self._committed, newest):
             # The newest is behind if a program that writes none has led since.
-            if each is not None and begin <= each.stream_id <= end:
-                return each
+            if checksum is not None and begin <= checksum.stream_id <= end:
+                return checksum
         return None
 
     def _up_to_due(self, entries: list[Entry]) -> list[Entry]:
@@ -630,10 +633,10 @@ class Worker:
         if step.is_over:
             return None
         began, core, entries = time.perf_counter(), self.core, step.entries
-        known, first = core.command_count, step.applied
+        count_before, first = core.command_count, step.applied
         applied = first
         events_max = min(BATCH_EVENTS_MAX, STEP_EVENTS_MAX - step.events)
-        commands_max = known + min(BATCH_COMMANDS_MAX, STEP_COMMANDS_MAX - step.commands)
+        commands_max = count_before + min(BATCH_COMMANDS_MAX, STEP_COMMANDS_MAX - step.commands)
         letters: list[DeadLetter] = []
         while applied < len(entries):
             entry = entries[applied]
@@ -661,7 +664,7 @@ class Worker:
             return None
         self._metrics.held(0)
         self._keep_lease()
-        commands = core.command_count - known
+        commands = core.command_count - count_before
         step.add(applied - first, commands, core.waiting_events)
         output = self._take()
         waited_s = time.time() - entries[first].stream_id.ms / 1_000
@@ -731,9 +734,9 @@ class Worker:
             )
 
     def _deliver(self, outgoing: Iterable[Outgoing]) -> None:
-        for each in outgoing:
+        for message in outgoing:
             began = time.perf_counter()
-            self._streams.deliver(self._index, each)
+            self._streams.deliver(self._index, message)
             self._metrics.delivered(time.perf_counter() - began)
         self._delivery_unsure = False
 
@@ -797,7 +800,7 @@ class Worker:
                 answers = self.core.answer(
                     entry.fields.get(QUERIES_FIELD, b""), time, self.position.stream_id
                 )
-                replies += [(each.reply_to, self._reply_of(each, time)) for each in answers]
+                replies += [(answer.reply_to, self._reply_of(answer, time)) for answer in answers]
             except msgspec.MsgspecError as error:
                 # A query is not part of the log, so there is no commit to write this with.
                 self._bury(entry, str(error))
@@ -956,4 +959,7 @@ def _reply_frames(replies: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes
     for reply_to, reply in replies:
         if reply_to:
             by_waiter[reply_to].append(msgspec.Raw(reply))
-    return [(streams.replies(reply_to), encode_frame(each)) for reply_to, each in by_waiter.items()]
+    return [
+        (streams.replies(reply_to), encode_frame(waiter_replies))
+        for reply_to, waiter_replies in by_waiter.items()
+    ]

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from feeds.frames import EventHead, account_of
 from protocol.codec import encode_frame
 from protocol.market_data import AccountUpdate
 from protocol.stream_id import StreamId
@@ -15,13 +16,16 @@ class AccountFrames:
         self._after = position
         self._frames: dict[AccountId, list[msgspec.Raw]] = {}
 
-    def add(self, account_id: AccountId, event: msgspec.Raw) -> None:
-        """Add one event."""
+    def add(self, event: EventHead, raw: msgspec.Raw) -> None:
+        """Add one event, if it is an account's; `raw` are its bytes."""
+        account_id = account_of(event)
+        if account_id is None:
+            return
         frames = self._frames.get(account_id)
         if frames is None:
-            self._frames[account_id] = [event]
+            self._frames[account_id] = [raw]
         else:
-            frames.append(event)
+            frames.append(raw)
 
     def take(self, position: StreamId) -> list[AccountUpdate]:
         """Return the events added since the last call, one update per account.

@@ -56,8 +56,8 @@ class Candles:
             if candle is not None:
                 candle.total.merge(total)
             else:
-                opened, end = interval_bounds(interval, time)
-                self.open[interval] = OpenCandle(opened, end, total.copy())
+                start, end = interval_bounds(interval, time)
+                self.open[interval] = OpenCandle(start, end, total.copy())
                 self._next_end = min(self._next_end, end)
 
     def advance(self, time: int) -> None:

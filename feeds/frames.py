@@ -178,14 +178,21 @@ class Prevention(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19)
     time: TimeMs
 
 
+HeadOfOrder = Accepted | Filled | Closed
 ShardHead = StateHash | Passed | FeeWithdrawal | Closure | Skip | ShardConfiguration | Limits | Prevention
-EventHead = (
-    ShardHead | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
-)
+HeadOfFunds = Deposit | Withdrawal | Release
+EventHead = ShardHead | Configured | Trade | DepthChange | HeadOfFunds | HeadOfOrder
 
 _heads = msgpack_decoder(list[EventHead])
 _raws = msgpack_decoder(list[msgspec.Raw])
 _head: Callable[[bytes], EventHead] = msgpack_decoder(EventHead)  # type: ignore[arg-type]  # a union is a type to msgspec
+
+
+def account_of(event: EventHead) -> AccountId | None:
+    """Return whose event it is, and on whose stream it is told; None: nobody's alone."""
+    if isinstance(event, HeadOfOrder):
+        return event.order.account_id
+    return event.account_id if isinstance(event, HeadOfFunds) else None
 
 
 class Read(NamedTuple):

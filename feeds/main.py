@@ -1,6 +1,7 @@
 """Runs the feeds of all shards, or of those in EXCHANGE_FEEDS_SHARDS: `python -m feeds.main`.
 
 ev:{k} ──> worker ──> commit: feeds:{k}, read models, pub:SYMBOL:KIND, account:ID
+repeat:{k}, ev:{k} ──> repeats ──> repeated:NAME:{k}
 """
 
 import sys
@@ -8,6 +9,7 @@ import time
 
 import structlog
 
+from feeds.repeats import Repeats
 from feeds.store import FeedsStore
 from feeds.worker import FeedsWorker
 from protocol.codec import LaterFormatError
@@ -61,6 +63,8 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     _log.info("following", shards=shards)
     worker = FeedsWorker(store, shards, settings.feeds_save_period_ms, tracer)
 
+    repeats = Repeats(settings.resolved_redis_url(), settings.resolved_cache_url(), shards)
+    repeats.start()
     reach = reach_redis(probes, name)
     probes.ready_when("lag", lambda: _why_not_ready(worker.behind_ms(), settings.ready_lag_ms_max))
     heartbeat = Heartbeat(settings, name, worker.behind_ms)
@@ -68,14 +72,16 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     started = restored = away = False
     while not stopping.is_set():
         try:
+            # Once, not after every outage: it raises the epoch, and would end the process that has taken over
+            # meanwhile. `restore` finds out whether one has (`Fenced`).
             if not started:
                 worker.start()
                 started = True
             if not restored:
                 worker.restore()
                 away, restored = False, True
-            begun = time.monotonic()
-            count = worker.step(int(begun * 1000), BLOCK_MS)
+            step_start_s = time.monotonic()
+            count = worker.step(int(step_start_s * 1000), BLOCK_MS)
             reach.answered()
             probes.turned()
         except MarketsUnknownError as error:
@@ -95,7 +101,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             stopping.wait(RETRY_AFTER_S)
             continue
         if count:
-            stopping.wait(max(0.0, begun + STEP_PERIOD_S - time.monotonic()))
+            stopping.wait(max(0.0, step_start_s + STEP_PERIOD_S - time.monotonic()))
     probes.leaving()
     if restored:
         try:
@@ -103,6 +109,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
         except (*Unreachable, Rewound) as error:
             # Unsaved events are read again at the next start.
             _log.warning("redis is away", error=str(error))
+    repeats.close()
     heartbeat.stop()
     store.close()
     if tracer is not None:

@@ -21,7 +21,7 @@ from feeds.accounts import AccountFrames
 from feeds.candles import Candles, OpenCandle
 from feeds.depth import BaseRecord, HalfBook
 from feeds.first_fills import FirstFills, Forgiven
-from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, ShardHead, Trade, decode
+from feeds.frames import BUY, Configured, DepthChange, Filled, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, kept_from
 from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
@@ -184,7 +184,9 @@ class _MarketFeed:
         self._ticker_key = streams.ticker(shard, symbol)
         self._trades_key = streams.trades(shard, symbol)
         self._candles_key = streams.candles(shard, symbol)
-        self._closed_candles_keys = {each: streams.closed_candles(shard, symbol, each) for each in INTERVALS}
+        self._closed_candles_keys = {
+            interval: streams.closed_candles(shard, symbol, interval) for interval in INTERVALS
+        }
         self._channels = {kind: streams.market_data(symbol, kind) for kind in MarketDataKind}
 
     @property
@@ -263,6 +265,8 @@ class _MarketFeed:
             outputs.values[self._ticker_key] = payload
             outputs.messages.append((self._channels[MarketDataKind.TICKER], payload))
         if self._base_due.changed and self._base.is_used_up(self.bids, self.asks):
+            # Not limited like the bases that are merely due: readers cannot compose the book from this one
+            # any more, or have too much to read.
             self._base_due.note(now)
             self._collect_base(outputs)
             return False
@@ -391,8 +395,8 @@ class ShardFeeds:
         first_second = kept_from(self.time)
         buckets: dict[str, list[Bucket]] = {}
         for name in sorted(chunks, key=_chunk_of):
-            kept = [bucket for bucket in _decode_chunk(chunks[name]) if bucket[0] >= first_second]
-            buckets.setdefault(_market_of(name), []).extend(kept)
+            recent = [bucket for bucket in _decode_chunk(chunks[name]) if bucket[0] >= first_second]
+            buckets.setdefault(_market_of(name), []).extend(recent)
         definitions = {market.symbol: market for market in (*saved.configured, *markets)}
         self._markets = {
             symbol: _MarketFeed(shard, market, saved.markets.get(symbol) or _empty(), buckets.get(symbol, ()))
@@ -417,9 +421,9 @@ class ShardFeeds:
     def know(self, markets: Iterable[Market]) -> None:
         """Add markets. A known market stays unchanged: its grid never changes."""
         for market in markets:
-            known = self._markets.get(market.symbol)
-            if known is not None:
-                known.market = market
+            feed = self._markets.get(market.symbol)
+            if feed is not None:
+                feed.market = market
             else:
                 self._markets[market.symbol] = _MarketFeed(self.shard, market, _empty(), ())
 
@@ -473,14 +477,12 @@ class ShardFeeds:
                         market.bid_changes[price] = quantity
                     else:
                         market.ask_changes[price] = quantity
-            elif isinstance(event, (Accepted, Filled, Closed)):
-                self._accounts.add(event.order.account_id, raw)
-                if isinstance(event, Filled) and event.is_first_as_maker:
-                    self._first_fills.note(event)
             elif isinstance(event, Configured):
                 self.know([event.config.market])
-            elif not isinstance(event, ShardHead):
-                self._accounts.add(event.account_id, raw)
+            else:
+                self._accounts.add(event, raw)
+                if isinstance(event, Filled) and event.is_first_as_maker:
+                    self._first_fills.note(event)
         if events:
             self._event_time = max(self._event_time, events[-1].time)
         self.position = stream_id

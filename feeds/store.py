@@ -124,36 +124,36 @@ class FeedsStore:
         Raises:
             Fenced: another process has taken over.
         """
-        found: Any = self._at(shard).hgetall(streams.feeds_state(shard))
-        if found.pop(b"epoch", None) != self._epochs[shard]:
+        fields: Any = self._at(shard).hgetall(streams.feeds_state(shard))
+        if fields.pop(b"epoch", None) != self._epochs[shard]:
             raise Fenced(f"another feeds process has taken over shard {shard}")
-        state_id = _id_of(found.pop(b"state_id", None))
+        state_id = _id_of(fields.pop(b"state_id", None))
         published, is_lost = (
-            Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0))),
+            Mark(_id_of(fields.pop(b"published_id", None)), int(fields.pop(b"published_time", 0))),
             False,
         )
         if self._cache is not None:
             published, is_lost = self._load_published(shard, self._cache.of(shard), state_id, published)
-        state, chunks = found.pop(b"state", b""), {name.decode(): chunk for name, chunk in found.items()}
+        state, chunks = fields.pop(b"state", b""), {name.decode(): chunk for name, chunk in fields.items()}
         return Saved(*published, state, chunks, is_lost)
 
     def _load_published(
-        self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark
+        self, shard: int, cache: redis.Redis, state_id: StreamId, log_mark: Mark
     ) -> tuple[Mark, bool]:
         """Return the published position, and whether the outputs are lost.
 
         If they are, it is the state's position, which is recorded. Outputs of a log that has lost its end
-        since do not count: the entries that follow now are different. `known` is the position in the log's
+        since do not count: the entries that follow now are different. `log_mark` is the position in the log's
         own Redis, if that had both roles before.
         """
         self._enter(shard, cache)
         key = streams.feeds_state(shard)
-        found: Any = cache.hmget(key, ["published_id", "published_time"])
-        published = Mark(_id_of(found[0]), int(found[1] or 0))
+        values: Any = cache.hmget(key, ["published_id", "published_time"])
+        published = Mark(_id_of(values[0]), int(values[1] or 0))
         end = self._log.last_id(streams.events(shard))
         if state_id <= published.stream_id <= end:
             return published, False
-        published = max(known, Mark(state_id, 0), key=lambda mark: mark.stream_id)
+        published = max(log_mark, Mark(state_id, 0), key=lambda mark: mark.stream_id)
         _log.warning("what was published is lost", shard=shard, goes_on_from=str(published.stream_id))
         cache.hset(key, mapping={"published_id": str(published.stream_id), "published_time": published.time})
         return published, True
@@ -187,17 +187,19 @@ class FeedsStore:
             Fenced: another process has taken over. Nothing was written.
             Rewound: no other process has, but the last writes are lost. Nothing was written.
         """
-        said = _commands(outputs)
+        output_commands = _commands(outputs)
         letters = [_dead_letter(shard, letter) for letter in dead_letters]
-        kept = _save(shard, following.stream_id, saved) if saved is not None else []
+        state_commands = _save(shard, following.stream_id, saved) if saved is not None else []
         if self._cache is None:
-            self._say(shard, self._at(shard), expected, following, [*said, *letters, *kept])
+            self._say(
+                shard, self._at(shard), expected, following, [*output_commands, *letters, *state_commands]
+            )
             return
         # In this order a process that dies in between repeats a dead letter, and never publishes events that
         # the state already contains.
         self._keep(shard, letters)
-        self._say(shard, self._cache.of(shard), expected, following, said)
-        self._keep(shard, kept)
+        self._say(shard, self._cache.of(shard), expected, following, output_commands)
+        self._keep(shard, state_commands)
 
     def _keep(self, shard: int, commands: Sequence[tuple[Any, ...]]) -> None:
         if not commands:
@@ -248,7 +250,11 @@ def markets_of(value: bytes | None) -> list[Market] | None:
     except (msgspec.MsgspecError, LaterFormatError) as error:
         _log.error("the configuration cannot be read", reason=str(error))
         return None
-    return [each.market for each in configuration.markets] if configuration.config is not None else None
+    return (
+        [definition.market for definition in configuration.markets]
+        if configuration.config is not None
+        else None
+    )
 
 
 def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:

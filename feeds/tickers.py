@@ -97,12 +97,12 @@ class RollingTicker:
 
     def add(self, second: int, total: TradeSum) -> None:
         """Add the trades of one second, not older than any before."""
-        known = self.buckets
-        is_new = not known or known[-1][0] != second
+        buckets = self.buckets
+        is_new = not buckets or buckets[-1][0] != second
         if is_new:
             bucket = (second, total.copy())
         else:
-            bucket = known[-1]
+            bucket = buckets[-1]
             bucket[1].merge(total)
         for window in self._all:
             window.add(bucket, total, is_new=is_new)

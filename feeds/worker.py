@@ -116,11 +116,11 @@ class _ShardFollower:
         while self.feeds.position < end:
             entries = self._store.read({self._shard: self.feeds.position}, self._portion.count, 0)
             self._portion.note(len(entries), sum(len(frame) for _, _, frame in entries))
-            known = [entry for entry in entries if entry[1] <= end]
-            for _, stream_id, frame in known:
+            published = [entry for entry in entries if entry[1] <= end]
+            for _, stream_id, frame in published:
                 self._apply(stream_id, frame)
             self.feeds.skip_outputs()
-            if not known:
+            if not published:
                 raise InvariantBroken(
                     f"shard {self._shard}: the log does not reach {saved.published_id}, which was published"
                 )
@@ -147,6 +147,7 @@ class _ShardFollower:
             try:
                 uncommitted += self._apply(stream_id, frame)
             except LaterFormatError as error:
+                # The events before the held entry are still committed below; the next step reads it again.
                 self._hold(stream_id, error)
                 break
             except MarketsUnknownError as error:

@@ -45,7 +45,7 @@ def create_app(
     cors = _cors(browser_origins)
     app = Litestar(
         route_handlers=[
-            _route(path, endpoint) for path, each in endpoints.items() for endpoint in each.values()
+            _route(path, endpoint) for path, by_method in endpoints.items() for endpoint in by_method.values()
         ],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         request_max_body_size=max(sizes.body_max, sizes.form_max),
@@ -53,8 +53,8 @@ def create_app(
         openapi_config=openapi.config(),
         cors_config=cors,
     )
-    described = openapi.document(functions)
-    app.openapi_schema.paths, app.openapi_schema.components = described.paths, described.components
+    document = openapi.document(functions)
+    app.openapi_schema.paths, app.openapi_schema.components = document.paths, document.components
     return Door(app, dict(endpoints), surroundings.limits, sizes, _origin_headers(cors), knocks)
 
 

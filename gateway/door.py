@@ -72,11 +72,11 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        asked = cast("HTTPScope", scope)  # the server's WebSockets and lifespan are switched off
-        started = time.perf_counter()
-        path, client = asked["path"], asked["client"]
+        http_scope = cast("HTTPScope", scope)  # the server's WebSockets and lifespan are switched off
+        start_s = time.perf_counter()
+        path, client = http_scope["path"], http_scope["client"]
         by_method = self._endpoints.get(path)
-        endpoint = by_method.get(asked["method"]) if by_method is not None else None
+        endpoint = by_method.get(http_scope["method"]) if by_method is not None else None
         address = client[0] if client else _NOBODY
         now = TimeMs(now_us() // 1000)
         try:
@@ -84,28 +84,33 @@ class Door:
                 weight = endpoint.least_weight
             else:
                 weight = DESCRIPTION_WEIGHT if path.startswith(_DESCRIPTION) else UNKNOWN_WEIGHT
+            # Charged before anything else is read: refused and oversized requests cost their sender the same.
             undecided = None if client in self._knocks else self._limits.charge(address, weight, now)
             if undecided is not None:
                 await undecided
-            if len(asked["raw_path"]) + len(asked["query_string"]) > self._sizes.url_max:
+            if len(http_scope["raw_path"]) + len(http_scope["query_string"]) > self._sizes.url_max:
                 raise url_too_long()
+            # Only now: whoever is over a limit cannot make this process read a body.
             body = b""
-            if endpoint is not None and asked["method"] != "GET":
+            if endpoint is not None and http_scope["method"] != "GET":
                 takes_json = endpoint.function.body is not None
                 body = await read_body(receive, self._sizes.body_max if takes_json else self._sizes.form_max)
         except ApiError as error:
-            await self._refuse(asked, send, error, endpoint, address, now)
+            await self._refuse(http_scope, send, error, endpoint, address, now)
             return
-        request = HttpRequest(address, asked["headers"], asked["query_string"], body, now_us(), started)
-        if endpoint is not None and not any(name == b"origin" for name, _ in asked["headers"]):
+        request = HttpRequest(
+            address, http_scope["headers"], http_scope["query_string"], body, now_us(), start_s
+        )
+        # A page's request needs CORS headers, which the framework adds; all others bypass the framework.
+        if endpoint is not None and not any(name == b"origin" for name, _ in http_scope["headers"]):
             await answer(send, await endpoint.answer(request))
             return
-        asked["state"][REQUEST] = request
-        await self._app(scope, receive, self._telling(asked, send, address, now))
+        http_scope["state"][REQUEST] = request
+        await self._app(scope, receive, self._telling(http_scope, send, address, now))
 
     async def _refuse(
         self,
-        asked: HTTPScope,
+        scope: HTTPScope,
         send: Send,
         error: ApiError,
         endpoint: Endpoint | None,
@@ -117,19 +122,19 @@ class Door:
         If much may follow on the connection, it is not read.
         """
         count_refusal(refusal_of(error))
-        headers: Headers = [_JSON, (HEADER, begin_request(_request_id(asked)))]
+        headers: Headers = [_JSON, (HEADER, begin_request(_request_id(scope)))]
         status, text = refuse(error, headers)
         if status != 429:
             headers.append(_CLOSE)
         headers.extend(weight_headers(self._limits, address, now))
-        for name, value in asked["headers"]:
+        for name, value in scope["headers"]:
             if name == b"origin":
                 headers.extend(self._origin_headers.get(value, ()))
         if endpoint is not None:
             endpoint.count_refused(error)
         await answer(send, HttpAnswer(status, headers, text))
 
-    def _telling(self, asked: HTTPScope, send: Send, address: str, now: TimeMs) -> Send:
+    def _telling(self, scope: HTTPScope, send: Send, address: str, now: TimeMs) -> Send:
         """Return a `send` that adds the headers of every answer to the framework's own answers."""
 
         async def tell(message: Any) -> None:
@@ -137,7 +142,7 @@ class Door:
                 headers: Sequence[tuple[bytes, bytes]] = message.get("headers", ())
                 if not any(name == HEADER for name, _ in headers):
                     own = [
-                        (HEADER, begin_request(_request_id(asked))),
+                        (HEADER, begin_request(_request_id(scope))),
                         *weight_headers(self._limits, address, now),
                     ]
                     message["headers"] = [*headers, *own]
@@ -146,8 +151,8 @@ class Door:
         return tell
 
 
-def _request_id(asked: HTTPScope) -> bytes | None:
-    return next((value for name, value in asked["headers"] if name == HEADER), None)
+def _request_id(scope: HTTPScope) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == HEADER), None)
 
 
 async def read_body(receive: Receive, bytes_max: int) -> bytes:

@@ -63,13 +63,13 @@ class DrainingServer(uvicorn.Server):
         self.servers = [
             await loop.create_server(
                 make,
-                sock=each,
+                sock=listener,
                 ssl=self._tls,
                 ssl_handshake_timeout=handshake_s,
                 ssl_shutdown_timeout=handshake_s,
                 backlog=self.config.backlog,
             )
-            for each in sockets
+            for listener in sockets
         ]
         self.started = True
 
@@ -120,4 +120,4 @@ class DrainingServer(uvicorn.Server):
         return not self.server_state.connections
 
     def _connections(self) -> list[Connection]:
-        return [cast("Connection", each) for each in self.server_state.connections]
+        return [cast("Connection", connection) for connection in self.server_state.connections]

@@ -64,6 +64,20 @@ class HttpAnswer(NamedTuple):
     body: bytes
 
 
+class _Caller(NamedTuple):
+    """Who sent a request; a function that anybody may call has none."""
+
+    account_id: AccountId = AccountId(0)
+    deadline_us: int = 0
+    """When a signed request expires."""
+    token: str = ""
+    session_id: str = ""
+    credential: str = ""
+
+
+_NO_CALLER: Final = _Caller()
+
+
 class Endpoint:
     """Answers the requests to one function."""
 
@@ -130,28 +144,14 @@ class Endpoint:
     async def _call(self, request: HttpRequest, asked: "AskedHeaders", headers: Headers) -> object:
         function, limits, now = self.function, self._limits, request.now_us
         now_ms = TimeMs(now // 1000)
+        # Charged in full before the caller is looked up: a wrong key or signature costs its sender the same.
         parameters, weight, undecided = self._weigh(request, now_ms)
         if undecided is not None:
             await undecided
         time_scale = scale_of(asked.time_unit)
-        account_id, deadline_us = AccountId(0), 0
-        token, session_id, credential = "", "", ""
-        security = function.security
-        if security is Security.OWNER:
-            security = Security.SESSION if asked.api_key is None else Security.SIGNED
-        if security in _WITH_KEY:
-            key = auth.check_key_format(asked.api_key)
-            signer = self._signers.cached(key) or await self._signers.signer(key)
-            if security is Security.SIGNED:
-                deadline_us = auth.check_request(signer, request.query, request.body, parameters, now)
-            auth.check_permission(signer, function.scope, request.address, now)
-            if not signer.is_ticket:
-                self._signers.note_use(key, now)
-            account_id, credential = signer.account_id, signer.credential
-        elif security is Security.SESSION:
-            token = asked.bearer or self._token_of_page(request)
-            record = await record_of(self._ports.key_values, token)
-            account_id, session_id = record.account_id, record.session_id
+        account_id, deadline_us, token, session_id, credential = await self._caller(
+            request, asked, parameters
+        )
         if not function.lenient:
             parameters.refuse_unknown(self._known)
         if function.places_order and next(_numbers) % PARSES_EVERY == 0:
@@ -195,6 +195,29 @@ class Endpoint:
                 last_10s, last_day = limits.order_counts(account_id, now_ms)
                 headers.append((b"x-mbx-order-count-10s", b"%d" % last_10s))
                 headers.append((b"x-mbx-order-count-1d", b"%d" % last_day))
+
+    async def _caller(self, request: HttpRequest, asked: "AskedHeaders", parameters: Parameters) -> _Caller:
+        """Return the caller, as far as the function needs to know it."""
+        security = self.function.security
+        if security is Security.OWNER:
+            security = Security.SESSION if asked.api_key is None else Security.SIGNED
+        if security in _WITH_KEY:
+            key = auth.check_key_format(asked.api_key)
+            signer = self._signers.cached(key) or await self._signers.signer(key)
+            deadline_us = 0
+            if security is Security.SIGNED:
+                deadline_us = auth.check_request(
+                    signer, request.query, request.body, parameters, request.now_us
+                )
+            auth.check_permission(signer, self.function.scope, request.address, request.now_us)
+            if not signer.is_ticket:
+                self._signers.note_use(key, request.now_us)
+            return _Caller(signer.account_id, deadline_us, credential=signer.credential)
+        if security is Security.SESSION:
+            token = asked.bearer or self._token_of_page(request)
+            record = await record_of(self._ports.key_values, token)
+            return _Caller(record.account_id, token=token, session_id=record.session_id)
+        return _NO_CALLER
 
     def _token_of_page(self, request: HttpRequest) -> str:
         """Return the session token in a page's cookie, or an empty text."""

@@ -17,7 +17,7 @@ from functions.api.function import Group
 from functions.catalog import functions_of
 from gateway.app import create_app
 from gateway.connection import Bounds, Connection
-from gateway.door import Sizes
+from gateway.door import Door, Sizes
 from gateway.draining import DrainingServer
 from runtime import process
 from runtime.descriptors import connections_possible, raise_descriptors
@@ -47,8 +47,8 @@ def mounted_groups(settings: Settings) -> frozenset[Group]:
     try:
         return frozenset(Group(name.strip()) for name in settings.functions.split(",") if name.strip())
     except ValueError as error:
-        known = ", ".join(Group)
-        raise SettingsError(f"{PREFIX}FUNCTIONS: {error}; there are: {known}") from error
+        groups = ", ".join(Group)
+        raise SettingsError(f"{PREFIX}FUNCTIONS: {error}; there are: {groups}") from error
 
 
 async def serve(
@@ -74,27 +74,7 @@ async def serve(
         crowd = Crowd(connections_max, settings.connections_per_address_max)
         CONNECTIONS_MAX.set(connections_max)
         CONNECTIONS.set_function(lambda: crowd.total)
-        server = DrainingServer(
-            uvicorn.Config(
-                app,
-                http=Connection,
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                date_header=True,
-                proxy_headers=bool(settings.trusted_proxies),
-                forwarded_allow_ips=settings.trusted_proxies or None,
-                timeout_keep_alive=settings.idle_timeout_s,
-                timeout_graceful_shutdown=finish_s,
-            ),
-            Bounds.of(settings),
-            crowd,
-            TrustedProxies(settings.trusted_proxies),
-            knocks,
-            tls.context if tls is not None else None,
-        )
+        server = _make_server(app, settings, finish_s, crowd, knocks, tls)
         backlog = surroundings.backlog
         probes.ready_when("server", lambda: None if server.started else "it does not listen yet")
         heartbeat = Heartbeat(settings, name, backlog.oldest_ms)
@@ -128,6 +108,32 @@ async def serve(
             for task in watching:
                 task.cancel()
             heartbeat.stop()
+
+
+def _make_server(
+    app: Door, settings: Settings, finish_s: int, crowd: Crowd, knocks: Knocks, tls: ServerTls | None
+) -> DrainingServer:
+    return DrainingServer(
+        uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=True,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies or None,
+            timeout_keep_alive=settings.idle_timeout_s,
+            timeout_graceful_shutdown=finish_s,
+        ),
+        Bounds.of(settings),
+        crowd,
+        TrustedProxies(settings.trusted_proxies),
+        knocks,
+        tls.context if tls is not None else None,
+    )
 
 
 def main() -> None:

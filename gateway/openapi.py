@@ -222,8 +222,8 @@ def answers_of(function: Function) -> tuple[object, ...]:
 
 def _answers(kind: Any) -> Iterator[object]:
     if get_origin(kind) in (Union, UnionType):
-        for each in get_args(kind):
-            yield from _answers(each)
+        for member in get_args(kind):
+            yield from _answers(member)
     elif get_origin(kind) is Answered:
         yield from _answers(get_args(kind)[0])
     elif kind not in (Written, NoReturn, NoneType):
@@ -248,7 +248,7 @@ class Shapes:
         """Return the schema of a value of one of `kinds`."""
         schemas: list[Any] = []
         for kind in kinds:
-            schema = next(schema for known, schema in self._schemas if known == kind)
+            schema = next(schema for shape, schema in self._schemas if shape == kind)
             if schema not in schemas:
                 schemas.append(schema)
         return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
@@ -257,26 +257,26 @@ class Shapes:
 def closed(schema: Any) -> Any:
     """Return a schema whose objects have no other fields than those it names."""
     if isinstance(schema, list):
-        return [closed(each) for each in schema]
+        return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {name: closed(value) for name, value in schema.items()}
-    if found.get("type") == "object" and "additionalProperties" not in found:
-        found["additionalProperties"] = False
-    if found.get("items") is False and found["maxItems"] == len(found["prefixItems"]):
+    closed_schema = {name: closed(value) for name, value in schema.items()}
+    if closed_schema.get("type") == "object" and "additionalProperties" not in closed_schema:
+        closed_schema["additionalProperties"] = False
+    if closed_schema.get("items") is False and closed_schema["maxItems"] == len(closed_schema["prefixItems"]):
         # Redundant, and not every generator knows schemas that are not objects.
-        del found["items"]
-    return found
+        del closed_schema["items"]
+    return closed_schema
 
 
 def path_items(functions: Iterable[Function], shapes: Shapes) -> dict[str, PathItem]:
     """Return the description of the functions by path."""
     items: dict[str, PathItem] = {}
-    offered = {(function.method, function.path) for function in functions}
+    endpoints = {(function.method, function.path) for function in functions}
     for function in functions:
         item = items.setdefault(function.path, PathItem())
         leads = _LEADS.get((function.method, function.path), ())
-        links = {each.name: _link(each) for each in leads if (each.method, each.path) in offered}
+        links = {link.name: _link(link) for link in leads if (link.method, link.path) in endpoints}
         setattr(item, function.method.lower(), operation(function, shapes, links))
     return items
 
@@ -292,14 +292,16 @@ def statuses_of(function: Function) -> list[int]:
 def operation(function: Function, shapes: Shapes, links: Mapping[str, Link]) -> Operation:
     """Return the description of one function."""
     signs = function.security in (Security.SIGNED, Security.OWNER)
-    described = [*function.parameters]
+    parameters = [*function.parameters]
     if signs:
         # With a session there is nothing to sign.
         is_needed = function.security is Security.SIGNED
-        described += [each._replace(required=each.required and is_needed) for each in _SIGNED_PARAMETERS]
-    refused = OpenAPIMediaType(schema=shapes.of(ErrorShape))
+        parameters += [
+            parameter._replace(required=parameter.required and is_needed) for parameter in _SIGNED_PARAMETERS
+        ]
+    error_body = OpenAPIMediaType(schema=shapes.of(ErrorShape))
     refusals = {
-        str(status): OpenAPIResponse(description=_REFUSALS[status], content={_JSON: refused})
+        str(status): OpenAPIResponse(description=_REFUSALS[status], content={_JSON: error_body})
         for status in statuses_of(function)
     }
     answers = answers_of(function)
@@ -307,7 +309,7 @@ def operation(function: Function, shapes: Shapes, links: Mapping[str, Link]) -> 
         description="Done.",
         content={
             _JSON: OpenAPIMediaType(schema=shapes.of(*answers)),
-            **{each: OpenAPIMediaType(schema=_TYPES["string"]) for each in function.also_writes},
+            **{media_type: OpenAPIMediaType(schema=_TYPES["string"]) for media_type in function.also_writes},
         }
         if answers
         else None,
@@ -319,7 +321,7 @@ def operation(function: Function, shapes: Shapes, links: Mapping[str, Link]) -> 
         description=inspect.getdoc(function.handle),
         operation_id=_operation_id(function.method, function.path),
         parameters=[
-            *(_parameter(each) for each in described),
+            *(_parameter(parameter) for parameter in parameters),
             *(
                 [_parameter(IDEMPOTENCY_KEY._replace(name=HEADER), "header")]
                 if function.takes_idempotency_key

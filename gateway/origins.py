@@ -27,8 +27,8 @@ def check_page(method: str, headers: Mapping[bytes, bytes], token: str, origins:
         raise _not_the_page()
     if method in _READING:
         return
-    shown = headers.get(b"x-csrf-token", b"")
-    if origin is None or not hmac.compare_digest(shown, csrf_token(token).encode()):
+    sent_token = headers.get(b"x-csrf-token", b"")
+    if origin is None or not hmac.compare_digest(sent_token, csrf_token(token).encode()):
         raise _not_the_page()
 
 

@@ -20,11 +20,11 @@ _is_fine: Final = re.compile(rb"[!-~]{1,128}").fullmatch
 _names: Final = UniqueNames("-")
 
 
-def begin_request(wanted: bytes | None) -> bytes:
+def begin_request(header: bytes | None) -> bytes:
     """Return the id of the request that the running task answers, and add it to its log lines.
 
     An invalid id is replaced.
     """
-    request_id = wanted if wanted is not None and _is_fine(wanted) else _names.next().encode()
+    request_id = header if header is not None and _is_fine(header) else _names.next().encode()
     bind_contextvars(request_id=request_id.decode())
     return request_id

@@ -27,7 +27,7 @@ from stream_log.interface import Entry
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One thing that happened."""
+    """One step of an order's story: what happened at one entry of a stream (`time` in ms)."""
 
     time: int
     stream: str
@@ -87,19 +87,19 @@ def client_order_stories(
         PastError: there is none in the archive or the log.
     """
     shard_past = past.of_account(account_id)
-    found: list[tuple[Entry, int | PlaceOrder]] = []
-    wanted = client_order_id.encode()
+    entries: list[tuple[Entry, int | PlaceOrder]] = []
+    name = client_order_id.encode()
     for entry in _all_entries(shard_past, progress):
         passed_over = _skipped(entry)
         frame = (entry if passed_over is None else passed_over).fields.get(COMMANDS_FIELD, b"")
-        if wanted in frame:
-            found += [
+        if name in frame:
+            entries += [
                 (entry, number if passed_over is None else command)
                 for number, command in enumerate(_applied_commands(frame, shard_past, past.market_map))
                 if isinstance(command, PlaceOrder)
                 and (command.account_id, command.client_order_id) == (account_id, client_order_id)
             ]
-    if not found:
+    if not entries:
         raise PastError(
             f"account {account_id} has placed no order {client_order_id!r}, as far as archive and log reach "
             f"back (to {_oldest(shard_past)})"
@@ -109,7 +109,7 @@ def client_order_stories(
         teller.tell_skipped(shard_past, entry, which)
         if isinstance(which, PlaceOrder)
         else teller.tell(shard_past, entry, number=which)
-        for entry, which in found
+        for entry, which in entries
     ]
 
 
@@ -137,7 +137,7 @@ def _before_order(past: ShardPast, connection: psycopg.Connection[Any] | None, o
     for moment in past.moments():
         if bound is not None and moment.time >= bound:
             continue
-        replay = past.replay_from(lambda each, chosen=moment: each.stream_id == chosen.stream_id, "it")  # type: ignore[misc]
+        replay = past.replay_from(lambda earlier, chosen=moment: earlier.stream_id == chosen.stream_id, "it")  # type: ignore[misc]
         if replay.shard.state.order_count < order_id // SHARD_COUNT_MAX:
             return replay
     raise PastError(f"the archive does not reach back to order {order_id}, only to {_oldest(past)}")
@@ -178,6 +178,11 @@ def _commands(frame: bytes) -> list[LoggedCommand]:
         return []
 
 
+def _is_over(story_steps: list[Step]) -> bool:
+    """Return whether an order has ended with one of these steps."""
+    return any(step.what == "closed" or step.facts.get("status") == "FILLED" for step in story_steps)
+
+
 class _Teller:
     """Puts one story together."""
 
@@ -193,58 +198,28 @@ class _Teller:
         The number counts the commands that are applied.
         """
         replay = self._replay_before(past, entry.stream_id)
-        shard, found = replay.shard, list[Step]()
-        order: OrderState | None = None
-        placed: PlaceOrder | None = None
-        for index, command in enumerate(apply_one_by_one(shard, entry)):
-            output = shard.take()
-            if not isinstance(command, PlaceOrder):
-                continue
-            if number is not None:
-                if index != number:
-                    continue
-                order = self._placed(shard, command, output.events)
-                refusal = next((reply for _, reply in output.replies if isinstance(reply, Refused)), None)
-            else:
-                order, refusal = self._placed(shard, command, output.events), None
-                if order is None or order.order_id != order_id:
-                    order = None
-                    continue
-            placed = command
-            found.append(self._command_step(past, entry, command))
-            if order is None:
-                reason = refusal.reason if refusal is not None else "answered like the first attempt"
-                found.append(
-                    self._step(
-                        past.shard,
-                        entry.stream_id,
-                        "refused",
-                        f"refused: {_words(reason)}",
-                        {"reason": reason},
-                    )
-                )
-                return Story(
-                    None, command.account_id, command.client_order_id, command.market, "REFUSED", found
-                )
-            found += self._events(past.shard, entry.stream_id, output.events, order, shard)
-            break
-        assert placed is not None
-        assert order is not None
+        shard = replay.shard
+        order, command, story_steps = self._placement(past, entry, shard, order_id, number)
+        if order is None:
+            return Story(
+                None, command.account_id, command.client_order_id, command.market, "REFUSED", story_steps
+            )
         market_past = self._past.of_market(order.market)
         if market_past is not past:
-            found += self._sent(past, market_past, entry, order)
-            found += self._at_market(market_past, entry, order)
+            story_steps += self._sent(past, market_past, entry, order)
+            story_steps += self._at_market(market_past, entry, order)
         replay.position = entry.stream_id
         status = order.status.name
-        if any(step.what == "closed" for step in found):
-            return self._story(order, found, status)
+        if _is_over(story_steps):
+            return self._story(order, story_steps, status)
         for later in steps(replay, past, past.end(), self._progress):
             output = shard.take()
-            told = self._events(past.shard, later.stream_id, output.events, order, shard, later)
-            if past is not market_past and not told and self._is_gone(shard, order):
+            later_steps = self._events(past.shard, later.stream_id, output.events, order, shard, later)
+            if past is not market_past and not later_steps and self._is_gone(shard, order):
+                # No event says that a market has refused an order: it is gone, and the reply has the reason.
                 reply = next((reply for _, reply in output.replies if isinstance(reply, Refused)), None)
                 reason = reply.reason if reply is not None else ""
-                told = [
+                later_steps = [
                     self._step(
                         past.shard,
                         later.stream_id,
@@ -253,25 +228,66 @@ class _Teller:
                         {"reason": reason},
                     )
                 ]
-                return self._story(order, found + told, "REFUSED")
-            found += told
-            if any(step.what == "closed" for step in told) or any(
-                step.facts.get("status") == "FILLED" for step in told
-            ):
+                return self._story(order, story_steps + later_steps, "REFUSED")
+            story_steps += later_steps
+            if _is_over(later_steps):
                 break
-        last = next((step.facts["status"] for step in reversed(found) if "status" in step.facts), status)
-        return self._story(order, found, last)
+        last = next(
+            (step.facts["status"] for step in reversed(story_steps) if "status" in step.facts), status
+        )
+        return self._story(order, story_steps, last)
 
-    def _story(self, order: OrderState, found: list[Step], status: str) -> Story:
-        found.sort(key=lambda step: step.time)
-        last = next((step.facts["status"] for step in reversed(found) if "status" in step.facts), status)
+    def _placement(
+        self, past: ShardPast, entry: Entry, shard: Shard, order_id: int, number: int | None
+    ) -> tuple[OrderState | None, PlaceOrder, list[Step]]:
+        """Apply `entry`; return the order that the command made (None: refused), the command, and its steps.
+
+        The parameters are those of `tell`.
+        """
+        placed: tuple[OrderState | None, PlaceOrder, list[Step]] | None = None
+        for index, command in enumerate(apply_one_by_one(shard, entry)):
+            output = shard.take()
+            if placed is not None:
+                # What else is in the entry has to be applied, too, and may be about the order.
+                order, _, placement = placed
+                if order is not None:
+                    placement += self._events(past.shard, entry.stream_id, output.events, order, shard, entry)
+                continue
+            if not isinstance(command, PlaceOrder):
+                continue
+            order, refusal = None, None
+            if number is not None:
+                if index != number:
+                    continue
+                order = self._placed(shard, command, output.events)
+                refusal = next((reply for _, reply in output.replies if isinstance(reply, Refused)), None)
+            else:
+                order = self._placed(shard, command, output.events)
+                if order is None or order.order_id != order_id:
+                    continue
+            placement = [self._command_step(past, entry, command)]
+            if order is None:
+                reason = refusal.reason if refusal is not None else "answered like the first attempt"
+                text = f"refused: {_words(reason)}"
+                placement.append(self._step(past.shard, entry.stream_id, "refused", text, {"reason": reason}))
+            else:
+                placement += self._events(past.shard, entry.stream_id, output.events, order, shard)
+            placed = (order, command, placement)
+        assert placed is not None, "the entry was chosen for this command"
+        return placed
+
+    def _story(self, order: OrderState, story_steps: list[Step], status: str) -> Story:
+        story_steps.sort(key=lambda step: step.time)
+        last = next(
+            (step.facts["status"] for step in reversed(story_steps) if "status" in step.facts), status
+        )
         return Story(
             order.order_id,
             order.account_id,
             order.client_order_id,
             order.market,
             status if status == "REFUSED" else last,
-            found,
+            story_steps,
         )
 
     def _replay_before(self, past: ShardPast, stream_id: StreamId) -> Replay:
@@ -303,8 +319,10 @@ class _Teller:
 
     def tell_skipped(self, past: ShardPast, entry: Entry, command: PlaceOrder) -> Story:
         """Tell of a command in an entry that an operator has had skipped."""
-        told = [self._command_step(past, entry, command), *self._skip_steps(past, entry)]
-        return Story(None, command.account_id, command.client_order_id, command.market, "SKIPPED", told)
+        story_steps = [self._command_step(past, entry, command), *self._skip_steps(past, entry)]
+        return Story(
+            None, command.account_id, command.client_order_id, command.market, "SKIPPED", story_steps
+        )
 
     def _skip_steps(self, past: ShardPast, entry: Entry) -> list[Step]:
         passed_over = _skipped(entry)
@@ -359,26 +377,26 @@ class _Teller:
         since = entry.stream_id.ms
         position = past.replay_from(lambda moment: moment.time < since, time_text(since))
         arrival: Entry | None = None
-        for each in steps(position, past, past.end(), self._progress):
+        for later_entry in steps(position, past, past.end(), self._progress):
             position.shard.take()
-            if each.stream_id.ms >= since and _has_match(each, order.order_id):
-                arrival = each
+            if later_entry.stream_id.ms >= since and _has_match(later_entry, order.order_id):
+                arrival = later_entry
                 break
         if arrival is None:
             return []
         replay = self._replay_before(past, arrival.stream_id)
-        found = [
+        market_steps = [
             self._step(
                 past.shard, arrival.stream_id, "reached", f"reached shard {past.shard}", {"shard": past.shard}
             )
         ]
-        found += self._skip_steps(past, arrival)
+        market_steps += self._skip_steps(past, arrival)
         for message in apply_one_by_one(replay.shard, arrival):
             events = replay.shard.take().events
             if isinstance(message, MatchOrder) and message.order_id == order.order_id:
-                found += self._trades(past.shard, arrival.stream_id, events, order)
-                found += self._queue(past.shard, arrival.stream_id, order, replay.shard)
-        return found
+                market_steps += self._trades(past.shard, arrival.stream_id, events, order)
+                market_steps += self._queue(past.shard, arrival.stream_id, order, replay.shard)
+        return market_steps
 
     def _events(
         self,
@@ -389,7 +407,7 @@ class _Teller:
         state: Shard,
         entry: Entry | None = None,
     ) -> list[Step]:
-        found: list[Step] = []
+        event_steps: list[Step] = []
         trades = {
             event.trade_id: event
             for event in events
@@ -404,13 +422,13 @@ class _Teller:
             if event.order.order_id != order.order_id:
                 continue
             if isinstance(event, OrderAccepted):
-                found += self._accepted(shard, stream_id, event)
-                found += self._queue(shard, stream_id, order, state)
+                event_steps += self._accepted(shard, stream_id, event)
+                event_steps += self._queue(shard, stream_id, order, state)
             elif isinstance(event, OrderFilled):
-                found.append(self._filled(shard, stream_id, event, trades.get(event.trade_id), market))
+                event_steps.append(self._filled(shard, stream_id, event, trades.get(event.trade_id), market))
             else:
-                found.append(self._closed(shard, stream_id, event, entry))
-        return found
+                event_steps.append(self._closed(shard, stream_id, event, entry))
+        return event_steps
 
     def _accepted(self, shard: int, stream_id: StreamId, event: OrderAccepted) -> list[Step]:
         order = event.order
@@ -439,11 +457,11 @@ class _Teller:
         if book is None or resting is None:
             return []
         market, ahead, quantity = self._market(order), list[int](), 0
-        for each in resting.level.orders():
-            if each.order_id == order.order_id:
+        for resting_order in resting.level.orders():
+            if resting_order.order_id == order.order_id:
                 break
-            ahead.append(each.order_id)
-            quantity += each.quantity
+            ahead.append(resting_order.order_id)
+            quantity += resting_order.quantity
         better = sum(1 for level in book.side(order.side).in_priority() if level.rank < resting.level.rank)
         amount, price = (
             market.format_quantity(QuantityLots(quantity)),
@@ -473,7 +491,7 @@ class _Teller:
         self, shard: int, stream_id: StreamId, event: OrderFilled, trade: TradeExecuted | None, market: Market
     ) -> Step:
         order, trade_id = event.order, event.trade_id
-        other = self._counterparty(event, trade)
+        counter_order_id = self._counterparty(event, trade)
         # What a better price than the limit saves is no longer held.
         saved = (order.price - event.price) * event.quantity * market.quote_per_tick_lot
         improves = order.side is Side.BUY and order.order_type is not OrderType.MARKET
@@ -482,7 +500,7 @@ class _Teller:
             "quantity": market.format_quantity(event.quantity),
             "quote": market.format_quote(event.quote), "liquidity": event.liquidity.name,
             "fee": market.format_amount(event.fee, event.fee_asset),
-            "feeAsset": event.fee_asset, "counterpartyOrderId": other,
+            "feeAsset": event.fee_asset, "counterpartyOrderId": counter_order_id,
             "released": market.format_quote(saved if improves else 0),
             "status": order.status.name, "filledSoFar": market.format_quantity(order.cum_quantity),
         }  # fmt: skip
@@ -490,7 +508,7 @@ class _Teller:
             f"{event.liquidity.name.lower()} fill, trade {trade_id}: {facts['quantity']} at {facts['price']}"
         )
         text += f", fee {facts['fee']} {event.fee_asset}"
-        text += f", against order {other}" if other else ""
+        text += f", against order {counter_order_id}" if counter_order_id else ""
         text += (
             f"; {facts['released']} {market.quote} released by the better price" if improves and saved else ""
         )
@@ -576,7 +594,7 @@ def _has_match(entry: Entry, order_id: int) -> bool:
         messages = decode_message_items(frame).items
     except msgspec.MsgspecError:
         return False
-    return any(isinstance(each, MatchOrder) and each.order_id == order_id for each in messages)
+    return any(isinstance(message, MatchOrder) and message.order_id == order_id for message in messages)
 
 
 def _cancel_in(entry: Entry, order: OrderState) -> str:

@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Report no progress."""
+    """Ignore the progress."""
 
 
 class ShardPast(ReplaySource):
@@ -78,10 +78,10 @@ class ShardPast(ReplaySource):
             if self._archive is not None:
                 if self._archived_at != after:
                     self._archived = self._archive.entries(after)
-                found = list(islice(self._archived, count))
-                if found:
-                    self._archived_at = found[-1].stream_id
-                    return found
+                entries = list(islice(self._archived, count))
+                if entries:
+                    self._archived_at = entries[-1].stream_id
+                    return entries
         except ArchiveDamagedError as error:
             if self._live is None:
                 raise SourceTrimmed(str(error)) from error
@@ -89,7 +89,7 @@ class ShardPast(ReplaySource):
         return self._live.entries(after, count) if self._live is not None else []
 
     def end(self) -> StreamId:
-        """Return the end of the shard's past."""
+        """Return the id of the last committed input entry that is known."""
         ends = [STREAM_START]
         if self._archive is not None:
             ends.append(self._archive.last_id())
@@ -99,16 +99,17 @@ class ShardPast(ReplaySource):
 
     def moments(self) -> list[Moment]:
         """Return every state that a replay can begin at, newest first."""
-        found: dict[StreamId, Moment] = {}
+        moments: dict[StreamId, Moment] = {}
         begins = self._archive is not None and self._archive.oldest_id() == STREAM_START
         if self._live is not None and not begins:
             try:
+                # The log serves as a beginning only while nothing of it was trimmed.
                 self._live.entries(STREAM_START, 1)
                 begins = True
             except SourceTrimmed:
                 pass
         if begins:
-            found[STREAM_START] = Moment(STREAM_START, 0, {}, lambda: None)
+            moments[STREAM_START] = Moment(STREAM_START, 0, {}, lambda: None)
         if self._archive is not None:
             archive = self._archive
             for heading in archive.snapshots():
@@ -116,7 +117,8 @@ class ShardPast(ReplaySource):
                 def load(stream_id: StreamId = heading.stream_id) -> bytes:
                     return archive.snapshot(stream_id)
 
-                found[heading.stream_id] = Moment(*heading, load)
+                moments[heading.stream_id] = Moment(*heading, load)
+        # Redis's snapshots replace archived ones of the same position: they are at hand already.
         for snapshot in self.snapshots():
             info = snapshot_info(snapshot)
             if info is not None:
@@ -124,10 +126,10 @@ class ShardPast(ReplaySource):
                 def kept(snapshot: bytes = snapshot) -> bytes:
                     return snapshot
 
-                found[info.stream_id] = Moment(info.stream_id, info.stream_id.ms, info.sequences, kept)
-        return sorted(found.values(), key=lambda each: each.stream_id, reverse=True)
+                moments[info.stream_id] = Moment(info.stream_id, info.stream_id.ms, info.sequences, kept)
+        return sorted(moments.values(), key=lambda moment: moment.stream_id, reverse=True)
 
-    def replay_from(self, fits: Callable[[Moment], bool], what: str) -> Replay:
+    def replay_from(self, fits: Callable[[Moment], bool], goal: str) -> Replay:
         """Return a replay that begins at the newest moment that `fits`.
 
         Raises:
@@ -150,20 +152,20 @@ class ShardPast(ReplaySource):
         sequences = ", ".join(f"{symbol} {sequence}" for symbol, sequence in oldest.sequences.items())
         raise PastError(
             (
-                f"the archive does not reach back to {what}; the oldest that it has of shard {self.shard} is "
+                f"the archive does not reach back to {goal}; the oldest that it has of shard {self.shard} is "
                 f"{time_text(oldest.time)}"
             )
             + (f", at the sequences {sequences}" if sequences else "")
         )
 
     def count_after(self, after: StreamId) -> int:
-        """Return about how many entries there are after `after`."""
+        """Return an estimate of the number of entries after `after`, for progress bars."""
         archived = self._archive.count_after(after) if self._archive is not None else 0
         return archived or READ_ENTRIES
 
 
 class Past:
-    """The past of all shards."""
+    """The past of all shards, from the archive, Redis, or both."""
 
     def __init__(
         self,
@@ -178,7 +180,11 @@ class Past:
         ]
 
     def of_market(self, symbol: str) -> ShardPast:
-        """Return the past of the market's shard."""
+        """Return the past of the market's shard.
+
+        Raises:
+            KeyError: there is no such market.
+        """
         return self.shards[self.market_map.shard_of_market(symbol)]
 
     def of_account(self, account_id: int) -> ShardPast:
@@ -223,7 +229,7 @@ def end_of(time_ms: int, end: StreamId) -> StreamId:
 
 
 def time_text(time_ms: int) -> str:
-    """Return a time as people read it, in UTC."""
+    """Return a time (ms since the epoch) in ISO 8601, UTC, with milliseconds."""
     if not time_ms:
         return "the very beginning"
     return (

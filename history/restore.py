@@ -99,7 +99,7 @@ class _Base(NamedTuple):
 
 
 class RestoredShard(NamedTuple):
-    """One shard as it is to be."""
+    """A rebuilt shard, and what Redis and the database lack of it."""
 
     shard: Shard
     position: StreamId
@@ -117,7 +117,7 @@ class RestoredShard(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that a restore will write."""
+    """The result of the replays: all that `write_database` and `write_redis` will write."""
 
     shards: list[RestoredShard]
     outboxes: dict[tuple[int, int], MessageFrame]
@@ -142,16 +142,18 @@ def plan_restore(
     stored, restored = stored_of(database_url), []
     for shard_past in past.shards:
         shard = shard_past.shard
-        known = stored.get(shard)
+        stored_state = stored.get(shard)
         archive = ShardArchive(connection, shard)
-        if known is None or archive.oldest_id() is None:
+        if stored_state is None or archive.oldest_id() is None:
             raise RestoreError(
                 f"Nothing of shard {shard} is archived in this database; there is nothing to restore from."
             )
-        epoch = max(known.archived_epoch, epochs.get(shard, 0)) + EPOCHS_SKIPPED
-        restored.append(_rebuild(shard_past, known.archived_id, known.ingested_id, epoch, progress(shard)))
+        epoch = max(stored_state.archived_epoch, epochs.get(shard, 0)) + EPOCHS_SKIPPED
+        restored.append(
+            _rebuild(shard_past, stored_state.archived_id, stored_state.ingested_id, epoch, progress(shard))
+        )
     outboxes = _outboxes(past, restored)
-    losses = [loss for each in restored if (loss := _loss(connection, each)) is not None]
+    losses = [loss for shard in restored if (loss := _loss(connection, shard)) is not None]
     return Plan(restored, outboxes, losses)
 
 
@@ -206,39 +208,27 @@ def _closed_since(since_ms: int, events: Iterable[Event]) -> Iterator[tuple[int,
 
 
 def _entry_at(past: ShardPast, position: StreamId) -> Entry | None:
-    found = past.entries(position.preceding(), 1)
-    return found[0] if found and found[0].stream_id == position else None
+    entries = past.entries(position.preceding(), 1)
+    return entries[0] if entries and entries[0].stream_id == position else None
 
 
 def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int], MessageFrame]:
     """Return the messages that were on their way between the shards; their senders make them again."""
-    found: dict[tuple[int, int], MessageFrame] = {}
-    for each in restored:
-        source = each.shard
-        missing: dict[int, int] = {}
-        for other in restored:
-            sent, seen = (
-                source.state.sent.get(other.shard.state.index, 0),
-                other.shard.state.received.get(source.state.index, 0),
-            )
-            if seen > sent:
-                raise RestoreError(
-                    f"Shard {other.shard.state.index} has heard {seen} messages of shard "
-                    f"{source.state.index}, whose "
-                    f"archive knows of {sent}: the archives of the two do not belong together."
-                )
-            if seen < sent:
-                missing[other.shard.state.index] = seen
+    outboxes: dict[tuple[int, int], MessageFrame] = {}
+    for sender in restored:
+        source = sender.shard
+        missing = _undelivered(source, restored)
         if not missing:
             continue
         messages: defaultdict[int, list[ShardMessage]] = defaultdict(list)
         shard_past = past.shards[source.state.index]
+        # Neither snapshots nor the archive have sent messages: the commands since then make them again.
         replay = shard_past.replay_from(
-            lambda moment, limit=each.snapshot_id: moment.stream_id <= limit,  # type: ignore[misc]
-            str(each.snapshot_id),
+            lambda moment, limit=sender.snapshot_id: moment.stream_id <= limit,  # type: ignore[misc]
+            str(sender.snapshot_id),
         )
         first_sent = dict(replay.shard.state.sent)
-        for _ in steps(replay, shard_past, each.position):
+        for _ in steps(replay, shard_past, sender.position):
             for target, sequence, message in replay.shard.take().outbox:
                 if sequence > missing.get(target, sequence):
                     messages[target].append(message)
@@ -246,14 +236,36 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
             if first_sent.get(target, 0) > seen:
                 raise RestoreError(
                     f"Messages of shard {source.state.index} to shard {target} that were on their way are "
-                    "older "
-                    f"than the snapshot of {each.snapshot_id}."
+                    f"older than the snapshot of {sender.snapshot_id}."
                 )
             rest = tuple(messages[target])
-            found[source.state.index, target] = MessageFrame(
+            outboxes[source.state.index, target] = MessageFrame(
                 source.state.index, target, seen + 1, rest, source.state.time * 1_000
             )
-    return found
+    return outboxes
+
+
+def _undelivered(source: Shard, restored: list[RestoredShard]) -> dict[int, int]:
+    """Return shard -> the number of messages of `source` that it has, for shards that lack some.
+
+    Raises:
+        RestoreError: a shard has more than `source` has sent.
+    """
+    missing: dict[int, int] = {}
+    for receiver in restored:
+        sent, seen = (
+            source.state.sent.get(receiver.shard.state.index, 0),
+            receiver.shard.state.received.get(source.state.index, 0),
+        )
+        if seen > sent:
+            raise RestoreError(
+                f"Shard {receiver.shard.state.index} has heard {seen} messages of shard "
+                f"{source.state.index}, whose "
+                f"archive knows of {sent}: the archives of the two do not belong together."
+            )
+        if seen < sent:
+            missing[receiver.shard.state.index] = seen
+    return missing
 
 
 def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> ShardLoss | None:
@@ -312,28 +324,28 @@ def write_database(connection: psycopg.Connection[Any], plan: Plan, now_ms: int)
     # The later of two clocks: a clock that is behind must not cause numbers to be assigned again.
     now_ms = max(now_ms, row[0])
     losses = {loss.shard: loss for loss in plan.losses}
-    for each in plan.shards:
-        _skip_numbers(connection, each, now_ms)
-        shard = each.shard.state.index
-        sequences = {symbol: state.sequence for symbol, state in each.shard.state.markets.items()}
-        snapshot = encode_snapshot(each.shard, each.position)
-        insert_snapshot(connection, shard, each.position, sequences, snapshot)
+    for restored in plan.shards:
+        _skip_numbers(connection, restored, now_ms)
+        shard = restored.shard.state.index
+        sequences = {symbol: state.sequence for symbol, state in restored.shard.state.markets.items()}
+        snapshot = encode_snapshot(restored.shard, restored.position)
+        insert_snapshot(connection, shard, restored.position, sequences, snapshot)
         if (loss := losses.get(shard)) is not None:
-            _mark_lost(connection, each, loss)
+            _mark_lost(connection, restored, loss)
         connection.execute(
-            "UPDATE archive SET epoch = %s, may_restart = true WHERE shard = %s", (each.epoch, shard)
+            "UPDATE archive SET epoch = %s, may_restart = true WHERE shard = %s", (restored.epoch, shard)
         )
 
 
-def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int) -> None:
+def _skip_numbers(connection: psycopg.Connection[Any], restored: RestoredShard, now_ms: int) -> None:
     """Continue with numbers that were never assigned.
 
     Trade ids continue without a gap, on which every reader relies: ids of trades that were published but not
     stored are assigned again.
     """
-    shard = each.shard
+    shard = restored.shard
     # The entry's id is by Redis's clock alone, which may have been ahead; the shard's time is by two.
-    skipped = orders_to_skip(min(shard.state.time, each.position.ms), now_ms)
+    skipped = orders_to_skip(min(shard.state.time, restored.position.ms), now_ms)
     row = connection.execute(
         "SELECT max(order_id) FROM orders WHERE order_id %% %s = %s", (SHARD_COUNT_MAX, shard.state.index)
     ).fetchone()
@@ -360,7 +372,7 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
         state.prevented_id = max(state.prevented_id, prevented[0])
 
 
-def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: ShardLoss) -> None:
+def _mark_lost(connection: psycopg.Connection[Any], restored: RestoredShard, loss: ShardLoss) -> None:
     """Reverse what the accounts have lost: the ledger gets reversing entries, the trades stay."""
     shard, bound = loss.shard, _after(StreamId.parse(loss.after_id))
     trades = sum(last - first + 1 for first, last in loss.trades.values())
@@ -403,7 +415,7 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
         "UPDATE ledger_entries SET balance = NULL WHERE shard = %s AND balance IS NOT NULL AND " + _LATER,
         (shard, *bound),
     )
-    for order_id, values in _orders_to_rewrite(connection, each, bound[0]):
+    for order_id, values in _orders_to_rewrite(connection, restored, bound[0]):
         connection.execute(
             "UPDATE orders SET status = %s, quantity = %s, cum_quantity = %s, cum_quote = %s, version = %s, "
             "close_reason = %s, prevented_quantity = %s, prevented_match_id = %s WHERE order_id = %s",
@@ -413,16 +425,16 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
 
 
 def _orders_to_rewrite(
-    connection: psycopg.Connection[Any], each: RestoredShard, since_ms: int
+    connection: psycopg.Connection[Any], restored: RestoredShard, since_ms: int
 ) -> Iterable[tuple[int, tuple[int | None, ...]]]:
-    shard = each.shard
+    shard = restored.shard
     rows = connection.execute(
         "SELECT order_id, account_id, market, quantity, cum_quantity, cum_quote, coalesce(version, 0) FROM "
         "orders WHERE order_id %% %s = %s AND updated_time >= to_timestamp(%s / 1000.0)",
         (SHARD_COUNT_MAX, shard.state.index, since_ms),
     ).fetchall()
     for order_id, account_id, market, quantity, cum_quantity, cum_quote, version in rows:
-        order = _open_order(shard, account_id, market, order_id) or each.closed.get(order_id)
+        order = _open_order(shard, account_id, market, order_id) or restored.closed.get(order_id)
         if order is not None:
             amounts = (order.quantity, order.cum_quantity, order.cum_quote)
             # With its version at that time: later states have larger versions, though not than the lost ones.
@@ -462,13 +474,16 @@ def write_redis(
     A shard's position comes last: without it nothing of it opens.
     """
     for server in (client, cache):
-        _delete_replaced(server, {each.shard.state.index for each in plan.shards})
-    for each in plan.shards:
-        log.save_snapshot(each.shard.state.index, encode_snapshot(each.shard, each.position), each.position)
-        _write_logs(client, each, plan.outboxes)
-        _write_feeds(client, cache, connection, each, now_ms)
+        _delete_replaced(server, {restored.shard.state.index for restored in plan.shards})
+    for restored in plan.shards:
+        log.save_snapshot(
+            restored.shard.state.index, encode_snapshot(restored.shard, restored.position), restored.position
+        )
+        _write_logs(client, restored, plan.outboxes)
+        _write_feeds(client, cache, connection, restored, now_ms)
         client.set(
-            streams.position(each.shard.state.index), ShardPosition(each.epoch, each.position).encode()
+            streams.position(restored.shard.state.index),
+            ShardPosition(restored.epoch, restored.position).encode(),
         )
 
 
@@ -496,22 +511,22 @@ def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
 
 
 def _write_logs(
-    client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]
+    client: redis.Redis, restored: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]
 ) -> None:
-    shard, position, ingested = each.shard.state.index, each.position, each.base.stream_id
+    shard, position, ingested = restored.shard.state.index, restored.position, restored.base.stream_id
     _move_end(client, streams.events(shard), ingested)
-    for stream_id, frame in each.events:
+    for stream_id, frame in restored.events:
         client.xadd(streams.events(shard), {EVENTS_FIELD: frame}, id=str(stream_id))
-    if each.last_entry is not None:
-        fields: Any = each.last_entry.fields
+    if restored.last_entry is not None:
+        fields: Any = restored.last_entry.fields
         client.xadd(streams.commands(shard), fields, id=str(position))
     else:
         _move_end(client, streams.commands(shard), position)
     # Ids go on after everything that was ever stored, also where it is lost.
-    if each.ingested > position:
-        _move_end(client, streams.commands(shard), each.ingested)
+    if restored.ingested > position:
+        _move_end(client, streams.commands(shard), restored.ingested)
     messages: Any = {
-        str(target): encode_messages(frame, each.shard.state.format)
+        str(target): encode_messages(frame, restored.shard.state.format)
         for (source, target), frame in outboxes.items()
         if source == shard
     }
@@ -537,14 +552,14 @@ def _write_feeds(
     client: redis.Redis,
     cache: redis.Redis,
     connection: psycopg.Connection[Any],
-    each: RestoredShard,
+    restored: RestoredShard,
     now_ms: int,
 ) -> None:
     """Write the feeds' state at the position, from the database and the events that it does not have yet."""
-    shard, base = each.shard.state.index, each.base
-    base_time, time = base.stream_id.ms, each.position.ms
+    shard, base = restored.shard.state.index, restored.base
+    base_time, time = base.stream_id.ms, restored.position.ms
     # Those that were listed up to there; the events tell of the others.
-    markets = [state.market for symbol, state in each.shard.state.markets.items() if symbol in base.books]
+    markets = [state.market for symbol, state in restored.shard.state.markets.items() if symbol in base.books]
     states: dict[str, MarketState] = {}
     for market in markets:
         book, trades = base.books[market.symbol], _last_trades(connection, market)
@@ -559,26 +574,26 @@ def _write_feeds(
         if trades:
             cache.lpush(streams.trades(shard, market.symbol), *map(encode_frame, trades))
     feeds = ShardFeeds.rebuilt(shard, markets, base.stream_id, base_time, states)
-    for stream_id, frame in each.events:
+    for stream_id, frame in restored.events:
         feeds.apply(stream_id, frame)
-    feeds.skip(each.position)
+    feeds.skip(restored.position)
     for key, frames in feeds.take_outputs(time).trades.items():
         cache.lpush(key, *map(bytes, frames))
         cache.ltrim(key, 0, TRADES_MAX - 1)
-    feeds.go_on_from({symbol: state.sequence for symbol, state in each.shard.state.markets.items()})
-    saved = feeds.save()
+    feeds.go_on_from({symbol: state.sequence for symbol, state in restored.shard.state.markets.items()})
+    state = feeds.save()
     fields: Any = {
         "epoch": now_ms,  # larger than any that a process of before was given
-        "published_id": str(each.position),
+        "published_id": str(restored.position),
         "published_time": feeds.time,
-        "state": saved.state,
-        "state_id": str(each.position),
-        **saved.chunks,
+        "state": state.state,
+        "state_id": str(restored.position),
+        **state.chunks,
     }
     client.hset(streams.feeds_state(shard), mapping=fields)
     # The feeds write all read models at their start; until then, requests need this one.
-    for symbol in each.shard.state.markets:
-        depth = each.shard.depth(symbol)
+    for symbol in restored.shard.state.markets:
+        depth = restored.shard.depth(symbol)
         best_bid, best_ask = depth.bids[:1] or (_NO_LEVEL,), depth.asks[:1] or (_NO_LEVEL,)
         ticker = BookTicker(TimeMs(time), symbol, depth.sequence, *best_bid[0], *best_ask[0])
         cache.set(streams.book_ticker(shard, symbol), encode_frame(ticker))
@@ -624,10 +639,10 @@ def _sums(
 def _open_candles(connection: psycopg.Connection[Any], market: Market, time: int) -> dict[str, OpenCandle]:
     candles: dict[str, OpenCandle] = {}
     for interval in INTERVALS:
-        opened, end = interval_bounds(interval, time)
-        for found, total in _sums(connection, market, interval, opened):
-            if found == opened:
-                candles[interval] = OpenCandle(opened, end, total)
+        start, end = interval_bounds(interval, time)
+        for open_time, total in _sums(connection, market, interval, start):
+            if open_time == start:
+                candles[interval] = OpenCandle(start, end, total)
     return candles
 
 
@@ -646,7 +661,7 @@ def _ticker_window(
 
 
 def loss_text(loss: ShardLoss) -> str:
-    """Return one shard's loss as a sentence."""
+    """Return one line: the range of a shard's log that is lost, and how many orders, fills and trades."""
     trades = (
         ", ".join(f"{symbol} {first} to {last}" for symbol, (first, last) in loss.trades.items()) or "none"
     )

@@ -28,7 +28,7 @@ class PastBook(NamedTuple):
 
 
 class PastAccount(NamedTuple):
-    """An account's money and open orders."""
+    """An account's balances and open orders at `time` (ms), after the entry `stream_id`."""
 
     account_id: int
     time: int
@@ -52,6 +52,7 @@ def book_at(
     shard_past = past.of_market(symbol)
     replay = _replay(shard_past, symbol, sequence, time)
     depth = replay.shard.depth(symbol)
+    # The changes are applied one by one: the sequence may lie within an entry.
     sides: dict[Side, dict[int, int]] = {Side.BUY: dict(depth.bids), Side.SELL: dict(depth.asks)}
     reached, stream_id = depth.sequence, replay.position
     goal = _goal(shard_past, time)

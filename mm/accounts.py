@@ -29,7 +29,7 @@ class UnverifiedError(Exception):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """How one account signs in, and the key it trades with."""
+    """The credentials of one account: for signing in, and for the API."""
 
     email: str
     password: str
@@ -44,7 +44,7 @@ class Accounts(msgspec.Struct, frozen=True):
 
 
 def accounts_file(data_dir: Path) -> Path:
-    """Return where a market maker keeps its accounts."""
+    """Return the path of the market maker's credentials in the data folder."""
     return data_dir / "mm.json"
 
 
@@ -55,11 +55,11 @@ async def open_accounts(client: Client, path: Path) -> Accounts:
         UnverifiedError: an account is not verified; it is stored until somebody verifies it.
         ApiError: the exchange refused.
     """
-    known = kept_accounts(path)
+    stored = kept_accounts(path)
     # Stored before they are used, so that accounts that cannot be used yet are available later.
     accounts = Accounts(
-        maker=await _existing(client, "maker", known.maker if known else None),
-        taker=await _existing(client, "taker", known.taker if known else None),
+        maker=await _existing(client, "maker", stored.maker if stored else None),
+        taker=await _existing(client, "taker", stored.taker if stored else None),
     )
     keep_accounts(path, accounts)
     accounts = Accounts(
@@ -70,25 +70,25 @@ async def open_accounts(client: Client, path: Path) -> Accounts:
     return accounts
 
 
-async def _existing(client: Client, role: str, known: Account | None) -> Account:
+async def _existing(client: Client, role: str, stored: Account | None) -> Account:
     """Return an existing account; without keys if its keys are refused."""
-    if known is not None:
+    if stored is not None:
         try:
-            if known.keys != _NO_KEYS:
-                await client.signed(known.keys, "GET", "/api/v3/account")
-                return known
+            if stored.keys != _NO_KEYS:
+                await client.signed(stored.keys, "GET", "/api/v3/account")
+                return stored
         except ApiError as error:
             if error.code not in KEY_REFUSED:
                 raise
             _log.warning("api key refused", role=role, code=error.code)
         try:
-            await _signed_in(client, known)
+            await _signed_in(client, stored)
         except ApiError as error:
             if error.status != UNAUTHORIZED:
                 raise
             _log.warning("sign-in refused", role=role, message=error.message)
         else:
-            return msgspec.structs.replace(known, keys=_NO_KEYS)
+            return msgspec.structs.replace(stored, keys=_NO_KEYS)
     new = Account(f"mm-{role}-{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(24), _NO_KEYS)
     await client.post("/api/v1/signup", {"email": new.email, "password": new.password})
     _log.info("account made", role=role, email=new.email)
@@ -98,9 +98,9 @@ async def _existing(client: Client, role: str, known: Account | None) -> Account
 async def _with_key(client: Client, role: str, account: Account) -> Account:
     if account.keys != _NO_KEYS:
         return account
-    asked = {"label": f"mm {role}", "password": account.password}
+    request = {"label": f"mm {role}", "password": account.password}
     try:
-        keys = await client.post("/api/v1/api-keys", asked, await _signed_in(client, account))
+        keys = await client.post("/api/v1/api-keys", request, await _signed_in(client, account))
     except ApiError as error:
         if error.status != FORBIDDEN:
             raise
@@ -133,7 +133,7 @@ def kept_accounts(path: Path) -> Accounts | None:
 
 
 def keep_accounts(path: Path, accounts: Accounts) -> None:
-    """Keep accounts where only their owner reads them."""
+    """Write the credentials to a file that only its owner can read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     beside.touch(mode=0o600)

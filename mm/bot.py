@@ -69,7 +69,7 @@ class OrderBudget:
 
 
 class Funds:
-    """What one account owns, available and held together."""
+    """The holdings of one account by asset: available plus held."""
 
     def __init__(self, account: Account) -> None:
         self.account = account
@@ -91,7 +91,7 @@ class Funds:
                 await self._read(client)
 
     def total(self, asset: str) -> AssetUnits:
-        """Return the holding in the asset's units."""
+        """Return the last known holding in the asset's units; 0 if there is none."""
         return self._totals.get(asset, AssetUnits(0))
 
     def inventory(self, plan: QuotingPlan) -> QuantityLots:
@@ -101,8 +101,8 @@ class Funds:
     async def _read(self, client: Client) -> None:
         answer = await client.signed(self.account.keys, "GET", "/api/v3/account")
         self._totals = {
-            each["asset"]: AssetUnits(parse_decimal(each["free"]) + parse_decimal(each["locked"]))
-            for each in answer["balances"]
+            balance["asset"]: AssetUnits(parse_decimal(balance["free"]) + parse_decimal(balance["locked"]))
+            for balance in answer["balances"]
         }
 
 
@@ -190,7 +190,7 @@ class Bot:
 
     async def _open_quotes(self, market: Market) -> dict[OrderId, OpenQuote]:
         orders = await self._signed(self._maker, "GET", "/api/v3/openOrders", symbol=market.symbol)
-        return {each.order_id: each for each in (_open_quote(market, order) for order in orders)}
+        return {quote.order_id: quote for quote in (_open_quote(market, order) for order in orders)}
 
     async def _carry_out(
         self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]
@@ -211,9 +211,9 @@ class Bot:
                     raise
             _canceled.labels(market.symbol).inc()
             del open_quotes[stale.order_id]
-        refused: set[Side] = set()
+        refused_sides: set[Side] = set()
         for quote in changes.placements:
-            if quote.side in refused:
+            if quote.side in refused_sides:
                 continue
             if not self._budget.take(time.monotonic()):
                 return
@@ -223,7 +223,7 @@ class Bot:
                 if error.code in KEY_REFUSED:
                     raise
                 # Mostly for want of funds, which the side's other quotes lack as well.
-                refused.add(quote.side)
+                refused_sides.add(quote.side)
                 _refused.labels(market.symbol).inc()
                 _log.warning("quote refused", market=market.symbol, side=quote.side.name, error=str(error))
             else:

@@ -47,13 +47,13 @@ async def _run(settings: Settings, probes: Probes) -> None:
     probes.ready_when("quotes", activity.why_not_ready)
     trust = LocalTrust.of(settings, settings.mm_rest_url)
     async with Client(settings.mm_rest_url or settings.rest_url(), trust) as client, probes.turning():
-        while made := await _unless(stop, _make_bot(client, settings, activity)):
-            bot, trading = made
+        while bot_and_trading := await _unless(stop, _make_bot(client, settings, activity)):
+            bot, trading = bot_and_trading
             try:
                 await _unless(stop, _run_until_changed(client, bot, trading))
             except* ApiError as refusals:
                 activity.paused(Pause.KEYS)
-                _log.warning("keys refused", errors=[str(each) for each in refusals.exceptions])
+                _log.warning("keys refused", errors=[str(refusal) for refusal in refusals.exceptions])
                 await asyncio.sleep(BACKOFF_S[-1])
             finally:
                 await bot.cancel_all()
@@ -74,7 +74,7 @@ async def _run_until_changed(client: Client, bot: Bot, trading: frozenset[str]) 
 
 
 async def changed(client: Client, trading: frozenset[str], period_s: float = LOOK_S) -> None:
-    """Return when other markets than these trade."""
+    """Poll every `period_s` seconds; return once the set of trading markets differs from `trading`."""
     while True:
         await asyncio.sleep(period_s)
         try:
@@ -92,6 +92,7 @@ async def _make_bot(client: Client, settings: Settings, activity: Activity) -> t
     failures = 0
     while True:
         try:
+            # First the clock: the accounts' requests are signed with its time.
             await client.synchronize_clock()
             exchange_info = await client.get("/api/v3/exchangeInfo")
             plans = plans_of(exchange_info, await client.get("/api/v3/ticker/price"), settings.mm_levels)

@@ -21,7 +21,7 @@ def plans_of(
 
     `exchange_info` and `last_prices` are the answers of /api/v3/exchangeInfo and /api/v3/ticker/price.
     """
-    prices = {each["symbol"]: each["price"] for each in last_prices}
+    prices = {ticker["symbol"]: ticker["price"] for ticker in last_prices}
     plans = []
     for definition in exchange_info["symbols"]:
         if definition["status"] != "TRADING":
@@ -44,12 +44,14 @@ def plans_of(
 
 
 def trading_markets(exchange_info: Mapping[str, Any]) -> frozenset[str]:
-    """Return the markets that trade."""
-    return frozenset(each["symbol"] for each in exchange_info["symbols"] if each["status"] == "TRADING")
+    """Return the symbols with the status TRADING."""
+    return frozenset(
+        definition["symbol"] for definition in exchange_info["symbols"] if definition["status"] == "TRADING"
+    )
 
 
 def orders_per_10s(exchange_info: Mapping[str, Any]) -> int:
-    """Return how many orders an account may place in ten seconds."""
+    """Return the exchange's limit of an account's orders per 10 s, or `ORDERS_PER_10S_DEFAULT`."""
     for limit in exchange_info.get("rateLimits", ()):
         if (limit["rateLimitType"], limit["interval"], limit["intervalNum"]) == ("ORDERS", "SECOND", 10):
             return int(limit["limit"])
@@ -57,7 +59,7 @@ def orders_per_10s(exchange_info: Mapping[str, Any]) -> int:
 
 
 def _market(definition: Mapping[str, Any]) -> Market:
-    filters = {each["filterType"]: each for each in definition["filters"]}
+    filters = {filter_["filterType"]: filter_ for filter_ in definition["filters"]}
     prices, lots = filters["PRICE_FILTER"], filters["LOT_SIZE"]
     notional = filters.get("NOTIONAL") or filters.get("MIN_NOTIONAL") or {"minNotional": "0"}
     # The API writes every amount with eight decimals, so here every asset has eight. The largest order in an

@@ -38,7 +38,7 @@ INVENTORY_SIDES: Final = 4
 
 
 class Quote(NamedTuple):
-    """One limit order that should rest in the book."""
+    """One limit order that should rest in the book, before it has an id."""
 
     side: Side
     price: PriceTicks
@@ -78,7 +78,7 @@ class QuotingPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.market.notional(self.anchor, QuantityLots((INVENTORY_SIDES + 2) * self.side_quantity))
 
     def level_quantity(self, level: int) -> QuantityLots:
-        """Return the mean quantity of a level; the best is 0."""
+        """Return the mean quantity at a level, counted from 0, the best; deeper levels have more."""
         return QuantityLots(self.quantity + self.quantity * level * LEVEL_GROWTH_PPM // PPM)
 
 
@@ -88,13 +88,13 @@ def is_priced(market: Market) -> bool:
 
 
 def first_reference(market: Market) -> PriceTicks:
-    """Return the price to start a market at that has never traded."""
+    """Return the reference price of a market without trades, from the assets' assumed prices in USD."""
     units = USD_PRICES.get(market.base, 1) * UNITS_PER_ASSET // USD_PRICES.get(market.quote, 1)
     return _within(market, units // market.tick_size)
 
 
 def plan_for(market: Market, reference: PriceTicks, levels: int) -> QuotingPlan:
-    """Return how to quote `market` around `reference`."""
+    """Return the quoting plan of a market whose reference price is `reference`."""
     value = LEVEL_VALUE_USD * UNITS_PER_ASSET // USD_PRICES.get(market.quote, 1)
     smallest = -(-4 * market.notional_min // market.notional(reference, QuantityLots(1)))
     quantity = max(value // market.notional(reference, QuantityLots(1)), smallest, 2 * market.quantity_min)
@@ -132,6 +132,7 @@ def desired_quotes(
     market = plan.market
     skew = reference * SKEW_PPM_MAX * inventory // (plan.inventory_max * PPM)
     center = min(max(reference - skew, 1), market.price_max)
+    # Rounded away from the center, so that the grid never narrows the spread.
     best_bid = (center - plan.half_spread) // plan.gap * plan.gap
     best_ask = -(-(center + plan.half_spread) // plan.gap) * plan.gap
     room = {Side.BUY: plan.inventory_max - inventory, Side.SELL: plan.inventory_max + inventory}

@@ -13,7 +13,7 @@ _last_quoted = prometheus_client.Gauge(
 
 
 class Pause(StrEnum):
-    """What a market maker may have to wait for."""
+    """The reasons why a market maker waits."""
 
     EXCHANGE = "exchange"
     """The exchange is away, or takes no orders."""
@@ -22,7 +22,7 @@ class Pause(StrEnum):
 
 
 class Activity:
-    """What the bot noted last, for metrics and probes."""
+    """The bot's last activity, as its metrics and probes report it."""
 
     def __init__(self, quiet_s_max: float, now_s: Callable[[], float] = time.monotonic) -> None:
         """A bot may neither quote nor say why for `quiet_s_max`."""
@@ -55,7 +55,7 @@ class Activity:
             _paused.labels(reason).set(0)
 
     def paused(self, reason: Pause) -> None:
-        """Note that it waits."""
+        """Record that the bot waits, and why."""
         self._noted_s, self._reason = self._now_s(), reason
         _paused.labels(reason).set(1)
 

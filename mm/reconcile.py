@@ -24,7 +24,7 @@ class Tolerance(NamedTuple):
     quantity_ppm_max: int = PPM
 
     def accepts(self, open_quote: OpenQuote, quote: Quote) -> bool:
-        """Return whether `open_quote` may stand for `quote`."""
+        """Return whether side and price are equal, and the open quantity is within the tolerance."""
         return (
             open_quote.side is quote.side
             and open_quote.price == quote.price
@@ -45,7 +45,7 @@ def reconcile(desired: Sequence[Quote], open_quotes: Iterable[OpenQuote], tolera
     unclaimed = sorted(open_quotes)
     placements: list[Quote] = []
     for quote in desired:
-        good = next((each for each in unclaimed if tolerance.accepts(each, quote)), None)
+        good = next((open_quote for open_quote in unclaimed if tolerance.accepts(open_quote, quote)), None)
         if good is None:
             placements.append(quote)
         else:

@@ -152,14 +152,14 @@ class Archiver:
         return self._connection
 
     def _locked_rows(self, connection: psycopg.Connection[Any]) -> dict[int, _Row]:
-        found = connection.execute(
+        rows = connection.execute(
             "SELECT shard, last_id, epoch, may_restart FROM archive WHERE shard = ANY(%s) ORDER BY shard FOR "
             "UPDATE",
             (self._shards,),
         ).fetchall()
         return {
             shard: _Row(StreamId.parse(last_id), epoch, may_restart)
-            for shard, last_id, epoch, may_restart in found
+            for shard, last_id, epoch, may_restart in rows
         }
 
     def _archive(
@@ -201,15 +201,15 @@ class Archiver:
     def _entries(self, shard: int, after: StreamId, goal: StreamId) -> Iterator[tuple[StreamId, Fields]]:
         stream = streams.commands(shard)
         while True:
-            found = self._streams.read({stream: after}, ENTRIES_PER_READ, 0)
+            page = self._streams.read({stream: after}, ENTRIES_PER_READ, 0)
             # Read after the positions, so that it includes all entries skipped up to there.
-            for entry in with_skips(found, self._streams.skips(shard)) if found else ():
+            for entry in with_skips(page, self._streams.skips(shard)) if page else ():
                 if entry.stream_id > goal:
                     return
                 yield entry.stream_id, entry.fields
-            if len(found) < ENTRIES_PER_READ:
+            if len(page) < ENTRIES_PER_READ:
                 return
-            after = found[-1].stream_id
+            after = page[-1].stream_id
 
     def _begin_at_snapshot(
         self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId
@@ -259,8 +259,8 @@ def has_entry(log: StreamLog, shard: int, stream_id: StreamId) -> bool:
     """
     if stream_id == STREAM_START:
         return log.passed(shard).get(TRIMMED, STREAM_START) == STREAM_START
-    found = log.read({streams.commands(shard): stream_id.preceding()}, 1, 0)
-    return bool(found) and found[0].stream_id == stream_id
+    entries = log.read({streams.commands(shard): stream_id.preceding()}, 1, 0)
+    return bool(entries) and entries[0].stream_id == stream_id
 
 
 def withdraw(log: StreamLog, database_url: str, shards: Sequence[int]) -> None:
@@ -274,8 +274,8 @@ def withdraw(log: StreamLog, database_url: str, shards: Sequence[int]) -> None:
 
 def drop_old(connection: psycopg.Connection[Any], shard: int, retention: Retention, now_ms: int) -> None:
     """Drop excess or old snapshots, never the newest, and the log before the oldest kept one."""
-    found = connection.execute("SELECT stream_id FROM shard_snapshots WHERE shard = %s", (shard,)).fetchall()
-    newest_first = sorted((StreamId.parse(stream_id) for (stream_id,) in found), reverse=True)
+    rows = connection.execute("SELECT stream_id FROM shard_snapshots WHERE shard = %s", (shard,)).fetchall()
+    newest_first = sorted((StreamId.parse(stream_id) for (stream_id,) in rows), reverse=True)
     oldest_ms = now_ms - retention.days * MS_PER_DAY
     kept = [
         stream_id
@@ -343,13 +343,13 @@ def insert_snapshot(
 
 def _merge(connection: psycopg.Connection[Any], shard: int, level: int) -> None:
     """Merge consecutive segments of `level` once there are enough of them."""
-    found = connection.execute(
+    segments = connection.execute(
         "SELECT after_id, last_id FROM log_segments WHERE shard = %s AND level = %s", (shard, level)
     ).fetchall()
-    if len(found) < MERGED_AT_ONCE:
+    if len(segments) < MERGED_AT_ONCE:
         return
     run: list[str] = []
-    for after_id, last_id in sorted(found, key=lambda row: StreamId.parse(row[1])):
+    for after_id, last_id in sorted(segments, key=lambda row: StreamId.parse(row[1])):
         run = [*run, last_id] if run and run[-1] == after_id else [last_id]
         if len(run) == MERGED_AT_ONCE:
             rows = connection.execute(

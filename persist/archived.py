@@ -47,8 +47,8 @@ class ShardArchive:
         rows = self._connection.execute(
             "SELECT stream_id, time, sequences FROM shard_snapshots WHERE shard = %s", (self.shard,)
         ).fetchall()
-        found = (SnapshotHeading(StreamId.parse(stream_id), *others) for stream_id, *others in rows)
-        return sorted(found, key=lambda each: each.stream_id, reverse=True)
+        headings = (SnapshotHeading(StreamId.parse(stream_id), *others) for stream_id, *others in rows)
+        return sorted(headings, key=lambda heading: heading.stream_id, reverse=True)
 
     def snapshot(self, stream_id: StreamId) -> bytes:
         """Return the bytes of a snapshot, as the shard wrote them.
@@ -82,12 +82,12 @@ class ShardArchive:
 
     def _nothing_ever_happened(self) -> bool:
         """Return whether the shard is followed and has neither input nor events yet."""
-        found = self._connection.execute(
+        row = self._connection.execute(
             "SELECT 1 FROM archive JOIN ingest USING (shard) WHERE shard = %s AND archive.last_id = %s AND "
             "ingest.last_id = %s",
             (self.shard, str(STREAM_START), str(STREAM_START)),
         ).fetchone()
-        return found is not None
+        return row is not None
 
     def segments(self, after: StreamId) -> list[SegmentHeading]:
         """Return the segments with entries after `after`, oldest first."""
@@ -95,8 +95,10 @@ class ShardArchive:
             "SELECT after_id, last_id, entries FROM log_segments WHERE shard = %s AND last_time >= %s",
             (self.shard, after.ms),
         ).fetchall()
-        found = (SegmentHeading(StreamId.parse(row[0]), StreamId.parse(row[1]), row[2]) for row in rows)
-        return sorted((each for each in found if each.last_id > after), key=lambda each: each.last_id)
+        headings = (SegmentHeading(StreamId.parse(row[0]), StreamId.parse(row[1]), row[2]) for row in rows)
+        return sorted(
+            (heading for heading in headings if heading.last_id > after), key=lambda heading: heading.last_id
+        )
 
     def count_after(self, after: StreamId) -> int:
         """Return about how many entries are archived after `after`."""

@@ -219,8 +219,8 @@ def _telling_progress(connection: psycopg.Connection[Any], index: IndexBuild, te
     def look() -> None:
         try:
             while not ended.wait(TELL_EVERY_S):
-                with psycopg.connect(**parameters, autocommit=True) as other:
-                    row = other.execute(_BUILD_PROGRESS, (builder,)).fetchone()
+                with psycopg.connect(**parameters, autocommit=True) as monitor:
+                    row = monitor.execute(_BUILD_PROGRESS, (builder,)).fetchone()
                 if row is not None:
                     tell(
                         f"index {index.name}: "
@@ -262,8 +262,11 @@ def _run(
         try:
             batch = _fill(connection, backfill, window, limit_s)
         except psycopg.errors.QueryCanceled:
+            # A long transaction blocks other writers, so windows shrink. The limit grows with each failure:
+            # otherwise a window that cannot shrink any more would never get done.
             window, limit_s = max(window / 4, WINDOW_MIN), limit_s * 2
             continue
+        # The database has undone this transaction, so the batch is tried again as it was.
         except psycopg.errors.DeadlockDetected:
             continue
         now_s, limit_s = time.monotonic(), BATCH_S_MAX
@@ -350,16 +353,16 @@ def _fill(
         # A paused process must not block other runs, or a transfer of the same id.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = '10s'")
         connection.execute(f"SET LOCAL statement_timeout = {int(limit_s * 1000)}".encode())
-        found = connection.execute(backfill.fill, {"start": start, "end": end}).fetchone()
-        assert found is not None
+        filled = connection.execute(backfill.fill, {"start": start, "end": end}).fetchone()
+        assert filled is not None
         is_last = end > last
         totals = connection.execute(
             "UPDATE schema_backfills SET position = %s, rows_done = rows_done + %s, "
             "done_time = CASE WHEN %s THEN now() END WHERE name = %s RETURNING rows_done, rows_total",
-            (end, found[0], is_last, backfill.name),
+            (end, filled[0], is_last, backfill.name),
         ).fetchone()
         assert totals is not None
-        return _Batch(found[0], is_last, *totals)
+        return _Batch(filled[0], is_last, *totals)
 
 
 def finish_backfills(database_url: str, stopping: threading.Event, retry_s: float = 5.0) -> None:

@@ -67,8 +67,8 @@ def is_permanent(error: psycopg.Error) -> bool:
 class Wait:
     """Logs what a process waits for, since when and why: at once, after a change, and every ten seconds."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, awaited: str) -> None:
+        self._what = awaited
         self._began_s = time.monotonic()
         self._said: tuple[str, float] | None = None
 
@@ -135,6 +135,8 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
             if number is not None and number >= SCHEMA_NUMBER:
                 _log.info("going on without the database: its schema was seen before", reason=one_line(error))
                 return
+            # A service's role is created by `migrate`, which may not have run yet: until then its refusal is
+            # not permanent.
             if is_permanent(error) and not (is_role_expected and wait.seconds() < ROLE_WAIT_S):
                 raise MigrationError(one_line(error)) from error
             if number is not None:

@@ -215,7 +215,7 @@ def _align(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
         if not right.column or right.column in columns
     }
     # Revoking a privilege on a relation also revokes it on its columns, so that comes first.
-    for relation, right in sorted(present - wanted, key=lambda each: each[1].column):
+    for relation, right in sorted(present - wanted, key=lambda grant: grant[1].column):
         connection.execute(_statement("REVOKE {} ON {} FROM {}", relation, right, role))
     for relation, right in sorted(wanted - _present_after(present, wanted)):
         connection.execute(_statement("GRANT {} ON {} TO {}", relation, right, role))

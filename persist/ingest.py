@@ -199,7 +199,7 @@ class Progress(Enum):
     """The result of one batch."""
 
     MORE = "there may be more"
-    CAUGHT_UP = "everything is stored"
+    CAUGHT_UP = "everything that was there when the batch began is stored"
 
 
 class DeadEntry(NamedTuple):
@@ -275,7 +275,9 @@ class ShardIngest:
                 entries, is_end = self._read(last_id)
                 if covered is not None and entries and entries[-1].stream_id > covered:
                     entries = [entry for entry in entries if entry.stream_id <= covered]
-                    is_end = False
+                    # What came meanwhile is the next nudge's: to go on at once would make a transaction for
+                    # each order under light load, which takes more time than to match it.
+                    is_end = True
                 entries, held = self._readable(entries)
                 is_end = is_end or held
                 if entries:
@@ -329,6 +331,8 @@ class ShardIngest:
         try:
             connection = self._connected()
             with connection.transaction():
+                # The lock of the ingest's row keeps its batches out, so the last trades stay what is read
+                # below.
                 self._locked_last_id(connection)
                 row = connection.execute(
                     "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING payload",
@@ -343,14 +347,19 @@ class ShardIngest:
                     stream_id, [event for _, event in put_aside], [number for number, _ in put_aside]
                 )
                 rows = self._rows_of([batch])
-                known = self._last_trades(connection)
+                trade_ids_before = self._last_trades(connection)
                 # A trade that the database refused was counted then, so that later ones leave no gap.
-                new = [trade for trade, _ in rows.trades if trade.trade_id > known.get(trade.market, 0)]
-                last = last_trade_ids(new, known)
+                new = [
+                    trade
+                    for trade, _ in rows.trades
+                    if trade.trade_id > trade_ids_before.get(trade.market, 0)
+                ]
+                last = last_trade_ids(new, trade_ids_before)
                 self._write(connection, rows)
-                self._move_last_trades(connection, known, last)
+                self._move_last_trades(connection, trade_ids_before, last)
             if self._late is not None:
                 self._refresh_candles(connection, *self._late)
+        # The connection may be in the middle of the transaction: the next call opens another.
         except BaseException:
             self.close()
             raise
@@ -394,12 +403,12 @@ class ShardIngest:
         """Return the entries of one batch, and whether there are no more."""
         stream, entries, size = events(self._shard), list[Entry](), 0
         while len(entries) < self._entries_max and size < BATCH_BYTES_MAX:
-            found = self._log.read({stream: last_id}, ENTRIES_PER_READ, 0)
-            entries += found
-            if len(found) < ENTRIES_PER_READ:
+            page = self._log.read({stream: last_id}, ENTRIES_PER_READ, 0)
+            entries += page
+            if len(page) < ENTRIES_PER_READ:
                 return entries, True
-            size += sum(len(entry.fields.get(EVENTS_FIELD, b"")) for entry in found)
-            last_id = found[-1].stream_id
+            size += sum(len(entry.fields.get(EVENTS_FIELD, b"")) for entry in page)
+            last_id = page[-1].stream_id
         return entries, False
 
     def _readable(self, entries: list[Entry]) -> tuple[list[Entry], bool]:
@@ -425,11 +434,11 @@ class ShardIngest:
         Return the numbers of events stored and of dead entries.
         """
         batches, dead = decoded(entries)
-        known = self._last_trades(connection)
-        last, refused = self._store_or_bisect(connection, batches, known)
-        self._move_last_trades(connection, known, last)
+        trade_ids_before = self._last_trades(connection)
+        last, refusals = self._store_or_bisect(connection, batches, trade_ids_before)
+        self._move_last_trades(connection, trade_ids_before, last)
         unread = {entry.stream_id: entry.reasons for entry in dead}
-        refused_ids = {stream_id for stream_id, _ in refused}
+        refused_ids = {stream_id for stream_id, _ in refusals}
         payloads = {
             entry.stream_id: entry.fields.get(EVENTS_FIELD, b"")
             for entry in entries
@@ -437,7 +446,7 @@ class ShardIngest:
         }
         dead = [entry for entry in dead if entry.stream_id not in refused_ids]
         for stream_id in refused_ids:
-            reasons = {number: reason for (where, number), reason in refused.items() if where == stream_id}
+            reasons = {number: reason for (where, number), reason in refusals.items() if where == stream_id}
             dead.append(_put_aside(stream_id, payloads[stream_id], {**unread.get(stream_id, {}), **reasons}))
         for stream_id, reason, payload, _ in dead:
             _log.error("event entry put aside", shard=self._shard, stream_id=str(stream_id), reason=reason)
@@ -446,31 +455,39 @@ class ShardIngest:
                 "CONFLICT DO NOTHING",
                 (self._shard, str(stream_id), reason, payload),
             )
-        return sum(len(batch.events) for batch in batches) - len(refused), len(dead)
+        return sum(len(batch.events) for batch in batches) - len(refusals), len(dead)
 
     def _last_trades(self, connection: psycopg.Connection[Any]) -> dict[str, int]:
         return dict(connection.execute("SELECT market, last_trade_id FROM ingest_markets").fetchall())
 
     def _move_last_trades(
-        self, connection: psycopg.Connection[Any], known: Mapping[str, int], last: Mapping[str, int]
+        self,
+        connection: psycopg.Connection[Any],
+        trade_ids_before: Mapping[str, int],
+        last: Mapping[str, int],
     ) -> None:
-        if moved := [
-            (market, trade_id) for market, trade_id in last.items() if known.get(market) != trade_id
+        if changes := [
+            (market, trade_id)
+            for market, trade_id in last.items()
+            if trade_ids_before.get(market) != trade_id
         ]:
             with connection.cursor() as cursor:
                 cursor.executemany(
                     "INSERT INTO ingest_markets VALUES (%s, %s) "
                     "ON CONFLICT (market) DO UPDATE SET last_trade_id = excluded.last_trade_id",
-                    moved,
+                    changes,
                 )
 
     def _store_or_bisect(
-        self, connection: psycopg.Connection[Any], batches: Sequence[EventBatch], known: Mapping[str, int]
+        self,
+        connection: psycopg.Connection[Any],
+        batches: Sequence[EventBatch],
+        trade_ids_before: Mapping[str, int],
     ) -> tuple[dict[str, int], dict[tuple[StreamId, int], str]]:
         """Store all events but those with a refused row.
 
-        `known` is market -> last trade before them; return the same after them, and the refused events of
-        entries with the reasons.
+        `trade_ids_before` is market -> last trade before them; return the same after them, and the refused
+        events of entries with the reasons.
 
         Raises:
             TradeGapError: see `last_trade_ids`.
@@ -479,7 +496,7 @@ class ShardIngest:
         try:
             with connection.transaction():
                 rows = self._rows_of(batches)
-                last = last_trade_ids((trade for trade, _ in rows.trades), known)
+                last = last_trade_ids((trade for trade, _ in rows.trades), trade_ids_before)
                 self._write(connection, rows)
         except _Refusal as error:
             if len(batches) == 1 and len(batches[0].events) == 1:
@@ -492,15 +509,17 @@ class ShardIngest:
                 )
                 strange = {trade.market: min(trade.trade_id, AMOUNT_UNITS_MAX) for trade in foreign}
                 ((number, _),) = batches[0].numbered()
-                return last_trade_ids(own, known) | strange, {(batches[0].stream_id, number): _reason(error)}
+                return last_trade_ids(own, trade_ids_before) | strange, {
+                    (batches[0].stream_id, number): _reason(error)
+                }
         else:
             return last, {}
         parts = batches if len(batches) > 1 else batches[0].halves()
         middle = len(parts) // 2
-        last, refused = self._store_or_bisect(connection, parts[:middle], known)
+        last, refusals = self._store_or_bisect(connection, parts[:middle], trade_ids_before)
         self._empty_batch_tables(connection)
         last, refused_later = self._store_or_bisect(connection, parts[middle:], last)
-        return last, refused | refused_later
+        return last, refusals | refused_later
 
     def _rows_of(self, batches: Sequence[EventBatch]) -> Rows:
         while True:

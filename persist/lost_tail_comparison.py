@@ -42,11 +42,13 @@ class LogGuard:
         stored = stored_of(self._database_url)
         reasons: list[str] = []
         for shard in open_questions:
-            known = stored.get(shard, Stored())
-            reason = lost_tail(shard, known, found_of(self._streams, shard, known))
+            stored_state = stored.get(shard, Stored())
+            reason = lost_tail(shard, stored_state, found_of(self._streams, shard, stored_state))
             write_guard(self._streams.at(shard), shard, guards[shard].run_id, reason)
             if not reason:
-                _log.info("log compared with the database", shard=shard, archived=str(known.archived_id))
+                _log.info(
+                    "log compared with the database", shard=shard, archived=str(stored_state.archived_id)
+                )
             else:
                 reasons.append(reason)
                 if guards[shard].reason != reason:

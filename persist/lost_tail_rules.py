@@ -31,24 +31,24 @@ class Found(NamedTuple):
     """Whether the last archived entry is in the input."""
 
 
-def lost_tail(shard: int, stored: Stored, found: Found) -> str:
+def lost_tail(shard: int, stored: Stored, log_state: Found) -> str:
     """Return what is missing in Redis and what to do; empty if nothing is."""
-    position = found.position
-    what = ""
+    position = log_state.position
+    damage = ""
     if position.stream_id < stored.archived_id:
-        what = f"its log ends at {position.stream_id}, but was archived up to {stored.archived_id}"
+        damage = f"its log ends at {position.stream_id}, but was archived up to {stored.archived_id}"
     elif position.epoch < stored.archived_epoch:
-        what = f"its epoch is {position.epoch}, but was {stored.archived_epoch} before"
-    elif found.events_end < stored.ingested_id:
-        what = f"its events end at {found.events_end}, but were stored up to {stored.ingested_id}"
-    elif found.input_end < position.stream_id:
-        what = f"its input ends at {found.input_end}, but was committed up to {position.stream_id}"
-    elif stored.archived_id > STREAM_START and not found.has_archived and not stored.may_restart:
-        what = f"its log goes on without entry {stored.archived_id}, which was archived last"
-    if not what:
+        damage = f"its epoch is {position.epoch}, but was {stored.archived_epoch} before"
+    elif log_state.events_end < stored.ingested_id:
+        damage = f"its events end at {log_state.events_end}, but were stored up to {stored.ingested_id}"
+    elif log_state.input_end < position.stream_id:
+        damage = f"its input ends at {log_state.input_end}, but was committed up to {position.stream_id}"
+    elif stored.archived_id > STREAM_START and not log_state.has_archived and not stored.may_restart:
+        damage = f"its log goes on without entry {stored.archived_id}, which was archived last"
+    if not damage:
         return ""
     return (
-        f"shard {shard} has lost the end of its log: {what}. Redis came back with less than it had "
+        f"shard {shard} has lost the end of its log: {damage}. Redis came back with less than it had "
         "acknowledged. Stop the exchange, and bring Redis's newest data back if there are any; otherwise "
         "`exchange restore` rebuilds them from the database (first with --dry-run, to see what would be "
         "missing)"

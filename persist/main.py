@@ -18,7 +18,14 @@ import structlog
 from dramatiq import Worker
 from dramatiq.brokers.redis import RedisBroker
 
-from persist.actors import POLL_MS, IngestRunner, archive_once, declare_archive, declare_ingest, make_broker
+from persist.actors import (
+    SLOW_POLL_MS,
+    IngestRunner,
+    archive_once,
+    declare_archive,
+    declare_ingest,
+    make_broker,
+)
 from persist.archive import Archiver, Retention, withdraw
 from persist.backfill import finish_backfills
 from persist.first_start import PERIOD_S as SCHEMA_PERIOD_S
@@ -193,6 +200,7 @@ class _Beside:
 def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Ingest nudged shards until SIGTERM or SIGINT; then finish the batch in progress."""
     stopping = stop_flag()
+    # The modules live as long as the process: no collection needs to look at them.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     redis_url, database_url = settings.resolved_redis_url(), database_url_of(settings, ServiceRole.PERSIST)
@@ -224,9 +232,12 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     if settings.archive_enabled:
         declare_archive(broker, lambda: archive_once(archiver))
         threads += 1
-    worker = Worker(broker, worker_threads=threads, worker_timeout=POLL_MS)
+    worker = Worker(broker, worker_threads=threads, worker_timeout=SLOW_POLL_MS)
     heartbeat = Heartbeat(settings, settings.name_of_process("persist-worker"))
+    # Before the wait for the schema: a process that waits already announces the formats that it reads
+    # (docs/decisions/0027).
     heartbeat.start()
+    # No job is taken before the tables exist: each would fail, and be repeated.
     _await_schema_for_work(database_url, stopping, probes)
     worker.start()
     # In a separate thread: dropping may take long. A process that stops leaves the rest to the next time.
@@ -243,6 +254,7 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
         while not stopping.wait(WATCH_PERIOD_S):
             watch.look()
     probes.leaving()
+    # First the worker, which finishes its jobs: they use the connections that are closed after it.
     worker.stop()
     heartbeat.stop()
     runner.close()

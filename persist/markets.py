@@ -36,7 +36,7 @@ class KnownMarkets:
         Raises:
             MarketsUnknownError: there is no new one, but not all shards have published their configurations.
         """
-        known = len(self.by_symbol)
+        count_before = len(self.by_symbol)
         for batch in batches:
             for event in batch.events:
                 if isinstance(event, MarketConfigured):
@@ -47,8 +47,10 @@ class KnownMarkets:
             if configuration is None or configuration.config is None:
                 silent.append(shard)
             else:
-                self.by_symbol |= {each.market.symbol: each.market for each in configuration.markets}
-        if len(self.by_symbol) > known:
+                self.by_symbol |= {
+                    definition.market.symbol: definition.market for definition in configuration.markets
+                }
+        if len(self.by_symbol) > count_before:
             return True
         if silent:
             names = ", ".join(map(str, silent))

@@ -121,17 +121,17 @@ def migrations_of(flavour: Flavour, folder: Traversable | None = None) -> list[M
         MigrationError: two files of one folder have the same number.
     """
     folder = folder or resources.files("persist").joinpath("schema")
-    found: list[Migration] = []
+    migrations_found: list[Migration] = []
     for prefix, part in (("", folder), (f"{flavour}/", folder.joinpath(flavour))):
-        files = [each for each in part.iterdir() if each.name.endswith(".sql")] if part.is_dir() else []
+        files = [file for file in part.iterdir() if file.name.endswith(".sql")] if part.is_dir() else []
         migrations = [
-            Migration(int(each.name[:4]), prefix + each.name, each.read_text("utf-8")) for each in files
+            Migration(int(file.name[:4]), prefix + file.name, file.read_text("utf-8")) for file in files
         ]
-        if len({each.number for each in migrations}) < len(migrations):
+        if len({migration.number for migration in migrations}) < len(migrations):
             raise MigrationError(f"two migrations of the same number in {prefix or 'schema'}")
-        found += migrations
+        migrations_found += migrations
     # Sorting is stable: the migration of every database comes before that of the flavour.
-    return sorted(found, key=lambda each: each.number)
+    return sorted(migrations_found, key=lambda migration: migration.number)
 
 
 def migrate(
@@ -178,6 +178,8 @@ def migrate(
             _apply(connection, migration, flavour, tell, lock_wait_s_max, lock_timeout_ms)
             seconds = round(time.monotonic() - began_s, 3)
             _log.info("migration applied", migration=migration.name, flavour=flavour, seconds=seconds)
+        # Rights come after the migrations, whose relations they name; backfills come last, since they may
+        # take hours and everything else works meanwhile.
         _provide_roles(connection, logins or RoleLogins(), tell)
         grant_rights(connection)
         if flavour is Flavour.TIMESCALEDB:
@@ -303,9 +305,9 @@ def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]])
     Raises:
         MigrationError: any other difference.
     """
-    known = {migration.name for migration in migrations}
+    names = {migration.name for migration in migrations}
     newest_known = max((migration.number for migration in migrations), default=0)
-    unknown = {name: number for name, (number, _) in applied.items() if name not in known}
+    unknown = {name: number for name, (number, _) in applied.items() if name not in names}
     mistakes = [
         f"{name}: applied, but not part of this program"
         for name, number in unknown.items()

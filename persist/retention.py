@@ -59,12 +59,14 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
             "SELECT pg_try_advisory_lock(%s), (SELECT flavour FROM schema_migrations LIMIT 1)", (_LOCK,)
         ).fetchone()
         assert row is not None
-        stored = [StreamId.parse(last_id) for (last_id,) in connection.execute("SELECT last_id FROM ingest")]
-        if not row[0] or not stored:
+        stored_ids = [
+            StreamId.parse(last_id) for (last_id,) in connection.execute("SELECT last_id FROM ingest")
+        ]
+        if not row[0] or not stored_ids:
             return {}
         # Days are counted back from the stored events, not from today: a lagging database keeps what it still
         # needs.
-        stored_ms = min(each.ms for each in stored)
+        stored_ms = min(stream_id.ms for stream_id in stored_ids)
         drop = _delete_rows
         if row[1] == Flavour.TIMESCALEDB:
             drop = _drop_chunks

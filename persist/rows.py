@@ -380,7 +380,9 @@ def _total(event: OrderFilled | FundsDeposited | FundsWithdrawn, asset: str) -> 
 
     None if the event does not say.
     """
-    return next((each.available + each.held for each in event.balances if each.asset == asset), None)
+    return next(
+        (balance.available + balance.held for balance in event.balances if balance.asset == asset), None
+    )
 
 
 def rows_of(shard: int, batches: Iterable[EventBatch], markets: Mapping[str, Market]) -> Rows:
@@ -395,13 +397,13 @@ def rows_of(shard: int, batches: Iterable[EventBatch], markets: Mapping[str, Mar
     return rows
 
 
-def last_trade_ids(trades: Iterable[TradeExecuted], known: Mapping[str, int]) -> dict[str, int]:
-    """Return market -> the id of its last trade: `known`, updated by the following trades.
+def last_trade_ids(trades: Iterable[TradeExecuted], trade_ids_before: Mapping[str, int]) -> dict[str, int]:
+    """Return market -> the id of its last trade: `trade_ids_before`, updated by the following trades.
 
     Raises:
         TradeGapError: a trade's id is not the next one.
     """
-    last = dict(known)
+    last = dict(trade_ids_before)
     for trade in trades:
         market, trade_id = trade.market, trade.trade_id
         expected = last.get(market, 0) + 1

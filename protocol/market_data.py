@@ -142,3 +142,27 @@ class AccountUpdate(msgspec.Struct, frozen=True, array_like=True):
     """Not used."""
     after: str = ""
     """Empty when the writer is older than this field."""
+
+
+class RepeatRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Which accounts' events an edge may have missed, and asks the feeds of their shard for."""
+
+    request_id: int
+    reply_to: str
+    """The channel of the answer."""
+    accounts: list[tuple[AccountId, str]]
+    """(account, the position up to which it was heard)."""
+
+
+class Repeated(msgspec.Struct, frozen=True, array_like=True):
+    """A part of the answer to a `RepeatRequest`: what the accounts have up to `position`."""
+
+    request_id: int
+    position: str
+    accounts: list[tuple[AccountId, msgspec.Raw]]
+    """(account, its events as in an `AccountUpdate`)."""
+    is_last: bool
+    """Whether `position` is that up to which feeds had published when they were asked, or why it cannot be
+    reached is in `problem`."""
+    problem: str = ""
+    """Why events are missing for good; empty: none are."""

@@ -34,6 +34,8 @@ cluster. A market's read models carry the tag of the market's shard.
 | `pub:SYMBOL:KIND`        | channel | feeds           | public market data of one kind                    |
 | `pub:second:{k}`         | channel | feeds           | the shard's time (ms), each second                |
 | `account:ID`             | channel | feeds           | an account's own events                           |
+| `repeat:{k}`             | channel | edges           | which accounts' events feeds are to repeat        |
+| `repeated:NAME:{k}`      | channel | feeds           | the events that the edge NAME has asked for       |
 | `reply:NAME`             | channel | shards          | reply frames for the waiter NAME                  |
 | `api_key:2:KEY`          | string  | functions       | read model of an API key, or a ticket; expires    |
 | `session:HASH`           | string  | functions       | a session; expires                                |
@@ -315,6 +317,16 @@ def second(shard: int) -> str:
 def account(account_id: int) -> str:
     """`account:ID`, a channel."""
     return f"account:{account_id}"
+
+
+def repeat(shard: int) -> str:
+    """`repeat:{k}`, a channel."""
+    return f"repeat:{{{shard}}}"
+
+
+def repeated(name: str, shard: int) -> str:
+    """`repeated:NAME:{k}`, a channel. An edge hears each shard's on the server of that shard's feeds."""
+    return f"repeated:{name}:{{{shard}}}"
 
 
 def replies(reply_to: str) -> str:

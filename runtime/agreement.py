@@ -51,8 +51,10 @@ def differences(own: ClusterSettings, others: dict[str, ClusterSettings]) -> lis
     lines = []
     for field in msgspec.structs.fields(ClusterSettings):
         value = getattr(own, field.name)
-        other = {name: getattr(each, field.name) for name, each in sorted(others.items())}
-        if wrong := [f"{theirs} in {name}" for name, theirs in other.items() if theirs != value]:
+        others_values = {
+            name: getattr(process_settings, field.name) for name, process_settings in sorted(others.items())
+        }
+        if wrong := [f"{theirs} in {name}" for name, theirs in others_values.items() if theirs != value]:
             lines.append(f"{PREFIX}{field.name.upper()}: {value} here, {', '.join(wrong)}")
     return lines
 

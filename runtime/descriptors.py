@@ -25,8 +25,8 @@ def raise_descriptors() -> int:
     return raised
 
 
-def connections_possible(wanted: int, descriptors: int) -> int:
+def connections_possible(connections: int, descriptors: int) -> int:
     """Return how many of the wanted connections have a descriptor, at least 1."""
     if descriptors == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, descriptors - RESERVED))
+        return connections
+    return max(1, min(connections, descriptors - RESERVED))

@@ -64,11 +64,11 @@ def stop_flag() -> threading.Event:
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         flag.set()
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        for signal_number in STOP_SIGNALS:
+            signal.signal(signal_number, signal.SIG_DFL)
 
-    for each in STOP_SIGNALS:
-        signal.signal(each, stop)
+    for signal_number in STOP_SIGNALS:
+        signal.signal(signal_number, stop)
     return flag
 
 
@@ -82,10 +82,10 @@ def stop_event() -> asyncio.Event:
 
     def stop() -> None:
         event.set()
-        for each in STOP_SIGNALS:
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
+        for signal_number in STOP_SIGNALS:
+            loop.remove_signal_handler(signal_number)
+            signal.signal(signal_number, signal.SIG_DFL)
 
-    for each in STOP_SIGNALS:
-        loop.add_signal_handler(each, stop)
+    for signal_number in STOP_SIGNALS:
+        loop.add_signal_handler(signal_number, stop)
     return event

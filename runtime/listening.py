@@ -97,5 +97,5 @@ def has_input(source: socket.socket) -> bool:
 def _pass_over_new(listener: socket.socket) -> None:
     program = b"".join(struct.pack("HBBI", *instruction) for instruction in _PASS_OVER_NEW)
     memory = ctypes.create_string_buffer(program, len(program))
-    described = struct.pack("HP", len(_PASS_OVER_NEW), ctypes.addressof(memory))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+    filter_program = struct.pack("HP", len(_PASS_OVER_NEW), ctypes.addressof(memory))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)

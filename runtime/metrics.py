@@ -66,6 +66,8 @@ class Health(msgspec.Struct, frozen=True):
     reads_format: int = 0
     reads_kinds: int = 0
     reads_rules: int = 0
+    core: str = ""
+    """Which core an engine worker runs; empty: it is none, or its release does not report it."""
 
 
 def health_keys(process: str) -> tuple[str, str]:
@@ -73,9 +75,9 @@ def health_keys(process: str) -> tuple[str, str]:
     return streams.health(process), streams.instance_health(process, own_instance())
 
 
-def health_now(lag_ms: int | None) -> Health:
+def health_now(lag_ms: int | None, core: str = "") -> Health:
     """Return this process's current heartbeat."""
-    return Health(os.getpid(), time.time(), lag_ms, *this_release())
+    return Health(os.getpid(), time.time(), lag_ms, *this_release(), core)
 
 
 def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_shared: bool = False) -> None:
@@ -106,7 +108,7 @@ def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_s
 
 def metrics_application(probes: Probes, password: str = "") -> WSGIApplication:
     """Return the WSGI application of metrics, which may require a password, and of probes, which do not."""
-    wanted = f"Bearer {password}".encode() if password else b""
+    expected_header = f"Bearer {password}".encode() if password else b""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Yielding())
     metrics: WSGIApplication = prometheus_client.make_wsgi_app(registry)
@@ -114,8 +116,8 @@ def metrics_application(probes: Probes, password: str = "") -> WSGIApplication:
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
-            shown = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1")
-            if wanted and not hmac.compare_digest(shown, wanted):
+            header = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1")
+            if expected_header and not hmac.compare_digest(header, expected_header):
                 headers = [("Content-Type", "text/plain; charset=utf-8"), ("WWW-Authenticate", "Bearer")]
                 start_response("401 Unauthorized", headers)
                 return [b"Metrics require the password.\n"]

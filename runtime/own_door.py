@@ -100,13 +100,13 @@ def ask_websocket(
         NoAnswerError: it does not answer, or refuses.
     """
     address = local(host)
-    shown = f"[{address}]" if ":" in address else address
+    url_host = f"[{address}]" if ":" in address else address
     scheme = "ws" if context is None else "wss"
     try:
         with (
             _connected(address, port, timeout_s, knocks) as knocker,
             websockets.sync.client.connect(
-                f"{scheme}://{shown}:{port}/ws",
+                f"{scheme}://{url_host}:{port}/ws",
                 sock=knocker,
                 ssl=context,
                 open_timeout=timeout_s,

@@ -35,9 +35,9 @@ class Probes:
         self._lives: dict[str, Check] = {}
         self.starting("starting")
 
-    def starting(self, what: str) -> None:
-        """Record that the main loop is not running yet, or not any more; the process first does `what`."""
-        self._doing: str | None = what
+    def starting(self, step: str) -> None:
+        """Record that the main loop is not running yet, or not any more; the process first does `step`."""
+        self._doing: str | None = step
         self._turned_s, self._turn_s_max = self._now_s(), START_S_MAX
 
     def turned(self) -> None:
@@ -83,8 +83,8 @@ class Probes:
         """Return the reasons against readiness, by the name of their check; empty: the process is ready."""
         if self._doing is not None:
             return {"process": self._doing}
-        found = {"process": self.why_not_alive(), **{name: check() for name, check in self._checks.items()}}
-        return {name: reason for name, reason in found.items() if reason is not None}
+        results = {"process": self.why_not_alive(), **{name: check() for name, check in self._checks.items()}}
+        return {name: reason for name, reason in results.items() if reason is not None}
 
     @asynccontextmanager
     async def turning(self) -> AsyncIterator[None]:

@@ -113,6 +113,7 @@ def parse_address(url: str) -> RedisAddress:
             return RedisAddress(parts.scheme, (), "", redis.asyncio.connection.parse_url(url), {})
         except ValueError as error:
             raise AddressError(str(error)) from error
+    # By hand: `urlsplit` knows one host and one port, and these addresses have several.
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     options = {"username": unquote(user), "password": unquote(password)}
@@ -121,7 +122,7 @@ def parse_address(url: str) -> RedisAddress:
     service = parts.path.strip("/")
     try:
         nodes = tuple(
-            (host, int(port)) for host, _, port in (each.rpartition(":") for each in hosts.split(","))
+            (host, int(port)) for host, _, port in (address.rpartition(":") for address in hosts.split(","))
         )
         database = int(query.pop("db", 0))
     except ValueError as error:
@@ -134,12 +135,12 @@ def parse_address(url: str) -> RedisAddress:
         )
     if query or (database and parts.scheme == CLUSTER):
         raise AddressError(f"{parts.scheme}: what does {', '.join(query) or 'db'} mean here?")
-    known = {name: value for name, value in options.items() if value}
+    given = {name: value for name, value in options.items() if value}
     return RedisAddress(
         parts.scheme,
         nodes,
         service,
-        known | ({"db": database} if database else {}),
+        given | ({"db": database} if database else {}),
         {name: value for name, value in sentinel_options.items() if value},
     )
 
@@ -351,20 +352,20 @@ class ShardServers:
 
     def _of(self, shard: int) -> tuple[redis.Redis, Tether]:
         index = shard if self.are_several else 0
-        found = self._clients.get(index)
-        if found is None:
+        client_and_tether = self._clients.get(index)
+        if client_and_tether is None:
             tether = Tether()
-            found = self._clients[index] = (
+            client_and_tether = self._clients[index] = (
                 client_for(self._url, f"{{{shard}}}", tether, **self._options),
                 tether,
             )
-            self._prepare(found[0])
-        return found
+            self._prepare(client_and_tether[0])
+        return client_and_tether
 
     def close(self) -> None:
         """Close every connection."""
-        for each, _ in self._clients.values():
-            each.close()
+        for client, _ in self._clients.values():
+            client.close()
 
 
 def _cluster(address: RedisAddress, **options: Any) -> redis.RedisCluster:
@@ -390,9 +391,9 @@ def _sentinel_finder(address: RedisAddress) -> _Find:
 
     def find() -> tuple[str, int]:
         states: list[Mapping[str, Any] | None] = []
-        for each in sentinel.sentinels:
+        for client in sentinel.sentinels:
             try:
-                masters: Any = each.sentinel_masters()
+                masters: Any = client.sentinel_masters()
                 states.append(masters.get(address.service))
             except (redis.ConnectionError, redis.TimeoutError):
                 continue
@@ -406,11 +407,11 @@ def _newest_master(address: RedisAddress, states: Iterable[Mapping[str, Any] | N
 
     Other sentinels may still name the previous master.
     """
-    known = [state for state in states if state]
-    newest = max(known, key=lambda state: int(state["config-epoch"]), default=None)
+    masters = [state for state in states if state]
+    newest = max(masters, key=lambda state: int(state["config-epoch"]), default=None)
     if newest is None or newest["is_sdown"] or newest["is_odown"]:
         raise redis.sentinel.MasterNotFoundError(
-            f"no master of {address.service} now, say {len(known)} sentinels"
+            f"no master of {address.service} now, say {len(masters)} sentinels"
         )
     return str(newest["ip"]), int(newest["port"])
 
@@ -453,9 +454,9 @@ def asyncio_finder(address: RedisAddress, key: str) -> Callable[[], Awaitable[tu
 
     async def find() -> tuple[str, int]:
         states: list[Mapping[str, Any] | None] = []
-        for each in sentinel.sentinels:
+        for client in sentinel.sentinels:
             try:
-                masters: Any = await each.sentinel_masters()
+                masters: Any = await client.sentinel_masters()
                 states.append(masters.get(address.service))
             except (redis.ConnectionError, redis.TimeoutError):
                 continue
@@ -635,13 +636,13 @@ def _raise_passing(error: redis.ResponseError) -> None:
     if is_full(error):
         _raise(FullError(f"Redis is full: {error}"), error)
     # The library strips the error codes that it knows and has classes for them.
-    known = (
+    translated = (
         redis.ReadOnlyError,
         redis.exceptions.ClusterDownError,
         redis.exceptions.TryAgainError,
         redis.exceptions.AskError,
     )
-    if isinstance(error, known) or is_passing(error):
+    if isinstance(error, translated) or is_passing(error):
         _raise(NotNowError(f"{type(error).__name__}: {error}"), error)
 
 

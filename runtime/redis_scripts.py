@@ -13,8 +13,8 @@ def load_script(package: str, name: str, *, is_reserved: bool = False, **values:
     """
     text = resources.files(package).joinpath("scripts", f"{name}.lua").read_text("utf-8")
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("--")]
-    given = [
+    arguments = [
         f"local {key} = {value}" if isinstance(value, int) else f"local {key} = '{value}'"
         for key, value in values.items()
     ]
-    return (RESERVE if is_reserved else "") + "\n".join([*given, *lines, ""])
+    return (RESERVE if is_reserved else "") + "\n".join([*arguments, *lines, ""])

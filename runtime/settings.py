@@ -179,6 +179,11 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
     """Shard of an engine worker."""
 
     # The engine worker
+    core: Literal["auto", "objects", "compiled"] = "auto"
+    """Which implementation of the core an engine worker runs; all write the same bytes.
+
+    `auto`: the compiled one if it has been built, otherwise the objects.
+    """
     engine: str = ""
     """Name of an engine worker among those of its shard. Empty: `engine-` and the shard's number."""
     standbys: Annotated[int, Meta(ge=0, le=9)] = 0
@@ -564,12 +569,12 @@ class Settings(ClusterSettings, frozen=True, kw_only=True):
 
     def browser_origins(self) -> list[str]:
         """Return the origins whose pages may call the API."""
-        named = [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+        origins = [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
         own = {
             self.frontend_url(),
             *(f"http{self._s()}://{host}:{self.frontend_port}" for host in ("127.0.0.1", "localhost")),
         }
-        return named or sorted(own)
+        return origins or sorted(own)
 
     def ws_url(self) -> str:
         """Return the base URL of the WebSocket servers."""
@@ -620,7 +625,19 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     Raises:
         SettingsError: names every wrong or unknown setting on its own line.
     """
-    environment = os.environ if environment is None else environment
+    values = _values_in(os.environ if environment is None else environment)
+    settings = Settings(**values)  # type: ignore[arg-type]
+    # Apart from the single values: rules between settings make sense only once each of them is valid.
+    _check_together(settings)
+    return settings
+
+
+def _values_in(environment: Mapping[str, str]) -> dict[str, object]:
+    """Return the settings in `environment` by name.
+
+    Raises:
+        SettingsError: names every wrong or unknown setting on its own line.
+    """
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     values: dict[str, object] = {}
     mistakes: list[str] = []
@@ -647,7 +664,15 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
             mistakes.append(f"{variable}: {error}")
     if mistakes:
         raise SettingsError("\n".join(mistakes))
-    settings = Settings(**values)  # type: ignore[arg-type]
+    return values
+
+
+def _check_together(settings: Settings) -> None:
+    """Check the rules between settings.
+
+    Raises:
+        SettingsError: one is broken.
+    """
     if settings.shard >= settings.shard_count:
         raise SettingsError(f"{PREFIX}SHARD: must be less than {PREFIX}SHARD_COUNT ({settings.shard_count})")
     mistakes = [
@@ -659,6 +684,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         raise SettingsError("\n".join(mistakes))
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError(f"{PREFIX}TLS_CERTIFICATE, {PREFIX}TLS_KEY: both, or none")
+    # Only for its refusal, like `market_map` below: a mistake must show at boot, not at the first use.
     settings.shards_of_feeds()
     if settings.feeds_processes > settings.shard_count:
         raise SettingsError(
@@ -671,7 +697,6 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
             parse_address(getattr(settings, name) or "redis://")
         except AddressError as error:
             raise SettingsError(f"{PREFIX}{name.upper()}: {error}") from error
-    return settings
 
 
 def _decode(expected: type, value: object) -> object:

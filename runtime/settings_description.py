@@ -51,6 +51,7 @@ class Section(NamedTuple):
 
 def sections() -> list[Section]:
     """Return all settings in their order."""
+    # Titles are comments and descriptions stand below their fields: neither exists at run time.
     source = inspect.getsource(settings)
     lines = source.splitlines()
     kinds = (ClusterSettings.__name__, Settings.__name__)
@@ -61,7 +62,7 @@ def sections() -> list[Section]:
     defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
     result: list[Section] = []
     last_line = definitions[0].lineno
-    for node, following in pairwise(statement for each in definitions for statement in each.body):
+    for node, following in pairwise(statement for definition in definitions for statement in definition.body):
         if not isinstance(node, ast.AnnAssign):
             continue
         assert isinstance(node.target, ast.Name)

@@ -30,14 +30,14 @@ class OrderTrace(NamedTuple):
 
     def stage_id(self, stage: str, process: str) -> int:
         """Return the id of a stage's span: the same for a repetition, for example after a crash."""
-        named = f"{self.trace_id:x} {stage} {process}".encode()
-        return int.from_bytes(hashlib.blake2b(named, digest_size=_SPAN_BYTES).digest(), "big")
+        key = f"{self.trace_id:x} {stage} {process}".encode()
+        return int.from_bytes(hashlib.blake2b(key, digest_size=_SPAN_BYTES).digest(), "big")
 
 
 def order_trace(account_id: int, client_order_id: str) -> OrderTrace:
     """Return the trace of an order, the same in every process."""
-    named = f"{account_id} {client_order_id}".encode()
-    digest = hashlib.blake2b(named, digest_size=_TRACE_BYTES + _SPAN_BYTES).digest()
+    key = f"{account_id} {client_order_id}".encode()
+    digest = hashlib.blake2b(key, digest_size=_TRACE_BYTES + _SPAN_BYTES).digest()
     return OrderTrace(
         int.from_bytes(digest[:_TRACE_BYTES], "big"), int.from_bytes(digest[_TRACE_BYTES:], "big")
     )

@@ -58,19 +58,19 @@ def _published(settings: Settings) -> Iterator[str]:
         **{name: _redis_passwords(getattr(settings, name)) for name in _REDIS_URLS},
         **{name: _database_passwords(getattr(settings, name)) for name in _DATABASE_URLS},
         "database_role_passwords": [
-            each.partition(":")[2] for each in settings.database_role_passwords.split(",")
+            credential.partition(":")[2] for credential in settings.database_role_passwords.split(",")
         ],
         "metrics_password": [settings.metrics_password],
     }
-    for name, known in passwords.items():
-        if any(each.startswith(PUBLISHED) for each in known):
+    for name, values in passwords.items():
+        if any(value.startswith(PUBLISHED) for value in values):
             yield _refusal(name, "password")
     for name in _KEYS:
         text: str = getattr(settings, name)
         if text and is_published_key(decoded_key(text, PREFIX + name.upper())):
             yield _refusal(name, "key")
-    for each in filter(None, settings.operator_keys.split(",")):
-        role, _, text = each.strip().partition(":")
+    for operator_key in filter(None, settings.operator_keys.split(",")):
+        role, _, text = operator_key.strip().partition(":")
         try:
             key = decoded_key(text, "")
         except SettingsError:

@@ -29,8 +29,8 @@ _decode = json_decoder(Halt)
 
 def write_halt(client: redis.Redis, shard: int, reason: str) -> None:
     """Record that a shard is halted; a halt for the same reason keeps its time."""
-    known = read_halt(client, shard)
-    if known is None or known.reason != reason:
+    recorded = read_halt(client, shard)
+    if recorded is None or recorded.reason != reason:
         halt = msgspec.json.encode(Halt(reason, time.time()))
         write_reserved(client, "SET", streams.halted(shard), halt)
 
@@ -42,8 +42,8 @@ def clear_halt(client: redis.Redis, shard: int) -> None:
 
 def read_halt(client: redis.Redis, shard: int) -> Halt | None:
     """Return why a shard is halted, or None."""
-    found: Any = client.get(streams.halted(shard))
+    value: Any = client.get(streams.halted(shard))
     try:
-        return _decode(found) if found else None
+        return _decode(value) if value else None
     except msgspec.MsgspecError:
         return Halt("not readable", 0.0)

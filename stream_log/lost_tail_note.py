@@ -43,10 +43,10 @@ class _Note(NamedTuple):
 
 def read_guard(client: redis.Redis, shard: int) -> Guard:
     """Return the note about a shard's log."""
-    found: Any = client.eval(_READ, 1, streams.guard(shard))
-    run_id, noted = found[0].decode(), _Note.parse(found[1])
-    checked = noted.run_id == run_id
-    return Guard(run_id, checked, noted.reason if checked else "")
+    reply: Any = client.eval(_READ, 1, streams.guard(shard))
+    run_id, note = reply[0].decode(), _Note.parse(reply[1])
+    checked = note.run_id == run_id
+    return Guard(run_id, checked, note.reason if checked else "")
 
 
 def write_guard(client: redis.Redis, shard: int, run_id: str, reason: str) -> None:

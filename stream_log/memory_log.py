@@ -204,10 +204,10 @@ class MemoryStreamLog(StreamLog):
     @override
     def standbys(self, shard: int) -> list[Standby]:
         now_ms = self.now_ms()
-        found = [
+        announced = [
             standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()
         ]
-        return [standby for standby in found if standby.age_ms <= STANDBY_TTL_MS]
+        return [standby for standby in announced if standby.age_ms <= STANDBY_TTL_MS]
 
     @override
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:

@@ -304,11 +304,15 @@ class RedisStreamLog(StreamLog):
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         if self._servers is None or not self._servers.are_several or len(after) < 2:
             return self._read(after, count, block_ms)
-        entries = [entry for name, each in after.items() for entry in self._read({name: each}, count, 0)]
+        entries = [
+            entry for name, stream_id in after.items() for entry in self._read({name: stream_id}, count, 0)
+        ]
         if entries or not block_ms:
             return entries
         self._wait_for_any(after, block_ms)
-        return [entry for name, each in after.items() for entry in self._read({name: each}, count, 0)]
+        return [
+            entry for name, stream_id in after.items() for entry in self._read({name: stream_id}, count, 0)
+        ]
 
     def _read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         block = ["BLOCK", block_ms] if block_ms else []
@@ -383,16 +387,14 @@ class RedisStreamLog(StreamLog):
         with self._redis.pipeline(transaction=True) as pipeline:
             for shard in shards:
                 pipeline.get(streams.position(shard))
-            found = pipeline.execute()
-        return {shard: ShardPosition.parse(value) for shard, value in zip(shards, found, strict=True)}
+            values = pipeline.execute()
+        return {shard: ShardPosition.parse(value) for shard, value in zip(shards, values, strict=True)}
 
     @override
     def take_over(
         self, shard: int, candidate: Leader | None = None, over: Leader | None = None
     ) -> ShardPosition:
-        keys = [
-            each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)
-        ]
+        keys = [key(shard) for key in (streams.position, streams.commands, streams.lease, streams.takeovers)]
         lease: list[Any] = ["", 0, ""]
         if candidate is not None:
             lease = [self._text_of(shard, candidate), candidate.lease_ms, over.encode() if over else ""]
@@ -438,6 +440,9 @@ class RedisStreamLog(StreamLog):
         inputs, queries = streams.commands(shard), streams.queries(shard)
         after = (str(position.stream_id), str(self._heard.get(shard, STREAM_START)))
         self._release(shard)
+        # One round trip, in this order: the replies, which nothing may delay; the lease, before the read that
+        # may block; the position last, so that a takeover during the read is noticed before an entry is
+        # applied.
         commands: list[Sequence[Any]] = [("PUBLISH", channel, payload) for channel, payload in publish]
         if answers:
             commands.append(_answering(shard, position, answers))
@@ -447,12 +452,12 @@ class RedisStreamLog(StreamLog):
             ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", inputs, queries, *after),
             ("GET", streams.position(shard)),
         )
-        found = pipelined(self.at(shard), *commands)
-        if error := next((each for each in found if isinstance(each, redis.ResponseError)), None):
+        replies = pipelined(self.at(shard), *commands)
+        if error := next((reply for reply in replies if isinstance(reply, redis.ResponseError)), None):
             if "UNBLOCKED" in str(error):  # this Redis has just become a replica
                 raise redis.ReadOnlyError(str(error)) from error
             raise error
-        response, current = found[-2:]
+        response, current = replies[-2:]
         is_at = ShardPosition.parse(current)
         if is_at != position:
             raise _displaced(shard, position, is_at)
@@ -478,7 +483,7 @@ class RedisStreamLog(StreamLog):
             (current, checksum), response, saved, skips = pipeline.execute()
         position = ShardPosition.parse(current)
         entries = [entry for entry in _entries(response) if entry.stream_id <= position.stream_id]
-        ids = [_saved(each, 0).stream_id for each in saved]
+        ids = [_saved(value, 0).stream_id for value in saved]
         trimmed_to = min(ids) if len(ids) > 1 else STREAM_START
         # All further reads and writes must go to the server from which this was read.
         self._hold(shard)
@@ -506,17 +511,17 @@ class RedisStreamLog(StreamLog):
         connection, last = self._followed.get(shard, (self._connection(shard), None))
         if connection == self._connection(shard) or after == STREAM_START:
             return
-        found = _run(self.at(shard), "XRANGE", streams.commands(shard), str(after), str(after))
-        known = last.fields if last is not None and last.stream_id == after else None
-        if not found or (known is not None and _fields(found[0][1]) != known):
+        rows = _run(self.at(shard), "XRANGE", streams.commands(shard), str(after), str(after))
+        fields = last.fields if last is not None and last.stream_id == after else None
+        if not rows or (fields is not None and _fields(rows[0][1]) != fields):
             raise Rewound(f"shard {shard}: input {after}, which was committed, was lost")
 
     @override
     def fruitless_takeovers(self, shard: int) -> int:
-        found: Any = self.at(shard).get(streams.takeovers(shard))
-        if found is None:
+        value: Any = self.at(shard).get(streams.takeovers(shard))
+        if value is None:
             return 0
-        takeovers = Takeovers.parse(found)
+        takeovers = Takeovers.parse(value)
         return takeovers.fruitless if takeovers.stream_id == self.position(shard).stream_id else 0
 
     @override
@@ -560,11 +565,11 @@ class RedisStreamLog(StreamLog):
         if not leader.client_id:
             return True
         try:
-            found: Any = _run(self.at(shard), "CLIENT", "LIST", "ID", leader.client_id)
+            clients: Any = _run(self.at(shard), "CLIENT", "LIST", "ID", leader.client_id)
         except redis.ResponseError:
             # Not every Redis allows this command; then only the lease decides.
             return True
-        return f" name={leader.connection} ".encode() in found
+        return f" name={leader.connection} ".encode() in clients
 
     @override
     def announce(self, shard: int, standby: Standby) -> None:
@@ -580,9 +585,9 @@ class RedisStreamLog(StreamLog):
         with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.hgetall(streams.standbys(shard))
             pipeline.time()
-            found, (seconds, microseconds) = pipeline.execute()
+            values, (seconds, microseconds) = pipeline.execute()
         now_ms = seconds * 1_000 + microseconds // 1_000
-        standbys = [Standby.parse(process.decode(), value, now_ms) for process, value in found.items()]
+        standbys = [Standby.parse(process.decode(), value, now_ms) for process, value in values.items()]
         return [standby for standby in standbys if standby.age_ms <= STANDBY_TTL_MS]
 
     @override
@@ -644,14 +649,14 @@ class RedisStreamLog(StreamLog):
                 if written:
                     self._await_replicas(shard, acknowledged)
                     return
-                found = self.position(shard)
+                current = self.position(shard)
             except Unreachable as error:
                 if not asked_again:
                     _log.warning("commit is not sure yet", shard=shard, error=str(error))
                 asked_again = True
                 time.sleep(RETRY_AFTER_S)
                 continue
-            raise _displaced(shard, expected, found)
+            raise _displaced(shard, expected, current)
 
     def _answers(self, in_flight: "_CommitInFlight") -> tuple[bool, int]:
         """Return whether a batch was written, and how many replicas have it.
@@ -691,14 +696,14 @@ class RedisStreamLog(StreamLog):
                 position.
         """
         shard = commit.shard
-        read = [each for each in self._inputs_read if each.stream == streams.commands(shard)]
-        last = read[-1] if any(each.stream_id == commit.stream_id for each in read) else None
+        read = [entry for entry in self._inputs_read if entry.stream == streams.commands(shard)]
+        last = read[-1] if any(entry.stream_id == commit.stream_id for entry in read) else None
         self._release(shard)
         if last is None:
             self.position(shard)
         else:
-            found = _run(self.at(shard), "XRANGE", last.stream, str(last.stream_id), str(last.stream_id))
-            if [_fields(fields) for _, fields in found] != [last.fields]:
+            rows = _run(self.at(shard), "XRANGE", last.stream, str(last.stream_id), str(last.stream_id))
+            if [_fields(fields) for _, fields in rows] != [last.fields]:
                 raise Rewound(
                     f"shard {shard}: input {last.stream_id} was lost; what it led to was never said"
                 )
@@ -712,12 +717,12 @@ class RedisStreamLog(StreamLog):
         The position of a standby has no epoch: there must be committed input at its id.
         """
         self._release(shard)
-        found = self.position(shard)
+        current = self.position(shard)
         self._hold(shard)
-        if found.stream_id < position.stream_id:
+        if current.stream_id < position.stream_id:
             return False
         if position.epoch:
-            return found.epoch == position.epoch
+            return current.epoch == position.epoch
         stream_id = str(position.stream_id)
         return bool(_run(self.at(shard), "XRANGE", streams.commands(shard), stream_id, stream_id))
 
@@ -728,8 +733,8 @@ class RedisStreamLog(StreamLog):
 
     @override
     def skip(self, shard: int) -> bytes | None:
-        found: Any = self.at(shard).get(streams.skip(shard))
-        return found if found is None else bytes(found)
+        value: Any = self.at(shard).get(streams.skip(shard))
+        return value if value is None else bytes(value)
 
     @override
     def drop_skip(self, shard: int, frame: bytes) -> None:
@@ -824,8 +829,8 @@ class RedisStreamLog(StreamLog):
 
     @override
     def configuration(self, shard: int) -> bytes | None:
-        found: Any = self.at(shard).get(streams.configuration(shard))
-        return found if isinstance(found, bytes) else None
+        value: Any = self.at(shard).get(streams.configuration(shard))
+        return value if isinstance(value, bytes) else None
 
     @override
     def save_snapshot(
@@ -851,8 +856,8 @@ class RedisStreamLog(StreamLog):
         with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.execute_command("LRANGE", streams.snapshots(shard), 0, -1)  # type: ignore[no-untyped-call]
             pipeline.time()
-            found, (seconds, microseconds) = pipeline.execute()
-        return [_saved(each, seconds * 1_000 + microseconds // 1_000) for each in found]
+            values, (seconds, microseconds) = pipeline.execute()
+        return [_saved(value, seconds * 1_000 + microseconds // 1_000) for value in values]
 
     @override
     def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
@@ -860,7 +865,7 @@ class RedisStreamLog(StreamLog):
         self._followed[shard] = (self._connection(shard), None)
         if not saved.name:
             whole: Any = _run(client, "LRANGE", streams.snapshots(shard), 0, -1)
-            return next((each for each in whole if not each.startswith(_SAVED)), b"")
+            return next((snapshot for snapshot in whole if not snapshot.startswith(_SAVED)), b"")
         key = streams.snapshot(shard, saved.name)
         pieces: list[bytes] = []
         while True:
@@ -888,8 +893,8 @@ class RedisStreamLog(StreamLog):
 
     @override
     def passed(self, shard: int) -> dict[str, StreamId]:
-        found: Any = self.at(shard).hgetall(streams.passed(shard))
-        return {reader.decode(): StreamId.parse(stream_id) for reader, stream_id in found.items()}
+        stream_ids: Any = self.at(shard).hgetall(streams.passed(shard))
+        return {reader.decode(): StreamId.parse(stream_id) for reader, stream_id in stream_ids.items()}
 
 
 def keep_unparsed(client: redis.Redis) -> None:
@@ -906,12 +911,12 @@ def _message(target: int, frame: bytes) -> tuple[Any, ...]:
     return reserved("XADD", streams.commands(target), "*", MESSAGES_FIELD, frame)
 
 
-def _displaced(shard: int, expected: ShardPosition, found: ShardPosition) -> Fenced:
+def _displaced(shard: int, expected: ShardPosition, current: ShardPosition) -> Fenced:
     """Return why the position differs from the one that this writer set."""
-    if found.epoch < expected.epoch or (
-        found.epoch == expected.epoch and found.stream_id < expected.stream_id
+    if current.epoch < expected.epoch or (
+        current.epoch == expected.epoch and current.stream_id < expected.stream_id
     ):
-        return Rewound(f"shard {shard} is back at {found.stream_id}; it had come to {expected.stream_id}")
+        return Rewound(f"shard {shard} is back at {current.stream_id}; it had come to {expected.stream_id}")
     return Fenced(f"shard {shard} was taken over after epoch {expected.epoch}")
 
 
@@ -949,8 +954,8 @@ def _checksum(value: Any) -> StateChecksum | None:
     return None if value is None else StateChecksum.parse(value)
 
 
-def _by_id(found: Any) -> dict[StreamId, bytes]:
-    return {StreamId.parse(stream_id): value for stream_id, value in found.items()}
+def _by_id(frames: Any) -> dict[StreamId, bytes]:
+    return {StreamId.parse(stream_id): value for stream_id, value in frames.items()}
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
@@ -961,7 +966,7 @@ def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
 
 def _entries(response: Any) -> list[Entry]:
     entries: list[Entry] = []
-    for name, found in response or ():
+    for name, rows in response or ():
         stream = name.decode()
-        entries += [Entry(stream, StreamId.parse(stream_id), _fields(flat)) for stream_id, flat in found]
+        entries += [Entry(stream, StreamId.parse(stream_id), _fields(flat)) for stream_id, flat in rows]
     return entries

@@ -2,15 +2,18 @@
 
 Feeds publish an account's events with the log position that they reach up to. Once a second the position that
 feeds have published is noted, with a PING behind it on the listening connection: when the PONG is back,
-everything up to there was heard. After a lost connection what is missing is read from the log, from the last
-position known to be heard up to what feeds have published by then. So it is when a replica of Redis that did
-not know of the newest portions became the master: feeds publish these again, cut elsewhere.
+everything up to there was heard. After a lost connection feeds are asked to repeat what is missing, from the
+last position known to be heard up to what they have published by then (feeds/repeats.py). So it is when a
+replica of Redis that did not know of the newest portions became the master: feeds publish these again, cut
+elsewhere.
 """
 
 import asyncio
+import itertools
+import secrets
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import redis.asyncio
@@ -23,13 +26,7 @@ from adapters.revocations import RevocationWatch
 from functions.api.errors import unavailable
 from functions.users.revocations import Revocation
 from protocol import streams
-from protocol.codec import (
-    LaterFormatError,
-    UnreadItem,
-    decode_event_items,
-    decode_events,
-    decode_readable_events,
-)
+from protocol.codec import decode_readable_events
 from protocol.decoding import msgpack_decoder
 from protocol.events import (
     DepthChanged,
@@ -44,9 +41,8 @@ from protocol.events import (
 )
 from protocol.listing import Listing
 from protocol.market import MarketMap
-from protocol.market_data import AccountUpdate
+from protocol.market_data import AccountUpdate, Repeated, RepeatRequest
 from protocol.stream_id import STREAM_START, StreamId
-from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
@@ -58,17 +54,22 @@ from ws_edge.connection import EdgeConnection
 # A union made anew for every event costs as much again as looking at it.
 _OfNoAccount = TradeExecuted | DepthChanged | ShardEvent
 _OfOrder = OrderAccepted | OrderFilled | OrderClosed
-_READ_ENTRIES: Final = 500
 _CAUGHT_UP_AT_ONCE: Final = 1_000
 """Accounts that are caught up before everything else has a turn."""
 _SUBSCRIBE_S: Final = 3.0
 _RETRY_S: Final = 0.2
+_REPEAT_S: Final = 2.0
+"""How long the next part of an answer of feeds may take; then they are asked again."""
 _HELD_MAX: Final = 10_000
 """Events that wait for one subscription until revocations were looked at."""
 _MARKET_AWAITED_MS: Final = 10_000
 """How long events wait for the market that they are about; the listing is looked at every second."""
 
+_ACCOUNT: Final = streams.account(0).encode()[:-1]
+_REPEATED: Final = streams.repeated("", 0).encode().partition(b":")[0] + b":"
+
 _decode_update = msgpack_decoder(AccountUpdate)
+_decode_repeated = msgpack_decoder(Repeated)
 _encode: Final = msgspec.json.Encoder().encode
 _log = structlog.get_logger()
 
@@ -193,19 +194,26 @@ class AccountStreams:
         listing: Callable[[], Listing],
         links: RedisLinks,
         cache: "redis.asyncio.Redis",
-        log: "redis.asyncio.Redis",
         now_ms: Callable[[], TimeMs],
         count_stream: Callable[[EdgeConnection, int], None] = lambda _connection, _change: None,
     ) -> None:
-        """`count_stream` hears of each stream that a connection opens (1) or closes (-1)."""
+        """Hear through `links`, which are not started yet, and ask feeds through `cache`.
+
+        `count_stream` hears of each stream that a connection opens (1) or closes (-1).
+        """
         self._count_stream = count_stream
         self._listing = listing
         self._links = links
         self._cache = cache
-        self._log = log
         self._now_ms = now_ms
         self._accounts: dict[AccountId, _Account] = {}
         self._repair: asyncio.Task[None] | None = None
+        self._request_ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Queue[Repeated]] = {}
+        """Request to the feeds -> the parts of its answer that came so far."""
+        self._reply_to = secrets.token_hex(8)
+        for shard in range(links.shard_count):
+            links.of(shard).subscribe(self._repeated(shard))
         self._reconnections = 0
         self._awaited: dict[str, int] = {}
         """Market that is not known -> until when (ms) what is said of it waits."""
@@ -266,7 +274,9 @@ class AccountStreams:
         account = self._accounts.get(revoked.account_id)
         if account is not None:
             for subscription in [
-                each for each in (*account.subscriptions, *account.joining) if each.falls_with(revoked)
+                subscription
+                for subscription in (*account.subscriptions, *account.joining)
+                if subscription.falls_with(revoked)
             ]:
                 subscription.end()
 
@@ -277,8 +287,27 @@ class AccountStreams:
                 subscription.leave()
                 subscription.give_up()
 
-    def hear(self, payload: bytes) -> None:
-        """Take one message of an account's channel."""
+    def hear(self, channel: bytes, payload: bytes) -> bool:
+        """Take one message; return whether its channel is an account's, or that of the feeds' answers."""
+        if channel.startswith(_ACCOUNT):
+            self._hear_update(payload)
+        elif channel.startswith(_REPEATED):
+            self._hear_repeated(payload)
+        else:
+            return False
+        return True
+
+    def _hear_repeated(self, payload: bytes) -> None:
+        try:
+            part = _decode_repeated(payload)
+        except msgspec.MsgspecError as error:
+            _log.warning("repeated events not understood", error=str(error))
+            return
+        # Feeds answer late what was asked again meanwhile.
+        if part.request_id in self._answers:
+            self._answers[part.request_id].put_nowait(part)
+
+    def _hear_update(self, payload: bytes) -> None:
         try:
             update = _decode_update(payload)
             events = decode_readable_events(bytes(update.events))
@@ -330,11 +359,11 @@ class AccountStreams:
 
     def _awaits_market(self, events: list[Event]) -> bool:
         """Return whether events are about a market listed a moment ago, or its asset, still unknown here."""
-        known, now = self._listing().known, self._now_ms()
+        markets, now = self._listing().known, self._now_ms()
         return any(
             now < self._awaited.setdefault(name, now + _MARKET_AWAITED_MS)
             for event in events
-            for name in _unknown(event, known)
+            for name in _unknown(event, markets)
         )
 
     def _repair_soon(self) -> None:
@@ -348,11 +377,13 @@ class AccountStreams:
         return self._links.of(self._shard_of(account_id))
 
     async def _published(self, shard: int) -> StreamId:
-        found = await self._cache.hget(streams.feeds_state(shard), "published_id")
-        return StreamId.parse(found) if isinstance(found, bytes) else STREAM_START
+        value = await self._cache.hget(streams.feeds_state(shard), "published_id")
+        return StreamId.parse(value) if isinstance(value, bytes) else STREAM_START
 
     async def _catch_up(self) -> None:
-        while behind := {each: account for each, account in self._accounts.items() if account.is_behind}:
+        while behind := {
+            account_id: account for account_id, account in self._accounts.items() if account.is_behind
+        }:
             by_shard = defaultdict[int, dict[AccountId, _Account]](dict)
             for account_id, account in behind.items():
                 by_shard[self._shard_of(account_id)][account_id] = account
@@ -369,30 +400,14 @@ class AccountStreams:
 
     async def _catch_up_shard(self, shard: int, accounts: dict[AccountId, _Account]) -> None:
         reconnections = self._reconnections
-        # Feeds publish whole batches, so what they have published ends where a message ends.
-        published = await self._published(shard)
-        start = min(account.heard or STREAM_START for account in accounts.values())
-        if not await self._reaches_back(shard, start):
-            self._give_up(shard, accounts, published, "the log begins later")
+        try:
+            missed, published, problem = await self._ask_for(shard, accounts)
+        except TimeoutError as error:
+            _log.warning("accounts are behind: no answer from the feeds", shard=shard, reason=str(error))
             return
-        found = defaultdict[AccountId, list[Event]](list)
-        while start < published:
-            entries: Any = await self._log.xrange(
-                streams.events(shard), f"({start}", str(published), _READ_ENTRIES
-            )
-            if not entries:
-                break
-            for entry_id, fields in entries:
-                start = StreamId.parse(entry_id)
-                try:
-                    events = _understood(fields.get(EVENTS_FIELD, b""))
-                except LaterFormatError as error:
-                    self._give_up(shard, accounts, published, str(error))
-                    return
-                for event in events:
-                    account_id = _account_of(event)
-                    if account_id in accounts and start > (accounts[account_id].heard or STREAM_START):
-                        found[account_id].append(event)
+        if problem:
+            self._give_up(shard, accounts, published, problem)
+            return
         for number, (account_id, account) in enumerate(accounts.items()):
             if number % _CAUGHT_UP_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -400,9 +415,41 @@ class AccountStreams:
                     # More may have been missed meanwhile; the remaining accounts are caught up later.
                     return
             waiting = [event for portion in account.waiting for event in portion.events]
-            if self._awaits_market(found.get(account_id, []) + waiting):
+            if self._awaits_market(missed.get(account_id, []) + waiting):
                 continue
-            self._tell(account, account.caught_up(found.get(account_id, ()), published))
+            self._tell(account, account.caught_up(missed.get(account_id, ()), published))
+
+    async def _ask_for(
+        self, shard: int, accounts: dict[AccountId, _Account]
+    ) -> tuple[dict[AccountId, list[Event]], StreamId, str]:
+        """Ask a shard's feeds what accounts have missed.
+
+        Return it, the position that it reaches up to, and why it cannot be had, if so.
+
+        Raises:
+            TimeoutError: they do not answer.
+        """
+        request_id = next(self._request_ids)
+        heard = [(account_id, str(account.heard or STREAM_START)) for account_id, account in accounts.items()]
+        request = RepeatRequest(request_id, self._repeated(shard), heard)
+        parts = self._answers[request_id] = asyncio.Queue()
+        missed = defaultdict[AccountId, list[Event]](list)
+        try:
+            hearers = await self._cache.publish(streams.repeat(shard), msgspec.msgpack.encode(request))
+            # On a cluster only those are counted that hear it from the node that was told.
+            if not hearers and not self._links.are_several:
+                raise TimeoutError("they are cut off, too")
+            while True:
+                part = await asyncio.wait_for(parts.get(), _REPEAT_S)
+                for account_id, events in part.accounts:
+                    missed[account_id] += decode_readable_events(bytes(events))
+                if part.is_last:
+                    return missed, StreamId.parse(part.position), part.problem
+        finally:
+            del self._answers[request_id]
+
+    def _repeated(self, shard: int) -> str:
+        return streams.repeated(self._reply_to, shard)
 
     def _give_up(
         self, shard: int, accounts: dict[AccountId, _Account], published: StreamId, reason: str
@@ -412,11 +459,6 @@ class AccountStreams:
             for subscription in (*account.subscriptions, *account.joining):
                 subscription.give_up()
             account.give_up(published)
-
-    async def _reaches_back(self, shard: int, start: StreamId) -> bool:
-        """Return whether the log still has everything after `start`."""
-        oldest: Any = await self._log.xrange(streams.events(shard), "-", "+", 1)
-        return not oldest or start == STREAM_START or StreamId.parse(oldest[0][0]) <= start
 
     def _tell(self, account: _Account, events: list[Event]) -> None:
         now, markets = self._now_ms(), self._listing().known
@@ -437,7 +479,7 @@ def _unknown(event: Event, markets: MarketMap) -> list[str]:
         return []
     if isinstance(event, _OfOrder) and event.order.market not in markets.by_symbol:
         return [event.order.market]
-    assets = [each.asset for each in event.balances]
+    assets = [balance.asset for balance in event.balances]
     if isinstance(event, FundsDeposited | FundsWithdrawn):
         assets.append(event.asset)
     return [asset for asset in assets if asset not in markets.by_asset]
@@ -449,23 +491,3 @@ def _note(reply: object, published: StreamId, accounts: list[_Account]) -> None:
     for account in accounts:
         if account.heard is not None and not account.is_behind:
             account.move_to(published)
-
-
-def _understood(frame: bytes) -> list[Event]:
-    """Return the events of a frame; feeds put the rest into the dead letters."""
-    try:
-        return decode_events(frame)
-    except msgspec.MsgspecError:
-        pass
-    try:
-        return [event for event in decode_event_items(frame) if not isinstance(event, UnreadItem)]
-    except msgspec.MsgspecError:
-        return []
-
-
-def _account_of(event: Event) -> AccountId | None:
-    if isinstance(event, _OfNoAccount):
-        return None
-    if isinstance(event, _OfOrder):
-        return event.order.account_id
-    return event.account_id

@@ -96,14 +96,14 @@ class Doorkeeper:
         if any(len(name) > NAME_LENGTH_MAX for name in target.names):
             raise ApiError(-1101, "A stream's name is too long.", HTTPStatus.BAD_REQUEST)
         keys = [name for name in target.names if is_listen_key(name)]
-        found: dict[str, ListenKey] = {}
+        listen_keys: dict[str, ListenKey] = {}
         for key in keys:
             listen_key = await find_listen_key(self._ports, key)
             if listen_key is None:
                 raise listen_key_unknown()
-            found[key] = listen_key
+            listen_keys[key] = listen_key
         connection.open_target(target, address)
-        connection.listen_keys = found
+        connection.listen_keys = listen_keys
 
     def _check_page(self, request: Request) -> None:
         """Refuse a handshake with a cookie from a page of another origin.
@@ -121,8 +121,8 @@ class Doorkeeper:
         )
 
 
-def _too_many(what: str) -> ApiError:
-    return ApiError(-1034, f"Too many {what}.", HTTPStatus.TOO_MANY_REQUESTS)
+def _too_many(excess: str) -> ApiError:
+    return ApiError(-1034, f"Too many {excess}.", HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def _path_unknown() -> ApiError:

@@ -51,21 +51,21 @@ class EdgeBook:
             return None
         return self._move(diff.time, diff.last_sequence, diff.bids, diff.asks)
 
-    def follow(self, kept: Collection[DepthDiff]) -> list[DepthDiff] | None:
+    def follow(self, redis_diffs: Collection[DepthDiff]) -> list[DepthDiff] | None:
         """Apply the diffs in Redis, oldest first, before the waiting ones; return the diffs for subscribers.
 
         None: they do not reach back to the known sequence; only a snapshot helps.
         """
-        known = self.sequence
-        if known is None or not kept:
+        own_sequence = self.sequence
+        if own_sequence is None or not redis_diffs:
             return None
-        later = [diff for diff in (*kept, *self._waiting) if diff.last_sequence > known]
-        if later and later[0].first_sequence > known + 1:
+        later = [diff for diff in (*redis_diffs, *self._waiting) if diff.last_sequence > own_sequence]
+        if later and later[0].first_sequence > own_sequence + 1:
             return None
         self._waiting = []
-        return [each for each in map(self.apply, later) if each is not None]
+        return [change for change in map(self.apply, later) if change is not None]
 
-    def fill(self, base: DepthSnapshot | None, kept: Collection[DepthDiff] = ()) -> list[DepthDiff]:
+    def fill(self, base: DepthSnapshot | None, redis_diffs: Collection[DepthDiff] = ()) -> list[DepthDiff]:
         """Apply a base (None: there is none) and the diffs read with it; return the diffs for subscribers.
 
         The diffs are oldest first. A base that is too old to be followed by these diffs, or by the waiting
@@ -73,21 +73,21 @@ class EdgeBook:
         """
         if base is None:
             base = DepthSnapshot(TimeMs(0), self.market, Sequence(0), (), ())
-        later = [diff for diff in (*kept, *self._waiting) if diff.last_sequence > base.sequence]
+        later = [diff for diff in (*redis_diffs, *self._waiting) if diff.last_sequence > base.sequence]
         if later and later[0].first_sequence > base.sequence + 1:
             return []
-        heard: list[DepthDiff] = []
+        changes: list[DepthDiff] = []
         if self.sequence is None:
             self._bids, self._asks = dict(base.bids), dict(base.asks)
             self.sequence, self.time = base.sequence, base.time
             self._note_horizons(base)
         elif base.sequence > self.sequence:
-            heard.append(self._move(base.time, base.sequence, *self._difference(base)))
+            changes.append(self._move(base.time, base.sequence, *self._difference(base)))
             self._note_horizons(base)
         elif self._is_shallow:
             self._deepen(base, [diff for diff in later if diff.last_sequence <= self.sequence])
         self._waiting = []
-        return heard + [each for each in map(self.apply, later) if each is not None]
+        return changes + [change for change in map(self.apply, later) if change is not None]
 
     def _deepen(self, base: DepthSnapshot, diffs: list[DepthDiff]) -> None:
         """Add the deeper levels of a base. Subscribers receive nothing: these levels did not change."""
@@ -127,9 +127,9 @@ class EdgeBook:
         assert self.sequence is not None
         set_levels(self._bids, bids)
         set_levels(self._asks, asks)
-        heard = DepthDiff(time, self.market, Sequence(self.sequence + 1), sequence, bids, asks)
+        change = DepthDiff(time, self.market, Sequence(self.sequence + 1), sequence, bids, asks)
         self.sequence, self.time = sequence, time
-        return heard
+        return change
 
 
 def _within(
@@ -139,14 +139,14 @@ def _within(
 
 
 def _difference(
-    known: Mapping[PriceTicks, QuantityLots], rows: Levels, end: PriceTicks | None, *, highest_first: bool
+    levels: Mapping[PriceTicks, QuantityLots], rows: Levels, end: PriceTicks | None, *, highest_first: bool
 ) -> Levels:
-    """Return the changes from `known` to `rows`; levels beyond the horizon `end` are unchanged."""
+    """Return the changes from `levels` to `rows`; levels beyond the horizon `end` are unchanged."""
     wanted = dict(rows)
-    changes = [(price, quantity) for price, quantity in rows if known.get(price) != quantity]
+    changes = [(price, quantity) for price, quantity in rows if levels.get(price) != quantity]
     changes += [
         (price, QuantityLots(0))
-        for price in known
+        for price in levels
         if price not in wanted and not is_beyond(price, end, highest_first=highest_first)
     ]
     return tuple(changes)

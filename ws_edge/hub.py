@@ -41,7 +41,6 @@ from ws_edge.shifted_candles import PART_INTERVALS, SHIFT
 _TICK_S: Final = 0.1
 _REPAIR_S: Final = 0.05
 _TRADES_KEPT: Final = 1_000
-_ACCOUNT: Final = streams.account(0).encode()[:-1]
 
 _DECODERS: Final[dict[MarketDataKind, Callable[[bytes], Any]]] = {
     MarketDataKind.TRADE: msgpack_decoder(TradeBatch),
@@ -80,12 +79,11 @@ class Hub:
         shard_count: int,
         cache_url: str,
         cache: "redis.asyncio.Redis",
-        log: "redis.asyncio.Redis",
         average_price: AveragePrice,
         now_ms: Callable[[], TimeMs],
         listing: Callable[[], Listing],
     ) -> None:
-        """Use `cache` for the feeds' read models, and `log` for events.
+        """Use `cache` for the feeds' read models.
 
         Messages are received on separate connections, each to the server of its shard's feeds. There is no
         market before `follow`.
@@ -100,7 +98,7 @@ class Hub:
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
         self._seconds = {streams.second(shard).encode(): shard for shard in range(shard_count)}
-        self.accounts = AccountStreams(listing, self._links, cache, log, now_ms, self._count_stream)
+        self.accounts = AccountStreams(listing, self._links, cache, now_ms, self._count_stream)
         self.connections: dict[EdgeConnection, None] = {}
         self._networks: dict[str, dict[EdgeConnection, None]] = {}
         """The connections of each network, and of each /48 in addition."""
@@ -128,16 +126,16 @@ class Hub:
                 self._add(market, listed.shard_of_market(symbol))
 
     def _add(self, market: Market, shard: int) -> None:
-        added = MarketStreams(market)
-        added.candles_are_behind = True
-        self._streams[market.symbol], self._shards[market.symbol] = added, shard
+        market_streams = MarketStreams(market)
+        market_streams.candles_are_behind = True
+        self._streams[market.symbol], self._shards[market.symbol] = market_streams, shard
         *first, last = MarketDataKind
         for kind in (*first, last):
             channel = streams.market_data(market.symbol, kind)
-            self._channels[channel.encode()] = (kind, added)
+            self._channels[channel.encode()] = (kind, market_streams)
             # Redis is read when all subscriptions are confirmed; without a connection now, after the next one
             # is made.
-            ready = (lambda _reply: self._begin(added)) if kind is last else None
+            ready = (lambda _reply: self._begin(market_streams)) if kind is last else None
             self._links.of(shard).subscribe(channel, ready)
 
     def _begin(self, market: MarketStreams) -> None:
@@ -282,8 +280,7 @@ class Hub:
         return 0.0 if since is None else self._loop.time() - since
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
-        if channel.startswith(_ACCOUNT):
-            self.accounts.hear(payload)
+        if self.accounts.hear(channel, payload):
             return
         if channel in self._seconds:
             self._hear_second(self._seconds[channel], payload)
@@ -373,9 +370,11 @@ class Hub:
             ticker: Any = await self._client.get(streams.ticker(shard, symbol))
             if ticker:
                 self._publish(market.tick(_DECODERS[MarketDataKind.TICKER](ticker), wanted))
-            found: Any = await self._client.hvals(streams.candles(shard, symbol))
+            candle_values: Any = await self._client.hvals(streams.candles(shard, symbol))
             # An earlier release opened some candles at other times; its remaining ones are over.
-            candles = [each for each in map(_decode_candle, found) if _opens_where_it_should(each)]
+            candles = [
+                candle for candle in map(_decode_candle, candle_values) if _opens_where_it_should(candle)
+            ]
             for interval in market.intervals_left(candles):
                 closed: Any = await self._client.lrange(
                     streams.closed_candles(shard, symbol, interval), 0, -1
@@ -386,7 +385,8 @@ class Hub:
         if market.needs_history(wanted):
             market.shifted.begin()
             commands = [
-                ("LRANGE", streams.closed_candles(shard, symbol, each), 0, -1) for each in PART_INTERVALS
+                ("LRANGE", streams.closed_candles(shard, symbol, interval), 0, -1)
+                for interval in PART_INTERVALS
             ]
             lists = await pipelined(self._client, commands)
             parts = [_decode_candle(value) for values in lists for value in values]
@@ -396,17 +396,25 @@ class Hub:
         symbol = market.market.symbol
         shard = self._shards[symbol]
         every_diff = ("LRANGE", streams.depth_diffs(shard, symbol), 0, -1)
+        # The diffs alone are much smaller than a base, and mostly reach back to the known sequence.
         if market.book.sequence is not None:
             (kept,) = await pipelined(self._client, [every_diff])
             if market.follow_depth(_diffs(kept)) and not market.needs_depth:
                 return
+        # In one transaction: the diffs must begin where the base ends.
         value, kept = await pipelined(
             self._client, [("GET", streams.depth(shard, symbol)), every_diff], at_once=True
         )
-        base, diffs, known = _decode_snapshot(value) if value else None, _diffs(kept), market.book.sequence
+        base, diffs, own_sequence = (
+            _decode_snapshot(value) if value else None,
+            _diffs(kept),
+            market.book.sequence,
+        )
         is_followed = market.follow_depth(diffs)
-        if not is_followed and known is not None and base is not None and base.sequence > known:
-            _log.error("depth updates are missing", market=symbol, after=known)
+        if not is_followed and own_sequence is not None and base is not None and base.sequence > own_sequence:
+            _log.error("depth updates are missing", market=symbol, after=own_sequence)
+            # Subscribers of diffs would apply the next ones to a book with a gap. Those of whole levels get
+            # the next state as always, and stay.
             for window in market.windows.values():
                 for stream in window.diff_streams:
                     for connection in self._subscribers.get(stream, ()):
@@ -469,4 +477,4 @@ def _opens_where_it_should(candle: Candle) -> bool:
 
 def _diffs(newest_first: list[bytes]) -> list[DepthDiff]:
     """Return the diffs in the list, oldest first."""
-    return [_decode_diff(each) for each in reversed(newest_first)]
+    return [_decode_diff(frame) for frame in reversed(newest_first)]

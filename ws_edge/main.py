@@ -79,18 +79,16 @@ async def run(
 ) -> None:
     """Serve until a stop request; then announce it, finish requests, close with 1001, and stop."""
     stop = stop_event()
-    url, cache_url = settings.resolved_redis_url(), settings.resolved_cache_url()
+    cache_url = settings.resolved_cache_url()
     name = settings.name_of_process(PROCESS)
     async with opened(settings, name, probes, role=ServiceRole.EDGE) as surroundings, probes.turning():
-        client, cache = (
-            asyncio_client(each, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S) for each in (url, cache_url)
-        )
+        cache = asyncio_client(cache_url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
 
         async def average_price(market: Market) -> tuple[str, int]:
             return await average_of(surroundings.ports, market, now_ms())
 
         markets = surroundings.markets
-        hub = Hub(settings.shard_count, cache_url, cache, client, average_price, now_ms, markets.listing)
+        hub = Hub(settings.shard_count, cache_url, cache, average_price, now_ms, markets.listing)
         markets.call_when_changed(hub.follow)
         surroundings.revocations.call_when_revoked(hub.accounts.revoke)
         surroundings.revocations.call_when_lost(hub.accounts.distrust)
@@ -136,10 +134,9 @@ async def run(
                 if watching is not None:
                     watching.cancel()
         finally:
-            # The hub first: its tasks use both connections.
+            # The hub first: its tasks use the connection.
             await hub.close()
             await cache.aclose()
-            await client.aclose()
 
 
 def _send_away(hub: Hub, ban: Ban) -> None:

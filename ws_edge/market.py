@@ -100,7 +100,7 @@ class MarketStreams:
     def trades(self, batch: Iterable[TradeExecuted], wanted: Container[str], now: TimeMs) -> list[Update]:
         """Process trades, oldest first; known ones are skipped."""
         last = self._last_trade_id
-        fresh = [each for each in batch if last is None or each.trade_id > last]
+        fresh = [trade for trade in batch if last is None or trade.trade_id > last]
         if not fresh:
             return []
         if self._late_trades or (last is not None and fresh[0].trade_id > last + 1):
@@ -119,7 +119,7 @@ class MarketStreams:
         late, self._late_trades = self._late_trades, []
         if self._last_trade_id is None:
             return [], 0
-        by_id = {each.trade_id: each for each in (*newest, *late) if each.trade_id > self._last_trade_id}
+        by_id = {trade.trade_id: trade for trade in (*newest, *late) if trade.trade_id > self._last_trade_id}
         trades = [by_id[trade_id] for trade_id in sorted(by_id)]
         if not trades:
             return [], 0
@@ -131,8 +131,8 @@ class MarketStreams:
         self, trades: list[TradeExecuted], wanted: Container[str], now: TimeMs
     ) -> Iterator[Update]:
         if self._trade_stream in wanted:
-            for each in trades:
-                yield Update(self._trade_stream, partial(payloads.trade, self.market, each, now))
+            for trade in trades:
+                yield Update(self._trade_stream, partial(payloads.trade, self.market, trade, now))
         if self._aggregate_stream in wanted:
             for group in payloads.aggregates(trades):
                 yield Update(
@@ -141,21 +141,21 @@ class MarketStreams:
 
     def depth(self, diff: DepthDiff) -> None:
         """Process a diff."""
-        heard = self.book.apply(diff)
-        if heard is not None:
-            self._collect(heard)
+        change = self.book.apply(diff)
+        if change is not None:
+            self._collect(change)
 
-    def follow_depth(self, kept: Collection[DepthDiff]) -> bool:
+    def follow_depth(self, redis_diffs: Collection[DepthDiff]) -> bool:
         """Process the diffs in Redis; return whether they reach back: see `EdgeBook.follow`."""
-        heard = self.book.follow(kept)
-        for each in heard or ():
-            self._collect(each)
-        return heard is not None
+        changes = self.book.follow(redis_diffs)
+        for diff in changes or ():
+            self._collect(diff)
+        return changes is not None
 
-    def fill_depth(self, base: DepthSnapshot | None, kept: Collection[DepthDiff]) -> None:
+    def fill_depth(self, base: DepthSnapshot | None, redis_diffs: Collection[DepthDiff]) -> None:
         """Process a base and the diffs read with it; see `EdgeBook.fill`."""
-        for heard in self.book.fill(base, kept):
-            self._collect(heard)
+        for change in self.book.fill(base, redis_diffs):
+            self._collect(change)
 
     def _collect(self, diff: DepthDiff) -> None:
         for window in self.windows.values():
@@ -224,15 +224,15 @@ class MarketStreams:
         if self.candles_are_behind:
             self._late_candles.append(candle)
             return
-        known = self._candles.get(candle.interval)
-        if known is not None and _extent(candle) <= _extent(known):
+        previous = self._candles.get(candle.interval)
+        if previous is not None and _extent(candle) <= _extent(previous):
             return
         names = self._names_of(candle.interval, wanted)
         if names:
             # The feeds do not publish candles without a trade.
-            ended = self._go_on(candle.interval, candle.open_time) if known is not None else []
-            for each in (*ended, candle):
-                yield from (self._kline(stream, each, now) for stream in names)
+            ended = self._go_on(candle.interval, candle.open_time) if previous is not None else []
+            for next_candle in (*ended, candle):
+                yield from (self._kline(stream, next_candle, now) for stream in names)
         self._candles[candle.interval] = candle
         self.shifted.hear(candle)
         if candle.interval in PART_INTERVALS:
@@ -255,7 +255,10 @@ class MarketStreams:
             if stream not in wanted:
                 self.shifted.stop(interval)
             elif not part or part == its_part:
-                yield from (self._kline(stream, each, now) for each in self.shifted.tell(interval, time))
+                yield from (
+                    self._kline(stream, shifted_candle, now)
+                    for shifted_candle in self.shifted.tell(interval, time)
+                )
 
     def needs_history(self, wanted: Container[str]) -> bool:
         """Return whether a subscriber waits for candles composed of those in Redis."""
@@ -263,9 +266,11 @@ class MarketStreams:
             self._shifted_streams[interval] in wanted for interval in PARTS
         )
 
-    def fill_history(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
+    def fill_history(
+        self, redis_candles: Iterable[Candle], wanted: Container[str], now: TimeMs
+    ) -> list[Update]:
         """Process the closed candles of `PART_INTERVALS` in Redis, read after `shifted.begin`."""
-        self.shifted.complete((*kept, *self._candles.values()))
+        self.shifted.complete((*redis_candles, *self._candles.values()))
         return list(self._shifted(self._time, wanted, now)) if self._time else []
 
     def second(self, time: int, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
@@ -282,12 +287,12 @@ class MarketStreams:
             names = self._names_of(interval, wanted)
             if not names or interval not in self._candles:
                 continue
-            known = self._candles[interval]
+            stored = self._candles[interval]
             ended = self._go_on(interval, self._time)
             candle = self._candles[interval]
-            is_due = not candle.closed and (interval == "1s" or is_even or candle is not known)
-            for each in (*ended, candle) if is_due else ended:
-                yield from (self._kline(stream, each, now) for stream in names)
+            is_due = not candle.closed and (interval == "1s" or is_even or candle is not stored)
+            for next_candle in (*ended, candle) if is_due else ended:
+                yield from (self._kline(stream, next_candle, now) for stream in names)
         if is_even:
             yield from self._shifted(self._time, wanted, now)
 
@@ -297,20 +302,20 @@ class MarketStreams:
         Return those that have ended.
         """
         candle = self._candles[interval]
-        opened, end = interval_bounds(interval, time)
+        open_time, end = interval_bounds(interval, time)
         ended: list[Candle] = []
-        if not candle.closed and not candle.trade_count and candle.open_time < opened:
+        if not candle.closed and not candle.trade_count and candle.open_time < open_time:
             # A candle of this process. If it had a trade the feeds would have published its end before the
             # time.
             candle = msgspec.structs.replace(candle, closed=True)
             ended.append(candle)
         # A candle with trades that is not closed will be, by a message in transit or in Redis.
-        while candle.closed and candle.open_time < opened:
-            if (opened - candle.close_time) // (end - opened) > FLAT_MAX:
-                candle = _flat(candle, opened, end, closed=False)
+        while candle.closed and candle.open_time < open_time:
+            if (open_time - candle.close_time) // (end - open_time) > FLAT_MAX:
+                candle = _flat(candle, open_time, end, closed=False)
                 break
             first, after = interval_bounds(interval, candle.close_time + 1)
-            candle = _flat(candle, first, after, closed=first < opened)
+            candle = _flat(candle, first, after, closed=first < open_time)
             if candle.closed:
                 ended.append(candle)
         self._candles[interval] = candle
@@ -318,17 +323,19 @@ class MarketStreams:
 
     def intervals_left(self, newest: Iterable[Candle]) -> list[str]:
         """Return the intervals whose last received candle has a successor in `newest`."""
-        known = self._candles
+        current = self._candles
         return [
-            each.interval
-            for each in newest
-            if each.interval in known and known[each.interval].open_time < each.open_time
+            candle.interval
+            for candle in newest
+            if candle.interval in current and current[candle.interval].open_time < candle.open_time
         ]
 
-    def fill_candles(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
+    def fill_candles(
+        self, redis_candles: Iterable[Candle], wanted: Container[str], now: TimeMs
+    ) -> list[Update]:
         """Process the candles in Redis, and those received meanwhile."""
         late, self._late_candles, self.candles_are_behind = self._late_candles, [], False
-        candles = sorted((*kept, *late), key=_extent)
+        candles = sorted((*redis_candles, *late), key=_extent)
         return [update for candle in candles for update in self.candle(candle, wanted, now)]
 
     def _kline(self, stream: str, candle: Candle, now: TimeMs) -> Update:
@@ -365,13 +372,13 @@ class MarketStreams:
         return None
 
 
-def _flat(before: Candle, opened: int, end: int, *, closed: bool) -> Candle:
+def _flat(before: Candle, open_time: int, end: int, *, closed: bool) -> Candle:
     """Return a candle without a trade: its price is the previous close."""
     price = before.close
     return Candle(
         market=before.market,
         interval=before.interval,
-        open_time=TimeMs(opened),
+        open_time=TimeMs(open_time),
         close_time=TimeMs(end - 1),
         open=price,
         high=price,
@@ -395,10 +402,10 @@ def _extent(candle: Candle) -> tuple[int, int, bool]:
 
 def arrays(markets: Iterable[MarketStreams], wanted: Container[str]) -> Iterator[Update]:
     """Yield the updates of the streams of all markets for tickers that changed since the last call."""
-    changed = [each for each in markets if each.ticker_changed]
-    for each in changed:
-        each.ticker_changed = False
-    tickers = [(each.market, each.ticker, each.best) for each in changed if each.ticker is not None]
+    changed = [market for market in markets if market.ticker_changed]
+    for market in changed:
+        market.ticker_changed = False
+    tickers = [(market.market, market.ticker, market.best) for market in changed if market.ticker is not None]
     if not tickers:
         return
     if "!miniTicker@arr" in wanted:

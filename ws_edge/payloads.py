@@ -63,11 +63,11 @@ def trade(market: Market, executed: TradeExecuted, now: TimeMs, time_scale: int)
 def aggregates(trades: Iterable[TradeExecuted]) -> list[list[TradeExecuted]]:
     """Return trades, oldest first, grouped into aggregates."""
     groups: list[list[TradeExecuted]] = []
-    for each in trades:
-        if groups and groups[-1][0].aggregate_id == each.aggregate_id:
-            groups[-1].append(each)
+    for trade in trades:
+        if groups and groups[-1][0].aggregate_id == trade.aggregate_id:
+            groups[-1].append(trade)
         else:
-            groups.append([each])
+            groups.append([trade])
     return groups
 
 
@@ -80,7 +80,7 @@ def aggregate_trade(market: Market, trades: list[TradeExecuted], now: TimeMs, ti
         "s": market.symbol,
         "a": first.aggregate_id,
         "p": market.format_price(first.price),
-        "q": market.format_quantity(QuantityLots(sum(each.quantity for each in trades))),
+        "q": market.format_quantity(QuantityLots(sum(trade.quantity for trade in trades))),
         "f": first.trade_id,
         "l": trades[-1].trade_id,
         "T": first.time * time_scale,
@@ -256,11 +256,11 @@ def in_microseconds(payload: Payload) -> Payload:
 def _position(markets: MarketMap, balances: Iterable[Balance], time: TimeMs, now: TimeMs) -> Payload:
     rows = [
         {
-            "a": each.asset,
-            "f": markets.format_amount(each.available, each.asset),
-            "l": markets.format_amount(each.held, each.asset),
+            "a": balance.asset,
+            "f": markets.format_amount(balance.available, balance.asset),
+            "l": markets.format_amount(balance.held, balance.asset),
         }
-        for each in balances
+        for balance in balances
     ]
     return {"e": "outboundAccountPosition", "E": now, "u": time, "B": rows}
 
@@ -309,8 +309,8 @@ def _report(markets: MarketMap, order: OrderState, execution_type: str, time: Ti
 def _strategy(order: OrderState) -> Payload:
     if order.terms is None:
         return {}
-    named = {"j": order.terms.strategy_id, "J": order.terms.strategy_type}
-    return {name: value for name, value in named.items() if value is not None}
+    terms = {"j": order.terms.strategy_id, "J": order.terms.strategy_type}
+    return {name: value for name, value in terms.items() if value is not None}
 
 
 def _fill_report(markets: MarketMap, event: OrderFilled, now: TimeMs) -> Payload:

@@ -129,6 +129,7 @@ class _StreamSession:
         connection = self._connection
         keys = {name for name in request.params if is_listen_key(name)}
         names = set(request.params) - keys
+        # Everything is checked before anything is opened: a refused request changes nothing.
         if len(connection.streams.keys() | names) + len(self._accounts.keys() | keys) > STREAMS_MAX:
             raise RequestError(2, f"Invalid request: more than {STREAMS_MAX} streams", request.request_id)
         if len(keys) > LISTEN_KEYS_MAX:
@@ -142,20 +143,20 @@ class _StreamSession:
             raise RequestError(
                 2, f"Invalid request: more than {most} streams of one network", request.request_id
             )
-        found: dict[str, ListenKey] = {}
+        listen_keys: dict[str, ListenKey] = {}
         for key in keys - self._accounts.keys():
             listen_key = await find_listen_key(self._ports, key)
             if listen_key is None:
                 unknown = listen_key_unknown()
                 raise RequestError(unknown.code, unknown.message, request.request_id)
-            found[key] = listen_key
-        await self._open_accounts(found)
+            listen_keys[key] = listen_key
+        await self._open_accounts(listen_keys)
         for stream in request.params:
             if stream in names:
                 self._hub.subscribe(stream, connection)
 
-    async def _open_accounts(self, found: Mapping[str, ListenKey]) -> None:
-        for key, (account_id, credential) in found.items():
+    async def _open_accounts(self, listen_keys: Mapping[str, ListenKey]) -> None:
+        for key, (account_id, credential) in listen_keys.items():
             standing = Standing(credential, partial(self._expire, key))
             subscription = AccountSubscription(
                 account_id, self._connection, standing, self._revocations, *self._wrapping(key)
@@ -165,7 +166,7 @@ class _StreamSession:
             # Its credential may have been revoked since it was looked up.
             if await find_listen_key(self._ports, key) is None:
                 self._expire(key)
-        if found and (self._watch is None or self._watch.done()):
+        if listen_keys and (self._watch is None or self._watch.done()):
             self._watch = asyncio.create_task(self._watch_keys())
 
     def _begin_to_hear(self, names: Iterable[str]) -> None:

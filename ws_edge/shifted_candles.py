@@ -39,10 +39,10 @@ class ShiftedCandles:
         """Store candles received from now on; `complete` adds the earlier ones."""
         self._parts, self.is_complete = {interval: {} for interval in PART_INTERVALS}, False
 
-    def complete(self, kept: Iterable[Candle]) -> None:
+    def complete(self, redis_candles: Iterable[Candle]) -> None:
         """Add the closed candles that were read after `begin`."""
         self.is_complete = True
-        for candle in kept:
+        for candle in redis_candles:
             self.hear(candle)
 
     def forget(self) -> None:
@@ -54,8 +54,8 @@ class ShiftedCandles:
         if self._parts is None or candle.interval not in self._parts or not candle.trade_count:
             return
         parts = self._parts[candle.interval]
-        known = parts.get(candle.open_time)
-        if known is None or known.trade_count <= candle.trade_count:
+        part = parts.get(candle.open_time)
+        if part is None or part.trade_count <= candle.trade_count:
             parts[candle.open_time] = candle
         if len(parts) > _KEPT:
             del parts[min(parts)]
@@ -70,16 +70,16 @@ class ShiftedCandles:
         Everything before `time` has been received.
         """
         last = self._open.get(interval)
-        opened, _ = interval_bounds(interval, time if last is None else max(time, last), OFFSET_MS)
+        start, _ = interval_bounds(interval, time if last is None else max(time, last), OFFSET_MS)
         finals = 0
-        while last is not None and last < opened and finals < _FINALS_MAX:
+        while last is not None and last < start and finals < _FINALS_MAX:
             ended = self.candle(interval, last, closed=True)
             if ended is not None:
                 yield ended
             last = interval_bounds(interval, last, OFFSET_MS)[1]
             finals += 1
-        self._open[interval] = opened
-        candle = self.candle(interval, opened)
+        self._open[interval] = start
+        candle = self.candle(interval, start)
         if candle is not None:
             yield candle
 
@@ -88,9 +88,9 @@ class ShiftedCandles:
         if self._parts is None or not self.is_complete:
             return None
         parts = self._parts[PARTS[interval]]
-        opened, end = interval_bounds(interval, time, OFFSET_MS)
-        before = max((each for each in parts if each < opened), default=None)
-        inside = [parts[each] for each in sorted(parts) if opened <= each < end]
+        start, end = interval_bounds(interval, time, OFFSET_MS)
+        before = max((open_time for open_time in parts if open_time < start), default=None)
+        inside = [parts[open_time] for open_time in sorted(parts) if start <= open_time < end]
         last_trade_id = parts[before].last_trade_id if before is not None else 0
         for part in inside:
             if part.first_trade_id != last_trade_id + 1:
@@ -102,4 +102,4 @@ class ShiftedCandles:
         if total is None:
             assert before is not None
             total = flat_sum(parts[before].close)
-        return candle_of(self._market, interval, (opened, end), total, closed=closed)
+        return candle_of(self._market, interval, (start, end), total, closed=closed)

@@ -120,7 +120,7 @@ def parse_request(text: str | bytes) -> Request:
     if method is None:
         raise RequestError(2, "Invalid request: missing field `method`", request_id)
     if method not in _METHODS:
-        expected = ", ".join(f"`{each}`" for each in _METHODS)
+        expected = ", ".join(f"`{method}`" for method in _METHODS)
         raise RequestError(
             2,
             f"Invalid request: unknown variant `{str(method)[:50]}`, expected one of {expected}",

@@ -240,6 +240,7 @@ class ApiSession:
         self._connection.deliver_frame(text_frame(_encode(answer)))
         if is_banned:
             self._connection.close_soon(CloseCode.POLICY_VIOLATION, "IP banned")
+        # After the answer: a client must know the subscription's number before it receives an event of it.
         if activate is not None:
             self._accounts.activate(activate)
 
@@ -258,9 +259,9 @@ class ApiSession:
             account_id, credential = signer.account_id, signer.credential
             if function.places_order:
                 placed_by.append(account_id)
-        known = function.known_parameters() | _SIGNING | {"returnRateLimits"}
+        names = function.known_parameters() | _SIGNING | {"returnRateLimits"}
         if not function.lenient:
-            parameters.refuse_unknown(known)
+            parameters.refuse_unknown(names)
         call = Call(
             parameters,
             TimeMs(now // 1000),
@@ -302,8 +303,8 @@ class ApiSession:
         """
         key = auth.check_key_format(parameters.required("apiKey"))
         signer = self._signers.cached(key) or await self._signers.signer(key)
-        signed = sorted((name, text) for name, text in parameters.values.items() if name != "signature")
-        payload = "&".join(f"{name}={text}" for name, text in signed)
+        pairs = sorted((name, text) for name, text in parameters.values.items() if name != "signature")
+        payload = "&".join(f"{name}={text}" for name, text in pairs)
         deadline_us = auth.check_request(signer, payload.encode(), b"", parameters, now)
         self._note_use(key, signer, now)
         return signer, deadline_us
@@ -357,7 +358,7 @@ class ApiSession:
     async def _subscribe(self, signer: Signer, now: int) -> tuple[int, AccountSubscription]:
         auth.check_permission(signer, Scope.READ, self._connection.address, now)
         account_id = signer.account_id
-        if any(each.account_id == account_id for each in self._subscriptions.values()):
+        if any(subscription.account_id == account_id for subscription in self._subscriptions.values()):
             raise ApiError(-2035, "User Data Stream subscription already active.")
         if len(self._subscriptions) >= _SUBSCRIPTIONS_MAX:
             raise ApiError(-1191, "Too many subscriptions; unsubscribe from one first.")
@@ -377,6 +378,7 @@ class ApiSession:
             b'{"subscriptionId":%d,"event":' % number,
             b"}",
         )
+        # Entered before the wait: parallel requests of this connection must count it.
         self._subscriptions[number] = subscription
         try:
             await self._accounts.add(subscription)
@@ -384,16 +386,17 @@ class ApiSession:
             self._subscriptions.pop(number, None)
             self._accounts.remove(subscription)
             raise
+        # During the wait the client may have left, or the credential may have ended.
         if self._connection.closing or number not in self._subscriptions:
             self._accounts.remove(subscription)
             raise unavailable()
         return number, subscription
 
     async def _unsubscribe(self, parameters: Parameters, _now: int) -> tuple[object, None]:
-        wanted = parameters.integer("subscriptionId")
-        if wanted is not None and wanted not in self._subscriptions:
+        chosen = parameters.integer("subscriptionId")
+        if chosen is not None and chosen not in self._subscriptions:
             raise ApiError(-2036, "User Data Stream subscription not active.")
-        for number in [wanted] if wanted is not None else list(self._subscriptions):
+        for number in [chosen] if chosen is not None else list(self._subscriptions):
             self._end(number)
         return {}, None
 
@@ -421,12 +424,12 @@ class ApiSession:
 
 def _text(name: str, raw: msgspec.Raw) -> str:
     """Return a parameter as the REST API would carry it, and as it was signed."""
-    encoded = bytes(raw)
-    if encoded.startswith(b'"'):
-        return _decode_text(encoded)
-    if encoded == b"null":
+    value = bytes(raw)
+    if value.startswith(b'"'):
+        return _decode_text(value)
+    if value == b"null":
         raise mandatory_missing(name)
-    return encoded.decode()
+    return value.decode()
 
 
 def _error(error: ApiError, now: int) -> dict[str, object]:

@@ -41,23 +41,32 @@ def account(
         market_map = past.market_map
         market = known_market(market_map, symbol) if symbol else ""
         number = account_id if account_id is not None else account_of_email(connection, str(email))
-        found = account_at(past, number, market, sequence, parse_time(moment) if moment else None, progress)
-    orders = [_order(market_map, order) for order in found.open_orders]
+        past_account = account_at(
+            past, number, market, sequence, parse_time(moment) if moment else None, progress
+        )
+    orders = [_order(market_map, order) for order in past_account.open_orders]
     balances = [
         {
-            "asset": each.asset,
-            "available": market_map.format_amount(each.available, each.asset),
-            "held": market_map.format_amount(each.held, each.asset),
+            "asset": balance.asset,
+            "available": market_map.format_amount(balance.available, balance.asset),
+            "held": market_map.format_amount(balance.held, balance.asset),
         }
-        for each in found.balances
+        for balance in past_account.balances
     ]
     if as_json:
         print_json(
-            {"account": number, "time": found.time, "position": str(found.stream_id)}
+            {"account": number, "time": past_account.time, "position": str(past_account.stream_id)}
             | {"balances": balances, "openOrders": orders}
         )
         return
-    console.print(f"account {number}, {time_text(found.time)} (after {found.stream_id})\n", highlight=False)
+    console.print(
+        f"account {number}, {time_text(past_account.time)} (after {past_account.stream_id})\n",
+        highlight=False,
+    )
+    _show(balances, orders)
+
+
+def _show(balances: list[dict[str, str]], orders: list[dict[str, object]]) -> None:
     money = plain_table("asset", "available", "held")
     for row in balances:
         money.add_row(*row.values())

@@ -34,11 +34,11 @@ def show(account: int, as_json: bool) -> None:
         reply, shard = operator.funds(account), operator.shard_of(account)
         balances = [
             {
-                "asset": each.asset,
-                "available": operator.shown(each.available, each.asset),
-                "held": operator.shown(each.held, each.asset),
+                "asset": balance.asset,
+                "available": operator.shown(balance.available, balance.asset),
+                "held": operator.shown(balance.held, balance.asset),
             }
-            for each in reply.balances
+            for balance in reply.balances
         ]
     limits = reply.limits if reply.limits is not None else AccountLimits(1)
     if as_json:
@@ -47,8 +47,8 @@ def show(account: int, as_json: bool) -> None:
     console.print(
         f"Account {account} is on shard {shard}, and {'frozen' if limits.is_frozen else 'not frozen'}."
     )
-    for each in balances:
-        console.print(f"{each['asset']}: {each['available']} available, {each['held']} held")
+    for balance in balances:
+        console.print(f"{balance['asset']}: {balance['available']} available, {balance['held']} held")
     for name, most in _named(limits).items():
         if most and name != "is_frozen":
             console.print(f"{name.replace('_', ' ')}: {most}")
@@ -110,8 +110,8 @@ def limit_all(open_orders: int | None, in_flight: int | None) -> None:
     if not changes:
         raise click.UsageError("Name at least one limit.")
     with operating() as operator:
-        for shard, known in operator.configs.items():
-            config = msgspec.structs.replace(known, **changes, version=known.version + 1)
+        for shard, current in operator.configs.items():
+            config = msgspec.structs.replace(current, **changes, version=current.version + 1)
 
             def command(request_id: int, reply_to: str, config: ShardConfig = config) -> ConfigureShard:
                 return ConfigureShard(request_id, reply_to, config)
@@ -177,9 +177,11 @@ def close(account: int) -> None:
 
 def _limit(account: int, change: Callable[[AccountLimits], AccountLimits]) -> None:
     with operating() as operator:
-        known = operator.funds(account).limits
+        current = operator.funds(account).limits
         limits = (
-            AccountLimits(1) if known is None else msgspec.structs.replace(known, version=known.version + 1)
+            AccountLimits(1)
+            if current is None
+            else msgspec.structs.replace(current, version=current.version + 1)
         )
 
         def command(request_id: int, reply_to: str) -> LimitAccount:

@@ -53,9 +53,9 @@ def audit(as_json: bool, watch: bool, timeout_s: float, database: bool) -> None:
     settings = running_settings()
     try:
         while True:
-            found = audit_exchange(settings, timeout_s, with_database=database)
-            _say(found, as_json=as_json)
-            if found.problems():
+            result = audit_exchange(settings, timeout_s, with_database=database)
+            _say(result, as_json=as_json)
+            if result.problems():
                 raise SystemExit(1)
             if not watch:
                 return
@@ -74,22 +74,24 @@ def audit(as_json: bool, watch: bool, timeout_s: float, database: bool) -> None:
         ) from error
 
 
-def _say(found: ExchangeAudit, *, as_json: bool) -> None:
-    problems = found.problems()
+def _say(result: ExchangeAudit, *, as_json: bool) -> None:
+    problems = result.problems()
     if as_json:
-        print_json(_Line(not problems, problems, found))
+        print_json(_Line(not problems, problems, result))
         return
-    for first in range(0, len(found.assets), _ASSETS_PER_TABLE):
-        assets = found.assets[first : first + _ASSETS_PER_TABLE]
-        table = plain_table("", *(each.asset for each in assets))
+    for first in range(0, len(result.assets), _ASSETS_PER_TABLE):
+        assets = result.assets[first : first + _ASSETS_PER_TABLE]
+        table = plain_table("", *(asset.asset for asset in assets))
         for name in ("available", "held", "fees", "deposited", "withdrawn"):
-            table.add_row(name, *(_decimal(getattr(each, name), found.scales[each.asset]) for each in assets))
+            table.add_row(
+                name, *(_decimal(getattr(asset, name), result.scales[asset.asset]) for asset in assets)
+            )
         table.add_row(
-            "difference", *(_decimal(each.difference(), found.scales[each.asset]) for each in assets)
+            "difference", *(_decimal(asset.difference(), result.scales[asset.asset]) for asset in assets)
         )
         console.print(table)
         console.print()
-    for shard in found.shards:
+    for shard in result.shards:
         ledger = {None: "not compared", True: "the same", False: "differs"}[shard.ledger_is_same]
         note = f" ({shard.ledger_note})" if shard.ledger_note and shard.ledger_is_same is None else ""
         console.print(

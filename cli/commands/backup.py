@@ -28,7 +28,7 @@ _MEGABYTE: Final = 1_000_000
 
 
 class BaseRow(msgspec.Struct, frozen=True):
-    """A base backup, for --json."""
+    """A base backup, as `--status --json` prints it."""
 
     folder: str
     complete: str
@@ -36,7 +36,7 @@ class BaseRow(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The output of --status."""
+    """The state of a backup, as `--status --json` prints it."""
 
     ok: bool
     problem: str
@@ -83,9 +83,9 @@ def backup(folder: Path | None, only_status: bool, keep: int, as_json: bool) -> 
                 "your provider's point-in-time recovery or pgBackRest (docs/how-to/back-up-and-restore.md)."
             )
         if only_status:
-            found = status(settings)
-            _show(found, as_json=as_json)
-            raise SystemExit(0 if found.ok else 1)
+            state = status(settings)
+            _show(state, as_json=as_json)
+            raise SystemExit(0 if state.ok else 1)
         if folder is None:
             raise click.UsageError("Name the FOLDER that the backup goes to, or ask for --status.")
         if read_state(settings) is None:
@@ -115,14 +115,14 @@ def _back_up(settings: Settings, folder: Path, keep: int, *, quiet: bool) -> Non
     # Before anything is changed: whether it can be done.
     backups.programs_of(settings, backups.version_of_data(settings.data_dir / "postgres"))
     with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
-        note, known = backups.read_note(settings), backups.receiving(connection)
+        note, receiver = backups.read_note(settings), backups.receiving(connection)
         goes_on = (
             note is not None
             and note.folder().parent == folder
             and note.folder().is_dir()
-            and known is not None
+            and receiver is not None
         )
-        if note is None or known is None or known.lost or not goes_on:
+        if note is None or receiver is None or receiver.lost or not goes_on:
             _begin_line(settings, connection, folder)
         _await_receiver(settings, connection)
     note = backups.read_note(settings)
@@ -146,7 +146,7 @@ def _begin_line(settings: Settings, connection: psycopg.Connection[Any], folder:
 
 def _await_receiver(settings: Settings, connection: psycopg.Connection[Any]) -> None:
     deadline = time.monotonic() + FOLLOW_TIMEOUT_S
-    while (known := backups.receiving(connection)) is None or not known.active:
+    while (receiver := backups.receiving(connection)) is None or not receiver.active:
         if time.monotonic() > deadline:
             raise BackupError(
                 f"The log is not written into the backup: see {log_file(settings, backups.RECEIVER)}. An "
@@ -157,11 +157,11 @@ def _await_receiver(settings: Settings, connection: psycopg.Connection[Any]) -> 
 
 
 @contextmanager
-def bar(quiet: bool, what: str) -> Iterator[tuple[backups.Progress, Callable[[str], None]]]:
+def bar(quiet: bool, label: str) -> Iterator[tuple[backups.Progress, Callable[[str], None]]]:
     """Show the progress of copying; yield a callback for bytes, and one for a text about the current step."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with ProgressBar(*columns, console=console, transient=True, disable=quiet) as shown:
-        task = shown.add_task(what, total=None)
+        task = shown.add_task(label, total=None)
         yield (
             lambda done, total: shown.update(task, completed=done, total=total),
             lambda text: shown.update(task, description=text),
@@ -180,36 +180,38 @@ def status(settings: Settings) -> Status:
             "There is no backup of this database. `exchange backup DIR` makes one; DIR on another disk."
         )
     line = note.folder()
-    found = backups.bases(line)
+    bases_kept = backups.bases(line)
     wal = [path.stat().st_size for path in (line / "wal").glob("*")] if line.is_dir() else []
     try:
         with psycopg.connect(
             settings.resolved_database_url(), autocommit=True, connect_timeout=5
         ) as connection:
-            known, reached = backups.receiving(connection), True
+            receiver, reached = backups.receiving(connection), True
     except psycopg.OperationalError:
-        known, reached = None, False
-    problem = _problem(line, found, known, reached=reached)
-    rows = [BaseRow(str(each.folder), f"{each.complete:%Y-%m-%dT%H:%M:%SZ}", _size(each)) for each in found]
-    return Status(not problem, problem, str(line), rows, sum(wal), known)
+        receiver, reached = None, False
+    problem = _problem(line, bases_kept, receiver, reached=reached)
+    rows = [
+        BaseRow(str(base.folder), f"{base.complete:%Y-%m-%dT%H:%M:%SZ}", _size(base)) for base in bases_kept
+    ]
+    return Status(not problem, problem, str(line), rows, sum(wal), receiver)
 
 
-def _problem(line: Path, found: list[Base], known: Receiving | None, *, reached: bool) -> str:
+def _problem(line: Path, bases_kept: list[Base], receiver: Receiving | None, *, reached: bool) -> str:
     again = f"run `exchange backup {line.parent}` again"
     if not line.is_dir():
         return f"{line} is not there: is its disk mounted?"
-    if not found:
+    if not bases_kept:
         return f"no base backup is complete: {again}"
     if not reached:
         return "the database does not run, so nothing is written"
-    if known is None:
+    if receiver is None:
         return f"the server knows of no backup: {again}"
-    if known.lost:
+    if receiver.lost:
         return f"the log has a gap, since the backup did not follow for too long: {again}"
-    if not known.active:
+    if not receiver.active:
         return "the log is not written into the backup; the server keeps it meanwhile, up to a limit"
-    if known.behind_bytes > BEHIND_BYTES_MAX:
-        return f"the log is {known.behind_bytes / _MEGABYTE:.0f} MB behind"
+    if receiver.behind_bytes > BEHIND_BYTES_MAX:
+        return f"the log is {receiver.behind_bytes / _MEGABYTE:.0f} MB behind"
     return ""
 
 
@@ -217,22 +219,22 @@ def _size(base: Base) -> int:
     return sum(path.stat().st_size for path in base.folder.rglob("*") if path.is_file())
 
 
-def _show(found: Status, *, as_json: bool) -> None:
+def _show(state: Status, *, as_json: bool) -> None:
     if as_json:
-        print_json(found)
+        print_json(state)
         return
     table = plain_table("base backup", "MB")
-    for each in found.bases:
-        table.add_row(each.complete, f"{each.bytes / _MEGABYTE:.0f}")
+    for base in state.bases:
+        table.add_row(base.complete, f"{base.bytes / _MEGABYTE:.0f}")
     console.print(table)
-    known = found.receiving
-    log = f"log    {found.wal_bytes / _MEGABYTE:.0f} MB"
-    if known is not None:
-        log += f", {known.behind_bytes:,} bytes behind the database" + (
-            "" if known.active else ", not being written"
+    receiver = state.receiving
+    log = f"log    {state.wal_bytes / _MEGABYTE:.0f} MB"
+    if receiver is not None:
+        log += f", {receiver.behind_bytes:,} bytes behind the database" + (
+            "" if receiver.active else ", not being written"
         )
-    console.print(f"folder {found.folder}\n{log}", highlight=False, soft_wrap=True)
-    if found.ok:
-        console.print(f"Any moment since {found.bases[0].complete} can be recovered.", highlight=False)
+    console.print(f"folder {state.folder}\n{log}", highlight=False, soft_wrap=True)
+    if state.ok:
+        console.print(f"Any moment since {state.bases[0].complete} can be recovered.", highlight=False)
     else:
-        console.print(f"[bold red]Not healthy:[/] {found.problem}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]Not healthy:[/] {state.problem}", highlight=False, soft_wrap=True)

@@ -35,21 +35,21 @@ def book(symbol: str, sequence: int | None, moment: str | None, levels: int, as_
     settings = running_settings()
     with looking_back(settings) as (past, _), replay_bar(console, quiet=as_json) as progress:
         symbol = known_market(past.market_map, symbol)
-        found = book_at(past, symbol, sequence, parse_time(moment) if moment else None, progress)
+        past_book = book_at(past, symbol, sequence, parse_time(moment) if moment else None, progress)
     market = past.market_map.by_symbol[symbol]
-    bids, asks = _shown(market, found.bids[:levels]), _shown(market, found.asks[:levels])
+    bids, asks = _shown(market, past_book.bids[:levels]), _shown(market, past_book.asks[:levels])
     if as_json:
         print_json(
             {
                 "market": symbol,
-                "sequence": found.sequence,
-                "time": found.time,
-                "position": str(found.stream_id),
+                "sequence": past_book.sequence,
+                "time": past_book.time,
+                "position": str(past_book.stream_id),
             }
             | {"bids": bids, "asks": asks}
         )
         return
-    _show(found, bids, asks)
+    _show(past_book, bids, asks)
 
 
 def _shown(market: Market, levels: list[tuple[int, int]]) -> list[tuple[str, str]]:
@@ -59,9 +59,10 @@ def _shown(market: Market, levels: list[tuple[int, int]]) -> list[tuple[str, str
     ]
 
 
-def _show(found: PastBook, bids: list[tuple[str, str]], asks: list[tuple[str, str]]) -> None:
+def _show(past_book: PastBook, bids: list[tuple[str, str]], asks: list[tuple[str, str]]) -> None:
     console.print(
-        f"{found.symbol} at sequence {found.sequence}, {time_text(found.time)} (after {found.stream_id})\n",
+        f"{past_book.symbol} at sequence {past_book.sequence}, {time_text(past_book.time)} "
+        f"(after {past_book.stream_id})\n",
         highlight=False,
     )
     table = plain_table("", "quantity", "price", "quantity")

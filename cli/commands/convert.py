@@ -67,23 +67,23 @@ def convert_all(settings: Settings, log: RedisStreamLog, *, dry_run: bool) -> li
     market_map, config = settings.market_map(), first_config(settings)
     rows = []
     for shard in range(settings.shard_count):
-        found, converted = formats_of(log, shard), False
+        shard_formats, converted = formats_of(log, shard), False
         reason = why_not(log, shard, market_map, config)
-        if not found.is_present and not dry_run and not reason:
+        if not shard_formats.is_present and not dry_run and not reason:
             try:
                 convert_snapshot(log, shard, market_map, config, log.snapshots(shard)[0])
-                found, converted = formats_of(log, shard), True
+                shard_formats, converted = formats_of(log, shard), True
             except SnapshotError as error:
                 reason = str(error)
-        rows.append(_row(shard, found, reason, converted=converted))
+        rows.append(_row(shard, shard_formats, reason, converted=converted))
     return rows
 
 
-def _row(shard: int, found: Formats, reason: str, *, converted: bool) -> dict[str, Any]:
+def _row(shard: int, shard_formats: Formats, reason: str, *, converted: bool) -> dict[str, Any]:
     return {
         "shard": shard,
-        **found._asdict(),
-        "isPresent": found.is_present,
+        **shard_formats._asdict(),
+        "isPresent": shard_formats.is_present,
         "converted": converted,
         "reason": reason,
     }

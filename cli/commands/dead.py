@@ -193,13 +193,13 @@ def _letters(client: redis.Redis, shards: list[int], where: str, name: str) -> l
 def _only_dead_event(
     connection: psycopg.Connection[tuple[object, ...]], shards: list[int], stream_id: str
 ) -> DeadLetterReport:
-    found = dead_events_named(connection, shards, stream_id)
-    if not found:
+    reports = dead_events_named(connection, shards, stream_id)
+    if not reports:
         raise CommandError(f"There is no {stream_id} in {DEAD_EVENTS}; `exchange dead` lists what is.")
-    if len(found) > 1:
-        which = ", ".join(str(report.shard) for report in found)
+    if len(reports) > 1:
+        which = ", ".join(str(report.shard) for report in reports)
         raise CommandError(f"Shards {which} each have a {stream_id}; say which: `exchange dead --shard K …`.")
-    return found[0]
+    return reports[0]
 
 
 def _show(report: DeadLetterReport) -> None:
@@ -236,24 +236,24 @@ def _list(
     with _servers_answer():
         with connect(settings) as client:
             count = number_of_dead_letters(client, shards)
-            found = dead_letters(client, shards, limit)
+            reports = dead_letters(client, shards, limit)
         if database:
             with psycopg.connect(settings.resolved_database_url()) as connection:
                 refused = dead_events(connection, shards, limit)
-            count, found = count + len(refused), found + refused
-    found.sort(key=lambda letter: letter.age_s)
+            count, reports = count + len(refused), reports + refused
+    reports.sort(key=lambda letter: letter.age_s)
     if as_json:
         letters = (
-            found if with_payload else [msgspec.structs.replace(letter, payload=None) for letter in found]
+            reports if with_payload else [msgspec.structs.replace(letter, payload=None) for letter in reports]
         )
         print_json(_Listing(count, letters))
         return
-    if not found:
+    if not reports:
         console.print("There are no dead letters.")
         return
     table = plain_table("where", "id", "age", "bytes", "reason")
     table.columns[1].justify = table.columns[4].justify = "left"
-    for letter in found:
+    for letter in reports:
         table.add_row(
             escape(letter.where),
             escape(letter.name),
@@ -263,15 +263,17 @@ def _list(
         )
     console.print(table)
     if with_payload:
-        for letter in found:
+        for letter in reports:
             console.print(
                 f"\n{letter.where} {letter.name}\n  {_payload_text(letter)}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
             )
-    if count > len(found):
-        console.print(f"\nThese are the newest {len(found)} of {count}; --limit shows more.", highlight=False)
+    if count > len(reports):
+        console.print(
+            f"\nThese are the newest {len(reports)} of {count}; --limit shows more.", highlight=False
+        )
 
 
 def _payload_text(letter: DeadLetterReport) -> str:

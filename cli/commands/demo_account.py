@@ -23,7 +23,7 @@ def demo_account(as_json: bool) -> None:
     settings = running_settings()
     try:
         info = request(f"{settings.rest_url()}/api/v3/exchangeInfo")
-        assets = {each[name] for each in info["symbols"] for name in ("baseAsset", "quoteAsset")}
+        assets = {market[name] for market in info["symbols"] for name in ("baseAsset", "quoteAsset")}
         funds = {asset: amount for asset, amount in FUNDS.items() if asset in assets}
         account = funded_account(settings.rest_url(), funds, "demo", partial(verified, settings))
     except RequestError as error:

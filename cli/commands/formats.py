@@ -24,21 +24,22 @@ def formats(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     with operating() as operator:
-        found = _readers(operator)
-        switch_plan = plan_switch(operator.configs, found)
+        readers = _readers(operator)
+        switch_plan = plan_switch(operator.configs, readers)
     if as_json:
         print_json(
             {
                 "shards": {shard: release_of(config)._asdict() for shard, config in operator.configs.items()},
                 "processes": {
-                    each.name: each.reads._asdict() if each.reads is not None else None for each in found
+                    reader.name: reader.reads._asdict() if reader.reads is not None else None
+                    for reader in readers
                 },
                 "newest": switch_plan.newest._asdict(),
-                "lacking": [each.name for each in switch_plan.lacking],
+                "lacking": [reader.name for reader in switch_plan.lacking],
             }
         )
         return
-    _show(operator.configs, found)
+    _show(operator.configs, readers)
     if not switch_plan.shards:
         console.print("\nEvery shard writes the newest that any process reads.", highlight=False)
     elif switch_plan.lacking:
@@ -64,8 +65,8 @@ def switch(without: tuple[str, ...], yes: bool) -> None:
     Refused while a process reads only older formats, or has sent no heartbeat.
     """
     with operating() as operator:
-        found = _readers(operator)
-        planned = plan_switch(operator.configs, found, without)
+        readers = _readers(operator)
+        planned = plan_switch(operator.configs, readers, without)
         if planned.lacking:
             raise CommandError(_lacking_text(planned))
         if not planned.shards:
@@ -95,19 +96,20 @@ def _readers(operator: Operator) -> list[Reader]:
 
 
 def _lacking_text(planned: Switch) -> str:
-    named = ", ".join(f"{each.name} ({release_text(each.reads)})" for each in planned.lacking)
+    named = ", ".join(f"{reader.name} ({release_text(reader.reads)})" for reader in planned.lacking)
     return (
         f"The newest is {release_text(planned.newest)}. Not every process reads it: {named}. Restart those "
         "with the new release; one that was not heard and will not come back is left out with --without."
     )
 
 
-def _show(configs: dict[int, ShardConfig], found: list[Reader]) -> None:
+def _show(configs: dict[int, ShardConfig], readers: list[Reader]) -> None:
     table = plain_table("", "format", "kinds", "rules")
     for shard, config in configs.items():
         table.add_row(f"shard {shard} writes", *map(str, release_of(config)))
-    for each in found:
+    for reader in readers:
         table.add_row(
-            f"{each.name} reads", *(map(str, each.reads) if each.reads is not None else ("not heard", "", ""))
+            f"{reader.name} reads",
+            *(map(str, reader.reads) if reader.reads is not None else ("not heard", "", "")),
         )
     console.print(table)

@@ -26,10 +26,10 @@ def keys(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     with operating() as operator:
-        known: dict[OperatorKey, list[int]] = {}
+        shards_of: dict[OperatorKey, list[int]] = {}
         for shard, config in operator.configs.items():
             for key in config.keys:
-                known.setdefault(key, []).append(shard)
+                shards_of.setdefault(key, []).append(shard)
     rows = [
         {
             "name": key.name,
@@ -37,7 +37,7 @@ def keys(context: click.Context, as_json: bool) -> None:
             "publicKey": encoded_key(key.public_key),
             "shards": shards,
         }
-        for key, shards in known.items()
+        for key, shards in shards_of.items()
     ]
     if as_json:
         print_json(rows)
@@ -114,5 +114,5 @@ def revoke(name: str) -> None:
     with operating() as operator:
         if not any(key.name == name for config in operator.configs.values() for key in config.keys):
             raise CommandError(f"No shard has a key {name}; `exchange keys` shows them.")
-        operator.change_keys(lambda known: tuple(key for key in known if key.name != name))
+        operator.change_keys(lambda current: tuple(key for key in current if key.name != name))
     console.print(f"{name} is revoked")

@@ -30,15 +30,15 @@ def mails(to: str | None, count: int, as_json: bool) -> None:
     """
     try:
         with psycopg.connect(running_settings().resolved_database_url(), row_factory=dict_row) as database:
-            found = database.execute(_SELECT, {"to": to, "count": count}).fetchall()[::-1]
+            rows = database.execute(_SELECT, {"to": to, "count": count}).fetchall()[::-1]
     except psycopg.Error as error:
         raise database_away(error) from error
     if as_json:
-        print_json(found)
+        print_json(rows)
         return
-    if not found:
+    if not rows:
         console.print("There are no mails.")
-    for mail in found:
+    for mail in rows:
         state = (
             "sent"
             if mail["sent"]

@@ -58,8 +58,8 @@ def end() -> None:
 
 
 def _set(operator: Operator, since: TimeMs) -> None:
-    for shard, known in operator.configs.items():
-        config = msgspec.structs.replace(known, maintenance_from=since, version=known.version + 1)
+    for shard, current in operator.configs.items():
+        config = msgspec.structs.replace(current, maintenance_from=since, version=current.version + 1)
 
         def command(request_id: int, reply_to: str) -> ConfigureShard:
             return ConfigureShard(request_id, reply_to, config)  # noqa: B023 - it is called at once

@@ -214,23 +214,23 @@ def _known(settings: Settings) -> dict[str, MarketConfig]:
     shards = range(settings.shard_count)
     try:
         with connect(settings) as client:
-            known = known_configs(client, shards)
+            replies = known_configs(client, shards)
     except redis.RedisError as error:
         raise CommandError(f"Redis does not answer ({error}); is the exchange running?") from error
-    if missing := [shard for shard in shards if shard not in known]:
+    if missing := [shard for shard in shards if shard not in replies]:
         raise CommandError(f"Shard {missing[0]} does not answer; `exchange shards` says how it stands.")
-    return by_symbol(known.values())
+    return by_symbol(replies.values())
 
 
 def _set_status(symbols: tuple[str, ...], status: MarketStatus) -> None:
     settings = running_settings()
-    known = _known(settings)
+    configs = _known(settings)
     for symbol in symbols:
-        if symbol.upper() not in known:
-            raise CommandError(f"There is no market {symbol}; there are: {', '.join(sorted(known))}.")
+        if symbol.upper() not in configs:
+            raise CommandError(f"There is no market {symbol}; there are: {', '.join(sorted(configs))}.")
     with connect(settings) as client:
         for symbol in symbols:
-            config = known[symbol.upper()]
+            config = configs[symbol.upper()]
             if config.status is status:
                 console.print(f"{config.market.symbol} is {_words(status)} already")
             else:

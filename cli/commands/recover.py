@@ -43,12 +43,12 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
                 f"recovering from the base backup of {base.complete:%Y-%m-%dT%H:%M:%SZ} …", highlight=False
             )
         with bar(as_json, "copying") as (progress, tell):
-            found = recover_database(settings, base, to, progress, tell)
+            recovered = recover_database(settings, base, to, progress, tell)
     except (BackupError, ServerError, StartError, PastError, OSError) as error:
         raise CommandError(str(error)) from error
     except psycopg.Error as error:
         raise CommandError(f"PostgreSQL returned an error: {str(error).strip()}") from error
-    until = found.last_commit or base.complete
+    until = recovered.last_commit or base.complete
     if as_json:
         print_json({"base": str(base.folder), "lastCommit": until.isoformat()})
         return

@@ -12,6 +12,7 @@ from cli.console import CommandError, console, print_json, running_settings
 from cli.inquiries import audit, connect
 from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError
+from engine_worker.cores import CORES, chosen_core
 from engine_worker.replay import Replay, SourceTrimmed, StreamLogSource, Verdict, Verifier
 from protocol.replies import AuditReply
 from protocol.stream_id import STREAM_START, StreamId
@@ -49,19 +50,32 @@ class _Report(msgspec.Struct, frozen=True):
     help="Where to begin; otherwise at the beginning if Redis still has it, and at the older snapshot if "
     "not.",
 )
+@click.option(
+    "--core",
+    type=click.Choice(["auto", "objects", "compiled"]),
+    help="The core that replays; otherwise that of EXCHANGE_CORE. All must write the same.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per shard.")
-def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json: bool) -> None:
+def replay(
+    verify: bool, shard: int | None, from_beginning: bool | None, core: str | None, as_json: bool
+) -> None:
     """Rebuild shards from their log, and compare events, state hashes and snapshots with the originals.
 
     It only reads: the exchange may run meanwhile, or be stopped. Exit code 1 at the first difference, which
     is shown.
     """
     settings = running_settings()
+    if core is not None:
+        settings = msgspec.structs.replace(settings, core=core)
+    try:
+        chosen_core(settings)
+    except SettingsError as error:
+        raise CommandError(str(error)) from error
     if shard is not None and shard >= settings.shard_count:
         raise click.BadParameter(f"there are {settings.shard_count} shards, from 0 on", param_hint="--shard")
     shards = range(settings.shard_count) if shard is None else [shard]
     try:
-        reports = [_verify(settings, each, from_beginning, quiet=as_json) for each in shards]
+        reports = [_verify(settings, index, from_beginning, quiet=as_json) for index in shards]
     except (redis.RedisError, SettingsError) as error:
         raise CommandError(
             f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
@@ -110,8 +124,9 @@ def _verify_once(settings: Settings, shard: int, from_beginning: bool | None, *,
 
 
 def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginning: bool | None) -> Replay:
+    cores = CORES[chosen_core(settings)]
     if from_beginning is not False:
-        replay = Replay(source, shard, settings.shard_count)
+        replay = Replay(source, shard, settings.shard_count, cores=cores)
         try:
             source.entries(replay.position, 1)
         except SourceTrimmed:
@@ -122,14 +137,14 @@ def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginni
     reasons = ["there is none"]
     for snapshot in reversed(source.snapshots()):
         try:
-            return Replay(source, shard, settings.shard_count, snapshot)
+            return Replay(source, shard, settings.shard_count, snapshot, cores)
         except SnapshotError as error:
             reasons = [str(error)]
     raise CommandError(f"Shard {shard} has no snapshot that can be used: {reasons[-1]}.")
 
 
 def _run(verifier: Verifier, reply: AuditReply | None, shard: int, *, quiet: bool) -> None:
-    first = verifier.replay.shard.state.command_count
+    first = verifier.replay.core.command_count
     total = reply.command_count - first if reply is not None else None
     columns = (
         TextColumn("{task.description}"),

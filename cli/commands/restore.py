@@ -97,8 +97,8 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
 
 def _refuse_running(settings: Settings, log: RedisStreamLog) -> None:
     """Refuse while engine workers, of whatever machine, use this Redis."""
-    known = [spec.name for spec in engines(settings) if inquiries.say_health(settings, [spec])]
-    if alive := sorted({*known, *running_engines(log, settings.shard_count)}):
+    running = [spec.name for spec in engines(settings) if inquiries.say_health(settings, [spec])]
+    if alive := sorted({*running, *running_engines(log, settings.shard_count)}):
         raise RestoreError(
             f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first."
         )
@@ -106,9 +106,9 @@ def _refuse_running(settings: Settings, log: RedisStreamLog) -> None:
 
 def running_engines(log: RedisStreamLog, shard_count: int) -> set[str]:
     """Return the workers that lead a shard or stand by, whatever they are called."""
-    found = {standby.process for shard in range(shard_count) for standby in log.standbys(shard)}
+    standbys = {standby.process for shard in range(shard_count) for standby in log.standbys(shard)}
     leaders = (log.lease(shard).leader for shard in range(shard_count))
-    return found | {leader.process for leader in leaders if leader is not None}
+    return standbys | {leader.process for leader in leaders if leader is not None}
 
 
 @contextmanager
@@ -125,21 +125,21 @@ def _bars(quiet: bool) -> Iterator[Callable[[int], Progress]]:
 def _rows(plan: Plan) -> list[dict[str, object]]:
     return [
         {
-            "shard": each.shard.state.index,
-            "position": str(each.position),
-            "time": time_text(each.position.ms),
-            "snapshot": str(each.snapshot_id),
-            "entriesReplayed": each.entries,
-            "eventsToStore": len(each.events),
+            "shard": restored.shard.state.index,
+            "position": str(restored.position),
+            "time": time_text(restored.position.ms),
+            "snapshot": str(restored.snapshot_id),
+            "entriesReplayed": restored.entries,
+            "eventsToStore": len(restored.events),
             "openOrders": sum(
                 len(orders)
-                for account in each.shard.state.accounts.values()
+                for account in restored.shard.state.accounts.values()
                 for orders in account.open_orders.values()
             ),
-            "accounts": len(each.shard.state.accounts),
-            "epoch": each.epoch,
+            "accounts": len(restored.shard.state.accounts),
+            "epoch": restored.epoch,
         }
-        for each in plan.shards
+        for restored in plan.shards
     ]
 
 

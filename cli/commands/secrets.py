@@ -55,7 +55,9 @@ def secrets(
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         seed = _seed(folder / SEED_FILE)
         before = _rotations(folder / ROTATIONS_FILE)
-        rotations = _rotated(before, [Family(each) for each in rotate], [Family(each) for each in forget])
+        rotations = _rotated(
+            before, [Family(family) for family in rotate], [Family(family) for family in forget]
+        )
         hosts = Hosts(redis, cache, tuple(sentinels.split(",")), database)
         for path, text in secret_files(seed, hosts, rotations).items():
             _write(folder / path, text)

@@ -81,6 +81,8 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             console.print(f"\n{_WARNING}", markup=False, soft_wrap=True)
             is_sent = True
             if (claim := _claim(stop.entry, shard, settings.shard_count)) is not None:
+                # A forged message must not count as received: the genuine one with its number would be
+                # dropped (docs/decisions/0026).
                 is_sent = mail == "sent" if mail else _is_sent(client, claim, shard)
                 console.print(
                     (_SENT if is_sent else _FORGED).format(source=claim.source), markup=False, soft_wrap=True
@@ -88,6 +90,8 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             if not yes:
                 click.confirm("Skip it?", abort=True)
             instruction = SkipEntry(0, "", str(stop.entry.stream_id), operator, reason, is_sent)
+            # The instruction names the entry: if another one is the next by then, the leader does not follow
+            # it.
             log.order_skip(
                 shard, encode_skip(_signed(log, settings, shard, instruction), time.time_ns() // 1_000)
             )
@@ -114,10 +118,10 @@ def _signed(log: RedisStreamLog, settings: Settings, shard: int, instruction: Sk
     """
     key = private_key(settings, Role.OPERATOR)
     name = key_name(Role.OPERATOR, public_half(key))
-    known = [each.name for each in _keys(log, shard) if each.role is Role.OPERATOR]
-    if known and name not in known:
+    names = [key.name for key in _keys(log, shard) if key.role is Role.OPERATOR]
+    if names and name not in names:
         raise CommandError(
-            f"Shard {shard} does not know the key {name}; those of its operators: {', '.join(known)}."
+            f"Shard {shard} does not know the key {name}; those of its operators: {', '.join(names)}."
         )
     return sign(key, name, shard, TimeMs(0), instruction)
 
@@ -169,18 +173,18 @@ def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: str) 
         CommandError: it is not.
     """
     halt = read_halt(client, shard)
-    found = log.read({streams.commands(shard): log.position(shard).stream_id}, 1, 0)
-    held = _held(found[0]) if found else ""
+    entries = log.read({streams.commands(shard): log.position(shard).stream_id}, 1, 0)
+    held = _held(entries[0]) if entries else ""
     if halt is None and not held:
         raise CommandError(f"Shard {shard} has not halted; there is nothing to skip.")
-    if not found or str(found[0].stream_id) != stream_id:
-        comes = f"{found[0].stream_id} does" if found else "nothing does"
+    if not entries or str(entries[0].stream_id) != stream_id:
+        comes = f"{entries[0].stream_id} does" if entries else "nothing does"
         raise CommandError(
             f"Entry {stream_id} does not come next in shard {shard}, {comes}. After a halt a shard is tried "
             "again by itself within half a minute, and then stops right before the entry that halts it: "
             "look again then."
         )
-    return _Stop(found[0], held if halt is None else halt.reason)
+    return _Stop(entries[0], held if halt is None else halt.reason)
 
 
 def _held(entry: Entry) -> str:

@@ -3,10 +3,11 @@
 import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
-from cli.inquiries import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
+from cli.inquiries import TIMEOUT_S, cores, frontend_note, halts, lags_ms, serving, shards_answer
 from cli.live_status import watch
 from cli.local.processes import metrics_urls, urls
-from cli.local.state_file import ProcessStatus, read_state, trading_processes
+from cli.local.state_file import ProcessState, ProcessStatus, read_state, trading_processes
+from runtime.settings import Settings
 
 
 @click.command()
@@ -33,40 +34,65 @@ def status(as_json: bool, is_watching: bool) -> None:
     all_running = bool(needed) and all(process.state is ProcessStatus.RUNNING for process in needed)
     doors = serving(settings) if processes else {}
     ready = all_running and all(doors.values()) and shards_answer(settings, TIMEOUT_S)
+    running_cores = cores(settings) if processes else {}
     if as_json:
-        rows = [
-            {
-                "name": each.name,
-                "pid": each.pid or None,
-                "state": each.state,
-                "restarts": each.restarts,
-                "answers": doors.get(each.name),
-            }
-            for each in processes
-        ]
-        halted = {str(shard): halt.reason for shard, halt in halts(settings).items()} if processes else {}
-        print_json(
-            {
-                "ready": ready,
-                "urls": urls(settings),
-                "processes": rows,
-                "halted": halted,
-                "metrics": metrics_urls(settings),
-            }
-        )
+        _print_json(settings, processes, doors, running_cores, is_ready=ready)
         return
     if state is None:
         console.print("The exchange is not running; `exchange up` starts it.")
         return
-    lags = lags_ms(settings)
     console.print("The exchange is ready.\n" if ready else "The exchange is not ready.\n")
-    table = plain_table("process", "state", "pid", "restarts", "behind")
-    table.columns[1].justify = "left"
+    _show(settings, processes, doors, running_cores)
+    if not ready:
+        console.print("`exchange logs PROCESS` shows a process's log.", highlight=False)
+
+
+def _print_json(
+    settings: Settings,
+    processes: list[ProcessState],
+    doors: dict[str, bool],
+    running_cores: dict[str, str],
+    *,
+    is_ready: bool,
+) -> None:
+    rows = [
+        {
+            "name": process.name,
+            "pid": process.pid or None,
+            "state": process.state,
+            "restarts": process.restarts,
+            "answers": doors.get(process.name),
+            "core": running_cores.get(process.name),
+        }
+        for process in processes
+    ]
+    halted = {str(shard): halt.reason for shard, halt in halts(settings).items()} if processes else {}
+    print_json(
+        {
+            "ready": is_ready,
+            "urls": urls(settings),
+            "processes": rows,
+            "halted": halted,
+            "metrics": metrics_urls(settings),
+        }
+    )
+
+
+def _show(
+    settings: Settings,
+    processes: list[ProcessState],
+    doors: dict[str, bool],
+    running_cores: dict[str, str],
+) -> None:
+    lags = lags_ms(settings)
+    table = plain_table("process", "state", "pid", "restarts", "behind", "core")
+    table.columns[1].justify = table.columns[5].justify = "left"
     for process in processes:
         behind = f"{lags[process.name]} ms" if process.name in lags else ""
         silent = process.state is ProcessStatus.RUNNING and doors.get(process.name) is False
         state_text = f"{process.state}, does not answer" if silent else process.state
-        table.add_row(process.name, state_text, str(process.pid or ""), str(process.restarts), behind)
+        core = running_cores.get(process.name, "")
+        table.add_row(process.name, state_text, str(process.pid or ""), str(process.restarts), behind, core)
     console.print(table)
     console.print()
     for name, url in urls(settings).items():
@@ -76,5 +102,3 @@ def status(as_json: bool, is_watching: bool) -> None:
         console.print(
             f"\nShard {shard} has halted: {halt.reason}", highlight=False, markup=False, soft_wrap=True
         )
-    if not ready:
-        console.print("`exchange logs PROCESS` shows a process's log.", highlight=False)

@@ -54,19 +54,19 @@ class BackupNote(msgspec.Struct, frozen=True):
     line: str
 
     def folder(self) -> Path:
-        """Return the folder of the line."""
+        """Return the folder of the line, which has the base backups and the log of one database."""
         return Path(self.line)
 
 
 class Base(NamedTuple):
-    """A base backup that is complete."""
+    """A complete base backup, and the time at which it was complete (UTC)."""
 
     folder: Path
     complete: datetime
 
     @property
     def wal_folder(self) -> Path:
-        """Where the log since is."""
+        """The folder of the database's log (WAL) since this backup."""
         return self.folder.parent.parent / "wal"
 
     def first_segment(self) -> str:
@@ -116,7 +116,7 @@ def read_note(settings: Settings) -> BackupNote | None:
 
 
 def write_note(settings: Settings, note: BackupNote) -> None:
-    """Write it atomically."""
+    """Write `backup.json` atomically."""
     file = backup_file(settings)
     unfinished = file.with_suffix(".new")
     unfinished.write_bytes(msgspec.json.encode(note))
@@ -127,18 +127,18 @@ def lines(folder: Path) -> list[Path]:
     """Return the lines of a backup folder, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(each for each in folder.iterdir() if _LINE.fullmatch(each.name) and each.is_dir())
+    return sorted(path for path in folder.iterdir() if _LINE.fullmatch(path.name) and path.is_dir())
 
 
 def bases(line: Path) -> list[Base]:
     """Return the complete base backups of a line, oldest first."""
-    found = []
+    bases_found = []
     for folder in sorted((line / "base").glob("*")):
         try:
-            found.append(Base(folder, datetime.strptime(folder.name, _NAME).replace(tzinfo=UTC)))
+            bases_found.append(Base(folder, datetime.strptime(folder.name, _NAME).replace(tzinfo=UTC)))
         except ValueError:  # an incomplete or foreign one
             continue
-    return found
+    return bases_found
 
 
 def choose_base(folder: Path, to: datetime | None) -> Base:
@@ -311,7 +311,7 @@ def take_base(settings: Settings, line: Path, progress: Progress, now: Callable[
 
 def _run(command: Sequence[str], progress: Progress) -> None:
     """Run pg_basebackup, and parse the lines with its progress."""
-    said = bytearray()
+    output = bytearray()
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -322,15 +322,15 @@ def _run(command: Sequence[str], progress: Progress) -> None:
         assert process.stderr is not None
         try:
             while chunk := os.read(process.stderr.fileno(), 65_536):
-                said = (said + chunk)[-65_536:]
-                if found := _PROGRESS.findall(said.decode(errors="replace")):
-                    progress(int(found[-1][0]) * 1024, int(found[-1][1]) * 1024)
+                output = (output + chunk)[-65_536:]
+                if sizes := _PROGRESS.findall(output.decode(errors="replace")):
+                    progress(int(sizes[-1][0]) * 1024, int(sizes[-1][1]) * 1024)
         except BaseException:
             process.kill()
             raise
     if process.returncode:
         lines_said = [
-            each for each in said.decode(errors="replace").splitlines() if not _PROGRESS.search(each)
+            line for line in output.decode(errors="replace").splitlines() if not _PROGRESS.search(line)
         ]
         raise BackupError("pg_basebackup failed:\n" + "\n".join(lines_said[-10:]))
 
@@ -353,12 +353,12 @@ def copied(base: Path, target: Path | None) -> Iterator[tuple[int, int]]:
     log = [path.relative_to(base) for path in sorted((base / "pg_wal").rglob("*")) if path.is_file()]
     done, total = (
         0,
-        sum(each.size for each in manifest.files) + sum((base / path).stat().st_size for path in log),
+        sum(file.size for file in manifest.files) + sum((base / path).stat().st_size for path in log),
     )
     if target is not None:
         for folder in (path for path in base.rglob("*") if path.is_dir()):
             (target / folder.relative_to(base)).mkdir(mode=0o700, parents=True, exist_ok=True)
-    wanted = [(Path(each.path), each) for each in manifest.files]
+    wanted = [(Path(file.path), file) for file in manifest.files]
     for path, file in (*wanted, *((path, None) for path in log)):
         digest, size = hashlib.sha256(), 0
         try:
@@ -434,8 +434,8 @@ def wal_since(base: Base) -> Iterator[tuple[Path, str]]:
     Raises:
         BackupError: there is a gap.
     """
-    first, found = base.first_segment(), wal_segments(base.wal_folder)
-    needed = [name for name in found if name >= first]
+    first, segments = base.first_segment(), wal_segments(base.wal_folder)
+    needed = [name for name in segments if name >= first]
     partial = max((path for path in base.wal_folder.glob(f"*{_PARTIAL}")), default=None)
     names = needed + (
         [partial.name.removesuffix(_PARTIAL)] if partial is not None and partial.stem >= first else []

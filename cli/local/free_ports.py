@@ -20,7 +20,7 @@ _PROMISED_S: Final = 180
 
 
 class PortError(RuntimeError):
-    """A port is taken; the message names it and its setting."""
+    """A port is in use; the message names the port and its setting."""
 
 
 def ports_used(settings: Settings) -> Iterator[tuple[str, int, str]]:

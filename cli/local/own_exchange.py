@@ -46,14 +46,14 @@ class OwnExchangeError(RuntimeError):
 
 
 class OwnExchange(NamedTuple):
-    """An exchange that answers."""
+    """A running exchange in a data folder of its own, on free ports."""
 
     settings: Settings
     environment: Mapping[str, str]
 
     @property
     def url(self) -> str:
-        """The base URL of its REST API."""
+        """The base URL of the exchange's REST API."""
         return self.settings.rest_url()
 
     def command(self, *arguments: str, timeout_s: float = STOP_TIMEOUT_S) -> Any:
@@ -70,8 +70,8 @@ class OwnExchange(NamedTuple):
             timeout=timeout_s,
         )
         if result.returncode:
-            said = (result.stderr or result.stdout).decode()
-            raise OwnExchangeError(f"exchange {' '.join(arguments)}: {said}")
+            output = (result.stderr or result.stdout).decode()
+            raise OwnExchangeError(f"exchange {' '.join(arguments)}: {output}")
         return json.loads(result.stdout)
 
     def processes(self) -> list[ProcessState]:
@@ -131,10 +131,10 @@ def own_exchange(
 def _kill(process: "subprocess.Popen[bytes]", settings: Settings) -> None:
     process.kill()
     process.wait()
-    for each in leftover_processes(settings):
-        each.kill()
+    for process_left in leftover_processes(settings):
+        process_left.kill()
 
 
 def _is_running(exchange: OwnExchange) -> bool:
     processes = trading_processes(exchange.processes())
-    return bool(processes) and all(each.state is ProcessStatus.RUNNING for each in processes)
+    return bool(processes) and all(process.state is ProcessStatus.RUNNING for process in processes)

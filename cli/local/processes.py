@@ -45,12 +45,12 @@ class ProcessSpec:
         return (_newest_interpreter() if program == sys.executable else program, *rest)
 
     def whole_environment(self) -> dict[str, str]:
-        """Return all of its environment."""
+        """Return this process's environment, overridden by `environment`."""
         return {**os.environ, **self.environment}
 
 
 def gateways(settings: Settings) -> list[ProcessSpec]:
-    """Return what takes orders in."""
+    """Return the REST gateways, one for each port of `rest_ports`."""
     return [
         ProcessSpec.of_module(
             name, "gateway.main", process_name=name, rest_port=port, **_metrics(settings, offset)
@@ -104,7 +104,7 @@ def feeds(settings: Settings) -> list[ProcessSpec]:
 
 
 def edges(settings: Settings) -> list[ProcessSpec]:
-    """Return what serves WebSockets."""
+    """Return the WebSocket edges."""
     return [
         ProcessSpec.of_module(
             name, "ws_edge.main", process_name=name, ws_port=port, **_metrics(settings, offset)
@@ -116,7 +116,7 @@ def edges(settings: Settings) -> list[ProcessSpec]:
 
 
 def persist_workers(settings: Settings) -> list[ProcessSpec]:
-    """Return what brings the shards' logs into the database."""
+    """Return the workers that store the shards' logs in the database."""
     return [
         ProcessSpec.of_module(name, "persist.main", "work", process_name=name, **_metrics(settings, offset))
         for name, offset in _replicas("persist-worker", 3, settings.persist_workers)
@@ -124,17 +124,17 @@ def persist_workers(settings: Settings) -> list[ProcessSpec]:
 
 
 def clients(settings: Settings) -> list[ProcessSpec]:
-    """Return what uses the public API as anybody could."""
+    """Return the processes that use the public API only: the market maker, if it is enabled."""
     return [ProcessSpec.of_module("mm", "mm.main", **_metrics(settings, 5))] if settings.mm_enabled else []
 
 
 def pages(settings: Settings) -> list[ProcessSpec]:
-    """Return what browsers show."""
+    """Return the web frontend's server, if it is enabled."""
     return [ProcessSpec.of_module("frontend", "frontend_server.main")] if settings.frontend_enabled else []
 
 
 def urls(settings: Settings) -> dict[str, str]:
-    """Return where the exchange can be reached."""
+    """Return the URLs of the exchange by name: `rest`, `rest-2`, `ws`, `docs`, `frontend`."""
     api = {"rest": settings.rest_url(), "ws": settings.ws_url(), "docs": f"{settings.rest_url()}/schema"}
     secure = "s" if settings.tls_certificate else ""
     more = (("rest", "http", settings.rest_ports()), ("ws", "ws", settings.ws_ports()))

@@ -44,7 +44,7 @@ _BEFORE_TARGET: Final = "recovery ended before configured recovery target was re
 
 
 class Recovered(NamedTuple):
-    """What a recovery has led to."""
+    """The base backup of a recovery, and the end of what was replayed on it."""
 
     base: Base
     last_commit: datetime | None
@@ -85,14 +85,14 @@ def recover(
     if account is not None:
         programs = embedded.reachable_programs(programs, folder)
     unfinished, wal = folder.with_name("postgres.recovering"), folder.with_name("wal.recovering")
-    for each in (unfinished, wal):
-        shutil.rmtree(each, ignore_errors=True)
-        each.mkdir(mode=0o700, parents=True)
+    for new_folder in (unfinished, wal):
+        shutil.rmtree(new_folder, ignore_errors=True)
+        new_folder.mkdir(mode=0o700, parents=True)
     try:
         _copy(base, unfinished, wal, copying)
         (unfinished / "recovery.signal").touch(0o600)
-        for each in (unfinished, wal):
-            _give(each, account)
+        for new_folder in (unfinished, wal):
+            _give(new_folder, account)
         last_commit = _replay(settings, programs, unfinished, wal, account, to, replayed)
         # The recovered database has no replication slot for a backup, and writes a new log.
         backup_file(settings).unlink(missing_ok=True)
@@ -198,8 +198,8 @@ def _await_end(
 ) -> datetime | None:
     """Wait until the log is replayed; return the time of the last transaction in it."""
     while True:
-        if (said := why_ended()) is not None:
-            raise BackupError(_why_failed(said))
+        if (output := why_ended()) is not None:
+            raise BackupError(_why_failed(output))
         try:
             with psycopg.connect(address, autocommit=True, connect_timeout=5) as connection:
                 row: Any = connection.execute(
@@ -216,12 +216,12 @@ def _await_end(
         time.sleep(LOOK_EVERY_S)
 
 
-def _why_failed(said: str) -> str:
-    if _BEFORE_TARGET in said:
-        last = re.findall(r"last completed transaction was at log time (.*)", said)
+def _why_failed(output: str) -> str:
+    if _BEFORE_TARGET in output:
+        last = re.findall(r"last completed transaction was at log time (.*)", output)
         until = f"; its last transaction is of {last[-1]}" if last else ""
         return (
             f"The log in the backup ends before that time{until}. Without --to everything in it is recovered."
         )
-    tail = "\n".join(said.splitlines()[-15:])
+    tail = "\n".join(output.splitlines()[-15:])
     return f"PostgreSQL could not replay the log:\n{tail}"

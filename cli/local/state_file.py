@@ -16,7 +16,7 @@ _SAME_START_S = 0.5
 
 
 class ProcessStatus(StrEnum):
-    """How a process is."""
+    """The state of a process, as the supervisor sees it."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -47,6 +47,8 @@ class RestartRequest(msgspec.Struct, frozen=True):
 
     process: str
     overlap: bool = False
+    environment: dict[str, str] = {}
+    """What of its environment is another from now on, until `exchange down`."""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -64,21 +66,21 @@ BACKUP_PROCESS: Final = "wal-receiver"
 
 def trading_processes(processes: Iterable[ProcessState]) -> list[ProcessState]:
     """Return the processes that the exchange needs: all but what writes a backup, whose disk may be away."""
-    return [each for each in processes if each.name != BACKUP_PROCESS]
+    return [process for process in processes if process.name != BACKUP_PROCESS]
 
 
 def state_file(settings: Settings) -> Path:
-    """Return where the state is kept."""
+    """Return the path of the running `exchange up`'s state."""
     return settings.data_dir / "state.json"
 
 
 def log_folder(settings: Settings) -> Path:
-    """Return where the processes' outputs go."""
+    """Return the folder of the processes' log files."""
     return settings.data_dir / "logs"
 
 
 def log_file(settings: Settings, name: str) -> Path:
-    """Return where a process's output goes."""
+    """Return the path of a process's log file."""
     return log_folder(settings) / f"{name}.log"
 
 
@@ -113,7 +115,7 @@ def request_restart(settings: Settings, request: RestartRequest) -> bool:
 
 
 def take_request(settings: Settings) -> RestartRequest | None:
-    """Return the request that waits, and wait for the next one."""
+    """Return the waiting request to restart a process, and remove it; None if there is none."""
     file = _request_file(settings)
     try:
         request = msgspec.json.decode(file.read_bytes(), type=RestartRequest)
@@ -126,11 +128,11 @@ def take_request(settings: Settings) -> RestartRequest | None:
 
 
 def leftover_processes(settings: Settings) -> list[psutil.Process]:
-    """Return what still runs of an `exchange up` that is no more."""
+    """Return the processes that still run after their `exchange up` has ended."""
     state = _read(settings)
     if state is None or _process(state.pid, state.started) is not None:
         return []
-    processes = (_process(each.pid, each.started) for each in state.processes if each.pid)
+    processes = (_process(process.pid, process.started) for process in state.processes if process.pid)
     return [process for process in processes if process is not None]
 
 

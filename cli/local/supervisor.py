@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import psutil
 import structlog
@@ -62,7 +62,7 @@ def backoff_s(deaths: int) -> float:
 
 
 class Supervisor:
-    """The processes that this one has started, in order."""
+    """Starts, restarts and stops processes, in the order in which they were started."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -81,13 +81,18 @@ class Supervisor:
         self._processes.append(process)
         self._write_state()
 
-    def restart(self, name: str, *, overlap: bool = False) -> None:
-        """End a process and start it again.
+    def restart(
+        self, name: str, *, overlap: bool = False, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """End a process and start it again, from now on with `environment` added to its own.
 
         With `overlap` start the new one first, which takes over. Returns at once.
         """
         for process in self._processes:
             if process.spec.name == name:
+                process.spec = replace(
+                    process.spec, environment={**process.spec.environment, **(environment or {})}
+                )
                 now = time.monotonic()
                 process.kill_due, process.deaths = now + self._stop_timeout_s(), 0
                 if process.running is None:
@@ -105,11 +110,12 @@ class Supervisor:
         changed = False
         now = time.monotonic()
         if (request := take_request(self._settings)) is not None:
-            self.restart(request.process, overlap=request.overlap)
+            self.restart(request.process, overlap=request.overlap, environment=request.environment)
         for process in self._processes:
             self._end_what_should(process, now)
             if process.running is not None and (code := process.running.poll()) is not None:
                 _kill_group(process.running.pid)
+                # A requested restart is no crash: it neither counts nor waits (docs/decisions/0021).
                 if process.asked:
                     process.asked = False
                     self._launch_or_wait(process, now)
@@ -130,19 +136,20 @@ class Supervisor:
             self._write_state()
 
     def mark_ready(self) -> None:
-        """Note that everything that has been started so far works."""
+        """Record in the state file that all processes started so far are ready."""
         for process in self._processes:
             process.ready = True
         self._write_state()
 
     def restarts(self) -> dict[str, int]:
-        """Return how often each process was restarted."""
+        """Return the number of restarts of each process."""
         return {process.spec.name: process.restarts for process in self._processes}
 
     def process_ids(self) -> dict[str, int]:
-        """Return the process ids; 0 for what does not run now."""
+        """Return the process ids by name; 0 for a process that does not run now."""
         return {
-            each.spec.name: each.running.pid if each.running is not None else 0 for each in self._processes
+            process.spec.name: process.running.pid if process.running is not None else 0
+            for process in self._processes
         }
 
     def halted(self) -> list[str]:

@@ -126,7 +126,27 @@ class AccountHalf:
         order_id = self._open(command, market, account, hold, NEW if is_local else IN_FLIGHT)
         # Behind everything else: on this very shard the market's half answers before `send` returns, and the
         # order must be there for that (docs/decisions/0001-two-halves-of-an-order.md).
-        self._messages.send(market_shard, _order_to_match(order_id, command, market, hold))
+        quantity, budget = command.quantity, command.quote_quantity
+        if command.order_type is MARKET:
+            quantity, budget = _lots_and_budget(command, market, hold)
+        self._messages.send(
+            market_shard,
+            MatchOrder(
+                order_id,
+                command.account_id,
+                market.symbol,
+                command.side,
+                command.order_type,
+                command.time_in_force,
+                command.price or _NO_PRICE,
+                quantity,
+                budget,
+                command.quote_quantity > 0,
+                command.self_trade_prevention,
+                None,
+                command.bound_by_book,
+            ),
+        )
 
     def _open(
         self, command: PlaceOrder, market: Market, account: Account, hold: int, status: OrderStatus
@@ -637,31 +657,16 @@ class AccountHalf:
             self._replies.refuse(answer.reply_to, answer.request_id, RejectReason.UNKNOWN_ORDER)
 
 
-def _order_to_match(order_id: OrderId, command: PlaceOrder, market: Market, hold: int) -> MatchOrder:
-    """Return an order as its market's half gets it: with the lots and the budget that `hold` pays for."""
+def _lots_and_budget(command: PlaceOrder, market: Market, hold: int) -> tuple[QuantityLots, AssetUnits]:
+    """Return what a MARKET order may trade at most: the lots, and the quote units, that `hold` pays for."""
     quantity, budget = command.quantity, command.quote_quantity
-    if command.order_type is MARKET:
-        if budget:
-            is_buy = command.side is BUY
-            lots = budget // market.quote_per_tick_lot if is_buy else hold // market.base_per_lot
-            quantity = QuantityLots(min(lots, market.quantity_max))
-        elif command.side is BUY:
-            budget = AssetUnits(hold)
-    return MatchOrder(
-        order_id,
-        command.account_id,
-        market.symbol,
-        command.side,
-        command.order_type,
-        command.time_in_force,
-        command.price or _NO_PRICE,
-        quantity,
-        budget,
-        command.quote_quantity > 0,
-        command.self_trade_prevention,
-        None,
-        command.bound_by_book,
-    )
+    if budget:
+        is_buy = command.side is BUY
+        lots = budget // market.quote_per_tick_lot if is_buy else hold // market.base_per_lot
+        quantity = QuantityLots(min(lots, market.quantity_max))
+    elif command.side is BUY:
+        budget = AssetUnits(hold)
+    return quantity, budget
 
 
 def _reason_to_expire(order: OrderState, outcome: TakerOutcome) -> CloseReason:

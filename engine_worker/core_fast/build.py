@@ -6,6 +6,7 @@ to date.
 """
 
 import argparse
+import fcntl
 import hashlib
 import importlib.machinery
 import importlib.metadata
@@ -60,10 +61,17 @@ def build(*, is_sanitized: bool = False) -> Path:
     """
     folder = build_folder() / ("sanitized" if is_sanitized else "plain")
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        # Who comes second finds it built.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build_in(folder, is_sanitized=is_sanitized)
+
+
+def _build_in(folder: Path, *, is_sanitized: bool) -> Path:
     extension = folder / f"_core{SUFFIX}"
     wanted = sources_hash()
     if built_hash(extension) != wanted:
-        _check_tools()
+        check_tools()
         _compile(folder, extension, wanted, _SANITIZED_FLAGS if is_sanitized else _FLAGS)
         extension.with_suffix(".hash").write_text(wanted)
     if is_sanitized:
@@ -76,7 +84,12 @@ def build(*, is_sanitized: bool = False) -> Path:
     return target
 
 
-def _check_tools() -> None:
+def check_tools() -> None:
+    """Check whether everything is here that a build needs.
+
+    Raises:
+        CannotBuild: names what is missing.
+    """
     missing = []
     if shutil.which("cc") is None:
         missing.append("a C compiler, as the command `cc`")

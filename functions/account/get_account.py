@@ -74,26 +74,28 @@ async def account_funds(ports: Ports, call: Call) -> FundsReply:
 
 
 def _shown(ports: Ports, reply: FundsReply, *, omit_zero: bool) -> list[BalanceShape]:
-    shown = {} if omit_zero else {asset: Balance(asset, _NOTHING, _NOTHING) for asset in ports.markets.assets}
-    shown |= {balance.asset: balance for balance in reply.balances}
+    by_asset = (
+        {} if omit_zero else {asset: Balance(asset, _NOTHING, _NOTHING) for asset in ports.markets.assets}
+    )
+    by_asset |= {balance.asset: balance for balance in reply.balances}
     return [
         balance_shape(ports.known_markets, balance)
-        for balance in shown.values()
+        for balance in by_asset.values()
         if balance.available or balance.held or not omit_zero
     ]
 
 
-def balance_shape(known: MarketMap, balance: Balance) -> BalanceShape:
+def balance_shape(markets: MarketMap, balance: Balance) -> BalanceShape:
     """Return funds in one asset, including one whose markets are all delisted.
 
     Raises:
         ApiError: 503; the shard that has a market of the asset has not published its configuration yet.
     """
     asset = balance.asset
-    if asset not in known.by_asset:
+    if asset not in markets.by_asset:
         raise unavailable()
     return BalanceShape(
-        asset, known.format_amount(balance.available, asset), known.format_amount(balance.held, asset)
+        asset, markets.format_amount(balance.available, asset), markets.format_amount(balance.held, asset)
     )
 
 
@@ -103,6 +105,8 @@ async def get_account(ports: Ports, call: Call) -> AccountShape:
     markets = all_markets(ports.markets)
     funds = await account_funds(ports, call)
     is_frozen = funds.limits is not None and funds.limits.is_frozen
+    # Each market has its own fees, and the answer has one pair: the highest, so that no order costs more than
+    # it says.
     maker = max((market.maker_fee_ppm for market in markets), default=0)
     taker = max((market.taker_fee_ppm for market in markets), default=0)
     return AccountShape(

@@ -90,9 +90,9 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
     The ledger is kept forever. A CSV file has a row of kind `opening` for each asset before the first entry
     of the period, and one of kind `closing` after the last; if closing rows are missing, more entries follow.
     """
-    parameters, known = call.parameters, ports.known_markets
+    parameters, markets = call.parameters, ports.known_markets
     asset = asset_wanted(ports, parameters, "asset")
-    if asset is None and known.unknown_shards:
+    if asset is None and markets.unknown_shards:
         raise unavailable()  # the account may have an asset of an unknown shard
     start, end = parameters.time_range()
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
@@ -103,28 +103,30 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
     opening = first = Position(start or TimeMs(0))
     if after is not None:
         first = max(opening, Position.after(after))
+    # The ledger is in the database: without this, a client would miss the order that was just answered.
     await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
-    stored = await ports.ledger.page(
+    page = await ports.ledger.page(
         call.account_id,
-        known.assets if asset is None else [asset],
+        markets.assets if asset is None else [asset],
         start=opening.time,
         first=first,
         end=end,
+        # One more than is returned: it tells whether more follow, without counting them.
         limit=limit + 1,
     )
-    has_more = len(stored.entries) > limit
-    entries = entry_shapes(stored.before, stored.entries[:limit], known, call.time_scale)
+    has_more = len(page.entries) > limit
+    entries = entry_shapes(page.before, page.entries[:limit], markets, call.time_scale)
     balances = [
         StatedBalanceShape(
-            each, known.format_amount(stored.opening.get(each, 0), each), known.format_amount(closing, each)
+            name,
+            markets.format_amount(page.opening.get(name, 0), name),
+            markets.format_amount(closing, name),
         )
-        for each, closing in sorted(stored.closing.items())
+        for name, closing in sorted(page.closing.items())
     ]
     if writes_csv:
         text = csv_of(entries, balances, is_first=first == opening, is_last=not has_more)
-        name = f"statement-{call.account_id}{f'-{after}' if after else ''}.csv"
-        disposition = (b"content-disposition", f'attachment; filename="{name}"'.encode())
-        return Answered(Written(text.encode(), b"text/csv; charset=utf-8"), (disposition,))
+        return _download(text, f"statement-{call.account_id}{f'-{after}' if after else ''}.csv")
     scale = call.time_scale
     return StatementShape(
         start_time=None if start is None else start * scale,
@@ -136,8 +138,13 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
     )
 
 
+def _download(text: str, name: str) -> Answered[Written]:
+    disposition = (b"content-disposition", f'attachment; filename="{name}"'.encode())
+    return Answered(Written(text.encode(), b"text/csv; charset=utf-8"), (disposition,))
+
+
 def entry_shapes(
-    before: dict[str, int], entries: Iterable[LedgerEntry], known: MarketMap, time_scale: int
+    before: dict[str, int], entries: Iterable[LedgerEntry], markets: MarketMap, time_scale: int
 ) -> list[EntryShape]:
     """Return entries with the balance after each: the stored one, or `before` plus the amounts since."""
     running = dict(before)
@@ -150,8 +157,8 @@ def entry_shapes(
                 time=position.time * time_scale,
                 asset=asset,
                 kind=kind,
-                amount=known.format_amount(amount, asset),
-                balance=known.format_amount(running[asset], asset),
+                amount=markets.format_amount(amount, asset),
+                balance=markets.format_amount(running[asset], asset),
                 reference=reference,
             )
         )
@@ -169,16 +176,20 @@ def csv_of(
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(_COLUMNS)
     if is_first:
-        writer.writerows(("", "", _harmless(each.asset), _OPENING, "", each.opening, "") for each in balances)
+        writer.writerows(
+            ("", "", _harmless(balance.asset), _OPENING, "", balance.opening, "") for balance in balances
+        )
     writer.writerows(
         (
-            *(each.position, each.time, _harmless(each.asset), _harmless(each.kind)),
-            *(each.amount, each.balance, _harmless(each.reference)),
+            *(entry.position, entry.time, _harmless(entry.asset), _harmless(entry.kind)),
+            *(entry.amount, entry.balance, _harmless(entry.reference)),
         )
-        for each in entries
+        for entry in entries
     )
     if is_last:
-        writer.writerows(("", "", _harmless(each.asset), _CLOSING, "", each.closing, "") for each in balances)
+        writer.writerows(
+            ("", "", _harmless(balance.asset), _CLOSING, "", balance.closing, "") for balance in balances
+        )
     return text.getvalue()
 
 

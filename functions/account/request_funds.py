@@ -30,21 +30,23 @@ async def request_funds(ports: Ports, call: Call) -> BalanceShape:
     if not ports.settings.has_faucet():
         raise ApiError(-1020, "This operation is not supported.", 403)
     await check_verified(ports, call)
-    wanted = read_body(call.body, FundsRequest)
+    body = read_body(call.body, FundsRequest)
     markets = ports.markets
-    if wanted.asset not in markets.assets:
+    if body.asset not in markets.assets:
         if markets.unknown_shards:
             raise unavailable()  # an unknown shard may have a market of the asset
         raise ApiError(-1130, "Data sent for parameter 'asset' is not valid.")
-    amount = _amount(wanted.amount, markets.by_asset[wanted.asset].scale, ports.settings.faucet_amount_max)
+    amount = _amount(body.amount, markets.by_asset[body.asset].scale, ports.settings.faucet_amount_max)
     key = idempotency_key_of(call)
-    name = name_of_key(key, wanted.asset, str(amount)) if key else secrets.token_hex(16)
+    name = name_of_key(key, body.asset, str(amount)) if key else secrets.token_hex(16)
     transfer_id = f"faucet-{name}"
+    # Before the deposit is enqueued: a shard remembers transfers for a time only, the ledger for ever. A
+    # repetition after that time would credit the account twice.
     if key and await happened_long_ago(
-        ports, call.account_id, "deposit", transfer_id, wanted.asset, amount, call.now
+        ports, call.account_id, "deposit", transfer_id, body.asset, amount, call.now
     ):
         return next(
-            each for each in await balances(ports, call, omit_zero=False) if each.asset == wanted.asset
+            balance for balance in await balances(ports, call, omit_zero=False) if balance.asset == body.asset
         )
     shards = ports.shards
     reply = await shards.submit(
@@ -52,7 +54,7 @@ async def request_funds(ports: Ports, call: Call) -> BalanceShape:
             shards.next_request_id(),
             shards.reply_to,
             call.account_id,
-            wanted.asset,
+            body.asset,
             amount,
             transfer_id,
             key,

@@ -62,12 +62,12 @@ async def get_assets(ports: Ports, call: Call) -> list[CoinShape]:
     zero = format_decimal(0)
     return [
         {
-            "coin": shown.asset,
-            "name": shown.asset,
+            "coin": balance.asset,
+            "name": balance.asset,
             "depositAllEnable": True,
             "withdrawAllEnable": True,
-            "free": shown.free,
-            "locked": shown.locked,
+            "free": balance.free,
+            "locked": balance.locked,
             "freeze": zero,
             "withdrawing": zero,
             "ipoing": zero,
@@ -77,7 +77,7 @@ async def get_assets(ports: Ports, call: Call) -> list[CoinShape]:
             "trading": True,
             "networkList": [],
         }
-        for shown in await balances(ports, call, omit_zero=False)
+        for balance in await balances(ports, call, omit_zero=False)
     ]
 
 

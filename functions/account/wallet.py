@@ -283,21 +283,25 @@ async def get_trading_status(ports: Ports, call: Call) -> TradingStatusesShape:
 
 async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
     """Return the account's non-zero assets; `btcValuation` is 0 unless requested."""
-    wanted = asset_wanted(ports, call.parameters, "asset")
+    asset = asset_wanted(ports, call.parameters, "asset")
     with_worth = call.parameters.boolean("needBtcValuation", default=False)
-    balances = [each for each in (await account_funds(ports, call)).balances if each.available or each.held]
+    balances = [
+        balance
+        for balance in (await account_funds(ports, call)).balances
+        if balance.available or balance.held
+    ]
     prices = await _prices(ports) if with_worth else {}
     shapes: list[UserAssetShape] = []
     for balance in balances:
-        if wanted not in (None, balance.asset):
+        if asset not in (None, balance.asset):
             continue
-        shown = balance_shape(ports.known_markets, balance)
+        shape = balance_shape(ports.known_markets, balance)
         worth = worth_in(balance.asset, _amount(ports, balance), _BTC, ports.known_markets, prices)
         shapes.append(
             {
-                "asset": shown.asset,
-                "free": shown.free,
-                "locked": shown.locked,
+                "asset": shape.asset,
+                "free": shape.free,
+                "locked": shape.locked,
                 "freeze": "0",
                 "withdrawing": "0",
                 "ipoable": "0",
@@ -316,8 +320,8 @@ async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
     funds, prices = await account_funds(ports, call), await _prices(ports)
     worth = sum(
         (
-            worth_in(each.asset, _amount(ports, each), target, ports.known_markets, prices)
-            for each in funds.balances
+            worth_in(balance.asset, _amount(ports, balance), target, ports.known_markets, prices)
+            for balance in funds.balances
         ),
         Fraction(0),
     )
@@ -327,7 +331,7 @@ async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
 async def get_asset_details(ports: Ports, call: Call) -> dict[str, AssetDetailShape]:
     """Return the conditions for deposits and withdrawals: no network."""
     all_markets(ports.markets)
-    wanted = asset_wanted(ports, call.parameters, "asset")
+    chosen_asset = asset_wanted(ports, call.parameters, "asset")
     return {
         asset: {
             "minWithdrawAmount": _ZERO,
@@ -337,7 +341,7 @@ async def get_asset_details(ports: Ports, call: Call) -> dict[str, AssetDetailSh
             "depositTip": "There is no network to deposit by.",
         }
         for asset in ports.markets.assets
-        if wanted in (None, asset)
+        if chosen_asset in (None, asset)
     }
 
 
@@ -360,7 +364,7 @@ async def _transfers(
     ports: Ports, call: Call, kind: str, id_name: str, done: int, statuses: frozenset[int]
 ) -> list[tuple[str, str, str, int]]:
     """Return (id, asset, amount, time) of transfers; all those in the database are completed."""
-    parameters, known = call.parameters, ports.known_markets
+    parameters, markets = call.parameters, ports.known_markets
     coin = asset_wanted(ports, parameters, "coin")
     status = parameters.integer("status")
     if status is not None and status not in statuses:
@@ -368,6 +372,7 @@ async def _transfers(
     start, end = parameters.time_range()
     limit, offset = parameters.limit(_LIMIT_MAX, _LIMIT_MAX), parameters.integer("offset") or 0
     transfer_id = parameters.optional(id_name)
+    # After all parameters were checked: a bad one is refused whatever the others are.
     if status not in (None, done):
         return []
     await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
@@ -381,12 +386,17 @@ async def _transfers(
         limit=limit,
         offset=offset,
     )
-    if any(each.asset not in known.by_asset for each in transfers):
+    if any(transfer.asset not in markets.by_asset for transfer in transfers):
         # the shard that has a market of the asset has not published its configuration yet
         raise unavailable()
     return [
-        (each.transfer_id, each.asset, known.format_amount(each.amount, each.asset), each.time)
-        for each in transfers
+        (
+            transfer.transfer_id,
+            transfer.asset,
+            markets.format_amount(transfer.amount, transfer.asset),
+            transfer.time,
+        )
+        for transfer in transfers
     ]
 
 
@@ -406,10 +416,10 @@ async def _prices(ports: Ports) -> dict[str, int]:
 
 def _amount(ports: Ports, balance: Balance) -> Fraction:
     """Return the total balance, in whole units of the asset."""
-    known = ports.known_markets
-    if balance.asset not in known.by_asset:
+    markets = ports.known_markets
+    if balance.asset not in markets.by_asset:
         raise unavailable()
-    return Fraction(balance.available + balance.held, 10 ** known.by_asset[balance.asset].scale)
+    return Fraction(balance.available + balance.held, 10 ** markets.by_asset[balance.asset].scale)
 
 
 def _text_of(time_ms: int) -> str:

@@ -34,11 +34,11 @@ def _said(mistake: str) -> str:
     if missing := _missing.match(mistake):
         return f"Mandatory parameter '{missing[1]}' was not sent, was empty/null, or malformed."
     at = _at_field.fullmatch(mistake)
-    what, name = (at["what"], at["name"]) if at is not None else (mistake, "")
-    what = _length.sub(lambda found: _BOUNDS[found[1]].format(found[2]), what).replace("`", "'")
-    what = what.replace("'str'", "text").replace("'int'", "a whole number").replace("'bool'", "true or false")
+    rule, name = (at["what"], at["name"]) if at is not None else (mistake, "")
+    rule = _length.sub(lambda bound: _BOUNDS[bound[1]].format(bound[2]), rule).replace("`", "'")
+    rule = rule.replace("'str'", "text").replace("'int'", "a whole number").replace("'bool'", "true or false")
     return (
-        f"Parameter '{name}' is not valid: {what[:1].lower()}{what[1:]}."
+        f"Parameter '{name}' is not valid: {rule[:1].lower()}{rule[1:]}."
         if name
-        else f"The body is not valid: {what}."
+        else f"The body is not valid: {rule}."
     )

@@ -83,9 +83,9 @@ def asset_wanted(ports: Ports, parameters: Parameters, name: str) -> str | None:
             configuration.
     """
     asset = parameters.optional(name)
-    known = ports.known_markets
-    if asset is not None and asset not in known.by_asset:
-        raise unavailable() if known.unknown_shards else invalid_parameter(name)
+    markets = ports.known_markets
+    if asset is not None and asset not in markets.by_asset:
+        raise unavailable() if markets.unknown_shards else invalid_parameter(name)
     return asset
 
 

@@ -82,13 +82,13 @@ class Parameters:
         """Whether `name` was sent."""
         return name in self.values
 
-    def refuse_unknown(self, known: frozenset[str]) -> None:
+    def refuse_unknown(self, names: frozenset[str]) -> None:
         """Refuse unknown parameters: -1101 if none is expected, else -1104."""
         values = self.values
-        if values.keys() <= known:
+        if values.keys() <= names:
             return
-        read = sum(name in known for name in values)
-        if not known:
+        read = sum(name in names for name in values)
+        if not names:
             raise ApiError(-1101, f"Too many parameters; expected '0' and received '{len(values)}'.")
         raise ApiError(
             -1104,

@@ -34,8 +34,8 @@ async def get_ticker_24h(
     markets, is_single = chosen_markets(call.parameters, ports)
     is_mini = is_mini_ticker(call.parameters)
     symbols = [market.symbol for market in markets]
-    found = await ports.read_models.tickers(symbols)
-    tickers = [_as_of(market, ticker, call.now) for market, ticker in zip(markets, found, strict=True)]
+    rows = await ports.read_models.tickers(symbols)
+    tickers = [_as_of(market, ticker, call.now) for market, ticker in zip(markets, rows, strict=True)]
     if is_mini:
         minis = [
             mini_ticker_shape(market, ticker, call.time_scale)
@@ -56,12 +56,12 @@ def _as_of(market: Market, ticker: Ticker | None, now: TimeMs) -> Ticker:
     Feeds write a ticker within a second after a trade enters or leaves its window; until then its statistics
     do not change.
     """
-    opened = TimeMs((now // 1000 - (_DAY_S - 1)) * 1000)
+    open_time = TimeMs((now // 1000 - (_DAY_S - 1)) * 1000)
     if ticker is None:
-        return empty_ticker(market, opened, now)
+        return empty_ticker(market, open_time, now)
     if ticker.close_time >= now:
         return ticker
-    return msgspec.structs.replace(ticker, open_time=opened, close_time=now)
+    return msgspec.structs.replace(ticker, open_time=open_time, close_time=now)
 
 
 def _weight(parameters: Parameters) -> int:

@@ -16,9 +16,10 @@ async def get_trades(ports: Ports, call: Call) -> list[TradeShape]:
     """
     market = call.parameters.market(ports.markets)
     limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
-    found = await ports.read_models.trades(market.symbol, limit)
+    newest = await ports.read_models.trades(market.symbol, limit)
     trades = [
-        StoredTrade(each.trade_id, each.price, each.quantity, each.time, each.taker_side) for each in found
+        StoredTrade(trade.trade_id, trade.price, trade.quantity, trade.time, trade.taker_side)
+        for trade in newest
     ]
     first = trades[0].trade_id if trades else _NO_ID
     if len(trades) < limit and first > 1:

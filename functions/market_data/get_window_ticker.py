@@ -38,17 +38,17 @@ _window_size: Final = re.compile("([1-9][0-9]?)([mhd])", re.ASCII)
 async def get_window_ticker(ports: Ports, call: Call) -> Tickers:
     """Return statistics of the last `windowSize`; the window begins with a whole minute."""
     window_ms = _window_ms(call.parameters)
-    opened = TimeMs((call.now - window_ms) // _MINUTE_MS * _MINUTE_MS)
-    return await _tickers(ports, call, opened, call.now)
+    open_time = TimeMs((call.now - window_ms) // _MINUTE_MS * _MINUTE_MS)
+    return await _tickers(ports, call, open_time, call.now)
 
 
 async def get_trading_day_ticker(ports: Ports, call: Call) -> Tickers:
     """Return statistics of the current day in `timeZone`."""
-    opened = bucket_start("1d", call.now, time_zone_ms(call.parameters))
-    return await _tickers(ports, call, opened, TimeMs(opened + _DAY_MS - 1))
+    open_time = bucket_start("1d", call.now, time_zone_ms(call.parameters))
+    return await _tickers(ports, call, open_time, TimeMs(open_time + _DAY_MS - 1))
 
 
-async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> Tickers:
+async def _tickers(ports: Ports, call: Call, open_time: TimeMs, closes: TimeMs) -> Tickers:
     """Return the tickers of the requested markets: all trades from `opened`, a whole minute, until now."""
     parameters = call.parameters
     require_one_of(parameters, "symbol", "symbols")
@@ -58,8 +58,8 @@ async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> 
     is_mini = is_mini_ticker(parameters)
     for shard in {ports.markets.shard_of_market(market.symbol) for market in markets}:
         await ports.ingestion.catch_up(shard)
-    sums = await ports.candles.sums_since([market.symbol for market in markets], opened)
-    tickers = [_ticker(market, sums.get(market.symbol), opened, closes) for market in markets]
+    sums = await ports.candles.sums_since([market.symbol for market in markets], open_time)
+    tickers = [_ticker(market, sums.get(market.symbol), open_time, closes) for market in markets]
     shown = zip(markets, tickers, strict=True)
     if is_mini:
         minis = [mini_ticker_shape(market, ticker, call.time_scale) for market, ticker in shown]
@@ -68,12 +68,12 @@ async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> 
     return shapes[0] if is_single else shapes
 
 
-def _ticker(market: Market, sums: CandleSums | None, opened: TimeMs, closes: TimeMs) -> Ticker:
+def _ticker(market: Market, sums: CandleSums | None, open_time: TimeMs, closes: TimeMs) -> Ticker:
     if sums is None:
-        return empty_ticker(market, opened, closes)
+        return empty_ticker(market, open_time, closes)
     return Ticker(
         market=market.symbol,
-        open_time=opened,
+        open_time=open_time,
         close_time=closes,
         open=PriceTicks(sums.open),
         high=PriceTicks(sums.high),

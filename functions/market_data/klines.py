@@ -45,20 +45,20 @@ def bucket_start(interval: str, time: TimeMs, offset_ms: int = 0) -> TimeMs:
     return TimeMs(interval_bounds(interval, time, offset_ms)[0])
 
 
-def next_bucket(interval: str, opened: TimeMs, offset_ms: int = 0) -> TimeMs:
+def next_bucket(interval: str, open_time: TimeMs, offset_ms: int = 0) -> TimeMs:
     """Return the opening of the interval after the one that opened at `opened`."""
-    return TimeMs(interval_bounds(interval, opened, offset_ms)[1])
+    return TimeMs(interval_bounds(interval, open_time, offset_ms)[1])
 
 
-def previous_bucket(interval: str, opened: TimeMs, offset_ms: int = 0) -> TimeMs:
+def previous_bucket(interval: str, open_time: TimeMs, offset_ms: int = 0) -> TimeMs:
     """Return the opening of the interval before the one that opened at `opened`."""
-    return bucket_start(interval, TimeMs(opened - 1), offset_ms)
+    return bucket_start(interval, TimeMs(open_time - 1), offset_ms)
 
 
 def first_bucket(interval: str, time: TimeMs, offset_ms: int = 0) -> TimeMs:
     """Return the first opening at or after `time`."""
-    opened = bucket_start(interval, time, offset_ms)
-    return opened if opened == time else next_bucket(interval, opened, offset_ms)
+    open_time = bucket_start(interval, time, offset_ms)
+    return open_time if open_time == time else next_bucket(interval, open_time, offset_ms)
 
 
 def filled(rows: Sequence[KlineRow], interval: str, window: Window, offset_ms: int = 0) -> Iterator[KlineRow]:
@@ -72,20 +72,20 @@ def filled(rows: Sequence[KlineRow], interval: str, window: Window, offset_ms: i
         return
     before = rows[0] if rows[0].open_time < window.first else None
     close = before.close if before else None
-    opened = first_bucket(interval, window.first, offset_ms)
+    open_time = first_bucket(interval, window.first, offset_ms)
     if close is None:
-        opened = TimeMs(max(opened, rows[0].open_time))
+        open_time = TimeMs(max(open_time, rows[0].open_time))
     count = 0
-    while opened <= window.last and count < window.limit:
-        row = traded.get(opened)
+    while open_time <= window.last and count < window.limit:
+        row = traded.get(open_time)
         if row is not None:
             close = row.close
             yield row
             count += 1
         elif close is not None:
-            yield KlineRow(opened, close, close, close, close)
+            yield KlineRow(open_time, close, close, close, close)
             count += 1
-        opened = next_bucket(interval, opened, offset_ms)
+        open_time = next_bucket(interval, open_time, offset_ms)
 
 
 def shape(kline: KlineRow, market: Market, interval: str, time_scale: int, offset_ms: int = 0) -> KlineShape:

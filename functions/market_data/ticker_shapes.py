@@ -81,12 +81,12 @@ class BookTickerShape(msgspec.Struct, gc=False, rename="camel"):
     ask_qty: Amount
 
 
-def empty_ticker(market: Market, opened: TimeMs, closes: TimeMs) -> Ticker:
+def empty_ticker(market: Market, open_time: TimeMs, closes: TimeMs) -> Ticker:
     """Return the statistics of a window without a trade."""
     zero, none = PriceTicks(0), QuantityLots(0)
     return Ticker(
         market=market.symbol,
-        open_time=opened,
+        open_time=open_time,
         close_time=closes,
         open=zero,
         high=zero,

@@ -17,6 +17,7 @@ from functions.api.ports import Call, Ports
 from functions.orders import order_shapes
 from functions.orders.place_order import new_client_order_id
 from protocol.commands import CancelOrder
+from protocol.market import Market
 from protocol.orders import OrderStatus
 from protocol.replies import OrderQuery, OrderReply, Refused
 from protocol.units import OrderId
@@ -41,23 +42,9 @@ async def cancel_order(ports: Ports, call: Call) -> order_shapes.CanceledShape:
     restriction = parameters.choice("cancelRestrictions", _RESTRICTIONS, _invalid_restriction)
     shards = ports.shards
     if restriction is not None:
-        found = await shards.query(
-            ports.markets.shard_of_account(call.account_id),
-            OrderQuery(
-                shards.next_request_id(),
-                shards.reply_to,
-                call.account_id,
-                market.symbol,
-                order_id,
-                client_order_id,
-            ),
-        )
-        if (
-            isinstance(found, OrderReply)
-            and found.order.status.is_open
-            and found.order.status is not restriction
-        ):
-            raise ApiError(-2011, "Order was not canceled due to cancel restrictions.")
+        # A separate step, since a cancel in the log has no condition: the order may still change between the
+        # two.
+        await _check_restriction(ports, call, market, order_id, client_order_id, restriction)
     reply = await shards.submit(
         CancelOrder(
             shards.next_request_id(),
@@ -77,6 +64,30 @@ async def cancel_order(ports: Ports, call: Call) -> order_shapes.CanceledShape:
             raise refusal(reply.reason)
         case _:
             raise status_unknown()
+
+
+async def _check_restriction(
+    ports: Ports,
+    call: Call,
+    market: Market,
+    order_id: OrderId,
+    client_order_id: str,
+    restriction: OrderStatus,
+) -> None:
+    shards = ports.shards
+    reply = await shards.query(
+        ports.markets.shard_of_account(call.account_id),
+        OrderQuery(
+            shards.next_request_id(),
+            shards.reply_to,
+            call.account_id,
+            market.symbol,
+            order_id,
+            client_order_id,
+        ),
+    )
+    if isinstance(reply, OrderReply) and reply.order.status.is_open and reply.order.status is not restriction:
+        raise ApiError(-2011, "Order was not canceled due to cancel restrictions.")
 
 
 def _invalid_restriction() -> ApiError:

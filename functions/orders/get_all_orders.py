@@ -29,11 +29,11 @@ async def get_all_orders(ports: Ports, call: Call) -> list[OrderShape]:
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
     open_now = await open_orders(ports, call, market.symbol)
     await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
-    stored = await ports.orders.page(
+    history = await ports.orders.page(
         call.account_id, market.symbol, from_id=order_id, start=start, end=end, limit=limit
     )
     wanted = [order for order in open_now if _is_wanted(order, OrderId(order_id or 0), start, end)]
-    orders = overlay(stored, wanted)
+    orders = overlay(history, wanted)
     oldest_first = order_id is not None or start is not None
     page = orders[:limit] if oldest_first else orders[-limit:]
     return [order_shape(order, market, call.time_scale) for order in page]
@@ -43,8 +43,8 @@ def overlay(history: list[OrderState], open_now: list[OrderState]) -> list[Order
     """Merge both, each order once and by number; if both have an order, the later state."""
     orders = {order.order_id: order for order in history}
     for order in open_now:
-        known = orders.get(order.order_id)
-        if known is None or (known.version, known.cum_quantity) < (order.version, order.cum_quantity):
+        stored = orders.get(order.order_id)
+        if stored is None or (stored.version, stored.cum_quantity) < (order.version, order.cum_quantity):
             orders[order.order_id] = order
     return [orders[order_id] for order_id in sorted(orders)]
 

@@ -113,23 +113,7 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
         time_in_force = TimeInForce.IOC
     else:
         time_in_force = TimeInForce.GTC
-    price, quantity, quote_quantity = PriceTicks(0), QuantityLots(0), AssetUnits(0)
-    if order_type is OrderType.MARKET:
-        if ("quantity" in parameters) == ("quoteOrderQty" in parameters):
-            raise (
-                mandatory_missing("quantity")
-                if "quantity" not in parameters
-                else not_required("quoteOrderQty")
-            )
-        if "quantity" in parameters:
-            quantity = _quantity(parameters, market, "MARKET_LOT_SIZE")
-        else:
-            quote_quantity = _quote_quantity(parameters, market)
-    else:
-        quantity = _quantity(parameters, market, "LOT_SIZE")
-        price = _price(parameters, market)
-        if market.notional(price, quantity) < market.notional_min:
-            raise filter_failure("NOTIONAL")
+    price, quantity, quote_quantity = _amounts(parameters, market, order_type)
     prevention = _prevention(parameters)
     default = ResponseType.ACK if order_type is OrderType.LIMIT_MAKER else ResponseType.FULL
     return OrderRequest(
@@ -145,6 +129,26 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
         parameters.choice("newOrderRespType", _RESPONSE_TYPES, _invalid_response_type) or default,
         _strategy(parameters),
     )
+
+
+def _amounts(
+    parameters: Parameters, market: Market, order_type: OrderType
+) -> tuple[PriceTicks, QuantityLots, AssetUnits]:
+    """Return price, quantity and quote quantity; those that the order does not have are 0."""
+    if order_type is not OrderType.MARKET:
+        quantity = _quantity(parameters, market, "LOT_SIZE")
+        price = _price(parameters, market)
+        # Only orders with a price: the worth of a MARKET order depends on the book, so the shard checks it.
+        if market.notional(price, quantity) < market.notional_min:
+            raise filter_failure("NOTIONAL")
+        return price, quantity, AssetUnits(0)
+    if ("quantity" in parameters) == ("quoteOrderQty" in parameters):
+        raise (
+            mandatory_missing("quantity") if "quantity" not in parameters else not_required("quoteOrderQty")
+        )
+    if "quantity" in parameters:
+        return PriceTicks(0), _quantity(parameters, market, "MARKET_LOT_SIZE"), AssetUnits(0)
+    return PriceTicks(0), QuantityLots(0), _quote_quantity(parameters, market)
 
 
 def estimated_bound(request: OrderRequest, ticker: BookTicker | None) -> PriceTicks:

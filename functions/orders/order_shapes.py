@@ -243,14 +243,14 @@ def _prevented(matches: tuple[Prevented, ...], market: Market) -> list[Prevented
         return UNSET
     return [
         PreventedShape(
-            each.match_id,
+            match.match_id,
             market.symbol,
-            each.maker_order_id,
-            market.format_price(each.price),
-            shown(each.taker_quantity),
-            shown(each.maker_quantity),
+            match.maker_order_id,
+            market.format_price(match.price),
+            shown(match.taker_quantity),
+            shown(match.maker_quantity),
         )
-        for each in matches
+        for match in matches
     ]
 
 

@@ -52,6 +52,8 @@ async def place_order(
     request = parse_order(call.parameters, ports.markets)
     key = idempotency_key_of(call)
     price = request.price if request.price else await price_of(ports, request)
+    # Counted before it is sent, so that orders in flight cannot exceed the limit together; a malformed order
+    # was refused before and does not count.
     undecided = ports.order_counts.count_order(call.account_id, call.now)
     if undecided is not None:
         await undecided
@@ -77,20 +79,17 @@ async def place_order(
             call.deadline_us,
         )
     except ApiError as error:
+        # An order without an answer may still be executed, so it stays counted.
         if error.code != STATUS_UNKNOWN:
             ports.order_counts.forgive_order(call.account_id, call.now)
         raise
     match reply:
         case OrderReply():
+            # The limit is one of unfilled orders. Later fills are subtracted by the feeds
+            # (docs/decisions/0037).
             if reply.fills:
                 ports.order_counts.forgive_order(call.account_id, call.now)
-            if request.response_type is ResponseType.FULL:
-                return order_shapes.full(
-                    reply.order, reply.fills, request.market, call.time_scale, reply.prevented
-                )
-            if request.response_type is ResponseType.RESULT:
-                return order_shapes.result(reply.order, request.market, call.time_scale, reply.prevented)
-            return order_shapes.ack(reply.order, call.time_scale)
+            return _shape_of(reply, request, call.time_scale)
         case Refused():
             ports.order_counts.forgive_order(call.account_id, call.now)
             if reply.reason is RejectReason.TOO_MANY_ORDERS:
@@ -98,6 +97,16 @@ async def place_order(
             raise refusal(reply.reason)
         case _:
             raise status_unknown()
+
+
+def _shape_of(
+    reply: OrderReply, request: OrderRequest, time_scale: int
+) -> order_shapes.FullShape | order_shapes.ResultShape | order_shapes.AckShape:
+    if request.response_type is ResponseType.FULL:
+        return order_shapes.full(reply.order, reply.fills, request.market, time_scale, reply.prevented)
+    if request.response_type is ResponseType.RESULT:
+        return order_shapes.result(reply.order, request.market, time_scale, reply.prevented)
+    return order_shapes.ack(reply.order, time_scale)
 
 
 async def _over_own_limits(ports: Ports, call: Call) -> ApiError:

@@ -35,6 +35,6 @@ class Candles(Protocol):
         """
         ...
 
-    async def sums_since(self, symbols: Sequence[str], opened: TimeMs) -> dict[str, CandleSums]:
+    async def sums_since(self, symbols: Sequence[str], open_time: TimeMs) -> dict[str, CandleSums]:
         """Return the sums of all trades from `opened` (a whole minute) on, for each market that has any."""
         ...

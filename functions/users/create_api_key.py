@@ -86,25 +86,26 @@ def kind_of(public_key: str) -> KeyKind:
 
 async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
     """Create a key; return it with its secret, which is never shown again."""
-    wanted = read_body(call.body, NewApiKey)
-    if "\x00" in wanted.label:
+    body = read_body(call.body, NewApiKey)
+    if "\x00" in body.label:
         raise invalid_parameter("label")
-    if not wanted.scopes:
+    if not body.scopes:
         raise invalid_parameter("scopes")
-    if wanted.expires_time is not None and not call.now < wanted.expires_time <= call.now + _LIFE_MAX_MS:
+    if body.expires_time is not None and not call.now < body.expires_time <= call.now + _LIFE_MAX_MS:
         raise invalid_parameter("expiresTime")
-    kind = kind_of(wanted.public_key) if wanted.public_key else KeyKind.HMAC
-    networks = _networks(wanted.networks)
+    kind = kind_of(body.public_key) if body.public_key else KeyKind.HMAC
+    networks = _networks(body.networks)
+    # After the checks of the body: comparing a password takes long, and counts as an attempt.
     await check_verified(ports, call)
-    password_hash = await confirm(ports, call, wanted.password, wanted.code)
+    password_hash = await confirm(ports, call, body.password, body.code)
     key, secret = random_text(), ""
     if kind is KeyKind.HMAC:
         secret = random_text()
         kept = ports.secret_box.seal(secret.encode(), key)
     else:
-        kept = wanted.public_key.encode()
-    scopes = tuple(dict.fromkeys(wanted.scopes))
-    new = NewKey(key, kind, kept, wanted.label, scopes, networks, wanted.expires_time)
+        kept = body.public_key.encode()
+    scopes = tuple(dict.fromkeys(body.scopes))
+    new = NewKey(key, kind, kept, body.label, scopes, networks, body.expires_time)
     # A key that was requested before a password change must not survive the change.
     is_added = await ports.api_keys.add(
         call.account_id, new, call.origin, password_hash=password_hash, keys_max=_KEYS_MAX
@@ -113,12 +114,11 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
         if not await ports.users.has_password(call.account_id, password_hash):
             raise ApiError(-1002, "Password is wrong.", 401)
         raise ApiError(-1130, f"No more than {_KEYS_MAX} API keys.", 409)
-    until = wanted.expires_time or 0
+    # After the database, so that a key which was not stored never counts.
+    until = body.expires_time or 0
     record = ApiKeyRecord(call.account_id, kind, kept, scopes, networks, until, stands_until_ms=until)
     await ports.key_values.put(streams.api_key(key), encode_record(record), KEPT_S)
-    return ApiKeyShape(
-        key, kind, wanted.label, scopes, networks, wanted.expires_time, secret or msgspec.UNSET
-    )
+    return ApiKeyShape(key, kind, body.label, scopes, networks, body.expires_time, secret or msgspec.UNSET)
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -19,15 +19,19 @@ async def end(ports: Ports, call: Call) -> EndedShape:
 
     Return how many had not ended before.
     """
-    wanted = call.parameters.optional("sessionId")
-    if wanted is None:
-        others = [each for each in await ports.sessions.open_ids(call.account_id) if each != call.session_id]
-    elif "\x00" in wanted:
+    target_id = call.parameters.optional("sessionId")
+    if target_id is None:
+        others = [
+            session_id
+            for session_id in await ports.sessions.open_ids(call.account_id)
+            if session_id != call.session_id
+        ]
+    elif "\x00" in target_id:
         raise invalid_parameter("sessionId")
     else:
-        others = [wanted]
+        others = [target_id]
     ended = await end_sessions(ports, call, others)
-    if wanted is not None and not ended:
+    if target_id is not None and not ended:
         raise invalid_parameter("sessionId")
     return EndedShape(ended=sum(ended))
 

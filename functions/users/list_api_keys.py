@@ -28,16 +28,16 @@ async def list_api_keys(ports: Ports, call: Call) -> list[ListedKeyShape]:
     scale = call.time_scale
     return [
         ListedKeyShape(
-            each.key,
-            each.kind,
-            each.label,
-            each.created_time * scale,
-            each.scopes,
-            each.networks,
-            _scaled(each.expires_time, scale),
-            _scaled(each.last_used_time, scale),
+            api_key.key,
+            api_key.kind,
+            api_key.label,
+            api_key.created_time * scale,
+            api_key.scopes,
+            api_key.networks,
+            _scaled(api_key.expires_time, scale),
+            _scaled(api_key.last_used_time, scale),
         )
-        for each in await ports.api_keys.of_account(call.account_id)
+        for api_key in await ports.api_keys.of_account(call.account_id)
     ]
 
 

@@ -24,14 +24,14 @@ async def list_sessions(ports: Ports, call: Call) -> list[ListedSession]:
     """Return the sessions that have not ended, newest first."""
     return [
         ListedSession(
-            each.session_id,
-            each.created_time * call.time_scale,
-            each.expires_time * call.time_scale,
-            each.address,
-            each.agent,
-            each.session_id == call.session_id,
+            session.session_id,
+            session.created_time * call.time_scale,
+            session.expires_time * call.time_scale,
+            session.address,
+            session.agent,
+            session.session_id == call.session_id,
         )
-        for each in await ports.sessions.newest(call.account_id, _SHOWN_MAX)
+        for session in await ports.sessions.newest(call.account_id, _SHOWN_MAX)
     ]
 
 

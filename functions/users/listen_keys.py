@@ -34,9 +34,9 @@ class ListenKey(NamedTuple):
         return f"{self.account_id} {self.credential}".encode()
 
     @classmethod
-    def of_bytes(cls, kept: bytes) -> Self | None:
+    def of_bytes(cls, value: bytes) -> Self | None:
         """Return the key of a stored form; None: it is invalid."""
-        account, _, credential = kept.partition(b" ")
+        account, _, credential = value.partition(b" ")
         return cls(AccountId(int(account)), credential.decode()) if account.isdigit() else None
 
 
@@ -58,16 +58,18 @@ async def open_stream(ports: Ports, call: Call) -> ListenKeyShape:
 
 async def keep_stream(ports: Ports, call: Call) -> Nothing:
     """Extend the key by an hour."""
-    key, found = await _own_key(ports, call)
-    await _keep(ports, key, found if found.credential else ListenKey(call.account_id, call.credential))
+    key, listen_key = await _own_key(ports, call)
+    await _keep(
+        ports, key, listen_key if listen_key.credential else ListenKey(call.account_id, call.credential)
+    )
     return Nothing()
 
 
 async def close_stream(ports: Ports, call: Call) -> Nothing:
     """Remove the key."""
-    key, found = await _own_key(ports, call)
+    key, listen_key = await _own_key(ports, call)
     await ports.key_values.remove(streams.listen_key(key))
-    await ports.key_values.remove(streams.listen_key_of(*found))
+    await ports.key_values.remove(streams.listen_key_of(*listen_key))
     return Nothing()
 
 
@@ -80,22 +82,22 @@ async def find_listen_key(ports: Ports, key: str) -> ListenKey | None:
     if not ports.settings.listen_keys_enabled:
         return None
     value = await ports.key_values.get(streams.listen_key(key))
-    found = None if value is None else ListenKey.of_bytes(value)
-    return None if found is None or ports.revocations.is_revoked(found.credential) else found
+    listen_key = None if value is None else ListenKey.of_bytes(value)
+    return None if listen_key is None or ports.revocations.is_revoked(listen_key.credential) else listen_key
 
 
-async def _keep(ports: Ports, key: str, kept: ListenKey) -> None:
-    await ports.key_values.put(streams.listen_key(key), kept.to_bytes(), TTL_S)
-    await ports.key_values.put(streams.listen_key_of(*kept), key.encode("ascii"), TTL_S)
+async def _keep(ports: Ports, key: str, listen_key: ListenKey) -> None:
+    await ports.key_values.put(streams.listen_key(key), listen_key.to_bytes(), TTL_S)
+    await ports.key_values.put(streams.listen_key_of(*listen_key), key.encode("ascii"), TTL_S)
 
 
 async def _own_key(ports: Ports, call: Call) -> tuple[str, ListenKey]:
     _check_enabled(ports)
     key = call.parameters.required("listenKey")
-    found = await find_listen_key(ports, key)
-    if found is None or found.account_id != call.account_id:
+    listen_key = await find_listen_key(ports, key)
+    if listen_key is None or listen_key.account_id != call.account_id:
         raise listen_key_unknown()
-    return key, found
+    return key, listen_key
 
 
 def listen_key_unknown() -> ApiError:

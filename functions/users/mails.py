@@ -58,9 +58,9 @@ def new_device(call: Call) -> Mail:
     )
 
 
-def changed(what: str, call: Call) -> Mail:
+def changed(change: str, call: Call) -> Mail:
     """Return the mail about a change of the account's security settings."""
-    return Mail(f"{what}", f"{what}, from {call.address} with {call.agent or 'a program'}.{_SIGNATURE}")
+    return Mail(f"{change}", f"{change}, from {call.address} with {call.agent or 'a program'}.{_SIGNATURE}")
 
 
 def _hash_of(token: str) -> str:

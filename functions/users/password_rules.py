@@ -21,7 +21,7 @@ def check_password(password: str, email: str) -> None:
     if not LENGTH_MIN <= len(password) <= LENGTH_MAX:
         raise ApiError(-1130, f"A password has {LENGTH_MIN} to {LENGTH_MAX} characters.")
     name, _, host = email.partition("@")
-    own = [each[:_LOOKED_AT] for each in (email, name, host)]
-    found = zxcvbn(password[:_LOOKED_AT], user_inputs=own)
-    if found["guesses"] < _GUESSES_MIN:
+    own = [word[:_LOOKED_AT] for word in (email, name, host)]
+    estimate = zxcvbn(password[:_LOOKED_AT], user_inputs=own)
+    if estimate["guesses"] < _GUESSES_MIN:
         raise ApiError(-1130, "This password is known to attackers, or easily guessed; choose another.")

@@ -49,13 +49,13 @@ class Reset(msgspec.Struct, frozen=True, rename="camel"):
 
 async def change_password(ports: Ports, call: Call) -> Nothing:
     """Change the password, and end all other sessions."""
-    wanted = read_body(call.body, Change)
-    if wanted.new_password == wanted.password:
+    body = read_body(call.body, Change)
+    if body.new_password == body.password:
         raise ApiError(-1130, "The new password is the same as the old one.")
     contact = await ports.users.contact(call.account_id) or _NOBODY
-    hashed = await ports.passwords.hashed(wanted.new_password, contact.email, is_known=True)
-    known = await confirm(ports, call, wanted.password, wanted.code)
-    if not await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED, known):
+    hashed = await ports.passwords.hashed(body.new_password, contact.email, is_known=True)
+    confirmed_hash = await confirm(ports, call, body.password, body.code)
+    if not await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED, confirmed_hash):
         raise ApiError(-1002, "Password is wrong.", 401)  # it was changed in the meantime
     return Nothing()
 
@@ -80,18 +80,18 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
     signed up with it, and have added keys and a second factor: then the second factor is not required, and
     all of these are removed.
     """
-    wanted = read_body(call.body, Reset)
-    account_id = await owner_of_token(ports, wanted.token, Purpose.RESET, use=False)
+    body = read_body(call.body, Reset)
+    account_id = await owner_of_token(ports, body.token, Purpose.RESET, use=False)
     if account_id is None:
         raise _no_token()
     # Before the code and the token are used up: both are valid only once.
     contact = await ports.users.contact(account_id) or _NOBODY
-    hashed = await ports.passwords.hashed(wanted.new_password, contact.email, is_known=True)
+    hashed = await ports.passwords.hashed(body.new_password, contact.email, is_known=True)
     knows_address = await ports.sessions.knows_address(account_id, call.address)
     await ports.attempts.begin(Attempt(f"reset {account_id}", call.address, knows_address))
     if contact.is_verified:
-        await check_second_factor(ports, call, account_id, wanted.code)
-    if await owner_of_token(ports, wanted.token, Purpose.RESET, use=True) is None:
+        await check_second_factor(ports, call, account_id, body.code)
+    if await owner_of_token(ports, body.token, Purpose.RESET, use=True) is None:
         raise _no_token()
     by_owner = msgspec.structs.replace(call, account_id=account_id)
     await _set_password(ports, by_owner, account_id, hashed, Activity.RESET)
@@ -105,16 +105,25 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
 
 
 async def _set_password(
-    ports: Ports, call: Call, account_id: AccountId, hashed: str, activity: Activity, known: str | None = None
+    ports: Ports,
+    call: Call,
+    account_id: AccountId,
+    hashed: str,
+    activity: Activity,
+    current_hash: str | None = None,
 ) -> bool:
-    """Replace the password, if the current one still has the hash `known`.
+    """Replace the password, if the current one still has the hash `current_hash`.
 
     End the sessions that depend on the old one.
     """
-    if not await ports.users.set_password(account_id, hashed, activity, call.origin, known_hash=known):
+    if not await ports.users.set_password(account_id, hashed, activity, call.origin, known_hash=current_hash):
         return False
     await ports.mails.use_up_tokens(account_id, Purpose.RESET)
-    others = [each for each in await ports.sessions.open_ids(account_id) if each != call.session_id]
+    others = [
+        session_id
+        for session_id in await ports.sessions.open_ids(account_id)
+        if session_id != call.session_id
+    ]
     await end_sessions(ports, call, others)
     await ports.mails.write(account_id, changed("Your password was changed", call))
     return True

@@ -95,8 +95,8 @@ async def end_sessions(ports: Ports, call: Call, session_ids: list[str]) -> list
     Repeating the call is harmless, and correct after an outage. Returns for each existing session whether
     this call has ended it.
     """
-    ended = await ports.sessions.end(call.account_id, session_ids, call.origin)
-    for each in ended:
-        await ports.revocations.add(Revocation(of_session(each.session_id), call.account_id))
-        await ports.key_values.remove(streams.session(each.token_hash))
-    return [each.is_new for each in ended]
+    sessions = await ports.sessions.end(call.account_id, session_ids, call.origin)
+    for session in sessions:
+        await ports.revocations.add(Revocation(of_session(session.session_id), call.account_id))
+        await ports.key_values.remove(streams.session(session.token_hash))
+    return [session.is_new for session in sessions]

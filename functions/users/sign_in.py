@@ -51,32 +51,34 @@ async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     An unknown address takes as long as a wrong password, and gets the same answer. After some failed
     attempts, the next one has to wait (429 with Retry-After).
     """
-    asked = read_body(call.body, SigningIn)
-    email = normalized_email(asked.email)
+    body = read_body(call.body, SigningIn)
+    email = normalized_email(body.email)
     facts = await ports.users.sign_in_facts(email, call.origin) or _NOBODY
     attempt = Attempt(email, call.address, facts.knows_address)
+    # Counted before the password is compared: parallel guesses would otherwise all pass.
     await ports.attempts.begin(attempt)
-    if not await ports.passwords.matches(facts.password_hash, asked.password):
+    if not await ports.passwords.matches(facts.password_hash, body.password):
         await ports.activity.note_refused_sign_in(email, call.origin)
         raise _wrong()
     try:
-        await check_second_factor(ports, call, facts.account_id, asked.code)
+        await check_second_factor(ports, call, facts.account_id, body.code)
     except ApiError as error:
         # The client has the right password: the owner should know.
         if error.status == 401 and error.code != NEEDED:
             await ports.activity.note_refused_sign_in(email, call.origin)
         raise
     await ports.attempts.succeeded(attempt)
-    opened = await open_session(ports, call, facts.account_id, facts.password_hash)
-    if opened is None:
+    session = await open_session(ports, call, facts.account_id, facts.password_hash)
+    # The password was changed after it was compared.
+    if session is None:
         raise _wrong()
     if facts.was_here and not (facts.knows_address and facts.knows_agent):
         await ports.mails.write(facts.account_id, new_device(call))
     ttl_s = ports.settings.session_ttl_s
-    if not asked.cookie:
-        return Session(opened.session_id, ttl_s, token=opened.token)
-    shape = Session(opened.session_id, ttl_s, csrf_token=csrf_token(opened.token))
-    return Answered(shape, (cookie_that_signs_in(opened.token, ttl_s),))
+    if not body.cookie:
+        return Session(session.session_id, ttl_s, token=session.token)
+    shape = Session(session.session_id, ttl_s, csrf_token=csrf_token(session.token))
+    return Answered(shape, (cookie_that_signs_in(session.token, ttl_s),))
 
 
 def _wrong() -> ApiError:

@@ -81,7 +81,7 @@ async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
             -1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401
         )
     codes = new_recovery_codes()
-    hashes = [hash_of(each) for each in codes]
+    hashes = [hash_of(code) for code in codes]
     if not await ports.second_factors.confirm(call.account_id, factor.sealed, hashes, call.origin):
         raise _refused("The second factor was begun anew, or confirmed, meanwhile.")
     await ports.mails.write(call.account_id, changed("A second factor was added to your account", call))
@@ -90,8 +90,8 @@ async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
 
 async def remove(ports: Ports, call: Call) -> Nothing:
     """Stop requiring the second factor."""
-    wanted = read_body(call.body, Remove)
-    await confirm(ports, call, wanted.password, wanted.code)
+    body = read_body(call.body, Remove)
+    await confirm(ports, call, body.password, body.code)
     if not await ports.second_factors.remove(call.account_id, call.origin):
         raise _refused("There is no second factor.")
     await ports.mails.write(call.account_id, changed("The second factor of your account was removed", call))

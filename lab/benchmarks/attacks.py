@@ -38,6 +38,8 @@ ATTACK_SHARE = 1 / 3
 CONNECTIONS = 64
 SWEPT_PER_S = 1_000
 """Orders that are matched in a second. A sweep needs as many resting orders first."""
+BUSY_STATUS, BUSY_CODE = 503, b'"code":-1008'
+"""How a request is pushed back."""
 SHARD = 0
 SETTLE_S = 60
 
@@ -46,7 +48,7 @@ _RESTING: str = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=IOC&quantity=0.0
 
 
 class Attack(NamedTuple):
-    """One way to make a shard work for nothing."""
+    """An order that costs a shard work and trades nothing."""
 
     name: str
     order: str
@@ -57,7 +59,7 @@ class Attack(NamedTuple):
 
 
 def attacks() -> tuple[Attack, ...]:
-    """Return them all."""
+    """Return all attacks of `exchange bench attacks`."""
     deep = (MID_PRICE + LEVELS // 4) / 100
     top = (MID_PRICE + LEVELS) / 100
     return (
@@ -78,6 +80,18 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
+class Half(NamedTuple):
+    """What came of one half of a pair."""
+
+    p99_ms: float
+    """Of the others' orders that were taken."""
+    others_busy: int
+    """How many of the others' orders were answered that the exchange is busy."""
+    others: int
+    attackers_busy: int
+    attackers: int
+
+
 def attack_results(target: Target, pairs: int, seconds: float) -> list[Result]:
     """Measure each attack, in pairs of a time with it and one without, which come first in turn."""
     log = RedisStreamLog.connect(target.settings.resolved_redis_url())
@@ -91,7 +105,10 @@ def attack_results(target: Target, pairs: int, seconds: float) -> list[Result]:
 def _capacity(target: Target) -> float:
     sign = signer(target)
     placed = load_generators.run(
-        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING)
+        target.settings.rest_port,
+        CAPACITY_CONNECTIONS,
+        CAPACITY_S,
+        lambda account, _: sign(account, _RESTING),
     )
     return len(placed.latencies) / placed.seconds
 
@@ -107,8 +124,8 @@ def _measure(
     numbers: Iterator[int],
 ) -> Result:
     epoch = log.position(SHARD).epoch
-    attacked: list[float] = []
-    usual: list[float] = []
+    attacked: list[Half] = []
+    usual: list[Half] = []
     is_whole = False
     for pair in range(pairs):
         for is_attack in (True, False) if pair % 2 else (False, True):
@@ -117,19 +134,30 @@ def _measure(
                 _settle(target, client, log)
             # What is refused leaves the book as it was.
             is_whole = attack.rate is None or not is_attack
-            p99_ms = uvloop.run(_half(target, attack, rate, seconds, is_attack=is_attack))
-            (attacked if is_attack else usual).append(p99_ms)
-    ratios = [one / other for one, other in zip(attacked, usual, strict=True)]
+            half = uvloop.run(_half(target, attack, rate, seconds, is_attack=is_attack))
+            (attacked if is_attack else usual).append(half)
+    ratios = [beside.p99_ms / without.p99_ms for beside, without in zip(attacked, usual, strict=True)]
     takeovers = log.position(SHARD).epoch - epoch
     return Result(
         bench="attacks",
         what=f"p99 of the others' orders beside {attack.name}; {ORDERS:,} orders on {LEVELS:,} levels, "
         f"{rate:.0f} requests/s",
         unit="ms",
-        runs=attacked,
+        runs=[half.p99_ms for half in attacked],
         reference="beside ordinary orders of the same accounts",
-        reference_runs=usual,
-        notes=f"median of the ratios {statistics.median(ratios):.2f}; takeovers: {takeovers}",
+        reference_runs=[half.p99_ms for half in usual],
+        notes=f"median of the ratios {statistics.median(ratios):.2f}; takeovers: {takeovers}; "
+        f"answered 503: {_busy(attacked)}, without attacks {_busy(usual)}",
+    )
+
+
+def _busy(halves: list[Half]) -> str:
+    """Return how many requests found the exchange busy."""
+    others, all_others, attackers, all_attackers = (
+        sum(counts) for counts in zip(*(half[1:] for half in halves), strict=True)
+    )
+    return (
+        f"{others:,} of {all_others:,} of the others', {attackers:,} of {all_attackers:,} of the attackers'"
     )
 
 
@@ -165,8 +193,12 @@ def _book(numbers: Iterator[int]) -> Iterator[Command]:
         )
 
 
-async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, is_attack: bool) -> float:
-    """Return the others' p99 (ms) while attackers send their attacks, or ordinary orders instead."""
+async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, is_attack: bool) -> Half:
+    """Measure the others while attackers send their attacks, or ordinary orders instead.
+
+    Raises:
+        RuntimeError: an answer is neither the expected one nor that the exchange is busy.
+    """
     sign, port = signer(target), target.settings.rest_port
     attack_rate = attack.rate or rate * ATTACK_SHARE
     attackers, others = range(ATTACKERS), range(ATTACKERS, len(target.accounts))
@@ -175,15 +207,30 @@ async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, 
         return lambda _connection, number: sign(accounts[number % len(accounts)], order)
 
     order = f"symbol=BTCUSDT&{attack.order}" if is_attack else _RESTING
-    answered, sent = await asyncio.gather(
+    answers, sent = await asyncio.gather(
         load_generators.open_loop(
             port, CONNECTIONS, rate - rate * ATTACK_SHARE, seconds, maker(others, _RESTING)
         ),
         load_generators.open_loop(port, CONNECTIONS, attack_rate, seconds, maker(attackers, order)),
     )
     expected = attack.status if is_attack else 200
-    if strange := next((each for each in sent if each.status != expected), None):
-        raise RuntimeError(f"{attack.name}: {strange.status} {strange.body.decode()[-200:]}")
-    if refused := next((each for each in answered if each.status != 200), None):
-        raise RuntimeError(f"an ordinary order was refused: {refused.status} {refused.body.decode()[-200:]}")
-    return statistics.quantiles([(each.done - each.due) * 1_000 for each in answered], n=100)[98]
+    accepted = [answer for answer in answers if answer.status == 200]
+    others_busy = _count_busy(answers, 200, "an ordinary order")
+    return Half(
+        statistics.quantiles([(answer.done - answer.due) * 1_000 for answer in accepted], n=100)[98],
+        others_busy,
+        len(answers),
+        _count_busy(sent, expected, attack.name),
+        len(sent),
+    )
+
+
+def _count_busy(answers: list[load_generators.Answered], expected: int, name: str) -> int:
+    """Return how many were not taken since the exchange is busy; the others have the `expected` status."""
+    busy = 0
+    for answer in answers:
+        if answer.status == BUSY_STATUS and BUSY_CODE in answer.body:
+            busy += 1
+        elif answer.status != expected:
+            raise RuntimeError(f"{name}: {answer.status} {answer.body.decode()[-200:]}")
+    return busy

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 
 async def run(port: int) -> None:
-    """Serve until ended."""
+    """Serve on `port` until the process is ended."""
     connections: set[ServerConnection] = set()
 
     async def handle(connection: ServerConnection) -> None:

@@ -3,33 +3,42 @@
 In memory, one process.
 """
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from engine_worker.core.book import Book
-from engine_worker.core.shard import Shard
+from engine_worker.cores import CORES
+from engine_worker.first_configuration import first_configuration
+from engine_worker.frame_core import FrameCore
 from lab.benchmarks.garbage import uncollected
 from lab.benchmarks.report import Result
 from lab.benchmarks.workload import (
     LIVE_ORDERS,
     MID_PRICE,
+    ROOMY_CONFIG,
     Operation,
     commands,
     deposits,
     operations,
     roomy_market_map,
 )
-from protocol.codec import decode_commands, encode_frame
+from protocol.codec import decode_commands, encode_commands
+from protocol.commands import LoggedCommand
 from protocol.market import MATCHES_MAX
 from protocol.orders import SelfTradePrevention, Side
-from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD
+from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots
 
 FRAME_COMMANDS = 64
+_WRITTEN_US = 10**15
+"""Later than all entries."""
 
 
 def core(count: int, live_orders: int = LIVE_ORDERS) -> list[Result]:
-    """Measure the book alone on `count` mixed operations."""
+    """Measure the order book alone: `count` mixed operations on `live_orders` resting orders."""
     prefill, mixed = operations(count, live_orders)
     book = Book(10)
     for step in prefill:
@@ -71,7 +80,10 @@ def _run_nothing(mixed: list[Operation]) -> None:
 
 
 def shard(count: int) -> list[Result]:
-    """Measure frames of commands in, frames of events and replies out: the mix of `core`, and orders only."""
+    """Measure frames of commands in, frames of events and replies out: the mix of `core`, and orders only.
+
+    On every core that there is.
+    """
     market_map = roomy_market_map()
     market = market_map.markets[0]
     prefill, mixed = operations(count)
@@ -82,31 +94,32 @@ def shard(count: int) -> list[Result]:
             filled,
             list(commands(prefill + mixed, market))[len(prefill) :],
         ),
-        ("51 % add, 49 % take one maker", deposits(market_map), list(commands(_pairs(count), market))),
+        ("51 % add, 49 % take one maker", deposits(market_map), list(commands(pairs(count), market))),
     )
     results = []
-    for what, start, steps in mixes:
-        made = Shard(0, market_map)
-        for command in start:
-            made.apply(command, TimeMs(1))
-        made.take()
-        frames = [encode_frame(steps[at : at + FRAME_COMMANDS]) for at in range(0, count, FRAME_COMMANDS)]
-        measured = rate(count, partial(_run_shard, made, frames))
+    for (core_name, cores), (mix, start, steps) in itertools.product(CORES.items(), mixes):
+        shard_core = cores.new(0, 1)
+        shard_core.apply_frame(StreamId(1, 0), _entry(first_configuration(0, market_map, ROOMY_CONFIG)))
+        shard_core.apply_frame(StreamId(1, 1), _entry(start))
+        shard_core.take()
+        entries = [_entry(steps[at : at + FRAME_COMMANDS]) for at in range(0, count, FRAME_COMMANDS)]
+        measured = rate(count, partial(_run_shard, shard_core, entries))
         results.append(
             Result(
                 bench="shard",
-                what=f"{count:,} commands ({what}), frames of {FRAME_COMMANDS}",
+                what=f"core {core_name}: {count:,} commands ({mix}), frames of {FRAME_COMMANDS}",
                 unit="commands/s",
                 runs=[measured],
                 reference="decoding and encoding the same frames",
-                reference_runs=[rate(count, partial(_run_codec, frames))],
-                notes=f"{made.state.markets[market.symbol].trade_id / count:.2f} trades per command",
+                reference_runs=[rate(count, partial(_run_codec, entries))],
+                notes=f"{shard_core.market_counts()[market.symbol].trades / count:.2f} trades per command",
             )
         )
+        shard_core.let_go()
     return results
 
 
-def _pairs(count: int) -> list[Operation]:
+def pairs(count: int) -> list[Operation]:
     """Return orders that rest and orders that take one of them, in turn, as the `http` bench places them."""
     price, quantity = PriceTicks(MID_PRICE), QuantityLots(1_000)
     return [
@@ -117,20 +130,21 @@ def _pairs(count: int) -> list[Operation]:
     ]
 
 
-def _run_shard(state: Shard, frames: list[bytes]) -> None:
-    # `take` encodes the events.
-    now = TimeMs(1)
-    apply = state.apply
-    for frame in frames:
-        for command in decode_commands(frame):
-            apply(command, now)
-        output = state.take()
-        encode_frame([reply for _, reply in output.replies])
+def _entry(steps: Sequence[LoggedCommand]) -> dict[bytes, bytes]:
+    return {COMMANDS_FIELD: encode_commands(steps, _WRITTEN_US)}
 
 
-def _run_codec(frames: list[bytes]) -> None:
-    for frame in frames:
-        encode_frame(decode_commands(frame))
+def _run_shard(shard_core: FrameCore, entries: Sequence[Mapping[bytes, bytes]]) -> None:
+    for number, entry in enumerate(entries, 2):
+        shard_core.apply_frame(StreamId(number, 0), entry)
+        output = shard_core.take()
+        # Both are bytes only when they have been asked for.
+        _ = output.frame, output.replies()
+
+
+def _run_codec(entries: Sequence[Mapping[bytes, bytes]]) -> None:
+    for entry in entries:
+        encode_commands(decode_commands(entry[COMMANDS_FIELD]), _WRITTEN_US)
 
 
 def rate(count: int, run: Callable[[], object]) -> float:

@@ -34,7 +34,7 @@ _LIMITS: Final = (100, 5_000)
 
 
 def depth(seconds: int) -> list[Result]:
-    """Measure `seconds` of the market's time."""
+    """Measure the CPU time that `seconds` of one market's changes cost feeds and gateways."""
     markets = roomy_market_map().markets_of_shard(0)
     feeds, symbol = ShardFeeds(0, markets), markets[0].symbol
     dice = random.Random(1)
@@ -55,19 +55,19 @@ def depth(seconds: int) -> list[Result]:
     spent_s = 0.0
     for number in range(2, seconds * BATCHES_PER_S + 2):
         _apply(feeds, number, symbol, tuple(_change(dice) for _ in range(CHANGES)))
-        begun = time.process_time()
+        start_s = time.process_time()
         outputs = feeds.take_outputs(number * _STEP)
-        spent_s += time.process_time() - begun
+        spent_s += time.process_time() - start_s
         if base_key in outputs.values:
             base = outputs.values[base_key]
             bases, base_bytes = bases + 1, base_bytes + len(base)
         diffs = [outputs.diffs[diffs_key], *diffs][:DIFFS_MAX]
         diff_bytes += len(diffs[0])
-    decoded = [msgspec.msgpack.decode(each, type=DepthDiff) for each in diffs]
-    begun = time.process_time()
-    for each in decoded:
-        encode_frame(each)
-    reference_s = (time.process_time() - begun) / len(decoded) * BATCHES_PER_S
+    decoded = [msgspec.msgpack.decode(frame, type=DepthDiff) for frame in diffs]
+    start_s = time.process_time()
+    for diff in decoded:
+        encode_frame(diff)
+    reference_s = (time.process_time() - start_s) / len(decoded) * BATCHES_PER_S
     written_kb = (base_bytes + diff_bytes) / seconds / 1_000
     results = [
         Result(
@@ -110,14 +110,16 @@ def _change(dice: random.Random) -> LevelChange:
 
 
 def _read(base: bytes, newest: list[bytes], limit: int) -> DepthSnapshot:
-    found = msgspec.msgpack.decode(base, type=DepthSnapshot)
-    following = diffs_after(found.sequence, (msgspec.msgpack.decode(each, type=DepthDiff) for each in newest))
+    snapshot = msgspec.msgpack.decode(base, type=DepthSnapshot)
+    following = diffs_after(
+        snapshot.sequence, (msgspec.msgpack.decode(frame, type=DepthDiff) for frame in newest)
+    )
     assert following is not None, "the diffs do not lead back to the base"
-    return book_after(found, following, limit)
+    return book_after(snapshot, following, limit)
 
 
 def _cpu_ms(run: Callable[[], object], times: int = 50) -> float:
-    begun = time.process_time()
+    start_s = time.process_time()
     for _ in range(times):
         run()
-    return (time.process_time() - begun) / times * 1_000
+    return (time.process_time() - start_s) / times * 1_000

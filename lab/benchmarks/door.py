@@ -68,7 +68,7 @@ class Sizes(NamedTuple):
     """Connections, each with STREAMS_EACH streams."""
 
     def times(self, factor: int) -> "Sizes":
-        """Return sizes multiplied by `factor`."""
+        """Return the sizes multiplied by `factor`."""
         return Sizes(*(size * factor for size in self))
 
 
@@ -91,7 +91,7 @@ Side = Callable[[Target, str, float], Coroutine[None, None, Outcome]]
 
 
 class Attack(NamedTuple):
-    """One way to keep others waiting."""
+    """Requests of one network that try to slow down a gateway or an edge for all others."""
 
     name: str
     run: Side
@@ -185,7 +185,7 @@ def _capacity(target: Target) -> float:
     """
     sign = signer(target)
     placed = load_generators.run(
-        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _ORDER)
+        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda account, _: sign(account, _ORDER)
     )
     return len(placed.latencies) / placed.seconds
 
@@ -200,6 +200,7 @@ def _measure(
     process = psutil.Process(target.process_id(attack.process))
     memory = process.memory_info().rss
     for pair in range(pairs):
+        # The order changes from pair to pair, so that what drifts on the machine favors neither half.
         for is_attack in (True, False) if pair % 2 else (False, True):
             p99_ms, kept_out, outcome = uvloop.run(
                 _half(target, attack, rate, seconds, attackers, is_attack=is_attack)
@@ -208,20 +209,20 @@ def _measure(
             refused += kept_out
             if is_attack:
                 outcomes += outcome
-    ratios = [one / other for one, other in zip(attacked, usual, strict=True)]
+    ratios = [under_attack / unattacked for under_attack, unattacked in zip(attacked, usual, strict=True)]
     grown = (process.memory_info().rss - memory) / 1e6
-    said = ", ".join(f"{count:,} × {what}" for what, count in outcomes.most_common(4))
+    answers_text = ", ".join(f"{count:,} × {outcome}" for outcome, count in outcomes.most_common(4))
     is_edge = attack.process == "ws-edge"
-    what = "p99 of the others' requests to the edge" if is_edge else "p99 of the others' orders"
+    measured_quantity = "p99 of the others' requests to the edge" if is_edge else "p99 of the others' orders"
     return Result(
         bench="door",
-        what=f"{what} beside {attack.name}",
+        what=f"{measured_quantity} beside {attack.name}",
         unit="ms",
         runs=attacked,
         reference=f"beside as many ordinary {'connections' if is_edge else 'orders'} of the same network",
         reference_runs=usual,
         notes=f"median of the ratios {statistics.median(ratios):.2f}; refused to others: {refused:,}; "
-        f"{attack.process} {grown:+.0f} MB; the attacker got: {said}",
+        f"{attack.process} {grown:+.0f} MB; the attacker got: {answers_text}",
     )
 
 
@@ -269,8 +270,10 @@ async def _order(target: Target, rate: float, seconds: float) -> tuple[list[floa
 
     Return how long each took, from when it was due (ms), and how many were refused.
     """
-    answered = await _orders(target, OTHERS, rate, seconds)
-    return [(each.done - each.due) * 1_000 for each in answered], sum(each.status != 200 for each in answered)
+    answers = await _orders(target, OTHERS, rate, seconds)
+    return [(answer.done - answer.due) * 1_000 for answer in answers], sum(
+        answer.status != 200 for answer in answers
+    )
 
 
 async def _trade(target: Target, seconds: float) -> None:
@@ -309,7 +312,7 @@ async def _ask_edge(target: Target, seconds: float) -> tuple[list[float], int]:
 
 
 async def _ordinary(target: Target, network: str, seconds: float, *, rate: float) -> Outcome:
-    return Counter(str(each.status) for each in await _orders(target, (network,), rate, seconds))
+    return Counter(str(answer.status) for answer in await _orders(target, (network,), rate, seconds))
 
 
 # Attacks on the gateway
@@ -396,8 +399,8 @@ async def _held(target: Target, network: str, seconds: float, count: int, beginn
             )
             writer.write(beginning)
             async with asyncio.timeout(seconds):
-                said = await reader.read()
-            outcome[said.split(b" ", 2)[1].decode() if said else "closed"] += 1
+                response = await reader.read()
+            outcome[response.split(b" ", 2)[1].decode() if response else "closed"] += 1
             writer.close()
         except TimeoutError:
             outcome["still open"] += 1
@@ -485,12 +488,12 @@ async def _streams(
     async def listen() -> None:
         async with slots:
             with suppress(OSError):
-                _, one = await loop.create_connection(
+                _, subscriber = await loop.create_connection(
                     lambda: Subscriber(path), "127.0.0.1", target.settings.ws_port, local_addr=(network, 0)
                 )
-                opened.append(one)
+                opened.append(subscriber)
                 with suppress(Exception):
-                    await asyncio.wait_for(one.opened, seconds)
+                    await asyncio.wait_for(subscriber.opened, seconds)
                     outcome["accepted"] += 1
                     return
             outcome["refused"] += 1
@@ -498,7 +501,7 @@ async def _streams(
     began = time.perf_counter()
     await asyncio.gather(*(listen() for _ in range(count)))
     await asyncio.sleep(max(0.0, began + seconds / 2 - time.perf_counter()))
-    for one in opened:
-        one.transport.abort()
+    for subscriber in opened:
+        subscriber.transport.abort()
     await asyncio.sleep(max(0.0, began + seconds - time.perf_counter()))
     return outcome

@@ -11,7 +11,7 @@ async def app(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """Answer every request alike."""
+    """Answer every HTTP request with the same body (ASGI)."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):

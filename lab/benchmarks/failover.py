@@ -98,8 +98,10 @@ def _wait_for_standby(log: RedisStreamLog) -> int:
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         leader = log.lease(SHARD).leader
-        others = [each for each in log.standbys(SHARD) if leader is not None and each.pid != leader.pid]
-        if leader is not None and any(each.behind_ms == 0 and _runs(each.pid) for each in others):
+        others = [
+            standby for standby in log.standbys(SHARD) if leader is not None and standby.pid != leader.pid
+        ]
+        if leader is not None and any(standby.behind_ms == 0 and _runs(standby.pid) for standby in others):
             return leader.pid
         time.sleep(0.05)
     raise TimeoutError("no standby has come; `exchange logs engine-0` may say why")
@@ -215,21 +217,12 @@ def _pause(resting: int, standbys: int) -> Result:
         watcher.start()
         try:
             with uncollected():
-                answered = _order_steadily(client, busy)
+                answer_times = _order_steadily(client, busy)
         finally:
             stop.set()
             watcher.join()
         forks_ms = [_fork_ms(port) for port in metrics_ports]
-        gaps_ms: dict[bool, list[float]] = {True: [], False: []}
-        """While a snapshot is written, and while none is."""
-        during = iter(busy)
-        moment, writing = next(during)
-        for earlier, later in pairwise(answered):
-            snapshot = writing
-            while moment < later:
-                moment, writing = next(during, (float("inf"), False))
-                snapshot |= writing
-            gaps_ms[snapshot].append((later - earlier) * 1_000)
+        gaps_ms = _gaps_ms(answer_times, busy)
         leads = pids.index(leader.pid)
         who = "the standby" if standbys else "the leader"
         fork = f"the leader was in fork() for {forks_ms[leads]:.1f} ms"
@@ -253,6 +246,23 @@ def _pause(resting: int, standbys: int) -> Result:
         )
 
 
+def _gaps_ms(answer_times: list[float], busy: list[tuple[float, bool]]) -> dict[bool, list[float]]:
+    """Return the times between answers: under True while a snapshot is written, under False while none is.
+
+    A gap counts as one with a snapshot if one was written at any moment of it.
+    """
+    gaps_ms: dict[bool, list[float]] = {True: [], False: []}
+    during = iter(busy)
+    moment, writing = next(during)
+    for earlier, later in pairwise(answer_times):
+        snapshot = writing
+        while moment < later:
+            moment, writing = next(during, (float("inf"), False))
+            snapshot |= writing
+        gaps_ms[snapshot].append((later - earlier) * 1_000)
+    return gaps_ms
+
+
 def _long_ones(gaps_ms: list[float]) -> str:
     """Say how many times between two answers are longer than the target."""
     return f"{sum(gap > PAUSE_MS_MAX for gap in gaps_ms):,} of {len(gaps_ms):,}"
@@ -267,6 +277,7 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
     listener.subscribe(streams.replies("pause"))
     market = Settings().market_map().markets[0]
     steps, _ = operations(0, 1_000)
+    # Below every sell order: all rest, so the book only grows.
     far = [step._replace(price=PriceTicks(step.price - 2_000_000), side=Side.BUY) for step in steps]
     placed = list(commands(far, market))
     stop = threading.Event()
@@ -291,18 +302,18 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
 
     sender = threading.Thread(target=send)
     sender.start()
-    answered: list[float] = []
+    answer_times: list[float] = []
     deadline = time.monotonic() + DEADLINE_S
     try:
         while time.monotonic() < deadline:
             message = listener.get_message(timeout=1)
             if message is not None:
-                answered += [time.perf_counter()] * len(decode_replies(message["data"]))
+                answer_times += [time.perf_counter()] * len(decode_replies(message["data"]))
             ended = (
                 sum(before and not now for (_, before), (_, now) in pairwise(list(busy[::10]))) if busy else 0
             )
-            if ended >= PAUSE_SNAPSHOTS and len(answered) > CALM_S * PAUSE_RATE and not busy[-1][1]:
-                return answered
+            if ended >= PAUSE_SNAPSHOTS and len(answer_times) > CALM_S * PAUSE_RATE and not busy[-1][1]:
+                return answer_times
     finally:
         stop.set()
         sender.join()
@@ -356,7 +367,7 @@ def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], 
                     subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment)
                 )
             with redis_clients.client(settings.resolved_redis_url()) as client:
-                yield settings, client, [each.pid for each in running[1:]], ports
+                yield settings, client, [worker.pid for worker in running[1:]], ports
         finally:
             for process in reversed(running):
                 process.terminate()

@@ -190,13 +190,13 @@ async def _saturated(
             published += GROUP
         news.clear()
         await asyncio.wait_for(news.wait(), DEADLINE_S)
-    while heard < published or any(each.received < witness.received for each in others):
-        if any(each.lost for each in others) or time.perf_counter() > began + seconds + DEADLINE_S:
+    while heard < published or any(reader.received < witness.received for reader in others):
+        if any(reader.lost for reader in others) or time.perf_counter() > began + seconds + DEADLINE_S:
             raise RuntimeError("a subscriber did not get everything")
         await asyncio.sleep(0.001)
     took_s = time.perf_counter() - began
-    for each in (witness, *others):
-        each.transport.abort()
+    for subscriber in (witness, *others):
+        subscriber.transport.abort()
     return published * count / took_s, witness.received // published
 
 
@@ -212,8 +212,8 @@ def _idle_bytes() -> float:
             before = psutil.Process(process.pid).memory_info().rss
             idle = await subscribe(port, ["/ws/btcusdt@kline_1M"] * IDLE)
             grown = psutil.Process(process.pid).memory_info().rss - before
-            for each in idle:
-                each.transport.abort()
+            for subscriber in idle:
+                subscriber.transport.abort()
             return grown
 
         return uvloop.run(measure()) / IDLE
@@ -242,9 +242,9 @@ async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuc
     def hear(payload: memoryview) -> None:
         nonlocal frames
         frames += 1
-        found = _trade_event.match(payload)
-        if found is not None:
-            arrivals.append((found[1], int(found[2]), time.perf_counter()))
+        match = _trade_event.match(payload)
+        if match is not None:
+            arrivals.append((match[1], int(match[2]), time.perf_counter()))
 
     paths = [
         f"/ws/{MARKETS[number % len(MARKETS)][0].lower()}@{KINDS[number // len(MARKETS) % len(KINDS)]}"
@@ -253,6 +253,7 @@ async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuc
     subscribers = await subscribe(port, paths, hear)
     edge = psutil.Process(target.process_id("ws-edge"))
     connected = time.perf_counter()
+    # As many subscribers in both runs: they differ only in whether these read.
     deaf = await subscribe_stuck(port, EVERYTHING, STUCK) if stuck else []
     others = [] if stuck else await subscribe(port, [EVERYTHING] * STUCK)
     memory = edge.memory_info().rss
@@ -261,23 +262,24 @@ async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuc
         target.settings.rest_port, ORDER_CONNECTIONS, ORDER_RATE, seconds, _order_maker(target)
     )
     grown = edge.memory_info().rss - memory
-    if any(each.status != 200 for each in answers):
+    if any(answer.status != 200 for answer in answers):
         raise RuntimeError(
-            f"not every order was accepted: {next(each.body for each in answers if each.status != 200)!r}"
+            "not every order was accepted: "
+            f"{next(answer.body for answer in answers if answer.status != 200)!r}"
         )
     closed_after_s = await closing if stuck else 0.0
     closing.cancel()
     due = {
-        (order.symbol.encode(), fill.trade_id): each.due
-        for each in answers
-        for order in [_decode_order(each.body)]
+        (order.symbol.encode(), fill.trade_id): answer.due
+        for answer in answers
+        for order in [_decode_order(answer.body)]
         for fill in order.fills
     }
     await _until_heard(arrivals, due)
-    if any(each.lost for each in (*subscribers, *others)):
+    if any(subscriber.lost for subscriber in (*subscribers, *others)):
         raise RuntimeError("a subscriber that reads was closed")
-    for each in (*subscribers, *others):
-        each.transport.abort()
+    for subscriber in (*subscribers, *others):
+        subscriber.transport.abort()
     for client in deaf:
         client.close()
     quantiles = statistics.quantiles([at - due[symbol, trade_id] for symbol, trade_id, at in arrivals], n=100)
@@ -324,8 +326,8 @@ async def _until_closed(edge: psutil.Process, port: int, readers: int, connected
 def _held(edge: psutil.Process, port: int) -> int:
     return sum(
         1
-        for each in edge.net_connections(kind="tcp")
-        if each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port
+        for connection in edge.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
     )
 
 

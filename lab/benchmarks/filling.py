@@ -47,7 +47,11 @@ def make_rich(settings: Settings, client: redis.Redis, markets: MarketMap) -> No
 
 
 def fill(client: redis.Redis, commands: Iterable[Command]) -> None:
-    """Have the shard apply commands, all of which it must accept."""
+    """Append commands in batches of `WAITING_MAX`, and wait until the shard has accepted each of them.
+
+    Raises:
+        RuntimeError: it has refused one.
+    """
     batch: list[LoggedCommand] = []
     for command in commands:
         batch.append(command)
@@ -97,6 +101,6 @@ def _wait(client: redis.Redis, listener: Any, count: int, last: bytes) -> None:
 
 
 def position(client: redis.Redis) -> StreamId:
-    """Return up to where the shard has committed."""
-    found: Any = client.get(streams.position(SHARD))
-    return ShardPosition.parse(found).stream_id
+    """Return the shard's committed position."""
+    value: Any = client.get(streams.position(SHARD))
+    return ShardPosition.parse(value).stream_id

@@ -66,7 +66,7 @@ LITTLE_MB: Final = 20
 
 
 class Fault(NamedTuple):
-    """What stands still, as long as the context lasts."""
+    """A part of the exchange that stands still while the context `during` lasts."""
 
     name: str
     during: Callable[[Target, redis.Redis], Any]
@@ -76,7 +76,11 @@ class Fault(NamedTuple):
 
 @contextmanager
 def _stopped(target: Target, _client: redis.Redis, kind: str) -> Iterator[None]:
-    pids = [each.pid for each in target.exchange.processes() if each.pid and each.name.startswith(kind)]
+    pids = [
+        process.pid
+        for process in target.exchange.processes()
+        if process.pid and process.name.startswith(kind)
+    ]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -150,18 +154,18 @@ class _Peaks:
 
     def _run(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            for each in self._target.exchange.processes():
+            for process in self._target.exchange.processes():
                 try:
-                    used = psutil.Process(each.pid).memory_info().rss >> 20
+                    used = psutil.Process(process.pid).memory_info().rss >> 20
                 except psutil.NoSuchProcess:
                     continue
-                self.mb[each.name] = max(self.mb[each.name], used)
+                self.mb[process.name] = max(self.mb[process.name], used)
 
 
 def flood(
     target: Target, orders: int, rate: float, say: Callable[[str], None], *, over_http: bool
 ) -> list[Result]:
-    """Let orders arrive during each fault in turn."""
+    """Measure memory and answers while orders arrive during each fault in turn; `rate` is per second."""
     send = _send_over_http if over_http else _send
     with redis_clients.client(target.settings.resolved_redis_url()) as client:
         make_rich(target.settings, client, Settings().market_map())
@@ -184,7 +188,7 @@ def _measure(
         began = time.monotonic()
         _await_step(target, client)
         seconds = time.monotonic() - began
-    found = _stored(target) - stored
+    stored_orders = _stored(target) - stored
     ended = sorted(
         name for name, pid in _pids(target).items() if before[name] != pid and name not in fault.may_end
     )
@@ -198,14 +202,15 @@ def _measure(
         ),
         *(
             []
-            if answers["accepted"] <= found <= answers["accepted"] + answers["unknown"]
-            else [f"{found:,} are stored"]
+            # An order without an answer may be stored or not.
+            if answers["accepted"] <= stored_orders <= answers["accepted"] + answers["unknown"]
+            else [f"{stored_orders:,} are stored"]
         ),
         *([] if audit["ok"] else ["the audit is not clean"]),
     ]
     say(f"  {dict(answers)}; in step after {seconds:.1f} s; {', '.join(wrong) or 'nothing wrong'}")
     way = " over HTTP" if send is _send_over_http else ""
-    largest = max(_limits(peaks), key=lambda each: peaks.mb[each[0]] / each[1])
+    largest = max(_limits(peaks), key=lambda peak: peaks.mb[peak[0]] / peak[1])
     return Result(
         bench="flood",
         what=f"most memory of the log's Redis: {fault.name}, {orders:,} orders{way}, {rate:,.0f}/s",
@@ -232,7 +237,7 @@ def _limits(peaks: _Peaks) -> list[tuple[str, int]]:
 
 
 def _pids(target: Target) -> dict[str, int]:
-    return {each.name: each.pid for each in target.exchange.processes()}
+    return {process.name: process.pid for process in target.exchange.processes()}
 
 
 def _stored(target: Target) -> int:
@@ -287,6 +292,7 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
             marks = deque([(BEGIN, begin), (END, during.close)])
             began, sent = loop.time(), 0
             while sent < orders:
+                # Due by the clock, not by the answers: a slow exchange gets no fewer orders.
                 due = min(orders, int((loop.time() - began) * rate))
                 for number in range(sent, due):
                     try:
@@ -327,24 +333,22 @@ async def _send_over_http(
             await asyncio.to_thread(during.close)
 
         lasting = asyncio.create_task(fault_lasts())
-        answered = await load_generators.open_loop(
-            target.settings.rest_port, CONNECTIONS, rate, seconds, make
-        )
+        answers = await load_generators.open_loop(target.settings.rest_port, CONNECTIONS, rate, seconds, make)
         await lasting
-    return Counter(_outcome_over_http(each) for each in answered)
+    return Counter(_outcome_over_http(answer) for answer in answers)
 
 
-def _outcome_over_http(answered: load_generators.Answered) -> str:
-    if answered.status == 200:
+def _outcome_over_http(answer: load_generators.Answered) -> str:
+    if answer.status == 200:
         return "accepted"
-    code = json.loads(answered.body)["code"]
-    if answered.status == 503:
+    code = json.loads(answer.body)["code"]
+    if answer.status == 503:
         return "unknown" if code == STATUS_UNKNOWN else "refused"
-    return f"{answered.status} {code}"
+    return f"{answer.status} {code}"
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait until it is so."""
+    """Poll every `TICK_S` seconds until `is_so` returns True."""
     while not is_so():  # noqa: ASYNC110 - what it waits for tells nobody
         await asyncio.sleep(TICK_S)
 
@@ -374,5 +378,5 @@ def order_of(request_id: int, reply_to: str, number: int, account: int) -> Place
 
 
 def quiet(text: str) -> None:
-    """Print what is done to standard error."""
+    """Print `text` on standard error, so that standard output has only the results."""
     Console(stderr=True).print(text, highlight=False)

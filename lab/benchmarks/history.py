@@ -93,7 +93,7 @@ def trade_rows(count: int, end_ms: int, seed: int = 1) -> Iterator[Row]:
 
 
 def load(connection: psycopg.Connection[Any], count: int, end_ms: int) -> None:
-    """COPY the trades in."""
+    """Store `count` generated trades that end at `end_ms`, by COPY."""
     statement = sql.SQL("COPY trades ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.SQL(", ").join(map(sql.Identifier, TRADES.columns))
     )

@@ -38,7 +38,7 @@ class Target(msgspec.Struct):
 
     @property
     def settings(self) -> Settings:
-        """Its settings."""
+        """The settings of the exchange."""
         return self.exchange.settings
 
     def process_id(self, name: str) -> int:
@@ -48,10 +48,10 @@ class Target(msgspec.Struct):
             ProcessLookupError: it does not run at the moment; its number is then 0, which to a signal means
                 one's own group.
         """
-        found = next((each.pid for each in self.exchange.processes() if each.name == name), 0)
-        if not found:
+        pid = next((process.pid for process in self.exchange.processes() if process.name == name), 0)
+        if not pid:
             raise ProcessLookupError(name)
-        return found
+        return pid
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
         if set(placed.statuses) != {200}:
             raise RuntimeError(f"not every order was accepted: {dict(placed.statuses)}")
         behind_s = catch_up(target.settings)
-        quantiles = [each * 1_000 for each in statistics.quantiles(placed.latencies, n=100)]
+        quantiles = [quantile * 1_000 for quantile in statistics.quantiles(placed.latencies, n=100)]
         results.append(
             Result(
                 bench="http",

@@ -145,7 +145,9 @@ async def _open_loop(
 ) -> list[Answered]:
     loop = asyncio.get_running_loop()
     froms = itertools.islice(itertools.cycle(addresses), connections)
-    opened = [await loop.create_connection(_Line, "127.0.0.1", port, local_addr=(each, 0)) for each in froms]
+    opened = [
+        await loop.create_connection(_Line, "127.0.0.1", port, local_addr=(address, 0)) for address in froms
+    ]
     lines = [line for _, line in opened]
     free = deque(enumerate(lines))
     waiting: deque[tuple[int, float]] = deque()
@@ -155,9 +157,9 @@ async def _open_loop(
 
     def lost(error: Exception) -> None:
         if not finished.done():
-            said = answers[-1]._replace(due=0, done=0) if answers else "none"
+            last_answer = answers[-1]._replace(due=0, done=0) if answers else "none"
             finished.set_exception(
-                ConnectionError(f"{error}; {len(answers)} answers before, the last {said}")
+                ConnectionError(f"{error}; {len(answers)} answers before, the last {last_answer}")
             )
 
     for line in lines:
@@ -170,6 +172,8 @@ async def _open_loop(
             def answered(
                 status: int, body: bytes, index: int = index, line: _Line = line, due: float = due
             ) -> None:
+                # Timed from the moment at which it was due: a request that had to wait for a free connection
+                # counts its wait.
                 answers.append(Answered(due, time.perf_counter(), status, body))
                 free.append((index, line))
                 if len(answers) == count and not finished.done():

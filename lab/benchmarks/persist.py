@@ -117,13 +117,13 @@ def _collector_as_in_a_worker() -> Iterator[None]:
 
 def _copied(url: str, rows: Rows) -> float:
     """Return the seconds that the database takes for the rows when they need not be made."""
-    made: list[tuple[Table, Sequence[OrderRow]]] = [
+    table_contents: list[tuple[Table, Sequence[OrderRow]]] = [
         (TRADES, rows.trade_rows()), (FILLS, rows.fills), (LEDGER_ENTRIES, rows.ledger_entries), (ORDERS,
             rows.order_rows())
     ]  # fmt: skip
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         began = time.perf_counter()
-        for table, table_rows in made:
+        for table, table_rows in table_contents:
             copy_rows(cursor, table, table_rows)
         connection.commit()
         return time.perf_counter() - began

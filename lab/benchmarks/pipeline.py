@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import redis
 
+from engine_worker.cores import chosen_core
 from engine_worker.first_configuration import first_configuration
 from lab.benchmarks.report import Result
 from lab.benchmarks.servers import process_on_redis
@@ -39,11 +40,13 @@ def pipeline(count: int) -> list[Result]:
     filling = [*deposits(Settings().market_map()), *steps[: len(prefill)]]
     waiting = steps[len(prefill) :]
     results = []
+    core = chosen_core(Settings())
     for size in FRAMES:
         with process_on_redis(_ENGINE) as (client, worker):
             _configure(client)
             _append(client, filling, size)
             _wait(client)
+            # The worker stands still until all commands wait, so that appending them is not part of its time.
             worker.send_signal(signal.SIGSTOP)
             appended_s = _append(client, waiting, size)
             began = time.perf_counter()
@@ -52,7 +55,7 @@ def pipeline(count: int) -> list[Result]:
             results.append(
                 Result(
                     bench="pipeline",
-                    what=f"{count:,} commands waiting in the stream, {size} per entry",
+                    what=f"core {core}: {count:,} commands waiting in the stream, {size} per entry",
                     unit="commands/s",
                     runs=[count / (time.perf_counter() - began)],
                     reference=f"XADD of the same entries, pipelined by {PIPELINED}",
@@ -150,8 +153,8 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
     return [
         Result(
             bench="pipeline",
-            what=f"latency {name}, one order per entry, {LATENCY_RATE:,} orders/s for {LATENCY_S} s, open "
-            "loop",
+            what=f"core {chosen_core(Settings())}: latency {name}, one order per entry, {LATENCY_RATE:,} "
+            f"orders/s for {LATENCY_S} s, open loop",
             unit="ms",
             runs=[quantiles[index] * 1_000],
             reference="one XADD and its answer",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from engine_worker.core.shard import Shard
+from engine_worker.cores import CORES
 from engine_worker.entries import apply_entry
 from engine_worker.first_configuration import first_configuration
 from engine_worker.replay import Replay, StreamLogSource, Verifier
@@ -34,23 +35,23 @@ def replay(count: int) -> list[Result]:
     source = StreamLogSource(log, 0)
     results = []
     reference = rate(len(steps), partial(_read, source))
-    for what in ("rebuilt", "rebuilt and compared"):
-        again = Replay(source, 0, market_map.shard_count)
+    for core, step_name in itertools.product(CORES, ("rebuilt", "rebuilt and compared")):
+        again = Replay(source, 0, market_map.shard_count, cores=CORES[core])
         verifier = Verifier(source, again, goal)
         run: Callable[[], object] = (
-            partial(again.run_to, goal) if what == "rebuilt" else partial(_exhaust, verifier.run())
+            partial(again.run_to, goal) if step_name == "rebuilt" else partial(_exhaust, verifier.run())
         )
         results.append(
             Result(
                 bench="replay",
-                what=f"{len(steps):,} commands (60 % add, 30 % cancel, 10 % take), {what}",
+                what=f"core {core}: {len(steps):,} commands (60 % add, 30 % cancel, 10 % take), {step_name}",
                 unit="commands/s",
                 runs=[rate(len(steps), run)],
                 reference="reading and decoding the same entries",
                 reference_runs=[reference],
             )
         )
-        if again.position != goal or (what != "rebuilt" and verifier.verdict().difference is not None):
+        if again.position != goal or (step_name != "rebuilt" and verifier.verdict().difference is not None):
             raise RuntimeError(f"the replay is not the same: {verifier.verdict()}")
     return results
 

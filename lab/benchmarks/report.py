@@ -35,12 +35,12 @@ class Result(msgspec.Struct, kw_only=True):
 
     @property
     def median(self) -> float:
-        """The figure to quote."""
+        """The median of the runs."""
         return statistics.median(self.runs)
 
     @property
     def reference_median(self) -> float:
-        """The reference's figure; 0 when there is none."""
+        """The median of the reference's runs; 0 if there is none."""
         return statistics.median(self.reference_runs) if self.reference_runs else 0.0
 
     def row(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def repeated(label: str, runs: int, once: Callable[[], list[Result]]) -> list[Re
 
 
 def machine() -> str:
-    """Return what the figures were measured on."""
+    """Return the machine of the measurement: cores, processor, system, and the version of Python."""
     model = (
         re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
         if platform.system() == "Linux"
@@ -115,7 +115,7 @@ def _git(*arguments: str) -> str:
 
 
 def show(results: list[Result]) -> None:
-    """Print the results as a table."""
+    """Print the results as a table on the terminal."""
     table = Table(title=f"{machine()}, commit {commit()}")
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
@@ -138,9 +138,9 @@ def write(results: list[Result], document: Path = DOCUMENT) -> None:
             *("| " + " | ".join(row) + " |" for row in rows),
         ]
         begin, end = f"<!-- {bench} -->", f"<!-- end of {bench} -->"
-        before, found, _ = text.partition(begin)
+        before, found_begin, _ = text.partition(begin)
         _, ended, after = text.partition(end)
-        if not found or not ended:
+        if not found_begin or not ended:
             raise ValueError(f"{document} has no place for {bench}: add {begin} and {end}")
         text = before + "\n".join((begin, *lines, end)) + after
     document.write_text(text, "utf-8")

@@ -50,13 +50,14 @@ def share(target: Target, pairs: int, seconds: float) -> list[Result]:
     with_heavy: list[Half] = []
     without: list[Half] = []
     for pair in range(pairs):
+        # The order changes from pair to pair, so that what drifts on the machine favors neither half.
         for times in (TIMES, 1) if pair % 2 else (1, TIMES):
             half = uvloop.run(_half(target, rate, times, seconds))
             (without if times == 1 else with_heavy).append(half)
     heavy = sum((half.heavy for half in with_heavy), Counter[str]())
     notes = (
         "of the heavy account's orders "
-        f"{', '.join(f'{count:,} {what}' for what, count in heavy.most_common())}"
+        f"{', '.join(f'{count:,} {outcome}' for outcome, count in heavy.most_common())}"
     )
     offered = rate * (ACCOUNTS - 1 + TIMES)
     load = (
@@ -127,11 +128,11 @@ async def _half(target: Target, rate: float, times: int, seconds: float) -> Half
             def note(reply: asyncio.Future[Reply]) -> None:
                 nonlocal under_way, accepted
                 under_way -= 1
-                what = _outcome(reply)
+                outcome = _outcome(reply)
                 if account == HEAVY:
-                    heavy[what] += 1
+                    heavy[outcome] += 1
                 else:
-                    accepted += what == "accepted"
+                    accepted += outcome == "accepted"
                     latencies.append(loop.time() - sent_s)
 
             try:
@@ -153,7 +154,7 @@ async def _half(target: Target, rate: float, times: int, seconds: float) -> Half
             await asyncio.sleep(TICK_S / 2)
         await until(lambda: not under_way)
     return Half(
-        accepted / seconds, statistics.quantiles([each * 1_000 for each in latencies], n=100)[98], heavy
+        accepted / seconds, statistics.quantiles([latency * 1_000 for latency in latencies], n=100)[98], heavy
     )
 
 

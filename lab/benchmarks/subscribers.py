@@ -46,7 +46,7 @@ class Subscriber(asyncio.Protocol):
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the stream."""
+        """Send the WebSocket handshake."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         key = base64.b64encode(secrets.token_bytes(16)).decode()
         self.transport.write(
@@ -55,7 +55,7 @@ class Subscriber(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Count."""
+        """Count the bytes after the handshake, and pass the payloads on."""
         if not self.opened.done():
             self._head += data
             head, separator, data = self._head.partition(b"\r\n\r\n")
@@ -81,7 +81,7 @@ class Subscriber(asyncio.Protocol):
         self.transport.write(Frame(Opcode.TEXT, text.encode()).serialize(mask=True))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the server is gone."""
+        """Record that the server has closed the connection."""
         self.lost = True
         if not self.opened.done():
             self.opened.set_exception(exc or ConnectionError("closed by the server"))
@@ -93,7 +93,11 @@ def address(number: int) -> str:
 
 
 async def subscribe(port: int, paths: Sequence[str], hear: HearPayload | None = None) -> list[Subscriber]:
-    """Open a connection for each of `paths`."""
+    """Open a connection for each of `paths`, and wait for all handshakes; `hear` gets each frame's payload.
+
+    Raises:
+        OSError: a connection or a handshake was refused.
+    """
     loop = asyncio.get_running_loop()
     subscribers: list[Subscriber] = []
     for first in range(0, len(paths), OPEN_AT_ONCE):
@@ -107,13 +111,13 @@ async def subscribe(port: int, paths: Sequence[str], hear: HearPayload | None = 
             for offset, path in enumerate(paths[first : first + OPEN_AT_ONCE])
         ]
         opened = [subscriber for _, subscriber in await asyncio.gather(*opening)]
-        await asyncio.gather(*(each.opened for each in opened))
+        await asyncio.gather(*(subscriber.opened for subscriber in opened))
         subscribers += opened
     return subscribers
 
 
 async def subscribe_stuck(port: int, path: str, count: int) -> list[socket.socket]:
-    """Open connections that never read."""
+    """Open `count` connections that never read."""
     loop = asyncio.get_running_loop()
     stuck = []
     for _ in range(count):

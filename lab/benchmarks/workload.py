@@ -43,7 +43,7 @@ def operations(
     count: int, live_orders: int = LIVE_ORDERS, seed: int = 1
 ) -> tuple[list[Operation], list[Operation]]:
     """Return the adds that fill the book with `live_orders`, and `count` mixed operations on it."""
-    chosen = random.Random(seed)
+    dice = random.Random(seed)
     book = Book(1)
     live: list[OrderId] = []
     place: dict[OrderId, int] = {}
@@ -52,13 +52,14 @@ def operations(
     def forget(order_id: OrderId) -> None:
         index = place.pop(order_id)
         last = live.pop()
+        # The last one takes the free place: removing costs the same however many orders live.
         if last != order_id:
             live[index] = last
             place[last] = index
 
     def add() -> Operation:
-        side = chosen.choice((Side.BUY, Side.SELL))
-        offset = 1 + int(chosen.random() ** 2 * LEVELS)
+        side = dice.choice((Side.BUY, Side.SELL))
+        offset = 1 + int(dice.random() ** 2 * LEVELS)
         price = PriceTicks(MID_PRICE + (offset if side is Side.SELL else -offset))
         operation = Operation("add", OrderId(next(numbers)), side, price, QuantityLots(QUANTITY))
         book.add(operation.order_id, AccountId(0), side, price, operation.quantity)
@@ -67,15 +68,15 @@ def operations(
         return operation
 
     def cancel() -> Operation:
-        order_id = live[chosen.randrange(len(live))]
+        order_id = live[dice.randrange(len(live))]
         forget(order_id)
         book.cancel(order_id)
         return Operation("cancel", order_id, Side.BUY, PriceTicks(1), QuantityLots(1))
 
     def take() -> Operation:
-        side = chosen.choice((Side.BUY, Side.SELL))
+        side = dice.choice((Side.BUY, Side.SELL))
         price = PriceTicks(MID_PRICE + (LEVELS if side is Side.BUY else -LEVELS))
-        quantity = QuantityLots(QUANTITY * chosen.randrange(1, 6))
+        quantity = QuantityLots(QUANTITY * dice.randrange(1, 6))
         for match in book.match(
             side, price, quantity, AccountId(1), SelfTradePrevention.NONE, MATCHES_MAX
         ).matches:
@@ -86,7 +87,7 @@ def operations(
     prefill = [add() for _ in range(live_orders)]
     mixed = []
     for _ in range(count):
-        drawn = chosen.random()
+        drawn = dice.random()
         mixed.append(add() if drawn < 0.6 or not live else cancel() if drawn < 0.9 else take())
     return prefill, mixed
 
@@ -117,7 +118,7 @@ def commands(steps: list[Operation], market: Market) -> Iterator[Command]:
 
 
 def deposits(market_map: MarketMap) -> list[Command]:
-    """Return deposits that make every account rich."""
+    """Return deposits of every asset to every account; together half of the largest amount."""
     return [
         Deposit(
             0,

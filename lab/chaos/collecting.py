@@ -73,7 +73,7 @@ _CANDLES: Final = """
 
 
 def new_traders(settings: Settings, evidence: Evidence, count: int) -> list[Trader]:
-    """Sign accounts up, fund them, and make their keys."""
+    """Create `count` accounts with funds and API keys, and record their deposits."""
     traders = []
     funds = {asset: str(FUNDS[asset]) for asset in evidence.markets.assets if asset in FUNDS}
     for _ in range(count):
@@ -87,7 +87,7 @@ def new_traders(settings: Settings, evidence: Evidence, count: int) -> list[Trad
 
 
 def stored(settings: Settings) -> Stored:
-    """Return what the database holds."""
+    """Return the orders, trades, fills, candles and ledger sums in the database."""
     with psycopg.connect(settings.resolved_database_url()) as database:
         candles = [
             CandleRow(market, interval, *map(int, numbers))
@@ -112,7 +112,7 @@ def stored(settings: Settings) -> Stored:
 
 def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> Answered:
     """Return what the API and the shards answer; what does not answer is missing."""
-    found = Answered()
+    answers = Answered()
     for trader in traders:
         try:
             account = _signed(settings, trader, "/api/v3/account")
@@ -121,25 +121,25 @@ def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> A
             continue
         for balance in account["balances"]:
             key = (trader.account_id, balance["asset"])
-            found.balances[key] = (parse_decimal(balance["free"]), parse_decimal(balance["locked"]))
+            answers.balances[key] = (parse_decimal(balance["free"]), parse_decimal(balance["locked"]))
         if not account["canTrade"]:
-            found.frozen.append(trader.account_id)
-        found.open_orders += _open_orders(evidence, trader.account_id, orders)
+            answers.frozen.append(trader.account_id)
+        answers.open_orders += _open_orders(evidence, trader.account_id, orders)
     for symbol in evidence.markets.by_symbol:
         try:
             book = request(f"{settings.rest_url()}/api/v3/depth?symbol={symbol}&limit=5000")
         except (RequestError, ValueError):
             continue
-        found.books[symbol] = Book(book["lastUpdateId"], dict(book["bids"]), dict(book["asks"]))
+        answers.books[symbol] = Book(book["lastUpdateId"], dict(book["bids"]), dict(book["asks"]))
     with connect(settings) as client:
-        found.audits = audit(client, list(range(settings.shard_count)), AUDIT_S)
+        answers.audits = audit(client, list(range(settings.shard_count)), AUDIT_S)
         configs = by_symbol(known_configs(client, range(settings.shard_count)).values())
-        found.statuses = {symbol: config.status.name for symbol, config in configs.items()}
-    return found
+        answers.statuses = {symbol: config.status.name for symbol, config in configs.items()}
+    return answers
 
 
-def replay(environment: Mapping[str, str], found: Answered) -> None:
-    """Replay the shards' logs, and record differences."""
+def replay(environment: Mapping[str, str], answers: Answered) -> None:
+    """Replay each shard's log with `exchange replay`, and record differences from its events and state."""
     command = (*EXCHANGE, "replay", "--verify", "--json")
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=REPLAY_S, check=False
@@ -147,14 +147,14 @@ def replay(environment: Mapping[str, str], found: Answered) -> None:
     try:
         reports = json.loads(done.stdout)
     except ValueError:
-        found.replay_differences.append(
+        answers.replay_differences.append(
             f"the replay ended with {done.returncode}: {done.stdout}{done.stderr}"[-2_000:]
         )
         return
     for shard, report in enumerate(reports):
-        found.replayed += report["verdict"]["commands"]
+        answers.replayed += report["verdict"]["commands"]
         if not report["same"]:
-            found.replay_differences.append(f"shard {shard}: {report['verdict']['difference']}")
+            answers.replay_differences.append(f"shard {shard}: {report['verdict']['difference']}")
 
 
 def _open_orders(evidence: Evidence, account_id: int, orders: list[Any]) -> Iterator[OpenOrder]:
@@ -181,16 +181,16 @@ def progress(settings: Settings) -> Progress | None:
     shards = range(settings.shard_count)
     try:
         with connect(settings) as client, connect_cache(settings) as cache:
-            found = Progress(
+            reached = Progress(
                 inputs=[_last_id(client, streams.commands(shard)) for shard in shards],
                 events=[_last_id(client, streams.events(shard)) for shard in shards],
                 undelivered=sum(int(client.xlen(streams.outbox(shard))) for shard in shards),
             )
             for shard in shards:
                 position: Any = client.get(streams.position(shard))
-                found.positions.append(ShardPosition.parse(position).stream_id)
+                reached.positions.append(ShardPosition.parse(position).stream_id)
                 published: Any = cache.hget(streams.feeds_state(shard), "published_id")
-                found.published.append(StreamId.parse(published) if published else STREAM_START)
+                reached.published.append(StreamId.parse(published) if published else STREAM_START)
         with psycopg.connect(
             settings.resolved_database_url(), connect_timeout=1, options="-c statement_timeout=1000"
         ) as database:
@@ -202,11 +202,11 @@ def progress(settings: Settings) -> Progress | None:
             }
     except (redis.RedisError, psycopg.Error):
         return None
-    found.stored = [StreamId.parse(rows[shard][0]) if shard in rows else STREAM_START for shard in shards]
-    found.errors = [
+    reached.stored = [StreamId.parse(rows[shard][0]) if shard in rows else STREAM_START for shard in shards]
+    reached.errors = [
         f"the ingest of shard {shard} stands still: {error}" for shard, (_, error) in rows.items() if error
     ]
-    return found
+    return reached
 
 
 def epoch(settings: Settings, shard: int) -> int:
@@ -228,7 +228,7 @@ def _last_id(client: redis.Redis, stream: str) -> StreamId:
 
 
 def dead_letters(settings: Settings) -> int:
-    """Return how many entries could not be understood."""
+    """Return the number of dead letters of all shards in Redis."""
     with connect(settings) as client:
         return sum(int(client.xlen(streams.dead_letters(shard))) for shard in range(settings.shard_count))
 
@@ -238,7 +238,7 @@ def log_lines(settings: Settings) -> tuple[list[str], int]:
     critical, fenced = [], 0
     for file in log_folder(settings).glob("*.log*"):
         for line in file.read_text("utf-8", errors="replace").splitlines():
-            if any(said in line for said in STOPPED):
+            if any(text in line for text in STOPPED):
                 critical.append(f"{file.stem}: {line[:300]}")
             fenced += FENCED in line
     return critical, fenced

@@ -18,7 +18,7 @@ ASK_EVERY_S: Final = 0.05
 
 
 class Database:
-    """PostgreSQL as a process of ours."""
+    """A PostgreSQL server that a run may kill and pause."""
 
     def __init__(self, settings: Settings) -> None:
         """Make its data folder below that of `settings`, apart from what `exchange up` looks after.
@@ -36,11 +36,11 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Where the exchange finds it."""
+        """The server's address for the exchange."""
         return self._settings.resolved_database_url()
 
     def start(self) -> None:
-        """Start it; `wait` until it answers."""
+        """Start the server; `wait` returns once it answers."""
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command.arguments,
@@ -74,7 +74,7 @@ class Database:
             self.start()
 
     def kill(self) -> None:
-        """End it and all its processes as a power cut would."""
+        """Kill the server and all its processes (SIGKILL), as a power cut does."""
         for process in self._family():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -83,21 +83,21 @@ class Database:
             self._process = None
 
     def pause(self) -> None:
-        """Stop all its processes where they are."""
+        """Stop all its processes (SIGSTOP)."""
         self._paused = self._family()
         for process in self._paused:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Continue the processes that `pause` has stopped."""
         for process in self._paused:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
         self._paused = []
 
     def stop(self) -> None:
-        """End it in order."""
+        """Shut the server down."""
         self.resume()
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)

@@ -94,7 +94,7 @@ def client_order_id(number: int) -> str:
 
 
 class SentDeposit(NamedTuple):
-    """One deposit, asked for once."""
+    """A request for a deposit, which is sent once."""
 
     account_id: int
     asset: str
@@ -103,7 +103,7 @@ class SentDeposit(NamedTuple):
 
 
 class Said(NamedTuple):
-    """The form of an answer."""
+    """The status, the error code and the channel of an answer, by which answers are counted."""
 
     channel: str
     """http or ws."""
@@ -195,7 +195,7 @@ class CandleRow(NamedTuple):
 
 
 class Stored(msgspec.Struct):
-    """What the database holds at the end."""
+    """The contents of the database at the end of a run."""
 
     orders: Sequence[OrderRow] = ()
     trades: Sequence[TradeRow] = ()
@@ -207,7 +207,7 @@ class Stored(msgspec.Struct):
 
 
 class OpenOrder(NamedTuple):
-    """An open order as its shard has it in memory."""
+    """An open order in its shard's memory."""
 
     order_id: int
     account_id: int
@@ -248,7 +248,7 @@ class Answered(msgspec.Struct):
 
 
 class Ending(msgspec.Struct):
-    """How the run ended."""
+    """What has or has not come to its end after the load."""
 
     stalled: str = ""
     """Why the load was given up; empty: it was not."""
@@ -273,7 +273,7 @@ class CatchUp(NamedTuple):
 
 
 class Evidence(msgspec.Struct):
-    """Everything the verdict is made of."""
+    """All observations of a run, from which the verdict is computed."""
 
     markets: MarketMap
     accounts: list[int]

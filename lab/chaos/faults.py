@@ -114,7 +114,7 @@ class Faults:
             self._database.keep_up()
 
     def close(self) -> None:
-        """Undo what is still done, and end the rivals."""
+        """End the faults in progress and the rivals, and resume what is paused."""
         for task in self._running:
             task.cancel()
         self._database.resume()
@@ -132,7 +132,9 @@ class Faults:
                 rival.wait()
 
     def _alive(self) -> list[ProcessState]:
-        return [each for each in self._exchange.processes() if each.pid and each.name not in SPARED]
+        return [
+            process for process in self._exchange.processes() if process.pid and process.name not in SPARED
+        ]
 
     async def _carry_out(self, fault: Fault) -> bool:
         """Begin a fault; return whether it could be."""
@@ -144,7 +146,7 @@ class Faults:
             case FaultKind.REDIS_KILL:
                 names = await asyncio.to_thread(redis_to_kill, self._exchange.settings)
                 chosen = choose(names, fault.draw) if names else ""
-                if not self._kill([each for each in self._alive() if each.name == chosen]):
+                if not self._kill([process for process in self._alive() if process.name == chosen]):
                     return False
             case FaultKind.KILL | FaultKind.PAUSE:
                 if not self._hit(fault):
@@ -155,9 +157,9 @@ class Faults:
     def _hit(self, fault: Fault) -> bool:
         """Kill or pause a process; return whether there was one."""
         standing = {
-            each.name: each
-            for each in self._alive()
-            if each.name not in self.down and not each.name.startswith(REDIS)
+            process.name: process
+            for process in self._alive()
+            if process.name not in self.down and not process.name.startswith(REDIS)
         }
         names = [name for name in standing if self._only in name]
         if fault.kind is FaultKind.KILL and POSTGRES not in self.down and self._only in POSTGRES:

@@ -10,11 +10,11 @@ from runtime.listening import has_input
 
 
 class NotConnectedError(ConnectionError):
-    """There is nobody to connect to; nothing was sent."""
+    """No connection could be opened, so nothing was sent."""
 
 
 class HttpAnswer(NamedTuple):
-    """An answer."""
+    """An HTTP response: its status, whether it has Retry-After, and its body."""
 
     status: int
     retry_after: bool
@@ -67,7 +67,7 @@ class HttpConnection:
         raise NotConnectedError(str(refusal)) from refusal
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._open is not None:
             self._open.close()
             self._open = None

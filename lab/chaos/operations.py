@@ -48,7 +48,7 @@ _MODEL: Final = "SOLUSDT"
 
 
 class OperationKind(StrEnum):
-    """What is done."""
+    """The operator commands of a run."""
 
     CONFIGURE = "configure"
     """A market gets other fees."""
@@ -81,19 +81,19 @@ class Operation(NamedTuple):
     draw: int
 
 
-def draw_operations(seed: int, each: int) -> list[Operation]:
+def draw_operations(seed: int, count: int) -> list[Operation]:
     """Return `each` operations of each kind, in order; no market is delisted before one is listed."""
-    chosen = random.Random(seed + 2)
+    dice = random.Random(seed + 2)
     operations = [
-        Operation(chosen.uniform(0.02, 0.95), kind, chosen.randrange(2**30))
+        Operation(dice.uniform(0.02, 0.95), kind, dice.randrange(2**30))
         for kind in OperationKind
-        for _ in range(each)
+        for _ in range(count)
     ]
     return sorted(operations)
 
 
 class Operations:
-    """Carries operations out, one after the other."""
+    """Carries out an operator's commands, one after the other, when their share of the orders is answered."""
 
     def __init__(self, settings: Settings, evidence: Evidence, plan: Sequence[Operation]) -> None:
         self._settings = settings
@@ -111,8 +111,10 @@ class Operations:
         """Carry the plan out; `progress` is the share of the orders that have their answer."""
         waiting = list(self._plan)
         while waiting:
-            due = [each for each in waiting if each.share <= progress()]
-            possible = [each for each in due if each.kind is not OperationKind.DELIST or self._listed]
+            due = [operation for operation in waiting if operation.share <= progress()]
+            possible = [
+                operation for operation in due if operation.kind is not OperationKind.DELIST or self._listed
+            ]
             if not possible:
                 await asyncio.sleep(LOOK_EVERY_S)
                 continue
@@ -122,37 +124,37 @@ class Operations:
         self.is_over = True
 
     def _carry_out(self, operation: Operation) -> None:
-        chosen = random.Random(operation.draw)
+        dice = random.Random(operation.draw)
         match operation.kind:
             case OperationKind.CONFIGURE:
-                self._set_fees(chosen)
+                self._set_fees(dice)
             case OperationKind.LIST:
-                self._list(chosen)
+                self._list(dice)
             case OperationKind.DELIST:
-                self._delist(chosen)
+                self._delist(dice)
             case OperationKind.HALT:
-                self._close_for_a_moment(chosen, MarketStatus.HALTED)
+                self._close_for_a_moment(dice, MarketStatus.HALTED)
             case OperationKind.CANCEL_MARKET:
-                self._close_for_a_moment(chosen, MarketStatus.CANCEL_ONLY)
+                self._close_for_a_moment(dice, MarketStatus.CANCEL_ONLY)
             case OperationKind.FREEZE:
-                self._freeze(chosen)
+                self._freeze(dice)
             case OperationKind.LIMIT:
-                self._limit(chosen)
+                self._limit(dice)
             case OperationKind.MAINTENANCE:
-                self._maintain(chosen)
+                self._maintain(dice)
             case OperationKind.ROTATE:
-                role = chosen.choice((Role.OPERATOR, Role.TREASURY))
+                role = dice.choice((Role.OPERATOR, Role.TREASURY))
                 self._until_done(lambda: self._with_operator(lambda operator: rotate_key(operator, role)))
             case OperationKind.TRANSFER:
-                self._transfer(chosen)
+                self._transfer(dice)
             case OperationKind.FORGE:
-                self._until_done(lambda: self._forge(chosen))
+                self._until_done(lambda: self._forge(dice))
 
     # ------------------------------------------------------------------ markets
 
-    def _set_fees(self, chosen: random.Random) -> None:
-        symbol = chosen.choice(sorted(self._evidence.markets.by_symbol.keys() - self._evidence.delisted))
-        maker, taker = chosen.randrange(0, 3_000), chosen.randrange(0, 3_000)
+    def _set_fees(self, dice: random.Random) -> None:
+        symbol = dice.choice(sorted(self._evidence.markets.by_symbol.keys() - self._evidence.delisted))
+        maker, taker = dice.randrange(0, 3_000), dice.randrange(0, 3_000)
 
         def configured(config: MarketConfig) -> MarketConfig:
             market = msgspec.structs.replace(config.market, maker_fee_ppm=maker, taker_fee_ppm=taker)
@@ -160,38 +162,41 @@ class Operations:
 
         self._configure(symbol, configured)
 
-    def _list(self, chosen: random.Random) -> None:
+    def _list(self, dice: random.Random) -> None:
         self._number += 1
         market = msgspec.structs.replace(
             self._evidence.markets.by_symbol[_MODEL], symbol=f"LISTED{self._number}"
         )
-        shard = chosen.randrange(self._settings.shard_count)
+        shard = dice.randrange(self._settings.shard_count)
         self._until_done(lambda: self._ensure(market.symbol, MarketConfig(market, shard)))
         self._trade_in(market, shard)
         self._listed.append(market.symbol)
 
     def _trade_in(self, market: Market, shard: int) -> None:
         """Let the accounts trade in it, and the verdict look at it."""
-        known = self._evidence.markets
-        placed = [(each, known.shard_of_market(each.symbol)) for each in known.markets]
-        self._evidence.markets = MarketMap.placed([*placed, (market, shard)], known.shard_count)
+        markets = self._evidence.markets
+        placed = [
+            (listed_market, markets.shard_of_market(listed_market.symbol))
+            for listed_market in markets.markets
+        ]
+        self._evidence.markets = MarketMap.placed([*placed, (market, shard)], markets.shard_count)
         if self.trading is not None:
             self.trading.list_market(market)
 
-    def _delist(self, chosen: random.Random) -> None:
-        symbol = self._listed.pop(chosen.randrange(len(self._listed)))
+    def _delist(self, dice: random.Random) -> None:
+        symbol = self._listed.pop(dice.randrange(len(self._listed)))
         self._set_status(symbol, MarketStatus.DELISTING)
         self._evidence.delisted.add(symbol)
         if self.trading is not None:
             self.trading.delist_market(symbol)
 
-    def _close_for_a_moment(self, chosen: random.Random, status: MarketStatus) -> None:
-        symbol = chosen.choice(sorted(self._evidence.markets.by_symbol.keys() - self._evidence.delisted))
+    def _close_for_a_moment(self, dice: random.Random, status: MarketStatus) -> None:
+        symbol = dice.choice(sorted(self._evidence.markets.by_symbol.keys() - self._evidence.delisted))
         self._set_status(symbol, status)
         if status is MarketStatus.CANCEL_ONLY:
             shard = self._evidence.markets.shard_of_market(symbol)
             self._tell(shard, lambda number, name: CancelOrders(number, name, AccountId(0), symbol))
-        time.sleep(chosen.uniform(*LASTS_S))
+        time.sleep(dice.uniform(*LASTS_S))
         self._set_status(symbol, MarketStatus.TRADING)
 
     def _set_status(self, symbol: str, status: MarketStatus) -> None:
@@ -208,21 +213,21 @@ class Operations:
     ) -> None:
         """Let a market be configured so; it may be already, by an attempt whose answer was lost."""
         with connect(self._settings) as client:
-            known = by_symbol(known_configs(client, range(self._settings.shard_count)).values()).get(symbol)
-            if known is None:
+            current = by_symbol(known_configs(client, range(self._settings.shard_count)).values()).get(symbol)
+            if current is None:
                 if new is None:
                     raise OperatingError(f"the shard of {symbol} does not answer")
                 apply(client, self._settings, new)
                 return
-            wanted = change(known)
-            is_gone = wanted.status is MarketStatus.DELISTING and known.status is MarketStatus.DELISTED
-            if wanted != known and not is_gone:
-                apply(client, self._settings, with_status(wanted, wanted.status))
+            new_config = change(current)
+            is_gone = new_config.status is MarketStatus.DELISTING and current.status is MarketStatus.DELISTED
+            if new_config != current and not is_gone:
+                apply(client, self._settings, with_status(new_config, new_config.status))
 
     # ------------------------------------------------------------------ accounts and the exchange
 
-    def _freeze(self, chosen: random.Random) -> None:
-        account_id = AccountId(chosen.choice(self._evidence.accounts))
+    def _freeze(self, dice: random.Random) -> None:
+        account_id = AccountId(dice.choice(self._evidence.accounts))
         self._set_limits(account_id, is_frozen=True)
         self._until_done(
             lambda: self._with_operator(
@@ -234,44 +239,46 @@ class Operations:
                 )
             )
         )
-        time.sleep(chosen.uniform(*LASTS_S))
+        time.sleep(dice.uniform(*LASTS_S))
         self._set_limits(account_id, is_frozen=False)
 
-    def _limit(self, chosen: random.Random) -> None:
-        account_id = AccountId(chosen.choice(self._evidence.accounts))
+    def _limit(self, dice: random.Random) -> None:
+        account_id = AccountId(dice.choice(self._evidence.accounts))
         self._set_limits(
-            account_id, open_orders_max=chosen.randrange(1, 20), orders_10s_max=chosen.randrange(1, 50)
+            account_id, open_orders_max=dice.randrange(1, 20), orders_10s_max=dice.randrange(1, 50)
         )
-        time.sleep(chosen.uniform(*LASTS_S))
+        time.sleep(dice.uniform(*LASTS_S))
         self._set_limits(account_id, open_orders_max=0, orders_10s_max=0)
 
     def _set_limits(self, account_id: AccountId, **limits: int) -> None:
         def ensure(operator: Operator) -> None:
-            known = operator.funds(account_id).limits
-            wanted = msgspec.structs.replace(known or AccountLimits(1), **limits)
-            if wanted == known:
+            current = operator.funds(account_id).limits
+            new_limits = msgspec.structs.replace(current or AccountLimits(1), **limits)
+            if new_limits == current:
                 return
-            if known is not None:
-                wanted = msgspec.structs.replace(wanted, version=known.version + 1)
+            if current is not None:
+                new_limits = msgspec.structs.replace(new_limits, version=current.version + 1)
             operator.tell(
                 operator.shard_of(account_id),
                 Role.OPERATOR,
-                lambda number, name: LimitAccount(number, name, account_id, wanted),
+                lambda number, name: LimitAccount(number, name, account_id, new_limits),
                 "limit an account",
             )
 
         self._until_done(lambda: self._with_operator(ensure))
 
-    def _maintain(self, chosen: random.Random) -> None:
+    def _maintain(self, dice: random.Random) -> None:
         self._set_maintenance(TimeMs(time.time_ns() // 1_000_000))
-        time.sleep(chosen.uniform(*LASTS_S))
+        time.sleep(dice.uniform(*LASTS_S))
         self._set_maintenance(TimeMs(0))
 
     def _set_maintenance(self, since: TimeMs) -> None:
         def ensure(operator: Operator) -> None:
-            for shard, known in operator.configs.items():
-                if known.maintenance_from != since:
-                    config = msgspec.structs.replace(known, maintenance_from=since, version=known.version + 1)
+            for shard, current in operator.configs.items():
+                if current.maintenance_from != since:
+                    config = msgspec.structs.replace(
+                        current, maintenance_from=since, version=current.version + 1
+                    )
 
                     def command(number: int, name: str, config: object = config) -> ConfigureShard:
                         return ConfigureShard(number, name, config)  # type: ignore[arg-type]
@@ -280,9 +287,9 @@ class Operations:
 
         self._until_done(lambda: self._with_operator(ensure))
 
-    def _transfer(self, chosen: random.Random) -> None:
-        account_id = AccountId(chosen.choice(self._evidence.accounts))
-        amount = AssetUnits(chosen.randrange(2, 1_000) * UNITS_PER_ASSET)
+    def _transfer(self, dice: random.Random) -> None:
+        account_id = AccountId(dice.choice(self._evidence.accounts))
+        amount = AssetUnits(dice.randrange(2, 1_000) * UNITS_PER_ASSET)
         name_of_transfer = secrets.token_hex(8)
         for kind, moved in ((Deposit, amount), (Withdraw, AssetUnits(1))):
             for _ in range(2):
@@ -305,9 +312,9 @@ class Operations:
 
     # ------------------------------------------------------------------ forgeries
 
-    def _forge(self, chosen: random.Random) -> None:
+    def _forge(self, dice: random.Random) -> None:
         """Write what needs a signature without one, and with a stranger's."""
-        account_id = AccountId(chosen.choice(self._evidence.accounts))
+        account_id = AccountId(dice.choice(self._evidence.accounts))
         config = MarketConfig(self._evidence.markets.by_symbol[_MODEL], 0, MarketStatus.HALTED, 1_000)
         bodies: list[tuple[int, SignedBody]] = [
             (

@@ -12,7 +12,7 @@ _WEIGHTS = {"engine": 4, "standby": 3, "gateway": 2, "feeds": 2, "ws-edge": 2, "
 
 
 class FaultKind(StrEnum):
-    """What is done."""
+    """The faults of a run."""
 
     KILL = "kill"
     """kill -9 of a process; the supervisor restarts it."""
@@ -44,18 +44,18 @@ def draw_faults(
 
     Outages do not overlap; every other one finds the database stopped, the others paused.
     """
-    chosen = random.Random(seed)
-    faults = [Fault(chosen.uniform(0.02, 0.95), FaultKind.KILL, chosen.random()) for _ in range(kills)]
+    dice = random.Random(seed)
+    faults = [Fault(dice.uniform(0.02, 0.95), FaultKind.KILL, dice.random()) for _ in range(kills)]
     faults += [
-        Fault(chosen.uniform(0.02, 0.95), FaultKind.PAUSE, chosen.random(), chosen.uniform(*PAUSE_S))
+        Fault(dice.uniform(0.02, 0.95), FaultKind.PAUSE, dice.random(), dice.uniform(*PAUSE_S))
         for _ in range(pauses)
     ]
     faults += [
-        Fault(chosen.uniform(0.02, 0.95), FaultKind.REDIS_KILL, chosen.random()) for _ in range(redis_kills)
+        Fault(dice.uniform(0.02, 0.95), FaultKind.REDIS_KILL, dice.random()) for _ in range(redis_kills)
     ]
     for number in range(database_outages):
         kind = FaultKind.DATABASE_PAUSE if number % 2 else FaultKind.DATABASE_STOP
-        share = (number + chosen.uniform(0.2, 0.6)) / database_outages * 0.9
+        share = (number + dice.uniform(0.2, 0.6)) / database_outages * 0.9
         faults.append(Fault(share, kind, 0.0, outage_s))
     return sorted(faults)
 

@@ -8,7 +8,7 @@ from protocol.stream_id import StreamId
 
 
 class Progress(msgspec.Struct):
-    """How far each part of the exchange is, by shard."""
+    """The positions of each part of the exchange, by shard."""
 
     inputs: list[StreamId] = []
     """The newest command."""

@@ -25,12 +25,12 @@ _BREACHES_SHOWN: Final = 5
 
 
 def live(status: Status) -> RenderableType:
-    """Return how far a run is."""
+    """Return the lines that show a run's progress."""
     lines = [f"{status.step} …"]
     if status.orders_max and status.seconds:
         behind = "unknown" if status.behind_ms is None else f"{status.behind_ms / 1000:.1f} s"
         faults = ", ".join(f"{count} {kind}" for kind, count in status.faults.items()) or "none yet"
-        down = ", ".join(f"{name} ({what})" for name, what in status.down.items()) or "nothing"
+        down = ", ".join(f"{name} ({reason})" for name, reason in status.down.items()) or "nothing"
         lines += [
             f"orders   {status.orders:,} of {status.orders_max:,}, {status.rate:,.0f}/s, after "
             f"{status.seconds:,.0f} s",
@@ -43,7 +43,7 @@ def live(status: Status) -> RenderableType:
 
 
 def show(result: Result, console: Console) -> None:
-    """Print the result."""
+    """Print the verdict and the figures of a run."""
     table = plain_table("promise", "looked at", "broken")
     for check in result.verdict.checks:
         broken = f"[bold red]{check.breach_count:,}[/]" if check.breach_count else "[green]0[/]"
@@ -62,8 +62,8 @@ def show(result: Result, console: Console) -> None:
     if result.restarted:
         console.print()
         restarts = plain_table("restarted", "seconds", "longest time without an accepted order")
-        for each in result.restarted:
-            restarts.add_row(each.process, f"{each.seconds:.1f}", _ms(each.wait_s))
+        for restart in result.restarted:
+            restarts.add_row(restart.process, f"{restart.seconds:.1f}", _ms(restart.wait_s))
         console.print(restarts)
     console.print()
     verdict = "[bold green]clean[/]" if result.verdict.clean else "[bold red]not clean[/]"
@@ -98,10 +98,10 @@ def _facts(result: Result) -> dict[str, str]:
 
 def _catch_up(result: Result) -> str:
     outages = "; ".join(
-        f"{each.backlog_ms / 1000:.0f} s of events in {each.seconds:.1f} s ({each.speed:.0f} ×)"
-        for each in result.catch_ups
+        f"{catch_up.backlog_ms / 1000:.0f} s of events in {catch_up.seconds:.1f} s ({catch_up.speed:.0f} ×)"
+        for catch_up in result.catch_ups
     )
-    slowest = min(each.speed for each in result.catch_ups)
+    slowest = min(catch_up.speed for catch_up in result.catch_ups)
     return f"{outages}; target {CATCH_UP_TARGET:.0f} × {'met' if slowest >= CATCH_UP_TARGET else 'MISSED'}"
 
 
@@ -125,16 +125,19 @@ def write(result: Result, command: str) -> None:
         MARKED_ROLLING if result.restarted else MARKED_OUTAGES if result.faults and only_outages else MARKED
     )
     begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
-    before, found, _ = text.partition(begin)
+    before, marker, _ = text.partition(begin)
     _, ended, after = text.partition(end)
-    if not found or not ended:
+    if not marker or not ended:
         raise ValueError(f"{DOCUMENT} has no place for this: add {begin} and {end}")
     verdict = "clean" if result.verdict.clean else "**not clean**"
     restarts = [
         "",
         "| restarted | ready again after | longest time without an accepted order |",
         "| --- | --- | --- |",
-        *(f"| {each.process} | {each.seconds:.1f} s | {_ms(each.wait_s)} |" for each in result.restarted),
+        *(
+            f"| {restart.process} | {restart.seconds:.1f} s | {_ms(restart.wait_s)} |"
+            for restart in result.restarted
+        ),
     ]
     lines = [
         begin,

@@ -74,12 +74,12 @@ class Rolling:
         """
         restarted = msgspec.json.decode(await self.command("restart", "--json", *names), type=list[Restarted])
         self.restarted += restarted
-        for each in restarted:
+        for restart in restarted:
             self.done[FaultKind.RESTART] += 1
-            self.by_process[each.process] += 1
+            self.by_process[restart.process] += 1
 
     def close(self) -> None:
-        """Restart nothing more, and end what the steps have started."""
+        """Stop restarting, and end the processes that the steps have started."""
         if self._command is not None:
             with suppress(ProcessLookupError):
                 self._command.kill()

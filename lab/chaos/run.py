@@ -37,7 +37,7 @@ CAUGHT_UP_MS: Final = 1_000
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to happen."""
+    """The parameters of a run, drawn from its seed."""
 
     seed: int
     plan: list[Fault]
@@ -83,7 +83,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct):
-    """How far a run is, for who watches."""
+    """The progress of a run, for display."""
 
     step: str
     orders: int = 0
@@ -99,7 +99,7 @@ class Status(msgspec.Struct):
 
 
 class RestartResult(msgspec.Struct):
-    """What a restart cost."""
+    """The cost of one restart, in seconds."""
 
     process: str
     seconds: float
@@ -109,7 +109,7 @@ class RestartResult(msgspec.Struct):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """What came of it."""
+    """The verdict and the figures of a run."""
 
     seed: int
     verdict: Verdict
@@ -144,7 +144,7 @@ class Result(msgspec.Struct, kw_only=True):
 
     @property
     def rate(self) -> float:
-        """Orders per second."""
+        """The answered orders per second."""
         return self.orders / self.seconds if self.seconds else 0.0
 
 
@@ -255,7 +255,7 @@ class _Run:
                 collecting.answered, self._settings, evidence, traders
             )
             await asyncio.to_thread(collecting.replay, self._exchange.environment, evidence.answered)
-            planned = sorted({each.kind for each in self._scenario.operations})
+            planned = sorted({operation.kind for operation in self._scenario.operations})
             evidence.operations = {str(kind): self._operations.done[kind] for kind in planned}
         finally:
             await end_tasks([lag])
@@ -294,6 +294,7 @@ class _Run:
                 self._show_trading(load, began)
                 watchers.check()
                 for task in (faults, operations):
+                    # Raises what has gone wrong: a run whose faults have stopped would look clean.
                     if task.done():
                         task.result()
                 if (
@@ -316,7 +317,7 @@ class _Run:
         status.orders, status.seconds = load.settled, seconds
         status.faults = {str(kind): count for kind, count in self._faults.done.items()}
         status.operations = sum(self._operations.done.values())
-        restarting = {each.name: "restarting" for each in self._exchange.processes() if not each.pid}
+        restarting = {process.name: "restarting" for process in self._exchange.processes() if not process.pid}
         status.down = {**restarting, **self._faults.down}
         status.behind_ms = self._progress.behind_ms if self._progress else None
         self._show(status)
@@ -397,14 +398,14 @@ class _Run:
             seconds=seconds,
             faults={str(kind): count for kind, count in sorted(self._faults.done.items())},
             by_process=dict(sorted(self._faults.by_process.items())),
-            restarts={each.name: each.restarts for each in self._exchange.processes()},
+            restarts={process.name: process.restarts for process in self._exchange.processes()},
             fenced=fenced,
             settle_s=evidence.ending.settle_s,
             behind_ms_max=self._behind_ms_max,
             catch_ups=evidence.catch_ups,
             answers={
-                f"{said.channel} {said.status}" + (f" {said.code}" if said.code is not None else ""): count
-                for said, count in sorted(evidence.said.items(), key=lambda item: -item[1])
+                f"{kind.channel} {kind.status}" + (f" {kind.code}" if kind.code is not None else ""): count
+                for kind, count in sorted(evidence.said.items(), key=lambda item: -item[1])
             },
             folder=str(self._settings.data_dir),
             **self._rolling_result(),
@@ -417,9 +418,11 @@ class _Run:
         return {
             "restarted": [
                 RestartResult(
-                    each.process, each.ready - each.began, longest_wait_s(accepted, each.began, each.ready)
+                    restart.process,
+                    restart.ready - restart.began,
+                    longest_wait_s(accepted, restart.began, restart.ready),
                 )
-                for each in restarted
+                for restart in restarted
             ],
             "retries": {
                 f"{channel}: {why}": count

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from cli.local.embedded import ServerCommand
 from engine_worker.core.operator_commands import OperatorCommands
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
+from engine_worker.cores import OBJECTS
 from functions.users.password_rules import check_password
 from gateway import connection
 from protocol import streams
@@ -31,7 +32,7 @@ from protocol.positions import ShardPosition
 from protocol.signing import decode_signed_body
 from protocol.units import TimeMs
 from runtime import lifecycle
-from runtime.settings import Settings
+from runtime.settings import PREFIX, Settings
 from stream_log import redis_log
 from stream_log.interface import Entry, Fenced
 from stream_log.redis_log import RedisStreamLog
@@ -43,7 +44,7 @@ LOST_BYTES = 65_536
 
 
 class Break(StrEnum):
-    """A safeguard to take away."""
+    """A safeguard that can be disabled."""
 
     FENCE = "--break-fence"
     """The comparison in the commit: a replaced worker may still write."""
@@ -63,6 +64,10 @@ class Break(StrEnum):
     """
 
 
+_IN_THE_OBJECTS: Final = frozenset({Break.DEDUP, Break.SIGNATURE})
+"""What is broken in the core of objects, which then has to run."""
+
+
 class NothingToBreakError(RuntimeError):
     """The safeguard is not where it is looked for; the control would prove nothing."""
 
@@ -78,8 +83,10 @@ def command_of(module: str, *arguments: str, broken: Break | None) -> tuple[str,
 
 
 def main() -> None:
-    """Sabotage, then run what the command line names."""
+    """Disable the safeguard that the command line names, then run its module."""
     broken, module = Break(sys.argv[1]), sys.argv[2]
+    if broken in _IN_THE_OBJECTS:
+        os.environ[f"{PREFIX}CORE"] = OBJECTS
     if module.endswith(("valkey-server", "redis-server")):
         _run_redis_after_power_cut(sys.argv[2:])
     if module == "cli.main":

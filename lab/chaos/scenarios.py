@@ -28,10 +28,10 @@ class Counts(TypedDict, total=False):
 
 
 class MakeScenario(Protocol):
-    """Makes the scenario of a seed."""
+    """Makes a scenario from a seed."""
 
     def __call__(self, seed: int, **counts: Unpack[Counts]) -> Scenario:
-        """Return it."""
+        """Return the scenario; `counts` override its own numbers."""
         ...
 
 
@@ -50,7 +50,7 @@ def mixed(
     redis_mode: str = "single",
     operations: int = 0,
 ) -> Scenario:
-    """Everything that may happen."""
+    """Return a scenario with every kind of fault and operation."""
     plan = draw_faults(
         seed,
         kills=kills,
@@ -143,7 +143,9 @@ def _control(
             watchers=1,
             double_share=double_share,
             operations=[
-                each for each in draw_operations(seed, operations) if each.kind is OperationKind.FORGE
+                operation
+                for operation in draw_operations(seed, operations)
+                if operation.kind is OperationKind.FORGE
             ],
             only=only,
             broken=broken,

@@ -186,6 +186,7 @@ class Load:
         self._interval_s = 1 / rate
         self._lanes = lanes
         self._double_share = double_share
+        # Few enough that no account ever has more keys than its shard keeps: those would be refused.
         keys_per_s = KEYED_PART * DEFAULT_WINDOWS.keys_max * len(traders) / (DEFAULT_WINDOWS.key_ms / 1_000)
         self._keyed_share = min(keyed_share_max, keys_per_s / rate)
         self._may_end = may_end
@@ -205,7 +206,7 @@ class Load:
         """When orders were accepted, in seconds since the epoch."""
 
     async def run(self) -> None:
-        """Trade until the load is over."""
+        """Place orders until `orders_max` have their answer and `may_end` agrees."""
         sockets = [asyncio.create_task(socket.run()) for socket in self._sockets]
         try:
             await asyncio.gather(*(self._lane(number) for number in range(self._lanes)))
@@ -382,7 +383,7 @@ class Load:
 
 
 def edge_urls(settings: Settings) -> list[str]:
-    """Return where the WebSocket edges are."""
+    """Return the WebSocket URLs of the edges."""
     return [f"ws://{settings.host}:{port}" for port in settings.ws_ports()]
 
 

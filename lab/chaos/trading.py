@@ -24,13 +24,13 @@ _UNAFFORDABLE_SHARE: Final = 0.005
 
 
 class Cancel(NamedTuple):
-    """Cancel an order."""
+    """A request to cancel an order."""
 
     order: SentOrder
 
 
 class Deposit(NamedTuple):
-    """Ask the faucet for money, in units."""
+    """A request to the faucet; the amount is in units."""
 
     asset: str
     amount: int
@@ -40,7 +40,7 @@ Wish = SentOrder | Cancel | Deposit
 
 
 class Trading:
-    """All accounts' decisions."""
+    """Draws the requests of all accounts from a seed."""
 
     def __init__(
         self, markets: MarketMap, accounts: list[int], seed: int, deposit_share: float = DEPOSIT_SHARE
@@ -63,38 +63,38 @@ class Trading:
         self._markets = [*self._markets, market]
 
     def delist_market(self, symbol: str) -> None:
-        """Trade in a market no more."""
+        """Place no more orders in a market."""
         self._markets = [market for market in self._markets if market.symbol != symbol]
 
     def wish(self) -> tuple[int, Wish]:
-        """Return what somebody wants next: (account, wish)."""
-        chosen = self._random
-        account_id = self._accounts[chosen.randrange(len(self._accounts))]
-        mine, drawn = self._open[account_id], chosen.random()
+        """Return the next request: (account, order, cancel or deposit)."""
+        dice = self._random
+        account_id = self._accounts[dice.randrange(len(self._accounts))]
+        mine, drawn = self._open[account_id], dice.random()
         if drawn < self._deposit_share:
-            asset = chosen.choice(list(FUNDS))
-            return account_id, Deposit(asset, chosen.randint(1, 1_000) * UNITS_PER_ASSET // 100)
+            asset = dice.choice(list(FUNDS))
+            return account_id, Deposit(asset, dice.randint(1, 1_000) * UNITS_PER_ASSET // 100)
         if mine and (drawn < self._deposit_share + CANCEL_SHARE or len(mine) > OPEN_ORDERS_MAX):
-            place = 0 if len(mine) > OPEN_ORDERS_MAX else chosen.randrange(len(mine))
+            place = 0 if len(mine) > OPEN_ORDERS_MAX else dice.randrange(len(mine))
             return account_id, Cancel(mine.pop(place))
         return account_id, self._order(account_id)
 
     def placed(self, order: SentOrder) -> None:
-        """Note an order that has its answer."""
+        """Record an answered order; if it is open, it may be canceled later."""
         answer = order.acknowledged
         if answer is not None and not is_final(answer.status):
             self._open[order.account_id].append(order)
 
     def _order(self, account_id: int) -> SentOrder:
-        chosen = self._random
-        market = chosen.choice(self._markets)
-        self._mids[market.symbol] += chosen.choice((-1, 0, 0, 1))
+        dice = self._random
+        market = dice.choice(self._markets)
+        self._mids[market.symbol] += dice.choice((-1, 0, 0, 1))
         self._count += 1
-        side, drawn = chosen.choice((Side.BUY, Side.SELL)), chosen.random()
-        worth = chosen.randint(*_NOTIONAL) * UNITS_PER_ASSET
+        side, drawn = dice.choice((Side.BUY, Side.SELL)), dice.random()
+        worth = dice.randint(*_NOTIONAL) * UNITS_PER_ASSET
         mid = self._mids[market.symbol]
         quantity = max(market.quantity_min, worth // (mid * market.quote_per_tick_lot))
-        kind, tif, offset = OrderType.LIMIT, TimeInForce.GTC, chosen.randint(-10, 150)
+        kind, tif, offset = OrderType.LIMIT, TimeInForce.GTC, dice.randint(-10, 150)
         if drawn < 0.10:
             kind = OrderType.LIMIT_MAKER
         elif drawn < 0.20:
@@ -114,10 +114,10 @@ class Trading:
                 self._count, account_id, market.symbol, side, OrderType.MARKET, TimeInForce.IOC, 0, 0, worth
             )
         elif drawn < 0.38:
-            tif, offset = TimeInForce.IOC, -chosen.randint(0, 60)
+            tif, offset = TimeInForce.IOC, -dice.randint(0, 60)
         elif drawn < 0.48:
-            tif, offset = TimeInForce.FOK, -chosen.randint(0, 60)
-        if chosen.random() < _UNAFFORDABLE_SHARE:
+            tif, offset = TimeInForce.FOK, -dice.randint(0, 60)
+        if dice.random() < _UNAFFORDABLE_SHARE:
             quantity = market.quantity_max
         price = mid - offset if side is Side.BUY else mid + offset
         return SentOrder(self._count, account_id, market.symbol, side, kind, tif, price, quantity, 0)

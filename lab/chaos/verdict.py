@@ -54,7 +54,7 @@ class Check(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct):
-    """All checks."""
+    """The results of all checks."""
 
     checks: list[Check]
 
@@ -65,7 +65,7 @@ class Verdict(msgspec.Struct):
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Return the verdict."""
+    """Check every promise against the evidence."""
     checks = [
         ("accounted", "every acknowledged order is there, as it was acknowledged or further on", _accounted),
         ("outcomes", "one outcome per client order id", _outcomes),
@@ -91,12 +91,12 @@ def judge(evidence: Evidence) -> Verdict:
         checks.append(
             ("retries", "every request is answered, or its client was told to send it again", _retries)
         )
-    found = []
+    results = []
     for name, promise, check in checks:
         breaches = Breaches()
         examined = check(evidence, breaches)
-        found.append(Check(name, promise, examined, breaches.count, breaches.first))
-    return Verdict(found)
+        results.append(Check(name, promise, examined, breaches.count, breaches.first))
+    return Verdict(results)
 
 
 def _accounted(evidence: Evidence, breaches: Breaches) -> int:
@@ -118,6 +118,7 @@ def _accounted(evidence: Evidence, breaches: Breaches) -> int:
                 order.side,
                 order.order_type,
             ) or (
+                # Price and quantity of a MARKET order are decided by its shard.
                 order.order_type is not OrderType.MARKET
                 and (row.price, row.quantity) != (order.price, order.quantity)
             ):
@@ -143,12 +144,12 @@ def _continues(answer: Answer, status: int, cum_quantity: int, cum_quote: int) -
 
 
 def _outcomes(evidence: Evidence, breaches: Breaches) -> int:
-    known = {order.number for order in evidence.orders}
+    numbers = {order.number for order in evidence.orders}
     order_ids: defaultdict[str, list[int]] = defaultdict(list)
     for row in evidence.stored.orders:
         order_ids[row.client_order_id].append(row.order_id)
         number = row.client_order_id.removeprefix(CLIENT_ORDER_ID_PREFIX)
-        if not number.isdecimal() or int(number) not in known:
+        if not number.isdecimal() or int(number) not in numbers:
             breaches.add(
                 f"order {row.order_id} has the client order id {row.client_order_id}, which nobody sent"
             )
@@ -156,10 +157,12 @@ def _outcomes(evidence: Evidence, breaches: Breaches) -> int:
         if len(ids) > 1:
             breaches.add(f"{name} is {len(ids)} orders: {ids}")
     for order in evidence.orders:
-        said = {answer.order_id for answer in order.answers if answer.outcome is Outcome.ACKNOWLEDGED}
+        answered_ids = {answer.order_id for answer in order.answers if answer.outcome is Outcome.ACKNOWLEDGED}
         ids = order_ids.get(client_order_id(order.number), [])
-        if len(said) > 1 or (ids and said and said != set(ids)):
-            breaches.add(f"{client_order_id(order.number)}: answered with {sorted(said)}, stored as {ids}")
+        if len(answered_ids) > 1 or (ids and answered_ids and answered_ids != set(ids)):
+            breaches.add(
+                f"{client_order_id(order.number)}: answered with {sorted(answered_ids)}, stored as {ids}"
+            )
     return len(evidence.orders)
 
 
@@ -197,12 +200,12 @@ def _trades(evidence: Evidence, breaches: Breaches) -> int:
 def _log(evidence: Evidence, breaches: Breaches) -> int:
     stream = evidence.stream
     breaches.count, breaches.first = stream.breaches.count, list(stream.breaches.first)
-    stored = {trade.market: trade.trade_id for trade in evidence.stored.trades}
+    last_trades = {trade.market: trade.trade_id for trade in evidence.stored.trades}
     for market in evidence.markets.by_symbol:
-        if stored.get(market, 0) != stream.last_trade_ids.get(market, 0):
+        if last_trades.get(market, 0) != stream.last_trade_ids.get(market, 0):
             breaches.add(
                 f"{market}: the log ends with trade {stream.last_trade_ids.get(market, 0)}, "
-                f"the database with {stored.get(market, 0)}"
+                f"the database with {last_trades.get(market, 0)}"
             )
     return stream.events
 
@@ -215,9 +218,9 @@ def _fills(evidence: Evidence, breaches: Breaches) -> int:
         filled[fill.order_id][0] += fill.quantity
         filled[fill.order_id][1] += fill.quote
     for trade in evidence.stored.trades:
-        found = pairs.pop((trade.market, trade.trade_id), [])
-        if sorted(map(_share, found)) != sorted(_shares(trade)):
-            breaches.add(f"{trade.market}: trade {trade.trade_id} has the fills {found}")
+        trade_fills = pairs.pop((trade.market, trade.trade_id), [])
+        if sorted(map(_share, trade_fills)) != sorted(_shares(trade)):
+            breaches.add(f"{trade.market}: trade {trade.trade_id} has the fills {trade_fills}")
     for market, trade_id in pairs:
         breaches.add(f"{market}: fills of trade {trade_id}, which is not there")
     for row in evidence.stored.orders:
@@ -239,9 +242,9 @@ def _shares(trade: TradeRow) -> Iterator[tuple[int, ...]]:
 
 
 def _money(evidence: Evidence, breaches: Breaches) -> int:
-    made, deposited = _from_fills(evidence), _check_deposits(evidence, breaches)
+    sums, deposited = _from_fills(evidence), _check_deposits(evidence, breaches)
     for key, amount in deposited.items():
-        made[key] += amount
+        sums[key] += amount
     ledger: Counter[tuple[int, str]] = Counter()
     for row in evidence.stored.ledger:
         ledger[row.account_id, row.asset] += row.amount
@@ -250,9 +253,9 @@ def _money(evidence: Evidence, breaches: Breaches) -> int:
         for asset in evidence.markets.assets:
             key = (account_id, asset)
             available_held = evidence.answered.balances.get(key, (0, 0))
-            if not made[key] == ledger[key] == sum(available_held):
+            if not sums[key] == ledger[key] == sum(available_held):
                 breaches.add(
-                    f"account {account_id}: {asset}: deposits and fills make {made[key]}, the ledger "
+                    f"account {account_id}: {asset}: deposits and fills make {sums[key]}, the ledger "
                     f"{ledger[key]}, its shard says {sum(available_held)}"
                 )
             if available_held[1] != held[key]:
@@ -260,23 +263,23 @@ def _money(evidence: Evidence, breaches: Breaches) -> int:
                     f"account {account_id}: {asset}: held {available_held[1]}, its open orders need "
                     f"{held[key]}"
                 )
-    _check_totals(evidence, ledger, made, breaches)
+    _check_totals(evidence, ledger, sums, breaches)
     return len(evidence.answered.balances)
 
 
 def _from_fills(evidence: Evidence) -> "Counter[tuple[int, str]]":
     """Return (account, asset) -> what its fills brought; the fees go to their own account."""
-    made: Counter[tuple[int, str]] = Counter()
+    sums: Counter[tuple[int, str]] = Counter()
     for fill in evidence.stored.fills:
         market = evidence.markets.by_symbol[fill.market]
         sign = 1 if fill.side == Side.BUY else -1
-        made[fill.account_id, market.base] += sign * fill.quantity * market.lot_size
-        made[fill.account_id, market.quote] -= (
+        sums[fill.account_id, market.base] += sign * fill.quantity * market.lot_size
+        sums[fill.account_id, market.quote] -= (
             sign * fill.price * fill.quantity * market.tick_size * market.lot_size // 10**8
         )
-        made[fill.account_id, fill.fee_asset] -= fill.fee
-        made[_FEES, fill.fee_asset] += fill.fee
-    return made
+        sums[fill.account_id, fill.fee_asset] -= fill.fee
+        sums[_FEES, fill.fee_asset] += fill.fee
+    return sums
 
 
 def _check_deposits(evidence: Evidence, breaches: Breaches) -> "Counter[tuple[int, str]]":
@@ -318,7 +321,7 @@ def _holds(evidence: Evidence) -> "Counter[tuple[int, str]]":
 def _check_totals(
     evidence: Evidence,
     ledger: "Counter[tuple[int, str]]",
-    made: "Counter[tuple[int, str]]",
+    from_fills: "Counter[tuple[int, str]]",
     breaches: Breaches,
 ) -> None:
     by_asset: Counter[str] = Counter()
@@ -336,6 +339,7 @@ def _check_totals(
             sums[asset].update(
                 all=available + held + fees, fees=fees, deposited=deposited - withdrawn, settled=settled
             )
+    # Only all shards together have to add up.
     if len(evidence.answered.audits) < evidence.markets.shard_count:
         return
     for asset, total in sums.items():
@@ -351,10 +355,10 @@ def _check_totals(
             breaches.add(
                 f"{asset}: the shards have {dict(total)}, the world outside {ledger[_EXTERNAL, asset]}"
             )
-        if not total["fees"] == ledger[_FEES, asset] == made[_FEES, asset]:
+        if not total["fees"] == ledger[_FEES, asset] == from_fills[_FEES, asset]:
             breaches.add(
                 f"{asset}: fees are {total['fees']} on the shards, {ledger[_FEES, asset]} in the ledger, "
-                f"{made[_FEES, asset]} in the fills"
+                f"{from_fills[_FEES, asset]} in the fills"
             )
 
 
@@ -401,23 +405,23 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
     examined = 0
     for symbol in evidence.markets.by_symbol:
         shards = _book_of_open_orders(evidence, symbol)
-        told = evidence.answered.books.get(symbol)
+        api_book = evidence.answered.books.get(symbol)
         if symbol in evidence.delisted:
             examined += 1
-            if told is not None or any(shards):
+            if api_book is not None or any(shards):
                 breaches.add(f"{symbol}: it is delisted, and has a book or open orders")
             continue
-        if told is None:
+        if api_book is None:
             breaches.add(f"{symbol}: no book is told")
             continue
         examined += 1
-        if (told.bids, told.asks) != shards:
+        if (api_book.bids, api_book.asks) != shards:
             breaches.add(
-                f"{symbol}: the API's book is not what the open orders make: {_difference(told, shards)}"
+                f"{symbol}: the API's book is not what the open orders make: {_difference(api_book, shards)}"
             )
-        if told.sequence != evidence.stream.last_sequences.get(symbol, 0):
+        if api_book.sequence != evidence.stream.last_sequences.get(symbol, 0):
             breaches.add(
-                f"{symbol}: the API's book ends at {told.sequence}, the log at "
+                f"{symbol}: the API's book ends at {api_book.sequence}, the log at "
                 f"{evidence.stream.last_sequences.get(symbol, 0)}"
             )
         for watch in evidence.market_watches:
@@ -425,14 +429,15 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
             if book is None:
                 continue  # it was listed after the subscription
             examined += 1
-            if book.update_id != told.sequence:
+            if book.update_id != api_book.sequence:
                 breaches.add(
-                    f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at {told.sequence}"
+                    f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at "
+                    f"{api_book.sequence}"
                 )
             elif (book.bids, book.asks) != shards:
                 breaches.add(
                     f"{watch.name}: {symbol}: its book is not the shard's: "
-                    f"{_difference(told, (book.bids, book.asks))}"
+                    f"{_difference(api_book, (book.bids, book.asks))}"
                 )
     return examined
 
@@ -475,10 +480,10 @@ def _book_of_open_orders(evidence: Evidence, symbol: str) -> tuple[dict[str, str
     return bids, asks
 
 
-def _difference(told: Book, other: tuple[dict[str, str], dict[str, str]]) -> str:
+def _difference(api_book: Book, rebuilt: tuple[dict[str, str], dict[str, str]]) -> str:
     differing = [
         f"{name} {price}: {ours.get(price)} / {theirs.get(price)}"
-        for name, ours, theirs in (("bid", told.bids, other[0]), ("ask", told.asks, other[1]))
+        for name, ours, theirs in (("bid", api_book.bids, rebuilt[0]), ("ask", api_book.asks, rebuilt[1]))
         for price in sorted(ours.keys() | theirs.keys())
         if ours.get(price) != theirs.get(price)
     ]
@@ -493,8 +498,8 @@ def _streams(evidence: Evidence, breaches: Breaches) -> int:
         if row.interval in _WATCHED_INTERVALS
     }
     traded: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-    for each in evidence.stored.trades:
-        traded[each.market].append((each.time, each.trade_id, each.price))
+    for stored_trade in evidence.stored.trades:
+        traded[stored_trade.market].append((stored_trade.time, stored_trade.trade_id, stored_trade.price))
     for of_market in traded.values():
         of_market.sort()
     heard = 0
@@ -572,18 +577,18 @@ def _reports(evidence: Evidence, breaches: Breaches) -> int:
 
 
 def _answers(evidence: Evidence, breaches: Breaches) -> int:
-    for said, count in evidence.said.items():
-        if not _is_allowed(said):
-            breaches.add(f"{count} answers {said}")
+    for answer_kind, count in evidence.said.items():
+        if not _is_allowed(answer_kind):
+            breaches.add(f"{count} answers {answer_kind}")
     return evidence.said.total()
 
 
-def _is_allowed(said: Said) -> bool:
-    if 200 <= said.status < 300:
+def _is_allowed(answer: Said) -> bool:
+    if 200 <= answer.status < 300:
         return True
-    if 400 <= said.status < 500:
-        return said.code is not None
-    return said.status == 503 and said.code is not None and (said.retry_after or said.channel == "ws")
+    if 400 <= answer.status < 500:
+        return answer.code is not None
+    return answer.status == 503 and answer.code is not None and (answer.retry_after or answer.channel == "ws")
 
 
 def _retries(evidence: Evidence, breaches: Breaches) -> int:

@@ -36,7 +36,7 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 class Watchers:
-    """All of them, as tasks."""
+    """The subscribers of market data, accounts and logs of a run, one task for each."""
 
     def __init__(self, settings: Settings, evidence: Evidence, traders: Sequence[Trader], count: int) -> None:
         """`count` subscribers of market data, and as many of accounts' events, which share the accounts."""
@@ -53,7 +53,7 @@ class Watchers:
         self._owners = [traders[number::count] for number in range(count)]
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start a task for each subscriber."""
         create = asyncio.create_task
         self._tasks = [
             *(create(self._follow_market(watch)) for watch in self._evidence.market_watches),
@@ -65,13 +65,13 @@ class Watchers:
         ]
 
     def check(self) -> None:
-        """Let an error of a subscriber end the run."""
+        """Raise the error of a subscriber that has failed."""
         for task in self._tasks:
             if task.done():
                 task.result()
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """End all subscribers."""
         await end_tasks(self._tasks)
 
     async def _follow_market(self, watch: MarketWatch) -> None:
@@ -148,18 +148,18 @@ class Watchers:
             while True:
                 heard = self.heard[shard]
                 try:
-                    found: Any = await client.xread({stream: str(heard)}, ENTRIES_PER_READ)
-                    if found and not await self._is_replicated(client, shard):
-                        found = []
-                    if not found and heard != STREAM_START:
+                    batches: Any = await client.xread({stream: str(heard)}, ENTRIES_PER_READ)
+                    if batches and not await self._is_replicated(client, shard):
+                        batches = []
+                    if not batches and heard != STREAM_START:
                         await self._check_end(client, shard, heard)
                 except RedisOutage:
-                    found = []
-                for _, entries in found:
+                    batches = []
+                for _, entries in batches:
                     for stream_id, fields in entries:
                         watch.hear(decode_events(fields[EVENTS_FIELD]))
                         self.heard[shard] = StreamId.parse(stream_id)
-                if not found:
+                if not batches:
                     await asyncio.sleep(LOOK_EVERY_S)
 
     async def _is_replicated(self, client: "redis.asyncio.Redis", shard: int) -> bool:

@@ -20,7 +20,7 @@ class Breaches:
         self.first: list[str] = []
 
     def add(self, text: str) -> None:
-        """Note one."""
+        """Count one, and keep its text if it is among the first."""
         self.count += 1
         if len(self.first) < BREACHES_KEPT:
             self.first.append(text)
@@ -38,7 +38,7 @@ class StreamWatch:
         """How many of them say only that time has passed."""
 
     def hear(self, events: Iterable[Event]) -> None:
-        """Take the events of one entry."""
+        """Check the events of one entry."""
         for event in events:
             self.events += 1
             self.ticks += isinstance(event, TimePassed)
@@ -47,14 +47,14 @@ class StreamWatch:
             if isinstance(event, TradeExecuted):
                 self._follow(self.last_trade_ids, event.market, "trade", event.trade_id)
 
-    def _follow(self, last: dict[str, int], market: str, what: str, number: int) -> None:
+    def _follow(self, last: dict[str, int], market: str, numbering: str, number: int) -> None:
         expected = last.get(market, 0) + 1
         if number != expected:
-            self.breaches.add(f"{market}: {what} {number} in the log where {expected} should be")
+            self.breaches.add(f"{market}: {numbering} {number} in the log where {expected} should be")
         last[market] = number
 
     def went_back(self, shard: int, heard: str, newest: str) -> None:
-        """Note that the log is shorter than it was."""
+        """Record as a breach that a shard's log is shorter than it was."""
         self.breaches.add(f"shard {shard}: the log reached {heard}, now it ends at {newest}")
 
 
@@ -71,7 +71,7 @@ class LocalBook:
         """The `u` of the last update on this connection."""
 
     def hear(self, update: dict[str, Any]) -> str:
-        """Take one update; return what is wrong with it, if anything."""
+        """Apply one depth update; return what is wrong with it, or an empty text."""
         last, self.last_heard = self.last_heard, update["u"]
         if last is None and self.update_id is not None and update["U"] > self.update_id + 1:
             # The snapshot is older than the stream's beginning; another one is needed, as Binance tells its
@@ -131,7 +131,7 @@ class MarketWatch:
         self.books = {symbol: LocalBook() for symbol in self.books}
 
     def hear(self, event: dict[str, Any]) -> None:
-        """Take one event."""
+        """Check one event of a market stream."""
         kind, symbol = event["e"], event["s"]
         if kind == "depthUpdate":
             if wrong := self.books[symbol].hear(event):
@@ -187,13 +187,13 @@ class ReportWatch:
         self._current: dict[int, Segment] = {}
 
     def connected(self) -> None:
-        """Start again."""
+        """Begin a new connection: events in between are missing, so nothing continues from before."""
         self.connections += 1
         self._current = {}
         self.last_status = {}
 
     def hear(self, account_id: int, event: dict[str, Any]) -> None:
-        """Take one event of an account."""
+        """Check one event of an account; only execution reports count."""
         if event["e"] != "executionReport":
             return
         self.reports += 1
@@ -217,6 +217,7 @@ class ReportWatch:
                 self.breaches.add(f"{self.name}: order {order_id} was told of trade {event['t']} twice")
             segment.fills.add((order_id, event["t"]))
         before = self.last_status.get(order_id)
+        # The order is older than this subscription.
         if before is None:
             return
         if before[0] not in ("NEW", "PARTIALLY_FILLED"):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lab.benchmarks import attacks as attacks_bench
 from lab.benchmarks import core as core_benches
+from lab.benchmarks import counts as counts_bench
 from lab.benchmarks import depth as depth_bench
 from lab.benchmarks import door as door_bench
 from lab.benchmarks import failover as failover_bench
@@ -82,6 +83,13 @@ def shard(count: int, runs: int, as_json: bool, record: bool) -> None:
 
 
 @bench.command()
+@_reports
+def counts(as_json: bool, record: bool) -> None:
+    """Count the calls that a command costs in each stage, beside the budgets; needs no idle machine."""
+    _finish(counts_bench.count_results(), as_json=as_json, record=record)
+
+
+@bench.command()
 @click.option("--seconds", default=20, show_default=True, help="Length of the market's time per run.")
 @_options
 def depth(seconds: int, runs: int, as_json: bool, record: bool) -> None:
@@ -115,7 +123,7 @@ def pipeline(count: int, runs: int, as_json: bool, record: bool) -> None:
 @_options
 def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool) -> None:
     """Measure signed orders over HTTP against a separate exchange with feeds and persistence."""
-    counts = [int(each) for each in connections.split(",")]
+    counts = [int(count) for count in connections.split(",")]
     with http_bench.exchange_of_its_own() as target:
         results = repeated("http", runs, partial(http_bench.http, target, seconds, counts))
     _finish(results, as_json=as_json, record=record)

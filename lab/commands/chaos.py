@@ -174,12 +174,12 @@ def _shown() -> Iterator[Show]:
         with Live(console=screen, transient=True) as picture:
             yield lambda status: picture.update(report.live(status))
         return
-    said: tuple[str, float] = ("", 0.0)
+    last_said: tuple[str, float] = ("", 0.0)
 
     def say(status: Status) -> None:
-        nonlocal said
-        if status.step != said[0] or time.monotonic() > said[1] + SAY_EVERY_S:
-            said = (status.step, time.monotonic())
+        nonlocal last_said
+        if status.step != last_said[0] or time.monotonic() > last_said[1] + SAY_EVERY_S:
+            last_said = (status.step, time.monotonic())
             screen.print(report.live(status))
 
     yield say

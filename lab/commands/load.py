@@ -183,7 +183,10 @@ def _view(summary: Summary) -> Group:
         f"{summary.limited} told to wait (429)",
         f"The load generator itself was late by {figure(summary.own_delay_p99)} ms (p99), "
         f"{figure(summary.own_delay_max)} ms at most.",
-        *(f"failed {each.count}×: {each.kind}: {each.message}" for each in summary.errors[:_ERRORS_SHOWN]),
+        *(
+            f"failed {error.count}×: {error.kind}: {error.message}"
+            for error in summary.errors[:_ERRORS_SHOWN]
+        ),
     ]
     return Group(table, Text(), *(Text(line) for line in lines))
 

@@ -101,7 +101,7 @@ def simulate(
                 "seeds_with": {name: tally.seeds_of[name] for name in (*FEATURES, TRANSFERS)},
                 "counts": tally.counts,
                 "injected": tally.injected,
-                "failed": [{"seed": seed, "what": what} for seed, what in sorted(tally.failures)],
+                "failed": [{"seed": seed, "what": violation} for seed, violation in sorted(tally.failures)],
                 "explained": [{**failure._asdict(), "command": failure.command} for failure in failures],
             }
         )
@@ -109,8 +109,8 @@ def simulate(
         _show(tally)
         for failure in failures:
             _show_failure(failure)
-        for seed, what in sorted(tally.failures)[_EXPLAINED_MAX:]:
-            console.print(f"[bold red]seed {seed}[/] {what}", highlight=False)
+        for seed, violation in sorted(tally.failures)[_EXPLAINED_MAX:]:
+            console.print(f"[bold red]seed {seed}[/] {violation}", highlight=False)
     if tally.failures:
         sys.exit(1)
     if tally.seeds < seeds:
@@ -168,22 +168,22 @@ def _show(tally: Tally) -> None:
     console.print(had)
     console.print()
     happened = plain_table("what happened", "times", "per seed")
-    for what, count in tally.counts.most_common():
-        happened.add_row(what, f"{count:,}", f"{count / tally.seeds:,.1f}")
+    for event_name, count in tally.counts.most_common():
+        happened.add_row(event_name, f"{count:,}", f"{count / tally.seeds:,.1f}")
     console.print(happened)
     console.print()
     by_place: dict[str, Counter[str]] = {}
     others = plain_table("injected, and what came of it", "times", "seeds")
-    for what, count in tally.injected.most_common():
-        trouble, _, place = what.partition(" ")
+    for trouble_at, count in tally.injected.most_common():
+        trouble, _, place = trouble_at.partition(" ")
         if trouble in _TROUBLES and place.startswith(("before ", "after ")):
             by_place.setdefault(place, Counter())[trouble] += count
         else:
-            others.add_row(what, f"{count:,}", f"{tally.seeds_with[what]:,}")
+            others.add_row(trouble_at, f"{count:,}", f"{tally.seeds_with[trouble_at]:,}")
     console.print(others)
     console.print()
     places = plain_table("in the middle of a step", *_TROUBLES)
-    for place in sorted(by_place, key=lambda each: each.split()[::-1]):
+    for place in sorted(by_place, key=lambda trouble_place: trouble_place.split()[::-1]):
         places.add_row(place, *(f"{by_place[place][trouble]:,}" for trouble in _TROUBLES))
     console.print(places)
 

@@ -16,7 +16,7 @@ from lab.simulation.shrink import shrink
 SEEDS_PER_TASK = 20
 FEATURES: Final[dict[str, tuple[str, ...]]] = {
     "markets configured (fees, halts, delistings)": tuple(
-        f"operator: {what}" for what in ("fees", "halted", "cancel_only", "delisting", "trading")
+        f"operator: {change}" for change in ("fees", "halted", "cancel_only", "delisting", "trading")
     ),
     "shards configured (maintenance, keys, a switch)": (
         "operator: maintenance",
@@ -63,7 +63,7 @@ TRANSFERS: Final = "transfers of clients"
 
 
 class Failure(NamedTuple):
-    """A seed whose run broke a rule."""
+    """A seed that breaks a rule, with the smallest schedule that does."""
 
     seed: int
     what: str
@@ -76,13 +76,13 @@ class Failure(NamedTuple):
 
     @property
     def command(self) -> str:
-        """The command that shows it again."""
+        """The command that runs the seed again, with its trace."""
         length = f" --commands-min {self.commands_min}" if self.commands_min else ""
         return f"exchange simulate --seed {self.seed}{length} --trace"
 
 
 class Tally(NamedTuple):
-    """What some runs came to."""
+    """The sums over some seeds."""
 
     seeds: int
     injected: Counter[str]
@@ -96,16 +96,16 @@ class Tally(NamedTuple):
     failures: list[tuple[int, str]]
     """(seed, what was broken)."""
 
-    def add(self, other: "Tally") -> "Tally":
-        """Return both together."""
+    def add(self, tally: "Tally") -> "Tally":
+        """Return the sums over both."""
         return Tally(
-            self.seeds + other.seeds,
-            self.injected + other.injected,
-            self.seeds_with + other.seeds_with,
-            self.commands + other.commands,
-            self.seeds_of + other.seeds_of,
-            self.counts + other.counts,
-            self.failures + other.failures,
+            self.seeds + tally.seeds,
+            self.injected + tally.injected,
+            self.seeds_with + tally.seeds_with,
+            self.commands + tally.commands,
+            self.seeds_of + tally.seeds_of,
+            self.counts + tally.counts,
+            self.failures + tally.failures,
         )
 
 
@@ -114,12 +114,12 @@ EMPTY = Tally(0, Counter(), Counter(), [], Counter(), Counter(), [])
 
 def features(outcome: Outcome) -> set[str]:
     """Return which of the `FEATURES`, and whether `TRANSFERS`, a run had."""
-    found = {
+    names = {
         name
         for name, prefixes in FEATURES.items()
-        if any(what.startswith(prefixes) for what in outcome.injected)
+        if any(injection.startswith(prefixes) for injection in outcome.injected)
     }
-    return found | ({TRANSFERS} if outcome.counts["clients: transferred"] else set())
+    return names | ({TRANSFERS} if outcome.counts["clients: transferred"] else set())
 
 
 def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:

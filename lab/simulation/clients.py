@@ -91,7 +91,7 @@ Answer = Callable[[Reply | NotTaken | None], None]
 
 
 class Gateway(Process):
-    """One gateway process."""
+    """A gateway process, which appends commands and queries in micro-batches."""
 
     kind = "gateway"
 
@@ -116,11 +116,11 @@ class Gateway(Process):
 
     @property
     def reply_to(self) -> str:
-        """The name of the reply channel; a new one after each start."""
+        """The name of the reply channel; each start has another one."""
         return f"{self.name}.{self._starts}"
 
     def next_request_id(self) -> int:
-        """Return a request id that was not used before."""
+        """Return a request id that this gateway has not used."""
         self._last_id += 1
         return self._last_id
 
@@ -133,18 +133,19 @@ class Gateway(Process):
         is_cancel = isinstance(command, CancelOrder | CancelAllOrders)
         of_market = self._witness.market_map.shards.get(getattr(command, "market", ""), shard)
         self._look_how_full()
-        for each in {shard, of_market}:
-            if self._filled.get(each, 0.0) > allowed(is_cancel=is_cancel):
+        for shard_index in {shard, of_market}:
+            if self._filled.get(shard_index, 0.0) > allowed(is_cancel=is_cancel):
                 self.surroundings.inject(
                     f"{'a cancel' if is_cancel else 'an order'} refused: the log is full"
                 )
                 self._witness.refuse(command.reply_to, command.request_id)
                 answer(NotTaken())
                 return
-            since_ms = self.surroundings.shortage.over_since_ms.get((each, is_cancel))
+            since_ms = self.surroundings.shortage.over_since_ms.get((shard_index, is_cancel))
             require(
                 since_ms is None or self.surroundings.now - since_ms <= LOOK_MS,
-                f"{self.name} takes a command although the log of shard {each} is larger than it may be",
+                f"{self.name} takes a command although the log of shard {shard_index} is larger than it may "
+                "be",
             )
         self._commands.setdefault(shard, []).append(command)
         self._wait(command.request_id, answer)
@@ -162,7 +163,7 @@ class Gateway(Process):
         }
 
     def query(self, shard: int, query: Query, answer: Answer) -> None:
-        """Add a query to the micro-batch."""
+        """Add a query to the micro-batch; `answer` gets the reply."""
         self._witness.queries.add((query.reply_to, query.request_id))
         self._queries.setdefault(shard, []).append(query)
         self._wait(query.request_id, answer)
@@ -180,13 +181,13 @@ class Gateway(Process):
                 self._answer(request_id, None)
         retries, self._to_retry = self._to_retry, []
         for stream, field, batch in retries:
-            if any(each.request_id in self._waiting for each in batch):
+            if any(request.request_id in self._waiting for request in batch):
                 self._append(stream, field, batch, is_first=False)
         if Dice(action.dice).below(REPEATS_EVERY) == 1:
             self._repeat_unanswered()
         commands, self._commands = self._commands, {}
         for shard, batch in commands.items():
-            self._sent |= {each.request_id: (shard, each) for each in batch}
+            self._sent |= {request.request_id: (shard, request) for request in batch}
             self._append(streams.commands(shard), COMMANDS_FIELD, batch)
         queries, self._queries = self._queries, {}
         for shard, asked in queries.items():
@@ -199,8 +200,10 @@ class Gateway(Process):
             values = {shard: self._log.configuration(shard) for shard in range(shard_count)}
         except Unreachable:
             return
-        known = {shard: decode_configuration(value) for shard, value in values.items() if value is not None}
-        self._format = Listing.of(known, shard_count).format
+        configurations = {
+            shard: decode_configuration(value) for shard, value in values.items() if value is not None
+        }
+        self._format = Listing.of(configurations, shard_count).format
 
     def _repeat_unanswered(self) -> None:
         """Send all again whose answers may have been published to nobody."""
@@ -219,15 +222,15 @@ class Gateway(Process):
         So gateways do.
         """
         position = self._shared.position(shard).stream_id
-        entries = (each.stream_id for each in self._shared.entries(streams.commands(shard)))
-        oldest = next((each for each in entries if each > position), None)
+        entries = (entry.stream_id for entry in self._shared.entries(streams.commands(shard)))
+        oldest = next((stream_id for stream_id in entries if stream_id > position), None)
         return oldest is not None and self.surroundings.now - oldest.ms > BEHIND_MS
 
     def _append(
         self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True
     ) -> None:
         if field == COMMANDS_FIELD:
-            sent = [self._as_sent(each) for each in batch]  # type: ignore[arg-type]  # they are commands
+            sent = [self._as_sent(command) for command in batch]  # type: ignore[arg-type]  # they are commands
             frame = encode_commands(sent, self.surroundings.now * 1_000, self._format)
         else:
             frame = encode_frame(batch)
@@ -246,10 +249,10 @@ class Gateway(Process):
         if not is_first:
             self._to_retry.append((stream, field, batch))
             return
-        for each in batch:
+        for request in batch:
             if field == COMMANDS_FIELD:
-                self._witness.refuse(each.reply_to, each.request_id)
-            self._answer(each.request_id, NotTaken())
+                self._witness.refuse(request.reply_to, request.request_id)
+            self._answer(request.request_id, NotTaken())
 
     def _check_told(self, batch: list[Command] | list[Query]) -> None:
         """Refuse a gateway that lets clients wait for what is nowhere.
@@ -257,11 +260,11 @@ class Gateway(Process):
         Raises:
             Violation: it does.
         """
-        repeated = {each.request_id for _, _, retried in self._to_retry for each in retried}
-        for each in batch:
+        repeated = {request.request_id for _, _, retried in self._to_retry for request in retried}
+        for request in batch:
             require(
-                each.request_id not in self._waiting or each.request_id in repeated,
-                f"{self.name} waits for request {each.request_id}, which Redis has refused",
+                request.request_id not in self._waiting or request.request_id in repeated,
+                f"{self.name} waits for request {request.request_id}, which Redis has refused",
             )
 
     def _as_sent(self, command: Command) -> LoggedCommand:
@@ -272,7 +275,7 @@ class Gateway(Process):
         return by_treasury(shard, command, entry_ms(self._shared, shard))
 
     def hear(self, payload: bytes) -> None:
-        """Hand out one frame of replies."""
+        """Pass the replies of one frame on to those who wait."""
         for reply in decode_replies(payload):
             self._answer(reply.request_id, reply)
 
@@ -283,7 +286,7 @@ class Gateway(Process):
             waiting[1](reply)
 
     def end(self) -> None:
-        """Everyone who waited loses the connection, and does not know."""
+        """Drop all requests in memory: their clients learn that the outcome is unknown."""
         waiting, self._waiting = self._waiting, {}
         self._commands, self._queries, self._to_retry, self._sent = {}, {}, [], {}
         self._format = OLDEST_FORMAT
@@ -293,7 +296,7 @@ class Gateway(Process):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for it."""
+        """Whether nothing is to be sent, and no reply is awaited."""
         return not (self._commands or self._queries or self._to_retry or self._waiting)
 
 
@@ -321,12 +324,12 @@ class Intent:
 
     @property
     def has_key(self) -> bool:
-        """Whether it may be placed again without becoming two orders."""
+        """Whether it has an idempotency key, so that placing it again makes no second order."""
         return bool(self.command.idempotency_key)
 
 
 class Client:
-    """One account's owner."""
+    """The owner of one account, who places and cancels orders and moves funds."""
 
     def __init__(
         self,
@@ -352,7 +355,7 @@ class Client:
         self._count = 0
 
     def act(self, dice: Dice) -> None:
-        """Do one thing."""
+        """Ask for an unknown outcome, or send a new request."""
         unknown = [intent for intent in self.intents if intent.is_unknown and not intent.attempts]
         if unknown and dice.below(2):
             self._find_out(unknown[0], dice)
@@ -360,7 +363,7 @@ class Client:
             self._act(dice)
 
     def resolve(self, dice: Dice) -> bool:
-        """Ask for whatever is not known; return whether there was any."""
+        """Ask for all unknown outcomes; return whether there were any, or requests in flight."""
         unknown = [intent for intent in self.intents if not intent.is_settled and not intent.attempts]
         for intent in unknown:
             self._find_out(intent, dice)
@@ -373,12 +376,12 @@ class Client:
         if choice < 62 or recent is None:
             self._place(Intent(self._order(dice)), gateway)
         elif choice < 80:
-            placed = recent.command
+            command = recent.command
             by_id = recent.order_ids and dice.below(2)
-            order_id, name = (recent.order_ids[0], "") if by_id else (OrderId(0), placed.client_order_id)
+            order_id, name = (recent.order_ids[0], "") if by_id else (OrderId(0), command.client_order_id)
             request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
             self._count += 1
-            cancel = CancelOrder(*request, placed.market, order_id, name, f"x{self._count}")
+            cancel = CancelOrder(*request, command.market, order_id, name, f"x{self._count}")
             self._submit(gateway, cancel, lambda reply: self._canceled(reply, cancel.cancel_id))
         elif choice < 84:
             request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
@@ -439,7 +442,7 @@ class Client:
         if dice.below(4) or not self.intents:
             return ""
         chosen = self.intents[dice.below(len(self.intents))].command.client_order_id
-        newest = next(each for each in reversed(self.intents) if each.command.client_order_id == chosen)
+        newest = next(intent for intent in reversed(self.intents) if intent.command.client_order_id == chosen)
         return chosen if not newest.attempts and (newest.is_closed or newest.refusals) else ""
 
     def _place(self, intent: Intent, gateway: Gateway) -> None:
@@ -493,12 +496,12 @@ class Client:
             else:
                 intent.is_given_up, intent.is_unknown = True, False
             return
-        placed = intent.command
+        command = intent.command
         request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
         intent.attempts += 1
         self._query(
             gateway,
-            OrderQuery(*request, placed.market, OrderId(0), placed.client_order_id),
+            OrderQuery(*request, command.market, OrderId(0), command.client_order_id),
             lambda reply: self._asked(intent, reply, gateway),
         )
 
@@ -507,8 +510,10 @@ class Client:
         order = reply.order if isinstance(reply, OrderReply) else None
         if isinstance(reply, Refused) and reply.reason is RejectReason.UNKNOWN_ORDER:
             order = self._newest_stored(intent)
-        known = {order_id for each in self.intents if each is not intent for order_id in each.order_ids}
-        if order is not None and order.order_id not in known:
+        order_ids = {
+            order_id for sibling in self.intents if sibling is not intent for order_id in sibling.order_ids
+        }
+        if order is not None and order.order_id not in order_ids:
             if order.status is not OrderStatus.IN_FLIGHT:
                 self._is_order(intent, order)
         elif isinstance(reply, Refused | OrderReply) and not intent.is_settled:
@@ -521,12 +526,12 @@ class Client:
         intent.is_unknown = not intent.is_settled
 
     def _newest_stored(self, intent: Intent) -> OrderState | None:
-        placed = intent.command
+        command = intent.command
         of_name = [
             order
             for order in self._stored()
             if (order.account_id, order.market, order.client_order_id)
-            == (self.account_id, placed.market, placed.client_order_id)
+            == (self.account_id, command.market, command.client_order_id)
         ]
         return max(of_name, key=lambda order: order.order_id, default=None)
 
@@ -623,9 +628,9 @@ class Client:
         """Compare the orders with a client order id with the client's intents of that id, in order."""
         account_id = self.account_id
         orders = [books.histories[order_id][0] for order_id in books.order_ids.get((account_id, name), [])]
-        if any(sent.outcomes(each) > 1 for each in intents):
+        if any(sent.outcomes(intent) > 1 for intent in intents):
             return  # something was repeated so late that it was another request
-        wanted = sum(not each.refusals and bool(each.requests) for each in intents)
+        wanted = sum(not intent.refusals and bool(intent.requests) for intent in intents)
         require(
             len(orders) <= wanted,
             f"account {account_id}: {name} was wanted {wanted} times, and became {len(orders)} orders",
@@ -644,8 +649,8 @@ class Client:
                 require(
                     order is not None, f"account {account_id}: {name} was acknowledged as order {order_id}"
                 )
-                placed = intent.command
-                same = (placed.market, placed.side, placed.price, placed.quote_quantity)
+                command = intent.command
+                same = (command.market, command.side, command.price, command.quote_quantity)
                 require(
                     order is None or same == (order.market, order.side, order.price, order.quote_quantity),
                     f"account {account_id}: {name} is not the order that was placed",
@@ -672,7 +677,10 @@ class SentCommands:
         """Return the maximum of outcomes of an intent: more than one if it was repeated after its window."""
         if intent.has_key:
             return outcomes_max(self.keys[intent.command.idempotency_key], DEFAULT_WINDOWS.key_ms)
-        return sum(outcomes_max(self.requests[each], DEFAULT_WINDOWS.request_ms) for each in intent.requests)
+        return sum(
+            outcomes_max(self.requests[request_id], DEFAULT_WINDOWS.request_ms)
+            for request_id in intent.requests
+        )
 
 
 def outcomes_max(times: Sequence[int], window_ms: int) -> int:

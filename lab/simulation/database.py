@@ -38,7 +38,7 @@ News = tuple[int, StreamId, int, tuple[str, str | int]]
 
 
 class Tables:
-    """The relations. Candles are those that plain PostgreSQL keeps."""
+    """The relations of the database in memory. Candles are those that plain PostgreSQL keeps."""
 
     def __init__(self) -> None:
         self.orders: dict[int, OrderState] = {}
@@ -60,7 +60,7 @@ class BlockedError(psycopg.OperationalError):
 
 
 class MemoryConnection:
-    """What the ingest uses of a psycopg connection."""
+    """The part of a psycopg connection that the ingest uses."""
 
     def __init__(self, tables: Tables, process: Process, shard: int) -> None:
         self._tables = tables
@@ -72,7 +72,7 @@ class MemoryConnection:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """A transaction; within one, a savepoint."""
+        """Run a transaction, or a savepoint within one."""
         staged = len(self._staged)
         self._depth += 1
         try:
@@ -88,7 +88,11 @@ class MemoryConnection:
                 self.unlock()
 
     def lock(self) -> StreamId:
-        """Lock the shard's row of `ingest`, and return its `last_id`."""
+        """Lock the shard's row of `ingest`, and return its `last_id`.
+
+        Raises:
+            BlockedError: another connection has held the row for less than `LOCK_MS_MAX`.
+        """
         holder, since = self._tables.locks.get(self._shard, (None, 0))
         now = self._process.surroundings.now
         if holder is not None and holder is not self:
@@ -99,12 +103,12 @@ class MemoryConnection:
         return self._tables.last_ids.get(self._shard, STREAM_START)
 
     def unlock(self) -> None:
-        """Let go of the row."""
+        """Release the row, if this connection holds it."""
         if self._tables.locks.get(self._shard, (None, 0))[0] is self:
             del self._tables.locks[self._shard]
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> MemoryConnection:
-        """Run one of the ingest's statements."""
+        """Stage one of the ingest's statements; others have no effect."""
         words = statement.split()
         match words[0], words[1] if len(words) > 1 else "", words[2] if len(words) > 2 else "":
             case "UPDATE", "ingest", _ if "last_id" in statement:
@@ -121,11 +125,11 @@ class MemoryConnection:
 
     @contextmanager
     def cursor(self) -> Iterator[MemoryConnection]:
-        """Return what can `executemany`."""
+        """Yield this connection, which has `executemany`."""
         yield self
 
     def executemany(self, statement: str, parameters: Sequence[tuple[str, int]]) -> None:
-        """Move the markets' last trades on."""
+        """Stage the markets' last trade ids."""
         self._staged.append(("last_trade_ids", parameters))
 
     def write(self, rows: Rows, news: Sequence[News]) -> None:
@@ -143,8 +147,8 @@ class MemoryConnection:
         if self.is_broken:
             raise psycopg.OperationalError("terminating connection due to idle-in-transaction timeout")
         tables = self._tables
-        for what, value in self._staged:
-            match what:
+        for kind, value in self._staged:
+            match kind:
                 case "last_id":
                     tables.last_ids[self._shard] = StreamId.parse(value)
                 case "last_trade_ids":
@@ -171,8 +175,8 @@ class MemoryConnection:
         tables.fills.update(fills)
         tables.ledger_entries += ledger_entries
         for order_id, order in orders.items():
-            known = tables.orders.get(order_id)
-            if known is None or order.version > known.version:
+            stored = tables.orders.get(order_id)
+            if stored is None or order.version > stored.version:
                 tables.orders[order_id] = order
         for key, part in candles.items():
             candle = tables.candles.get(key)
@@ -182,13 +186,13 @@ class MemoryConnection:
                 candle.merge(part)
 
     def close(self) -> None:
-        """Give up: what was under way is undone."""
+        """Roll back, and release the row."""
         self._staged.clear()
         self.unlock()
 
 
 class MemoryIngest(ShardIngest):
-    """The real ingest on the database in memory."""
+    """The real ingest, with the database in memory."""
 
     def __init__(
         self,
@@ -242,7 +246,7 @@ class MemoryIngest(ShardIngest):
 
 
 class IngestProcess(Process):
-    """One of those that may ingest a shard."""
+    """One of the two ingests of a shard."""
 
     kind = "ingest"
 
@@ -264,7 +268,7 @@ class IngestProcess(Process):
         self._ingest: MemoryIngest | None = None
 
     def step(self, action: Action) -> None:
-        """Store one batch."""
+        """Store one batch, unless the other ingest holds the row."""
         if self._ingest is None:
             self._ingest = self._make()
         try:

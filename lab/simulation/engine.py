@@ -82,7 +82,7 @@ class EngineWorker(Process):
 
     @property
     def leads(self) -> bool:
-        """Whether it believes that it leads."""
+        """Whether it believes that it leads; another may have taken over."""
         return self._candidate is not None and self._candidate.leads
 
     @property
@@ -124,6 +124,7 @@ class EngineWorker(Process):
                     self.let_act(lambda: self.surroundings.while_working(self.other, hang_ms > 0))
                 finally:
                     self.is_working = False
+        # Only a standby that was there all the time, undisturbed, had to take over.
         was_watched = (
             turns >= HANG_TURNS_MIN
             and standby is not None
@@ -131,8 +132,8 @@ class EngineWorker(Process):
             and disturbances == self.surroundings.disturbances_of(self.shard)
         )
         if hang_ms and was_watched and self.witness.leader(self.shard) is self:
-            what = f"shard {self.shard}: its leader stands still for {hang_ms} ms, and nobody takes over"
-            raise Stopped(Violation(what))
+            stall = f"shard {self.shard}: its leader stands still for {hang_ms} ms, and nobody takes over"
+            raise Stopped(Violation(stall))
 
     def step(self, action: Action) -> None:
         """Start when it is down.
@@ -168,8 +169,8 @@ class EngineWorker(Process):
             # be.
             if self._diverged is None or self.leads:
                 raise
-            what = "differs" if isinstance(error, StateDiffers) else "breaks an invariant"
-            self.surroundings.inject(f"halt of a follower that {what}")
+            cause = "differs" if isinstance(error, StateDiffers) else "breaks an invariant"
+            self.surroundings.inject(f"halt of a follower that {cause}")
             self.end()
         except LaterFormatError:
             self.surroundings.inject("too old for the log (engine)")
@@ -285,9 +286,9 @@ class EngineWorker(Process):
         shard = shard_of(core)
         release, process = type(shard), self
         if release not in self._releases:
-            known: Any = release
+            release_shard: Any = release
 
-            class WorkingShard(known):  # type: ignore[misc]  # whichever release it is of
+            class WorkingShard(release_shard):  # type: ignore[misc]  # whichever release it is of
                 __slots__ = ()
 
                 def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
@@ -367,7 +368,7 @@ class SnapshotChild(Process):
         self._log = FaultyLog(parent.log, self, parent.witness)
 
     def step(self, action: Action) -> None:
-        """Save, and exit."""
+        """Save the snapshot, and exit."""
         self.is_done = True
         try:
             self._log.save_snapshot(self._shard, self._snapshot, self._stream_id)
@@ -377,5 +378,5 @@ class SnapshotChild(Process):
         self.surroundings.inject("snapshot saved")
 
     def end(self) -> None:
-        """Nothing to forget."""
+        """Mark the child as ended; it has no state that another process needs."""
         self.is_done = True

@@ -41,9 +41,9 @@ class LosingLog(MemoryStreamLog):
         return sum(self._sizes[name(shard)] for name in (streams.commands, streams.events, streams.outbox))
 
     def _append_as(self, stream: str, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> StreamId:
-        known = self._last_ids[stream]
+        last_id = self._last_ids[stream]
         appended = super()._append_as(stream, stream_id, fields)
-        if stream_id > known:  # otherwise it has come back here with another id
+        if stream_id > last_id:  # otherwise it has come back here with another id
             self._sizes[stream] += _bytes_of(fields)
         return appended
 
@@ -81,16 +81,16 @@ class Watch:
     """
 
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
-        """Note that a process leads the shard from now on."""
+        """Record that a process leads the shard from now on."""
 
     def committed(self, process: Process, commit: Commit) -> None:
-        """Note that a batch was written."""
+        """Record that a batch was written."""
 
     def renewed(self, shard: int, leader: Leader) -> None:
         """Note that a lease was renewed, unless another worker has taken over."""
 
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Note what was published."""
+        """Record what was published."""
 
 
 class _CommitInFlight(NamedTuple):

@@ -76,9 +76,9 @@ class MemoryFeedsStore(FeedsStore):
     def take_over(self, shard: int) -> int:
 
         def raise_epoch() -> None:
-            found = self._hashes[shard]
-            found.epoch += 1
-            self._own_epochs[shard] = found.epoch
+            feeds_hash = self._hashes[shard]
+            feeds_hash.epoch += 1
+            self._own_epochs[shard] = feeds_hash.epoch
             if EventReader.FEEDS not in self._memory.passed(shard):
                 self._memory.mark_passed(shard, EventReader.FEEDS, STREAM_START)
 
@@ -87,10 +87,12 @@ class MemoryFeedsStore(FeedsStore):
 
     @override
     def load(self, shard: int) -> Saved:
-        found = self._process.call("load", lambda: self._hashes[shard])
-        if found.epoch != self._own_epochs[shard]:
+        feeds_hash = self._process.call("load", lambda: self._hashes[shard])
+        if feeds_hash.epoch != self._own_epochs[shard]:
             raise Fenced(f"another feeds process has taken over shard {shard}")
-        return Saved(found.mark.stream_id, found.mark.time, found.state, dict(found.chunks))
+        return Saved(
+            feeds_hash.mark.stream_id, feeds_hash.mark.time, feeds_hash.state, dict(feeds_hash.chunks)
+        )
 
     @override
     def markets(self, shard: int) -> list[Market] | None:
@@ -124,10 +126,10 @@ class MemoryFeedsStore(FeedsStore):
     ) -> None:
 
         def write() -> bool:
-            found = self._hashes[shard]
-            if (found.epoch, found.mark) != (self._own_epochs[shard], expected):
+            feeds_hash = self._hashes[shard]
+            if (feeds_hash.epoch, feeds_hash.mark) != (self._own_epochs[shard], expected):
                 return False
-            self._write(shard, found, following, outputs, saved)
+            self._write(shard, feeds_hash, following, outputs, saved)
             for letter in dead_letters:
                 self._memory.append(streams.dead_letters(shard), letter.fields())
             return True
@@ -138,25 +140,25 @@ class MemoryFeedsStore(FeedsStore):
             raise Fenced(f"another feeds process has taken over shard {shard}")
 
     def _write(
-        self, shard: int, found: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None
+        self, shard: int, feeds_hash: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None
     ) -> None:
-        found.mark = following
+        feeds_hash.mark = following
         for key in outputs.removed:
-            found.values.pop(key, None)
-            found.diffs.pop(key, None)
-        found.values.update(outputs.values)
+            feeds_hash.values.pop(key, None)
+            feeds_hash.diffs.pop(key, None)
+        feeds_hash.values.update(outputs.values)
         for key, diff in outputs.diffs.items():
-            found.diffs[key] = [diff, *found.diffs.get(key, [])][:DIFFS_MAX]
+            feeds_hash.diffs[key] = [diff, *feeds_hash.diffs.get(key, [])][:DIFFS_MAX]
         for key, trades in outputs.trades.items():
             newest = [bytes(trade) for trade in reversed(trades)]
-            found.trades[key] = [*newest, *found.trades.get(key, [])][:TRADES_MAX]
+            feeds_hash.trades[key] = [*newest, *feeds_hash.trades.get(key, [])][:TRADES_MAX]
         for key, candles in outputs.candles.items():
-            found.candles.setdefault(key, {}).update(candles)
+            feeds_hash.candles.setdefault(key, {}).update(candles)
         if saved is not None:
-            found.state, found.saved_id = saved.state, following.stream_id
-            found.chunks.update(saved.chunks)
+            feeds_hash.state, feeds_hash.saved_id = saved.state, following.stream_id
+            feeds_hash.chunks.update(saved.chunks)
             for name in saved.expired:
-                found.chunks.pop(name, None)
+                feeds_hash.chunks.pop(name, None)
             self._memory.mark_passed(shard, EventReader.FEEDS, following.stream_id)
         with Running(self._process.surroundings.program):
             for channel, payload in outputs.messages:
@@ -168,7 +170,7 @@ class MemoryFeedsStore(FeedsStore):
 
 
 class FeedsProcess(Process):
-    """What `feeds.main` does."""
+    """A feeds process, as `feeds.main` runs it."""
 
     kind = "feeds"
 
@@ -220,7 +222,7 @@ class FeedsProcess(Process):
                     self.surroundings.inject("held (feeds)")
 
     def end(self) -> None:
-        """Forget the state."""
+        """Forget the state in memory; what is committed stays."""
         self._worker, self._is_restored = None, False
 
 
@@ -264,12 +266,12 @@ class Subscriber:
         message: Any = msgspec.msgpack.decode(payload, type=kind)
         match message:
             case TradeBatch(trades=trades):
-                known = self._witness.books.trades[symbol]
+                witnessed = self._witness.books.trades[symbol]
                 for trade in trades:
                     self.trade_counts[symbol] += 1
                     count = self.trade_counts[symbol]
                     require(
-                        count <= len(known) and known[count - 1] == trade,
+                        count <= len(witnessed) and witnessed[count - 1] == trade,
                         f"{symbol}: trade {count} is published as {trade}",
                     )
             case DepthDiff():
@@ -356,7 +358,7 @@ class FeedsStores:
 
     def _check_market(self, market: Market, books: Books, now: int) -> None:
         symbol, heard, shard = market.symbol, self.subscriber, self.market_map.shard_of_market(market.symbol)
-        found, trades, levels = self.hashes[shard], books.trades[symbol], books.levels[symbol]
+        feeds_hash, trades, levels = self.hashes[shard], books.trades[symbol], books.levels[symbol]
         require(
             heard.trade_counts[symbol] == len(trades),
             f"{symbol}: {heard.trade_counts[symbol]} of {len(trades)} trades heard",
@@ -368,16 +370,18 @@ class FeedsStores:
             heard.levels[symbol] == levels, f"{symbol}: the book that subscribers have is not the shard's"
         )
         listed = [
-            msgspec.msgpack.decode(each, type=TradeExecuted)
-            for each in found.trades.get(streams.trades(shard, symbol), [])
+            msgspec.msgpack.decode(frame, type=TradeExecuted)
+            for frame in feeds_hash.trades.get(streams.trades(shard, symbol), [])
         ]
         require(listed == trades[: -TRADES_MAX - 1 : -1], f"{symbol}: the list of trades is wrong")
         if not books.sequences[symbol]:
             return
         bids, asks = sorted(levels[Side.BUY].items(), reverse=True), sorted(levels[Side.SELL].items())
-        base = msgspec.msgpack.decode(found.values[streams.depth(shard, symbol)], type=DepthSnapshot)
-        newest = found.diffs.get(streams.depth_diffs(shard, symbol), [])
-        diffs = diffs_after(base.sequence, [msgspec.msgpack.decode(each, type=DepthDiff) for each in newest])
+        base = msgspec.msgpack.decode(feeds_hash.values[streams.depth(shard, symbol)], type=DepthSnapshot)
+        newest = feeds_hash.diffs.get(streams.depth_diffs(shard, symbol), [])
+        diffs = diffs_after(
+            base.sequence, [msgspec.msgpack.decode(frame, type=DepthDiff) for frame in newest]
+        )
         depth = book_after(base, diffs) if diffs is not None else None
         require(
             depth is not None
@@ -385,10 +389,10 @@ class FeedsStores:
             f"{symbol}: the read model of depth is not the book",
         )
         best = (*(bids or [(0, 0)])[0], *(asks or [(0, 0)])[0])
-        said = found.values.get(streams.book_ticker(shard, symbol))
+        frame = feeds_hash.values.get(streams.book_ticker(shard, symbol))
         # Orders that came and went within one batch have never been the best, and may have been all there
         # were.
-        ticker = msgspec.msgpack.decode(said, type=BookTicker) if said else None
+        ticker = msgspec.msgpack.decode(frame, type=BookTicker) if frame else None
         shown = (
             (ticker.bid_price, ticker.bid_quantity, ticker.ask_price, ticker.ask_quantity)
             if ticker
@@ -399,14 +403,14 @@ class FeedsStores:
             f"{symbol}: best prices are {best}, shown are {shown}",
         )
         if trades:
-            self._check_candles(market, trades, found, now)
-            self._check_ticker(market, trades, found)
+            self._check_candles(market, trades, feeds_hash, now)
+            self._check_ticker(market, trades, feeds_hash)
 
     def _check_candles(
-        self, market: Market, trades: Sequence[TradeExecuted], found: FeedsHash, now: int
+        self, market: Market, trades: Sequence[TradeExecuted], feeds_hash: FeedsHash, now: int
     ) -> None:
         symbol, heard = market.symbol, self.subscriber
-        stored = found.candles[streams.candles(self.market_map.shard_of_market(symbol), symbol)]
+        stored = feeds_hash.candles[streams.candles(self.market_map.shard_of_market(symbol), symbol)]
         for interval in INTERVALS:
             expected = candles_of(market, interval, trades)
             got = [*heard.closed[symbol, interval]]
@@ -429,9 +433,9 @@ class FeedsStores:
                 f"{symbol}: the stored candle of {interval} is not the last",
             )
 
-    def _check_ticker(self, market: Market, trades: Sequence[TradeExecuted], found: FeedsHash) -> None:
+    def _check_ticker(self, market: Market, trades: Sequence[TradeExecuted], feeds_hash: FeedsHash) -> None:
         symbol = market.symbol
-        payload = found.values[streams.ticker(self.market_map.shard_of_market(symbol), symbol)]
+        payload = feeds_hash.values[streams.ticker(self.market_map.shard_of_market(symbol), symbol)]
         ticker = msgspec.msgpack.decode(payload, type=Ticker)
         require(
             self.subscriber.tickers[symbol] == ticker,

@@ -15,13 +15,13 @@ _KEPT: Final = 4_096
 def memoized() -> Iterator[None]:
     """Let signatures be verified, and garbage be taken apart, once each: a tenth of a run's time."""
     owners = ((vars(protocol.codec), "array_items"), (vars(engine_worker.core.authority), "is_genuine"))
-    known = [owner[name] for owner, name in owners]
-    for (owner, name), function in zip(owners, known, strict=True):
+    originals = [owner[name] for owner, name in owners]
+    for (owner, name), function in zip(owners, originals, strict=True):
         owner[name] = _memoized(function)
     try:
         yield
     finally:
-        for (owner, name), function in zip(owners, known, strict=True):
+        for (owner, name), function in zip(owners, originals, strict=True):
             owner[name] = function
 
 
@@ -34,7 +34,7 @@ def _memoized(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def once(*arguments: Any) -> Any:
-        found = kept(*arguments)
-        return list(found) if isinstance(found, list) else found
+        result = kept(*arguments)
+        return list(result) if isinstance(result, list) else result
 
     return once

@@ -23,7 +23,6 @@ from engine_worker.core.transfers import FundsTransfers
 from engine_worker.cores import shard_of
 from engine_worker.frame_core import FrameCore
 from feeds import frames as feeds_frames
-from feeds import state as feeds_state
 from persist import rows as persist_rows
 from protocol import codec, configuration, release
 from protocol.codec import FORMAT
@@ -37,7 +36,7 @@ from protocol.units import TimeMs
 
 
 class Program(Enum):
-    """What a process runs."""
+    """The release that a process runs."""
 
     THIS = "this release"
     NEXT = "the next release"
@@ -61,7 +60,7 @@ class LaterDeposit(
 class DepositsCounted(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=_NEW_KIND_TAG
 ):
-    """The new kind."""
+    """An event of a kind that only the next release knows."""
 
     time: TimeMs
     count: int
@@ -74,7 +73,7 @@ class _DepositsCount(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 _EVENTS: Any = reduce(
-    or_, (each for each in get_args(Event) if each is not FundsDeposited), LaterDeposit | DepositsCounted
+    or_, (event for event in get_args(Event) if event is not FundsDeposited), LaterDeposit | DepositsCounted
 )
 _HEADS: Any = feeds_frames.EventHead | _DepositsCount
 _move_funds = FundsTransfers._move_funds
@@ -159,7 +158,6 @@ _differences: tuple[tuple[ModuleType, str, Any], ...] = (
     (persist_rows, "ShardEvent", ShardEvent | DepositsCounted),
     (feeds_frames, "_heads", msgpack_decoder(list[_HEADS])),
     (feeds_frames, "_head", msgpack_decoder(_HEADS)),
-    (feeds_state, "ShardHead", feeds_frames.ShardHead | _DepositsCount),
 )
 """(module, name, its value in the next release)."""
 _values: Final[dict[Program, list[tuple[dict[str, Any], str, Any]]]] = {

@@ -93,10 +93,10 @@ class Operator:
         """What was signed, as events tell it."""
 
     def act(self, shard: int, dice: Dice) -> None:
-        """Say one thing, signed as it must be."""
-        what, role, body = self._body(self._state_of(shard), shard, dice)
+        """Send one instruction that is signed as its shard requires."""
+        instruction, role, body = self._body(self._state_of(shard), shard, dice)
         self._note(body)
-        self._surroundings.inject(f"operator: {what}")
+        self._surroundings.inject(f"operator: {instruction}")
         self._sign(shard, role, body)
 
     def _sign(self, shard: int, role: Role, body: SignedBody) -> None:
@@ -130,8 +130,8 @@ class Operator:
         return bool(planned.shards)
 
     def forge(self, shard: int, dice: Dice) -> None:
-        """Say one thing that does not count."""
-        what, role, body = self._body(self._state_of(shard), shard, dice)
+        """Send one instruction that its shard must refuse."""
+        instruction, role, body = self._body(self._state_of(shard), shard, dice)
         if isinstance(body, Deposit):
             body = msgspec.structs.replace(body, transfer_id=f"forged {body.transfer_id}")
         command: LoggedCommand
@@ -150,9 +150,12 @@ class Operator:
                 how, command = "too late", sign(private, name, shard, TimeMs(self._log.now_ms() - 1), body)
             case _:
                 true = sign(private, name, shard, self._deadline(shard), body)
-                other = msgspec.structs.replace(body, request_id=body.request_id + 1)
-                how, command = "changed", msgspec.structs.replace(true, command=msgspec.msgpack.encode(other))
-        self._surroundings.inject(f"forged: {how} {what}")
+                changed_body = msgspec.structs.replace(body, request_id=body.request_id + 1)
+                how, command = (
+                    "changed",
+                    msgspec.structs.replace(true, command=msgspec.msgpack.encode(changed_body)),
+                )
+        self._surroundings.inject(f"forged: {how} {instruction}")
         self._append(shard, command)
 
     def check(self, happened: Iterable[Event], *, is_one_shard: bool) -> None:
@@ -224,11 +227,11 @@ class Operator:
         config = state.config or CONFIG
         next_config = msgspec.structs.replace(config, version=config.version + 1)
         if choice < 6 and own:
-            known = own[dice.below(len(own))]
-            new = msgspec.structs.replace(known, version=known.version + 1)
+            current = own[dice.below(len(own))]
+            new = msgspec.structs.replace(current, version=current.version + 1)
             if choice == 0:
                 fees = {"maker_fee_ppm": dice.below(50_000), "taker_fee_ppm": dice.below(50_000)}
-                new = msgspec.structs.replace(new, market=msgspec.structs.replace(known.market, **fees))
+                new = msgspec.structs.replace(new, market=msgspec.structs.replace(current.market, **fees))
                 return "fees", Role.OPERATOR, ConfigureMarket(*request, new)
             statuses = (
                 MarketStatus.HALTED,

@@ -26,7 +26,7 @@ class Stopped(BaseException):
 
 
 class Violation(Exception):  # noqa: N818 - a verdict on the system
-    """Something that must always be true is not."""
+    """A rule that must always hold is broken."""
 
 
 class Surroundings:
@@ -66,15 +66,15 @@ class Surroundings:
         """Return how often something else than its own work may have cost a shard its leader."""
         return self.disturbances + self.long_work.total() - self.long_work[shard]
 
-    def inject(self, what: str) -> None:
-        """Note that something was injected."""
-        self.injected[what] += 1
-        self.say(what)
+    def inject(self, event: str) -> None:
+        """Count an injected fault or event, and trace it."""
+        self.injected[event] += 1
+        self.say(event)
 
-    def say(self, what: str) -> None:
-        """Write a line of the trace."""
+    def say(self, event: str) -> None:
+        """Write a line of the trace, if there is one."""
         if self.trace is not None:
-            self.trace(what)
+            self.trace(event)
 
 
 class Process:
@@ -182,7 +182,7 @@ class Process:
             self.busy, self._is_killed, self._fault, self.is_deaf = False, False, None, False
 
     def kill(self) -> None:
-        """End the process now; when it is paused, it does not wake up."""
+        """End the process now; a paused one does not continue."""
         if self.busy:
             self._is_killed = True
         else:

@@ -18,8 +18,26 @@ def check_relations(tables: Tables, witness: Witness) -> None:
     Raises:
         Violation: they differ.
     """
-    books, markets = witness.books, witness.market_map.by_symbol
-    happened: list[Event] = [event for _, _, found in witness.happened for event in found]
+    _check_trades(tables, witness)
+    _check_orders(tables, witness)
+    _check_ledger(tables, witness)
+    _check_news(tables, witness)
+    _check_candles(tables, witness)
+    poisoned = {
+        (shard, stream_id)
+        for shard in range(witness.market_map.shard_count)
+        for stream, stream_id in witness.garbage
+        if stream == events(shard)
+    }
+    require(
+        tables.dead_events.keys() == poisoned,
+        f"put aside is {list(tables.dead_events)}, garbage was {list(poisoned)}",
+    )
+
+
+def _check_trades(tables: Tables, witness: Witness) -> None:
+    markets = witness.market_map.by_symbol
+    happened: list[Event] = [event for _, _, committed in witness.happened for event in committed]
     trades = [event for event in happened if isinstance(event, TradeExecuted)]
     expected_trades = {
         (trade.market, trade.trade_id): (
@@ -43,6 +61,10 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         tables.trades == expected_trades,
         f"the database has {len(tables.trades)} trades of {len(trades)}, or other ones",
     )
+
+
+def _check_orders(tables: Tables, witness: Witness) -> None:
+    books = witness.books
     fills = {(fill.order.account_id, fill.order.order_id, fill.trade_id): fill for fill in books.fills}
     require(
         {key: (row[6], row[7], row[8], row[10]) for key, row in tables.fills.items()}
@@ -53,11 +75,13 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         tables.orders == {order_id: history[-1] for order_id, history in books.histories.items()},
         "the database has other orders than happened",
     )
-    _check_ledger(tables, witness)
+
+
+def _check_news(tables: Tables, witness: Witness) -> None:
     news = [
         (shard, stream_id, number, told)
-        for shard, stream_id, found in witness.happened
-        for number, event in enumerate(found)
+        for shard, stream_id, committed in witness.happened
+        for number, event in enumerate(committed)
         if (told := news_of(event)) is not None
     ]
     require(
@@ -65,12 +89,15 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         f"the database has {len(tables.news)} of {len(news)} things that the next release tells, or other "
         "ones",
     )
-    for market in markets.values():
-        of_market = books.trades[market.symbol]
+
+
+def _check_candles(tables: Tables, witness: Witness) -> None:
+    for market in witness.market_map.by_symbol.values():
+        of_market = witness.books.trades[market.symbol]
         for interval in STORED_INTERVALS:
             for candle in candles_of(market, interval, of_market):
                 part = tables.candles.get((market.symbol, interval, candle.open_time))
-                made = (
+                from_trades = (
                     candle.open,
                     candle.high,
                     candle.low,
@@ -84,19 +111,9 @@ def check_relations(tables: Tables, witness: Witness) -> None:
                     candle.last_trade_id,
                 )
                 require(
-                    part is not None and candle_values(part) == made,
-                    f"{market.symbol}: a candle of {interval} in the database is {part}, not {made}",
+                    part is not None and candle_values(part) == from_trades,
+                    f"{market.symbol}: a candle of {interval} in the database is {part}, not {from_trades}",
                 )
-    poisoned = {
-        (shard, stream_id)
-        for shard in range(witness.market_map.shard_count)
-        for stream, stream_id in witness.garbage
-        if stream == events(shard)
-    }
-    require(
-        tables.dead_events.keys() == poisoned,
-        f"put aside is {list(tables.dead_events)}, garbage was {list(poisoned)}",
-    )
 
 
 def _check_ledger(tables: Tables, witness: Witness) -> None:

@@ -98,7 +98,7 @@ DISTURBING = frozenset(
 
 
 class Outcome(NamedTuple):
-    """What one run came to."""
+    """The result of one run."""
 
     plan: Plan
     """With the actions that have happened."""
@@ -111,7 +111,7 @@ class Outcome(NamedTuple):
 
 
 class Simulation:
-    """The processes of one exchange, and the scheduler."""
+    """The processes of one exchange, the clock, and the scheduler."""
 
     def __init__(self, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
         self.plan = plan
@@ -244,6 +244,7 @@ class Simulation:
             self._pass_by(1)
 
     def _do(self, action: Action) -> None:
+        # A jump's `wait_ms` is its size, by which Redis's clock is wrong.
         if action.act is not Act.JUMP:
             self.surroundings.now += action.wait_ms
         if action.act in DISTURBING:
@@ -323,7 +324,7 @@ class Simulation:
     def _deploy(self, target: int, program: Program) -> None:
         slots = self._slots()
         process = slots[target % len(slots)]
-        others = {each.program for each in slots if each is not process}
+        others = {slot.program for slot in slots if slot is not process}
         if process.program is program:
             return
         if program is Program.THIS:
@@ -375,7 +376,7 @@ class Simulation:
         raise Violation("the switch is not followed")
 
     def end_everything(self) -> None:
-        """End all processes, and the children that write snapshots."""
+        """End all processes, including the children that write snapshots."""
         for process in self._processes():
             process.kill()
         self.children.clear()
@@ -397,9 +398,9 @@ class Simulation:
         if self.surroundings.shortage.is_held("feeds", 0, self.surroundings.now):
             return
         process = self.feeds[dice.below(SLOTS)]
-        other = self.feeds[1 - self.feeds.index(process)]
-        if not process.is_up and (other.is_up or other.busy) and dice.below(12):
-            process = other
+        other_process = self.feeds[1 - self.feeds.index(process)]
+        if not process.is_up and (other_process.is_up or other_process.busy) and dice.below(12):
+            process = other_process
         process.run(action)
 
     def _refuses_all(self) -> bool:
@@ -418,8 +419,8 @@ class Simulation:
         until_ms = surroundings.now + HOLDS_MS[dice.below(len(HOLDS_MS))]
         is_feeds, room = bool(dice.below(2)), ROOM_BYTES[dice.below(len(ROOM_BYTES))]
         shortage.hold_reader("feeds" if is_feeds else "ingest", 0 if is_feeds else shard, until_ms)
-        for each in range(self.plan.shard_count) if is_feeds else (shard,):
-            shortage.log_bytes_max[each] = (self.log.size(each) + room, until_ms)
+        for shard_index in range(self.plan.shard_count) if is_feeds else (shard,):
+            shortage.log_bytes_max[shard_index] = (self.log.size(shard_index) + room, until_ms)
         surroundings.inject(f"readers are held ({'feeds' if is_feeds else 'ingest'})")
 
     def _watch_sizes(self) -> None:
@@ -474,7 +475,7 @@ class Simulation:
         if self.children:
             child = self.children[dice.below(len(self.children))]
             child.run(action)
-            self.children = [each for each in self.children if not each.is_done or each.busy]
+            self.children = [child for child in self.children if not child.is_done or child.busy]
 
     def _tear(self, shard: int) -> None:
         """Damage the newest snapshot if the previous one is intact: two are kept so that one may be lost."""
@@ -539,7 +540,7 @@ class Simulation:
             for worker in pair:
                 worker.run(action)
         for process in self.feeds:
-            if process.is_up or not any(each.is_up for each in self.feeds):
+            if process.is_up or not any(feeds_process.is_up for feeds_process in self.feeds):
                 process.run(action)
         for pairs in self.ingests:
             for ingest in pairs:
@@ -608,7 +609,7 @@ class Simulation:
         pair[0].look()
 
     def counts(self) -> Counter[str]:
-        """Return what the run consisted of."""
+        """Return how often each thing happened in the run."""
         books, counted = self.witness.books, Counter[str]()
         counted["commands"] = len(self.witness.requests)
         counted["transfers"] = len(books.transfers)
@@ -616,8 +617,8 @@ class Simulation:
         counted["trades"] = sum(len(trades) for trades in books.trades.values())
         counted["steps"] = self._steps
         for client in self.clients:
-            for what, count in client.told.items():
-                counted[f"clients: {what}"] += count
+            for event_name, count in client.told.items():
+                counted[f"clients: {event_name}"] += count
         return counted
 
 
@@ -674,10 +675,10 @@ class HearingWitness(Witness):
     @override
     def committed(self, process: Process, commit: Commit) -> None:
         self._count_commit(commit)
-        known = self.twin(commit.shard).state.format
+        format_before = self.twin(commit.shard).state.format
         with Running(self.program):
             super().committed(process, commit)
-        if self.twin(commit.shard).state.format != known:
+        if self.twin(commit.shard).state.format != format_before:
             self._simulation.check_was_asked()
 
     @override
@@ -721,11 +722,11 @@ def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
             if simulation.tail.lost:
                 failure = f"the log lost its end ({simulation.tail.lost}), and nobody noticed"
         except Exception as error:  # whatever a program breaks with is the finding
-            said = f"{type(error).__name__}: {error}" if not isinstance(error, Violation) else str(error)
+            message = f"{type(error).__name__}: {error}" if not isinstance(error, Violation) else str(error)
             if simulation.tail.lost and isinstance(error, DETECTIONS):
-                detected = said
+                detected = message
             else:
-                failure = said
+                failure = message
     taken = plan._replace(actions=tuple(simulation.taken), commands_min=0)
     return Outcome(taken, failure, detected, simulation.surroundings.injected, simulation.counts())
 
@@ -751,12 +752,12 @@ def scaled_batches(plan: Plan) -> Iterator[None]:
     bounds = {"BATCH_COMMANDS_MAX": plan.batch_commands_max}
     if plan.work_us >= SLOW_WORK_US:
         bounds |= {"STEP_COMMANDS_MAX": STEP_COMMANDS_MAX_SLOW, "STEP_EVENTS_MAX": STEP_EVENTS_MAX_SLOW}
-    known = {name: module[name] for name in bounds}
+    originals = {name: module[name] for name in bounds}
     module.update(bounds)
     try:
         yield
     finally:
-        module.update(known)
+        module.update(originals)
 
 
 @contextmanager

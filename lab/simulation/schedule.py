@@ -19,7 +19,7 @@ SLOTS = 2
 
 
 class Act(Enum):
-    """What an action does."""
+    """The kinds of actions."""
 
     CLIENT = "client"
     """A client places, cancels, asks, or waits."""
@@ -77,7 +77,7 @@ class Where(Enum):
 
 
 class Trouble(Enum):
-    """What a fault does."""
+    """The kinds of faults in a step."""
 
     CRASH = "crash"
     DISCONNECT = "disconnect"
@@ -124,7 +124,7 @@ class Action(NamedTuple):
 
 
 class Dice:
-    """Choices out of one number."""
+    """Draws that all come from one number, so that an action repeats exactly."""
 
     __slots__ = ("_left",)
 
@@ -138,7 +138,7 @@ class Dice:
 
 
 class Mixture(NamedTuple):
-    """How often what happens in a run."""
+    """How often each kind of action and fault happens in a run."""
 
     weights: tuple[tuple[Act, float], ...]
     fault_rate: float
@@ -152,7 +152,7 @@ class Mixture(NamedTuple):
         return [self.action(act, source) for act in acts]
 
     def action(self, act: Act, source: random.Random) -> Action:
-        """Draw who does it, when, and with which fault."""
+        """Draw one action: its process, its time and its fault."""
         dice = source.getrandbits(96)
         if act is Act.CLOCK:
             return Action(act, 0, dice, source.choice(_LONG_WAITS))
@@ -169,7 +169,7 @@ class Mixture(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All that a run depends on."""
+    """Everything that a run depends on: the same plan is the same run."""
 
     seed: int
     shard_count: int
@@ -373,6 +373,6 @@ def _insert_upgrade(actions: list[Action], shard_count: int, source: random.Rand
             place(Act.UPGRADE, slot, 0.8, 1.0)
     # From the last on, so that the places of the others stay; of those at one place the first drawn comes
     # first.
-    placed.sort(key=lambda each: each[0])
+    placed.sort(key=lambda placed_action: placed_action[0])
     for share, action in reversed(placed):
         actions.insert(round(share * size), action)

@@ -20,7 +20,7 @@ LOOK_MS: Final = 500
 
 
 class Refusal(Enum):
-    """What Redis answers to a write that it does not take."""
+    """Redis's answers to a write that it refuses."""
 
     OUT_OF_MEMORY = "OOM"
     """Of new work only: that is what the reserve is for."""
@@ -70,17 +70,17 @@ class Shortage:
         """(shard, whether for cancels) -> since when its log has been larger than it may be."""
 
     def refuse(self, refusal: Refusal, until_ms: int) -> None:
-        """Let Redis refuse writes from now on."""
+        """Refuse writes until `until_ms`."""
         self._refusal, self._until_ms = refusal, until_ms
 
     def refusal(self, now_ms: int, *, is_reserved: bool) -> Refusal | None:
-        """Return how a write is refused now; None: it is not."""
+        """Return how a write is refused at `now_ms`, or None. Reserved writes are never out of memory."""
         if now_ms >= self._until_ms or (is_reserved and self._refusal is Refusal.OUT_OF_MEMORY):
             return None
         return self._refusal
 
     def hold_reader(self, kind: str, shard: int, until_ms: int) -> None:
-        """Let the processes of a kind do nothing for a shard."""
+        """Stop the processes of a kind for a shard until `until_ms`."""
         self._still_until_ms[kind, shard] = until_ms
 
     def is_held(self, kind: str, shard: int, now_ms: int) -> bool:
@@ -99,7 +99,7 @@ class Shortage:
             self.log_bytes_max[shard] = (limit + size, until_ms)
 
     def end(self) -> None:
-        """Let there be enough of everything."""
+        """End all shortages."""
         self._until_ms = 0
         self._still_until_ms.clear()
         self.log_bytes_max.clear()

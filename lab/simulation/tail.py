@@ -33,9 +33,9 @@ class Tail:
         simulation = self._simulation
         is_input = bool(dice.below(2))
         stream = streams.commands(shard) if is_input else streams.events(shard)
-        known, kept = self._bounds(shard, is_input)
+        needed_to, kept = self._bounds(shard, is_input)
         entries = simulation.log.entries(stream)
-        needed = [entry for entry in entries if kept < entry.stream_id <= known]
+        needed = [entry for entry in entries if kept < entry.stream_id <= needed_to]
         is_clock_behind = bool(entries) and simulation.log.now_ms() <= entries[-1].stream_id.ms
         if not needed or self.lost or is_clock_behind:
             return
@@ -52,8 +52,8 @@ class Tail:
             reached = [self._reach(snapshot) for snapshot in simulation.log.snapshots(shard)]
             needed = max(reached, default=STREAM_START)
             return simulation.log.position(shard).stream_id, needed
-        found = simulation.feeds_stores.hashes[shard]
-        return found.mark.stream_id, found.saved_id
+        feeds_hash = simulation.feeds_stores.hashes[shard]
+        return feeds_hash.mark.stream_id, feeds_hash.saved_id
 
     def _reach(self, snapshot: bytes) -> StreamId:
         try:

@@ -71,7 +71,7 @@ class Leg(NamedTuple):
 
 
 class Taker(NamedTuple):
-    """An order while it meets others."""
+    """An order on its way through the book, until its last match."""
 
     order_id: int
     best: int
@@ -234,7 +234,7 @@ class Books:
         of_name = self.order_ids[order.account_id, order.client_order_id]
         require(
             order.order_id not in self.histories
-            and not any(self.histories[each][-1].status.is_open for each in of_name),
+            and not any(self.histories[order_id][-1].status.is_open for order_id in of_name),
             f"account {order.account_id}: {order.client_order_id} is order {order.order_id}, and {of_name} "
             "are not closed",
         )
@@ -293,11 +293,11 @@ class Books:
         for symbol in (order.market, ""):
             self._open[order.account_id, symbol] -= 1
 
-    def _known(self, order: OrderState, what: str) -> OrderState:
+    def _known(self, order: OrderState, change: str) -> OrderState:
         history = self.histories.get(order.order_id)
         require(
             history is not None and history[-1].status.is_open,
-            f"order {order.order_id} is {what}, but is not open",
+            f"order {order.order_id} is {change}, but is not open",
         )
         assert history is not None
         return history[-1]
@@ -334,7 +334,7 @@ def _is_later(entry: Entry) -> bool:
 
 
 class Witness(Watch):
-    """Sees everything that the shards do."""
+    """Sees every write of every process, applies the input to twins of the shards, and compares."""
 
     def __init__(self, market_map: MarketMap, log: MemoryStreamLog, program: Program = Program.THIS) -> None:
         """See what is done on `log`; the twins run `program`.
@@ -374,7 +374,7 @@ class Witness(Watch):
         return as_run_by(program, Shard(index, MarketMap.placed([], self.market_map.shard_count)))
 
     def twin(self, shard: int) -> Shard:
-        """Return a shard as it was last committed; only to look at."""
+        """Return the twin of a shard at its last commit; callers must not change it."""
         return self._twins[shard]
 
     def knows_all_markets(self) -> bool:
@@ -384,7 +384,7 @@ class Witness(Watch):
         )
 
     def leader(self, shard: int) -> Process | None:
-        """Return who took the shard over last."""
+        """Return the process that took the shard over last, or None."""
         return self._leaders.get(shard)
 
     def refuse(self, reply_to: str, request_id: int) -> None:
@@ -449,14 +449,14 @@ class Witness(Watch):
     def _apply(self, twin: Shard, entry: Entry) -> None:
         try:
             for command in apply_one_by_one(twin, entry):
-                said = decode_signed_body(command.command) if isinstance(command, Signed) else command
-                if isinstance(said, SignedBody | Command) and said.reply_to != FLOOD:
-                    self.requests.add((said.reply_to, said.request_id))
-                    self._check_refused(said.reply_to, said.request_id)
-                if isinstance(said, PlaceOrder):
-                    self.books.place(said)
-                if isinstance(said, Command):
-                    self.commands.append((twin.state.index, twin.state.time, said))
+                instruction = decode_signed_body(command.command) if isinstance(command, Signed) else command
+                if isinstance(instruction, SignedBody | Command) and instruction.reply_to != FLOOD:
+                    self.requests.add((instruction.reply_to, instruction.request_id))
+                    self._check_refused(instruction.reply_to, instruction.request_id)
+                if isinstance(instruction, PlaceOrder):
+                    self.books.place(instruction)
+                if isinstance(instruction, Command):
+                    self.commands.append((twin.state.index, twin.state.time, instruction))
         except NotUnderstoodError:
             return
 
@@ -470,13 +470,13 @@ class Witness(Watch):
             for number, message in enumerate(frame.messages)
         ]
         require(
-            sorted(told, key=lambda each: each[:2]) == sorted(outbox, key=lambda each: each[:2]),
+            sorted(told, key=lambda message: message[:2]) == sorted(outbox, key=lambda message: message[:2]),
             f"shard {commit.shard}: the messages of {commit.stream_id} are not those of a replay",
         )
 
     @override
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
-        """A reply may say only what is committed."""
+        """Check that a reply says only what is committed."""
         for channel, payload in messages:
             reply_to = channel.removeprefix("reply:")
             for reply in decode_replies(payload):
@@ -509,11 +509,11 @@ class Witness(Watch):
 
     def _compare_state(self, shard: Shard, stream_id: StreamId) -> None:
         index = shard.state.index
-        known = self._hashes.get(index)
-        if known is None or known[0] != stream_id:
-            known = self._hashes[index] = (stream_id, state_hash(self._twins[index]))
+        newest_hash = self._hashes.get(index)
+        if newest_hash is None or newest_hash[0] != stream_id:
+            newest_hash = self._hashes[index] = (stream_id, state_hash(self._twins[index]))
         require(
-            state_hash(shard) == known[1],
+            state_hash(shard) == newest_hash[1],
             f"shard {index}: the state at {stream_id} is not that of a replay from the beginning",
         )
 
@@ -582,5 +582,5 @@ class Witness(Watch):
         )
 
     def events_of(self, shard: int) -> list[tuple[StreamId, list[Event]]]:
-        """Return what a shard's event log held in all."""
+        """Return all (id, events) that a shard's event log has ever held."""
         return [(stream_id, events) for owner, stream_id, events in self.happened if owner == shard]

@@ -167,6 +167,7 @@ def assert_as_described(processes: dict[str, Running], servers: Servers) -> None
         assert unchanged(each.workload, each.environment(servers, processes.values()))
 
 
+# Takes long: servers of their own start, and then every process of the overlay.
 @pytest.mark.parametrize("overlay", ["local", "minimal"])
 def test_with_a_redis_of_its_own_everything_gets_ready(
     overlay: str, redis_url: str, database_url: str, tmp_path: Path

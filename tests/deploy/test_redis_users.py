@@ -151,6 +151,7 @@ def _answers(api: Api) -> bool:
         return False
 
 
+# Takes long: every process of an exchange starts, and then several commands, each a Python of its own.
 def test_nobody_is_refused_what_an_order_needs(server: Server, database_url: str, tmp_path: Path) -> None:
     with _exchange(server, database_url, tmp_path) as (rest, streams, leader):
         account, other = new_account(rest, USDT="1000000"), new_account(rest, BTC="10")

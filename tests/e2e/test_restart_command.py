@@ -6,6 +6,7 @@ import sys
 import msgspec
 import pytest
 
+from cli.local.own_exchange import OwnExchangeError
 from mm.accounts import Accounts
 from tests.support.api import Api
 from tests.support.eventually import eventually
@@ -41,6 +42,25 @@ def _quotes_are_no_more_than_wanted(exchange: RunningExchange) -> bool:
         for orders in books
         for side in ("BUY", "SELL")
     )
+
+
+def test_engine_workers_are_restarted_with_the_core_that_is_asked_for(exchange: RunningExchange) -> None:
+    before = {each.name: each.pid for each in exchange.processes()}
+    workers = {name for name in before if name.startswith("engine")}
+    restarted = exchange.command("restart", "--core", "objects", timeout_s=TIMEOUT_S)
+    assert {each["process"] for each in restarted} == workers
+    after = {each.name: each.pid for each in exchange.processes()}
+    assert {name for name in before if before[name] != after[name]} == workers
+    status = exchange.command("status")
+    assert {row["name"]: row["core"] for row in status["processes"] if row["core"]} == dict.fromkeys(
+        workers, "objects"
+    )
+    for arguments, words in (
+        (("gateway", "--core", "objects"), "gateway has no core; engine workers are: engine-0"),
+        (("--core", "quick"), "'quick' is not one of"),
+    ):
+        with pytest.raises(OwnExchangeError, match=words):
+            exchange.command("restart", *arguments, timeout_s=TIMEOUT_S)
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,7 @@ def test_a_halted_worker_says_why_ends_with_4_and_is_not_started_at_once(
         f"{PREFIX}REDIS_URL": redis_url,
         f"{PREFIX}DATA_DIR": str(settings.data_dir),
         f"{PREFIX}LOST_TAIL_CHECK_ENABLED": "false",
+        f"{PREFIX}CORE": "objects",  # these are corrupted
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     supervisor.start(ProcessSpec("engine-0", ServerCommand((sys.executable, "-c", CORRUPT)), environment))

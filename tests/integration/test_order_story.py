@@ -52,7 +52,14 @@ def place(
 class Told:
     """A little market in which one order is sold in three pieces: the story's subject is `sell`."""
 
-    def __init__(self, database_url: str, connection: psycopg.Connection, shard_count: int) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        connection: psycopg.Connection,
+        shard_count: int,
+        *,
+        are_in_one_entry: bool = False,
+    ) -> None:
         self.markets: MarketMap = market_map(shard_count)
         self.log = MemoryStreamLog(Clock())
         trading = self.trading = WorkedLog(self.log, 21, self.markets, accounts=1)
@@ -60,7 +67,8 @@ class Told:
             for asset in ("BTC", "USDT"):
                 amount = POOR if (account, asset) == (SELLER, "USDT") else MONEY
                 trading.give(Deposit(next(_numbers), "gateway-1", account, asset, amount, f"first-{asset}"))
-        trading.give(
+        give = trading.give_together if are_in_one_entry else trading.give
+        give(
             place(OTHER, "in-front", Side.SELL, 50_000, 3_000),
             place(OTHER, "better", Side.SELL, 49_990, 2_000),
             place(SELLER, "sell", Side.SELL, 50_000, 5_000),
@@ -91,10 +99,11 @@ def connection(database_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+@pytest.mark.parametrize("are_in_one_entry", [False, True])
 def test_a_resting_order_that_is_filled_in_part_and_canceled(
-    database_url: str, connection: psycopg.Connection
+    database_url: str, connection: psycopg.Connection, are_in_one_entry: bool
 ) -> None:
-    told = Told(database_url, connection, 1)
+    told = Told(database_url, connection, 1, are_in_one_entry=are_in_one_entry)
     story = order_story(told.past, connection, told.order_id)
     assert [step.what for step in story.steps] == [
         "command",

@@ -62,7 +62,7 @@ PLANTS = (
     Plant("budget that pays no more expires", Book, "match",
           "Matching(matches, leaves, expired, taker_expired=False, budget_spent=True)",
           "Matching(matches, leaves, expired, taker_expired=False, budget_spent=False)"),
-    Plant("quote quantity beyond the largest order", account_half, "_order_to_match",
+    Plant("quote quantity beyond the largest order", account_half, "_lots_and_budget",
           "min(lots, market.quantity_max)", "lots"),
     Plant("bound of a purchase beyond the slippage", Market, "market_bound",
           "best * (PPM + self.market_slippage_ppm) // PPM",

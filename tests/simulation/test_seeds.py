@@ -49,6 +49,7 @@ def test_no_seed_breaks_a_rule(part: int) -> None:
     assert tally.injected["takeover (engine)"] > 30
 
 
+# Takes long: seeds run until each fault has hit each call, before and after it.
 def test_every_call_is_hit_by_every_fault() -> None:
     # Without this a fault that is never injected would look like one that is always survived.
     injected = Counter[str]()
@@ -69,6 +70,7 @@ def test_every_call_is_hit_by_every_fault() -> None:
     pytest.fail(f"never injected: {sorted(missing)}")
 
 
+# Takes long: seeds run until each kind of refusal has met each kind of write.
 def test_every_write_is_refused_by_a_redis_that_takes_none() -> None:
     injected = Counter[str]()
     wanted = {

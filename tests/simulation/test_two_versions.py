@@ -9,6 +9,7 @@ from protocol import codec
 from protocol.codec import FORMAT
 
 
+# Takes long: each of sixty seeds runs processes of two releases.
 def test_every_way_that_an_upgrade_goes_happens() -> None:
     seen = Counter[str]()
     for seed in range(60):

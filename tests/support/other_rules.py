@@ -15,13 +15,14 @@ import msgspec
 from engine_worker import main, snapshot_from_log
 from engine_worker.core.account_half import AccountHalf
 from engine_worker.core.accounts import Account
-from engine_worker.cores import shard_of
+from engine_worker.cores import OBJECTS, shard_of
 from engine_worker.frame_core import FrameCore
 from engine_worker.snapshots import STDOUT
 from engine_worker.worker import Worker
 from protocol.events import OrderFilled
 from protocol.market import Market
 from protocol.orders import OrderState
+from runtime.settings import PREFIX
 
 TAKER_FEE_PPM = 7_000
 _RETRY_S = 0.2
@@ -67,6 +68,7 @@ def start_snapshot(output: int, environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
+    os.environ[f"{PREFIX}CORE"] = OBJECTS  # whose rules are changed
     AccountHalf._settle = _settle_otherwise  # type: ignore[method-assign]
     if sys.argv[1:] == ["snapshot"]:
         snapshot_from_log.main()

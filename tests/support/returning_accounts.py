@@ -21,6 +21,7 @@ from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from tests.support.edge_processes import running_edge
 from tests.support.own_servers import OwnRedis
+from tests.support.repeats import repeats_of
 
 ACCOUNTS_PER_CONNECTION: Final = 120
 """As many listenKeys as fit into an address."""
@@ -79,7 +80,7 @@ async def is_back(own_redis: OwnRedis, folder: Path, account_count: int) -> None
         "WS_CONNECTIONS_PER_ADDRESS_MAX": "1000",
         "WS_STREAMS_PER_ADDRESS_MAX": str(2 * account_count),
     }
-    with running_edge(url, folder / "edge", **settings) as edge:
+    with repeats_of(url), running_edge(url, folder / "edge", **settings) as edge:
         async with AsyncExitStack() as stack:
             slots = asyncio.Semaphore(OPENED_AT_ONCE)
 

@@ -47,6 +47,10 @@ class WorkedLog(ShardLog):
         for command in commands:
             self._apply([command])
 
+    def give_together(self, *commands: Command) -> None:
+        """Give these commands, which are for one shard, in one entry."""
+        self._apply(list(commands))
+
     def restart(self) -> None:
         """Start new workers on what the log has."""
         for worker in self.workers:

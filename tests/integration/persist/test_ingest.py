@@ -425,6 +425,25 @@ def test_events_wait_until_all_shards_have_said_which_markets_they_have(
     assert query(database_url, "SELECT count(*) FROM trades") == [(1,)]
 
 
+def test_what_comes_while_a_batch_is_made_is_left_to_the_next_nudge(
+    database_url: str, log: MemoryStreamLog
+) -> None:
+    """Else under light load each order would be a transaction of its own."""
+    market_log = MarketLog()
+    publish_markets(log, market_map())
+
+    def append() -> None:
+        log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(START_MS, 100, 5))})
+
+    append()
+    # Somebody trades whenever the input is archived, which is first.
+    ingest = ShardIngest(0, log, as_persist(database_url), 1, 100, cover=lambda _shard, _id: append())
+    for stored in (1, 2, 3):
+        assert ingest.step() is Progress.CAUGHT_UP
+        assert query(database_url, "SELECT count(*) FROM trades") == [(stored,)]
+    ingest.close()
+
+
 def test_a_lost_connection_loses_nothing(database_url: str, log: MemoryStreamLog) -> None:
     markets = market_map()
     trading = ShardLog(6, markets, START_MS)

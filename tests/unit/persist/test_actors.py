@@ -11,5 +11,5 @@ from persist.actors import ARCHIVE_QUEUE, POLL_MS, QUEUE, SLOW_POLL_MS, make_bro
 )
 def test_only_what_orders_wait_for_is_looked_for_all_the_time(queue: str, waits_ms: int) -> None:
     with_nobody_there = "redis://127.0.0.1:1"
-    consumer = make_broker(with_nobody_there).consume(queue, timeout=POLL_MS)
+    consumer = make_broker(with_nobody_there).consume(queue, timeout=SLOW_POLL_MS)
     assert vars(consumer)["timeout"] == waits_ms
