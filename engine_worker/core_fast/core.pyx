@@ -119,6 +119,7 @@ include "read.pxi"
 include "market_half.pxi"
 include "account_half.pxi"
 include "snapshot.pxi"
+include "restore.pxi"
 
 
 cdef Shard *new_shard(int32_t index, int32_t shard_count) except NULL:
@@ -852,8 +853,18 @@ cdef class FastCore:
         cdef Shard *shard = self.alive()
         cdef Market *market = shard.markets[self.known_market(symbol)]
         cdef int32_t order = find_order(shard, order_id)
-        if order < 0 and shard.slots[account_id % ACCOUNT_SLOTS] == shard.index:
+        cdef Order *opened
+        if account_id < 1 or (order < 0 and shard.slots[account_id % ACCOUNT_SLOTS] == shard.index):
             raise InvariantBroken(f"order {order_id} rests, and is not open")
+        if order >= 0:
+            opened = order_at(shard, order)
+            if (
+                opened.market != market.index or opened.side != side or opened.resting >= 0
+                or account_at(shard, opened.account).account_id != account_id
+            ):
+                raise InvariantBroken(f"order {order_id} rests where it is not open")
+        elif find_resting(shard, market, order_id, NONE) >= 0:
+            raise InvariantBroken(f"order {order_id} rests twice")
         add_resting(shard, market, side, order_id, account_id, price, quantity, order)
         # Subscribers have been told of it long ago.
         forget_changes(shard, book_side(market, side))
@@ -1058,16 +1069,25 @@ cdef class FastCore:
         slot = find_open(shard, account_id, number, order_id, &text)
         return self.encoded_order(slot) if slot >= 0 else None
 
-    def restore_order(self, order, placed):
+    def restore_order(self, int64_t account_id, order, placed):
         """Put an open order of a snapshot behind the others of its account and market."""
         cdef Shard *shard = self.alive()
         cdef bytes name = order.client_order_id.encode()
         cdef char *elsewhere = NULL
-        cdef int32_t account_slot = find_account(shard, order.account_id)
+        cdef int32_t account_slot = find_account(shard, account_id)
         cdef int32_t market = self.known_market(order.market)
         cdef int32_t slot
         cdef Order *opened
         cdef Text text
+        if (
+            account_slot < 0 or order.account_id != account_id or placed.order_id != order.order_id
+            or find_order(shard, order.order_id) >= 0
+        ):
+            raise InvariantBroken(f"order {order.order_id} is not account {account_id}'s, or is open twice")
+        if not 0 <= min(order.accepted_time, order.updated_time):
+            raise InvariantBroken(f"order {order.order_id} was accepted before the epoch")
+        if max(order.accepted_time, order.updated_time) >> TIME_BITS:
+            raise InvariantBroken(f"an order keeps no time as late as those of order {order.order_id}")
         if len(name) > INLINE_NAME:
             elsewhere = <char *>grown(NULL, len(name))
         slot = slab_new(&shard.orders)
@@ -1129,6 +1149,18 @@ cdef class FastCore:
 
     def encoded_answers(self):
         return encoded_answers(self.alive())
+
+    def restore_large(self, bytes accounts, bytes markets, bytes answers, int64_t time):
+        """Take over accounts, markets and remembered replies of a snapshot.
+
+        Return the accounts with rare parts, or None: the object core has to read the snapshot.
+        """
+        return restore_large(self, self.alive(), accounts, markets, answers, time)
+
+
+def snapshot_parts(bytes body):
+    """Return the encodings of the fields of a snapshot, or None: the object core has to read it."""
+    return array_spans(body)
 
 
 cdef enum:

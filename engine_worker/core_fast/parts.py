@@ -12,7 +12,7 @@ import msgspec
 from typing_extensions import override
 
 from engine_worker.core import conservation as audit
-from engine_worker.core import frames, journal
+from engine_worker.core import frames, journal, snapshot
 from engine_worker.core.accounts import Account, AssetTotals, Funds, OrderCounts, PlacedOrder
 from engine_worker.core.authority import ROLES
 from engine_worker.core.configuration import Configuration
@@ -29,7 +29,7 @@ from engine_worker.core.outcomes import (
 from engine_worker.core.replies import DROPS_PER_COMMAND, Replies
 from engine_worker.core.shard import Shard
 from engine_worker.core.shard_state import CancelAllRequest, ShardState
-from engine_worker.core.snapshot import VERSIONS, CancelAllSnapshot
+from engine_worker.core.snapshot import VERSIONS, AccountSnapshot, CancelAllSnapshot
 from engine_worker.core.transfers import FundsTransfers
 from engine_worker.frame_core import DeadItem
 from protocol.codec import encode_as, encode_frame
@@ -85,6 +85,7 @@ _FREQUENT_COMMANDS: Final = frozenset((PlaceOrder, CancelOrder, Tick))
 _FREQUENT_MESSAGES: Final = frozenset(
     (MatchOrder, CancelResting, TakerOutcome, MakerFill, RestingClosed, CancelMissed)
 )
+_decode_account: Final = msgpack_decoder(AccountSnapshot)
 _CONFIGURING: Final = frozenset((Signed, ConfigureShard, ConfigureMarket))
 _decode_commands: Final = msgpack_decoder(list[LoggedCommand])
 _TO_MARKET: Final = frozenset((MatchOrder, CancelResting))
@@ -920,6 +921,19 @@ class Parts(Shard):
         state.order_count, state.execution_count = other.order_count, other.execution_count
         core.set_counts(hash_due=shard.journal.hash_due, has_drains=bool(state.drains))
 
+    def take_over_rare(self, accounts: list[bytes]) -> None:
+        """Take over what accounts of a snapshot have besides funds and orders."""
+        state = self.state
+        for encoded in accounts:
+            account = _decode_account(encoded)
+            keyed = snapshot._restore_keyed(account, state.windows)
+            if keyed is not None:
+                state.keyed[account.account_id] = keyed
+            if account.limits is not None:
+                state.accounts[account.account_id].set_limits(  # type: ignore[attr-defined]
+                    account.limits, account.order_counts or OrderCounts()
+                )
+
     def _take_over_account(self, account_id: AccountId, account: Account) -> None:
         state, core = self.state, self._core
         core.add_account(account_id, account.changed_time)
@@ -929,7 +943,7 @@ class Parts(Shard):
             for order in orders.values():
                 if order.close_reason is not None or order.course is not None:
                     raise InvariantBroken(f"order {order.order_id} is open, and was closed")
-                core.restore_order(order, account.client_order_ids[order.client_order_id])
+                core.restore_order(account_id, order, account.client_order_ids[order.client_order_id])
         if account.keyed is not None:
             state.keyed[account_id] = account.keyed
         if account.limits is not None:

@@ -1,8 +1,10 @@
 """The compiled core comes to the same bytes as the object core: see compiled_twins.py."""
 
+import hashlib
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.core import account_half, journal
 from engine_worker.cores import CORES, why_not_compiled
-from engine_worker.frame_core import SnapshotError
+from engine_worker.frame_core import Cores, SnapshotError
 from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol.codec import encode_commands, encode_frame, encode_messages, encode_skip
 from protocol.commands import (
@@ -308,6 +310,46 @@ def test_a_snapshot_of_an_impossible_state_is_refused() -> None:
     for cores in CORES.values():
         with pytest.raises(SnapshotError):
             cores.restore(whole[:32] + whole[33:])
+
+
+def test_changed_snapshots_have_the_same_fate() -> None:
+    """With a right digest, so that what is in them decides."""
+    program, chosen = Program(2, 7, seed=4), random.Random(4)
+    program.run(600)
+    bodies = [pair.cores[0].encode_snapshot(pair.position)[32:] for pair in program.exchange.pairs]
+    fates: Counter[str] = Counter()
+    for number in range(1_500):
+        octets = bytearray(bodies[number % 2])
+        for _ in range(chosen.choice((1, 1, 1, 2))):
+            octets[chosen.randrange(len(octets))] = chosen.choice(
+                (0, 1, 2, 7, 0x90, 0xC0, chosen.randrange(256))
+            )
+        left, right = (fate_of(cores, bytes(octets)) for cores in CORES.values())
+        if isinstance(left, bytes) and right == "SnapshotError":
+            fates["refused by the compiled core alone"] += 1  # an order of another account, or the like
+            continue
+        assert left == right, bytes(octets)
+        fates[left if isinstance(left, str) else "restored"] += 1
+    assert fates["restored"] > 100
+    assert fates["SnapshotError"] > 100
+    assert fates["refused by the compiled core alone"] < 50
+
+
+def fate_of(cores: Cores, body: bytes) -> str | bytes:
+    try:
+        core, stream_id = cores.restore(hashlib.blake2b(body, digest_size=32).digest() + body)
+    except Exception as error:
+        return type(error).__name__
+    return core.encode_snapshot(stream_id)
+
+
+def test_an_ordinary_snapshot_is_read_without_objects() -> None:
+    from engine_worker.core_fast import fast_cores
+
+    book = DeepBook(1, seed=2)
+    book.run(levels=300, questions=3)
+    snapshot = book.exchange.pairs[0].cores[1].encode_snapshot(StreamId(5))
+    assert fast_cores._restored(snapshot[32:]) is not None
 
 
 def test_an_extension_of_other_sources_is_refused() -> None:
