@@ -1,4 +1,4 @@
-"""The table of API keys, for their owners; adapters/signers.py reads it for authentication."""
+"""The table of API keys, for their owners; adapters/key_lookup.py reads it for authentication."""
 
 from typing import Final, LiteralString
 

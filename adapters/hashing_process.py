@@ -88,7 +88,7 @@ class HashingProcess:
                 child_process.command("adapters.hashing_process", SPOKEN),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # Linux distributes processors among sessions first, and then among their processes
+                # A session of its own, because of autogroups: see `give_way`.
                 start_new_session=True,
             )
         child = self._child

@@ -19,6 +19,7 @@ from adapters.clock import now_ms
 from adapters.command_queue import CommandQueue
 from adapters.database import PostgresDatabase
 from adapters.ingestion import PostgresIngestion
+from adapters.key_lookup import Signers
 from adapters.key_values import RedisKeyValues
 from adapters.ledger import PostgresLedger
 from adapters.limit_exchange import LimitExchange
@@ -37,7 +38,6 @@ from adapters.schema_watch import SchemaWatch
 from adapters.second_factors import PostgresSecondFactors
 from adapters.secret_box import secret_box
 from adapters.sessions import PostgresSessions
-from adapters.signers import Signers
 from adapters.trades import PostgresTrades
 from adapters.users import PostgresUsers
 from functions.api.ports import Ports

@@ -321,7 +321,7 @@ class Worker:
         """Return the checksum to compare next: the awaited one, unless Redis has lost it, or the newest."""
         begin, end = self.position.stream_id, goal.stream_id
         for checksum in (self._committed, newest):
-            # The newest is behind if a program that writes none has led since.
+            # The newest is behind if a leader of a release without checksums has led since.
             if checksum is not None and begin <= checksum.stream_id <= end:
                 return checksum
         return None

@@ -9,7 +9,7 @@ import time
 
 import structlog
 
-from feeds.repeats import Repeats
+from feeds.missed_events import Repeats
 from feeds.store import FeedsStore
 from feeds.worker import FeedsWorker
 from protocol.codec import LaterFormatError

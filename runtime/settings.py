@@ -54,6 +54,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     A process whose values differ from those of the running processes is refused (runtime/agreement.py).
     """
 
+    # These comments are the titles of the sections in docs/reference/settings.md.
+
     # All processes alike
     shard_count: Annotated[int, Meta(ge=1, le=100)] = 1
     """Number of shards. It cannot change once there is data: docs/reference/kubernetes.md."""

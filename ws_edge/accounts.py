@@ -3,8 +3,8 @@
 Feeds publish an account's events with the log position that they reach up to. Once a second the position that
 feeds have published is noted, with a PING behind it on the listening connection: when the PONG is back,
 everything up to there was heard. After a lost connection feeds are asked to repeat what is missing, from the
-last position known to be heard up to what they have published by then (feeds/repeats.py). So it is when a
-replica of Redis that did not know of the newest portions became the master: feeds publish these again, cut
+last position known to be heard up to what they have published by then (feeds/missed_events.py). So it is when
+a replica of Redis that did not know of the newest portions became the master: feeds publish these again, cut
 elsewhere.
 """
 

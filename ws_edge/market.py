@@ -305,8 +305,8 @@ class MarketStreams:
         open_time, end = interval_bounds(interval, time)
         ended: list[Candle] = []
         if not candle.closed and not candle.trade_count and candle.open_time < open_time:
-            # A candle of this process. If it had a trade the feeds would have published its end before the
-            # time.
+            # This process made it up for lack of a message: of one with a trade the feeds would have
+            # published the end before the time.
             candle = msgspec.structs.replace(candle, closed=True)
             ended.append(candle)
         # A candle with trades that is not closed will be, by a message in transit or in Redis.

@@ -112,7 +112,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 
 def _back_up(settings: Settings, folder: Path, keep: int, *, quiet: bool) -> None:
-    # Before anything is changed: whether it can be done.
+    # It raises if the server's programs are missing: before anything is changed.
     backups.programs_of(settings, backups.version_of_data(settings.data_dir / "postgres"))
     with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
         note, receiver = backups.read_note(settings), backups.receiving(connection)
@@ -140,7 +140,7 @@ def _begin_line(settings: Settings, connection: psycopg.Connection[Any], folder:
     backups.drop_slot(connection)
     backups.make_slot(connection)
     backups.write_note(settings, BackupNote(str(backups.new_line(folder))))
-    # One that runs writes into the folder that it was started with.
+    # A receiver that runs already writes into the folder that it was started with.
     request_restart(settings, RestartRequest(backups.RECEIVER))
 
 

@@ -417,7 +417,7 @@ class Book:
                         maker.order_id, maker.account_id, level.price, maker.quantity, leaves, payable
                     )
                 )
-                # The maker goes before the taker ends: EXPIRE_BOTH is both.
+                # Both conditions hold for EXPIRE_BOTH: the maker must be canceled before this returns.
                 if prevention is not EXPIRE_TAKER:
                     self.cancel(maker.order_id)
                 if prevention is not EXPIRE_MAKER:

@@ -48,7 +48,7 @@ class Configuration:
         elif not self._may_follow(config):
             self._replies.refuse(command.reply_to, command.request_id, RejectReason.CONFIG_REFUSED)
         elif (reason := why_later(config) or why_too_early(config)) is not None:
-            # Another program decides otherwise, so this one must not say that it is refused.
+            # Another release accepts it, so this one must not refuse it for all: it stops.
             raise InvariantBroken(f"the shard is switched to what another release does: it {reason}")
         else:
             # What was produced so far is counted as followers of it counted it, in the format before

@@ -122,7 +122,6 @@ class ShardState:
         self.key_expiries: deque[tuple[TimeMs, AccountId]] = deque()
         """When which account got an outcome that it keeps under an idempotency key, oldest first."""
 
-        # Work that goes on with the next commands, messages, numbers and time.
         self.drains: deque[Drain] = deque()
         """Orders that are to be canceled, some with each command."""
         self.received: dict[int, int] = {}

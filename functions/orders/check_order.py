@@ -10,7 +10,7 @@ from functions.api.key_permissions import Scope
 from functions.api.parameters import Parameters
 from functions.api.ports import Call, Ports
 from functions.api.shapes import Amount, Nothing
-from functions.orders.order_request import ORDER_PARAMETERS, OrderRequest, parse_order
+from functions.orders.order_parameters import ORDER_PARAMETERS, OrderRequest, parse_order
 from protocol.orders import OrderType
 from protocol.units import PriceTicks
 

@@ -10,7 +10,7 @@ from functions.api.key_permissions import Scope
 from functions.api.ports import Call, Ports
 from functions.api.rate_limits import too_many_orders
 from functions.orders import order_shapes
-from functions.orders.order_request import (
+from functions.orders.order_parameters import (
     ORDER_PARAMETERS,
     OrderRequest,
     ResponseType,

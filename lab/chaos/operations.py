@@ -336,7 +336,7 @@ class Operations:
                     streams.commands(shard), {COMMANDS_FIELD: encode_commands([body, signed], now_us)}
                 )
 
-    # ------------------------------------------------------------------ until it is so
+    # ------------------------------------------------------------------ repeated until they succeed
 
     def _tell(self, shard: int, command: Callable[[int, str], SignedBody]) -> None:
         self._until_done(

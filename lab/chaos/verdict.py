@@ -339,7 +339,7 @@ def _check_totals(
             sums[asset].update(
                 all=available + held + fees, fees=fees, deposited=deposited - withdrawn, settled=settled
             )
-    # Only all shards together have to add up.
+    # What follows holds only for all shards together, so it needs the answer of each.
     if len(evidence.answered.audits) < evidence.markets.shard_count:
         return
     for asset, total in sums.items():

@@ -494,8 +494,6 @@ class Simulation:
         stream_id = self.log.append(stream, {field: payload})
         self.witness.garbage.append((stream, stream_id))
 
-    # ------------------------------------------------------------------ the end
-
     def settle(self) -> None:
         """Let everything run without faults until nothing happens any more.
 

@@ -288,7 +288,7 @@ def plan_of(
         tuple(weights.items()), own_fault_rate if fault_rate is None else fault_rate, tuple(troubles)
     )
     actions = [mixture.action(act, source) for act in acts]
-    # From a source of their own, so that the seeds mean otherwise what they did.
+    # From a generator of its own, so that the existing seeds still give the same other actions.
     diverging = random.Random(f"diverging {seed}")
     for _ in range(diverging.choice(_DIVERGENCES)):
         place = diverging.randrange(len(actions) + 1)

@@ -28,7 +28,8 @@ def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: Running
         *("feeds", "ws-edge", "persist-nudger", "persist-worker", "mm", "frontend"),
     ]
     assert all(
-        set(process) == {"name", "pid", "state", "restarts", "answers"} for process in status["processes"]
+        set(process) == {"name", "pid", "state", "restarts", "answers", "core"}
+        for process in status["processes"]
     )
     assert all(psutil.pid_exists(process["pid"]) for process in status["processes"])
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from adapters.key_lookup import Signers
 from adapters.key_values import RedisKeyValues
 from adapters.revocations import FRESH_S, RevocationWatch
 from adapters.secret_box import SecretBox
-from adapters.signers import Signers
 from functions.api.errors import ApiError, unavailable
 from functions.users.api_key_record import KeyKind
 from functions.users.revocations import Revocation, of_key

@@ -20,8 +20,8 @@ from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from tests.support.edge_processes import running_edge
+from tests.support.missed_events import repeats_of
 from tests.support.own_servers import OwnRedis
-from tests.support.repeats import repeats_of
 
 ACCOUNTS_PER_CONNECTION: Final = 120
 """As many listenKeys as fit into an address."""

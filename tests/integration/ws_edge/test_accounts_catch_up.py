@@ -22,7 +22,7 @@ from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from tests.support.market_log import listing_of, market_map
-from tests.support.repeats import repeats_of
+from tests.support.missed_events import repeats_of
 from tests.support.waiting import until
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.connection import EdgeConnection

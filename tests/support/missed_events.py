@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 
 import redis
 
-from feeds.repeats import Repeats
+from feeds.missed_events import Repeats
 from protocol import streams
 
 

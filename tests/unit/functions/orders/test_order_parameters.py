@@ -4,7 +4,7 @@ import pytest
 
 from functions.api.errors import ApiError
 from functions.api.parameters import Parameters
-from functions.orders.order_request import OrderRequest, ResponseType, estimated_bound, parse_order
+from functions.orders.order_parameters import OrderRequest, ResponseType, estimated_bound, parse_order
 from protocol.market_data import BookTicker
 from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs

@@ -6,7 +6,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feeds.repeats import Entry, events_of
+from feeds.missed_events import Entry, events_of
 from protocol.codec import decode_readable_events, encode_frame
 from protocol.events import Event
 from protocol.stream_id import StreamId

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import redis
 
-import feeds.repeats
+import feeds.missed_events
 from protocol import streams
 from protocol.codec import FORMAT, decode_readable_events, encode_frame
 from protocol.market_data import Repeated, RepeatRequest
@@ -16,7 +16,7 @@ from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId
 from tests.support.eventually import eventually
 from tests.support.market_log import deposit, frame
-from tests.support.repeats import repeats_of
+from tests.support.missed_events import repeats_of
 
 OWNER = AccountId(7)
 REPLY_TO = streams.repeated("test", 0)
@@ -66,7 +66,7 @@ def times(parts: list[Repeated]) -> list[int]:
 
 
 def test_what_was_published_since_is_repeated(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds.repeats, "READ_ENTRIES", 2)
+    monkeypatch.setattr(feeds.missed_events, "READ_ENTRIES", 2)
     write(client, 1, 2, 3, 4, 5)
     client.xadd(streams.events(0), {EVENTS_FIELD: frame(deposit(6, OWNER))}, "6-0")  # not published yet
     with asked(client, heard=2) as parts:
