@@ -725,8 +725,11 @@ class Parts(Shard):
         if any(type(each) in _CONFIGURING for each in commands):
             # What is behind it in its frame may mean something else then.
             return None
-        refused = frames._refused(commands, state.index, state.market_map)
-        return None if refused else commands
+        if frames._refused(commands, state.index, state.market_map):
+            return None
+        # As `Shard.enter` does, of which the core does the rest.
+        state.is_founding = state.config is None
+        return commands
 
     @override
     def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:

@@ -16,12 +16,14 @@ from engine_worker.core import account_half, journal
 from engine_worker.cores import CORES, why_not_compiled
 from engine_worker.frame_core import Cores, SnapshotError
 from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
-from protocol.codec import encode_commands, encode_frame, encode_messages, encode_skip
+from protocol.codec import decode_replies, encode_commands, encode_frame, encode_messages, encode_skip
 from protocol.commands import (
     CancelOrders,
+    ConfigureMarket,
     ConfigureShard,
     Deposit,
     LimitAccount,
+    LoggedCommand,
     MakerFill,
     MatchOrder,
     MessageFrame,
@@ -30,9 +32,9 @@ from protocol.commands import (
     Tick,
     Withdraw,
 )
-from protocol.configuration import AccountLimits, KeyLimit, OperatorKey, Role, ShardConfig
+from protocol.configuration import AccountLimits, KeyLimit, MarketConfig, OperatorKey, Role, ShardConfig
 from protocol.market import MarketMap
-from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import OrderTerms, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from protocol.signing import sign
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, SKIPPED_ENTRY_FIELD, SKIPPED_FIELD
@@ -259,6 +261,25 @@ def test_signed_commands() -> None:
             inside = encode_frame({MESSAGES_FIELD: b"\xc1"})
             pair = exchange.pairs[0].copy()
             assert_same_outcome(pair, {SKIPPED_FIELD: instruction, SKIPPED_ENTRY_FIELD: inside})
+
+
+def test_what_configures_a_shard_vouches_for_no_later_entry() -> None:
+    """Unsigned commands count in the entry that found the shard without a configuration, and in no other."""
+    keys = Keys(*(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2, 3)))
+    config = ShardConfig(windows=WINDOWS, keys=tuple(keys.known()))
+    deposit = Deposit(1, "t", AccountId(1), "FIG", AssetUnits(40), "a")
+    markets = [MarketConfig(market, 0) for market in market_map(1).markets]
+    configure = [ConfigureMarket(number, "t", market) for number, market in enumerate(markets, 10)]
+    pair = Pair(0, 1)
+    entries: tuple[list[LoggedCommand], ...] = (
+        [ConfigureShard(9, "t", config), *configure, deposit],
+        [msgspec.structs.replace(deposit, request_id=2, transfer_id="b"), Tick()],
+    )
+    for ms, commands in enumerate(entries, start=1_795_000_000_000):
+        came = pair.apply(StreamId(ms), {COMMANDS_FIELD: encode_commands(commands, ms * 1_000)})
+        pair.compare_state()
+    (frame,) = (frame for _, frame in came.replies)
+    assert [reply.reason for reply in decode_replies(frame)] == [RejectReason.NOT_AUTHORIZED]  # type: ignore[union-attr]
 
 
 def test_queries_and_progress_of_long_frames() -> None:
