@@ -58,7 +58,7 @@ from protocol.commands import (
     Withdraw,
     WithdrawFees,
 )
-from protocol.configuration import AccountLimits, MarketStatus
+from protocol.configuration import AccountLimits, MarketConfig, MarketStatus
 from protocol.decoding import msgpack_decoder
 from protocol.events import AccountLimited, EntrySkipped, Event, StateHashed
 from protocol.market import Market, MarketMap
@@ -646,7 +646,7 @@ class _OneFormat:
 class Parts(Shard):
     """The shard as the rare commands, the queries and the snapshots see it."""
 
-    __slots__ = ("_adopted", "_core", "behind_frames")
+    __slots__ = ("_adopted", "_adopted_markets", "_core", "behind_frames")
 
     state: CompiledState
     replies: CompiledReplies
@@ -685,6 +685,8 @@ class Parts(Shard):
         self.behind_frames = frames.ObjectCore(self)
         """Answers what is asked about the state, and decodes what is odd."""
         self._adopted: tuple[object, object] = (None, None)
+        """The configuration and the markets that the core knows; both are replaced when they change."""
+        self._adopted_markets: dict[str, MarketConfig] = {}
         core.set_counts(request_window_ms=state.windows.request_ms)
         self._adopt()
 
@@ -703,8 +705,10 @@ class Parts(Shard):
             return
         self._adopted = (config, market_map)
         self._core.configure(state.slots, int(state.closed_from), state.open_orders_max, state.in_flight_max)
-        for each in state.market_configs.values():
-            self._core.set_market(each.market, each.shard, each.status)
+        for symbol, each in state.market_configs.items():
+            if self._adopted_markets.get(symbol) is not each:
+                self._adopted_markets[symbol] = each
+                self._core.set_market(each.market, each.shard, each.status)
 
     def apply_slowly(
         self,
