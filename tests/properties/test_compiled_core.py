@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.core import account_half, journal
 from engine_worker.cores import CORES, why_not_compiled
-from engine_worker.frame_core import Cores, SnapshotError
+from engine_worker.frame_core import Cores, InvariantBroken, SnapshotError
 from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol.codec import decode_replies, encode_commands, encode_frame, encode_messages, encode_skip
 from protocol.commands import (
@@ -280,6 +280,23 @@ def test_what_configures_a_shard_vouches_for_no_later_entry() -> None:
         pair.compare_state()
     (frame,) = (frame for _, frame in came.replies)
     assert [reply.reason for reply in decode_replies(frame)] == [RejectReason.NOT_AUTHORIZED]  # type: ignore[union-attr]
+
+
+def test_money_that_does_not_add_up_halts_the_shard() -> None:
+    exchange = Exchange(market_map(1), 1)
+    exchange.commands(0, [Deposit(1, "t", AccountId(1), "FIG", AssetUnits(5), "x")])
+    core = exchange.pairs[0].cores[1]
+    fees, deposited, *others = core.totals_of("FIG")  # type: ignore[attr-defined]  # it is a `FastCore`
+    core.set_totals("FIG", fees, deposited - 1, *others)  # type: ignore[attr-defined]
+    with pytest.raises(InvariantBroken, match="FIG: money is not conserved"):
+        core.take()
+    with pytest.raises(InvariantBroken, match="FIG: money is not conserved"):
+        core.check_invariants()
+    core.set_totals("FIG", fees, deposited, *others)  # type: ignore[attr-defined]
+    core.set_funds(AccountId(1), "FIG", 6, 0)  # type: ignore[attr-defined]
+    core.check_money()
+    with pytest.raises(InvariantBroken, match="FIG: the books say held 0 of 5"):
+        core.check_invariants()
 
 
 def test_queries_and_progress_of_long_frames() -> None:
