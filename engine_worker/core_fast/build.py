@@ -21,11 +21,12 @@ from typing import Final
 PACKAGE: Final = Path(__file__).parent
 NAME: Final = "engine_worker.core_fast._core"
 SUFFIX: Final = importlib.machinery.EXTENSION_SUFFIXES[0]
-_FLAGS: Final = ("-O3", "-g0", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
+_FLAGS: Final = ("-O3", "-g0", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-w")
 _SANITIZED_FLAGS: Final = (
-    "-O1", "-g", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w", "-fno-omit-frame-pointer",
+    "-O1", "-g", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-w", "-fno-omit-frame-pointer",
     "-fsanitize=address,undefined", "-fno-sanitize=alignment",
 )  # fmt: skip
+_LINKED: Final = ("-bundle", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared",)
 _CYTHON_MIN: Final = (3, 1)
 
 
@@ -113,7 +114,15 @@ def _compile(folder: Path, extension: Path, sources: str, flags: tuple[str, ...]
     _run((sys.executable, "-m", "cython", "-3", "--module-name", NAME, "_core.pyx", "-o", "_core.c"), folder)
     includes = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
     _run(
-        ("cc", *flags, *(f"-I{include}" for include in sorted(includes)), "_core.c", "-o", extension.name),
+        (
+            "cc",
+            *flags,
+            *_LINKED,
+            *(f"-I{include}" for include in sorted(includes)),
+            "_core.c",
+            "-o",
+            extension.name,
+        ),
         folder,
     )
 

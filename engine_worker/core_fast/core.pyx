@@ -562,7 +562,8 @@ cdef class FastCore:
         output._closed = PyBytes_FromStringAndSize(<char *>shard.closed, shard.closed_count * sizeof(Span))
         output._replies = grouped_replies(shard)
         output._outbox = self.taken_outbox()
-        shard.events.length, shard.event_count, shard.checksummed, shard.closed_count = 0, 0, 0, 0
+        empty(&shard.events)
+        shard.event_count = shard.checksummed = shard.closed_count = 0
         forget_idle_channels(shard)
         return output
 
@@ -584,7 +585,8 @@ cdef class FastCore:
             put_number(&head, target)
             put_number(&head, outbox.first_sequence)
             taken[target] = framed(&head, &outbox.messages, outbox.count)
-            outbox.count, outbox.messages.length = 0, 0
+            outbox.count = 0
+            empty(&outbox.messages)
         shard.outbox_count = 0
         return taken
 

@@ -379,5 +379,5 @@ cdef list grouped_replies(Shard *shard):
             waiter.first_reply = NONE
             unrefer(shard, shard.reply_entries[number].channel)
     shard.reply_count = 0
-    shard.replies.length = 0
+    empty(&shard.replies)
     return grouped

@@ -12,6 +12,7 @@ cdef extern from *:
     uint64_t big_endian_of(uint64_t number) noexcept nogil
 
 cdef enum:
+    KEPT_BYTES = 1 << 22
     SLACK = 8  # bytes behind those that are reserved, which may be written over
 
 
@@ -51,6 +52,13 @@ cdef int grow_writer(Writer *writer, size_t more) except -1:
 cdef void writer_let_go(Writer *writer) noexcept:
     free(writer.bytes)
     memset(writer, 0, sizeof(Writer))
+
+
+cdef inline void empty(Writer *writer) noexcept:
+    """Begin anew; what was exceptionally long is freed."""
+    if writer.capacity > KEPT_BYTES:
+        writer_let_go(writer)
+    writer.length = 0
 
 
 cdef inline void put_byte(Writer *writer, unsigned char byte) noexcept:
