@@ -424,8 +424,7 @@ cdef class FastCore:
         time = self.entry_time(<int64_t>entered, written_us, WRITER_BEHIND_MS_MAX)
         for number in range(count):
             item = &shard.items[number]
-            if number + PREFETCH_DISTANCE < count:
-                look_ahead(shard, &shard.items[number + PREFETCH_DISTANCE])
+            look_ahead(shard, number, count)
             if item.tag == ODD:
                 self.parts.apply(odd[next_odd], time)
                 next_odd += 1
@@ -1170,20 +1169,27 @@ cdef enum:
     PREFETCH_DISTANCE = 3
 
 
-cdef void look_ahead(Shard *shard, Item *item) noexcept:
-    """Have the processor fetch what a later command of the frame will look at: the tables are larger than
-    its cache."""
-    cdef int32_t account
-    if item.tag == TICK or item.tag == ODD:
-        return
-    prefetch(&shard.answers[hash_request(shard.last_channel, item.request_id) & shard.answer_mask])
-    account = find_account(shard, item.account_id)
-    if account >= 0 and item.client_order_id.length:
-        prefetch(
-            &shard.orders_by_name.slots[
-                hash_order_name(account, &item.client_order_id) & shard.orders_by_name.mask
-            ]
-        )
+cdef void look_ahead(Shard *shard, int64_t number, int64_t count) noexcept:
+    """Have the processor fetch what later commands of the frame will look at: tables are larger than its cache.
+
+    First the places in the tables, and some commands later the orders that these name.
+    """
+    cdef Item *item
+    cdef int32_t account, slot
+    if number + 2 * PREFETCH_DISTANCE < count:
+        item = &shard.items[number + 2 * PREFETCH_DISTANCE]
+        if item.tag == PLACE_ORDER or item.tag == CANCEL_ORDER:
+            prefetch(&shard.answers[hash_request(shard.last_channel, item.request_id) & shard.answer_mask])
+            account = find_account(shard, item.account_id)
+            item.name_hash = hash_order_name(account, &item.client_order_id)
+            prefetch(&shard.orders_by_name.slots[item.name_hash & shard.orders_by_name.mask])
+    if PREFETCH_DISTANCE <= number and number + PREFETCH_DISTANCE < count:
+        item = &shard.items[number + PREFETCH_DISTANCE]
+        if item.tag == CANCEL_ORDER:
+            slot = shard.orders_by_name.slots[item.name_hash & shard.orders_by_name.mask] - 1
+            if slot >= 0:
+                prefetch(order_at(shard, slot))
+                prefetch(<char *>order_at(shard, slot) + 64)
 
 
 cdef void begin_reading(Reader *reader, bytes frame, bint is_checked) noexcept:
