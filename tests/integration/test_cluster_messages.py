@@ -48,7 +48,8 @@ class DyingEngines:
         self._environment = {
             **inherited,
             **{PREFIX + name: value for name, value in own.items()},
-            **({"BROKEN_DEDUP": "1"} if broken_dedup else {}),
+            # It is broken in the objects.
+            **({"BROKEN_DEDUP": "1", f"{PREFIX}CORE": "objects"} if broken_dedup else {}),
         }
         self.deaths = 0
         self.stopped: set[int] = set()

@@ -17,6 +17,7 @@ from cli.console import CommandError
 from cli.formats import expected, read_readers
 from cli.main import main
 from engine_worker.core.snapshot import decode_snapshot, snapshot_format
+from engine_worker.cores import OBJECTS
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.configuration import ShardConfig
@@ -62,9 +63,9 @@ def text(result: Result) -> str:
 
 
 def worker(settings: Settings, shard: int) -> Worker:
-    return Worker.of(
-        msgspec.structs.replace(settings, shard=shard), RedisStreamLog.connect(settings.redis_url)
-    )
+    # The compiled core is of one release; the next one is played by the objects.
+    own = msgspec.structs.replace(settings, shard=shard, core=OBJECTS)
+    return Worker.of(own, RedisStreamLog.connect(settings.redis_url))
 
 
 @contextmanager
