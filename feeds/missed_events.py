@@ -26,10 +26,13 @@ from protocol.market_data import Repeated, RepeatRequest
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId
+from runtime.portion import Portion
 from runtime.redis_clients import RedisOutage, ShardServers
 
 READ_ENTRIES: Final = 500
 """Maximum of entries that are read at once, and answered with one message."""
+READ_BYTES: Final = 4 << 20
+"""About so much at once: Redis ends the connection of a listener that it has 32 MB for."""
 _LISTEN_S: Final = 1.0
 """How long it listens before it looks whether it is to stop."""
 _RETRY_S: Final = 0.2
@@ -118,6 +121,10 @@ class Repeats:
             except RedisOutage as error:
                 _log.warning("no requests for repeats are heard", error=str(error))
                 self._stopping.wait(_RETRY_S)
+            except Exception:
+                # A request that cannot be answered must not leave all others unanswered.
+                _log.exception("a request for missed events failed")
+                self._stopping.wait(_RETRY_S)
         log.close()
         cache.close()
 
@@ -144,12 +151,14 @@ def _parts(
     if not _reaches_back(log, stream, start):
         yield Repeated(request_id, str(published), [], True, "the log begins later")
         return
+    portion = Portion(READ_ENTRIES, READ_BYTES)
     while start < published:
-        read: Any = log.xrange(stream, f"({start}", str(published), READ_ENTRIES)
+        read: Any = log.xrange(stream, f"({start}", str(published), portion.count)
         if not read:
             break
         entries = [(StreamId.parse(entry_id), fields.get(EVENTS_FIELD, b"")) for entry_id, fields in read]
         start = entries[-1][0]
+        portion.note(len(entries), sum(len(frame) for _, frame in entries))
         try:
             events = events_of(entries, heard)
         except LaterFormatError as error:

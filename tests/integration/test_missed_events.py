@@ -80,6 +80,16 @@ def test_what_was_published_since_is_repeated(client: redis.Redis, monkeypatch: 
         assert parts == [Repeated(2, "5-0", [], True)]
 
 
+def test_large_entries_come_in_smaller_parts(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis ends the connection of an edge that it has too much for."""
+    monkeypatch.setattr(feeds.missed_events, "READ_ENTRIES", 2)
+    monkeypatch.setattr(feeds.missed_events, "READ_BYTES", 1)
+    write(client, 1, 2, 3, 4)
+    with asked(client, heard=0) as parts:
+        assert times(parts) == [1, 2, 3, 4]
+        assert [part.position for part in parts] == ["2-0", "3-0", "4-0", "4-0"]
+
+
 def test_what_the_log_has_no_more_is_said_to_be_missing(client: redis.Redis) -> None:
     write(client, 1, 2, 3)
     client.xtrim(streams.events(0), minid="3-0", approximate=False)
