@@ -41,6 +41,10 @@ START_TIMEOUT_S = 60
 # times.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
+# How long a request waits on a busy machine says nothing about the code either. One that hashes a password,
+# at the lowest priority, took more than the 5 s of httpx once.
+httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
+
 # How fast a machine makes examples says nothing about the code.
 hypothesis.settings.register_profile(
     "unhurried", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None

@@ -191,7 +191,7 @@ def audits(url: str) -> list[AuditReply]:
     found = []
     with redis_clients.client(url) as client, client.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe(streams.replies("audit"))
-        listener.get_message(timeout=5)
+        listener.get_message(timeout=60)
         for shard in SHARDS:
             client.xadd(streams.queries(shard), {QUERIES_FIELD: encode_frame([AuditQuery(shard, "audit")])})
             message = eventually("an audit", lambda: listener.get_message(timeout=0.1))

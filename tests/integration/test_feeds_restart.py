@@ -136,7 +136,7 @@ class Exchange:
         self._pubsub = self.cache.pubsub()  # type: ignore[no-untyped-call]
         for pattern in ("pub:*", "account:*"):
             self._pubsub.psubscribe(pattern)
-            assert self._pubsub.get_message(timeout=5), "not subscribed"
+            assert self._pubsub.get_message(timeout=60), "not subscribed"
 
     def say(self, markets: MarketMap) -> None:
         """Have the shard's leader say that these are its markets."""

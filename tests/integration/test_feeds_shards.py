@@ -43,7 +43,7 @@ class Exchange:
         self.heard = self.client.pubsub()  # type: ignore[no-untyped-call]
         self.heard.subscribe(*(streams.market_data(symbol, MarketDataKind.DEPTH) for symbol in SYMBOLS))
         for _ in SYMBOLS:
-            assert self.heard.get_message(timeout=5), "not subscribed"
+            assert self.heard.get_message(timeout=60), "not subscribed"
         self._started: list[subprocess.Popen[bytes]] = []
         self._count = 0
 

@@ -223,9 +223,9 @@ def test_readers_say_what_they_have_passed(log: StreamLog) -> None:
 def test_published_messages_reach_who_listens(redis_url: str) -> None:
     listener = redis.Redis.from_url(redis_url).pubsub()  # type: ignore[no-untyped-call]
     listener.subscribe("reply:a")
-    assert listener.get_message(timeout=5) is not None  # the subscription itself
+    assert listener.get_message(timeout=60) is not None  # the subscription itself
     RedisStreamLog.connect(redis_url).publish([("reply:a", b"1"), ("reply:b", b"2")])
-    message = listener.get_message(timeout=5)
+    message = listener.get_message(timeout=60)
     assert message is not None
     assert message["data"] == b"1"
     listener.close()
