@@ -1,9 +1,13 @@
-"""Waiting until the database has all current events of a shard."""
+"""Waiting until the database has all current events of a shard.
+
+The ingest collects a shard's events for a while before it stores them; somebody who waits ends that.
+"""
 
 import asyncio
 from typing import Final
 
 import redis.asyncio
+import redis.exceptions
 import structlog
 
 from adapters.database import Database
@@ -24,9 +28,11 @@ class PostgresIngestion:
     It compares the database's position with the shard's stream of events.
     """
 
-    def __init__(self, database: Database, client: redis.asyncio.Redis) -> None:
+    def __init__(self, database: Database, client: redis.asyncio.Redis, cache: redis.asyncio.Redis) -> None:
+        """Read the log through `client`; say through `cache` that something is wanted."""
         self._database = database
         self._client = client
+        self._cache = cache
 
     async def catch_up(self, shard: int) -> None:
         """Wait, at most about a second, until the database has all current events of the shard."""
@@ -38,6 +44,7 @@ class PostgresIngestion:
             return
         wanted = StreamId.parse(newest[0][0])
         deadline = asyncio.get_running_loop().time() + _CATCH_UP_S
+        is_said = False
         while True:
             rows = await self._database.fetch(
                 "SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard}
@@ -47,4 +54,14 @@ class PostgresIngestion:
             if asyncio.get_running_loop().time() > deadline:
                 _log.warning("database is behind", shard=shard)
                 return
+            if not is_said:
+                is_said = True
+                await self._say(shard)
             await asyncio.sleep(_CATCH_UP_POLL_S)
+
+    async def _say(self, shard: int) -> None:
+        try:
+            await self._cache.publish(streams.wanted(shard), b"")
+        except redis.exceptions.RedisError as error:
+            # It only takes longer.
+            _log.warning("the ingest is not told that somebody waits", error=str(error))

@@ -161,7 +161,7 @@ async def opened(
             listing=markets.listing,
             shards=queue,
             read_models=RedisReadModels(cache, markets.listing),
-            ingestion=PostgresIngestion(database, client),
+            ingestion=PostgresIngestion(database, client, cache),
             trades=PostgresTrades(database),
             candles=PostgresCandles(database),
             orders=PostgresOrders(database),

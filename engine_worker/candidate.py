@@ -53,7 +53,7 @@ class Candidate:
 
     @property
     def poll_ms(self) -> int:
-        """How long to wait after a step that found nothing to follow."""
+        """How long to wait after a step that has followed everything there was."""
         return max(1, self._lease_ms // POLLS_PER_LEASE)
 
     def join(self) -> None:

@@ -27,7 +27,7 @@ from engine_worker.frame_core import InvariantBroken
 from engine_worker.housekeeping import Care
 from engine_worker.lost_tail_check import await_guard
 from engine_worker.snapshots import Snapshotter
-from engine_worker.worker import LogDamaged, Worker
+from engine_worker.worker import FOLLOW_ENTRIES, LogDamaged, Worker
 from protocol import streams
 from protocol.codec import LaterFormatError
 from runtime import process, redis_clients
@@ -221,7 +221,8 @@ def _run_on(
             # The state that a child is about to save is no longer the log's.
             snapshotter.abandon()
             raise
-        if not candidate.leads and not processed:
+        if not candidate.leads and processed < FOLLOW_ENTRIES:
+            # Also with entries to follow: to read each as it comes would cost more than to lead.
             stopping.wait(candidate.poll_ms / 1_000)
     probes.leaving()
     # The lease first: a standby takes over while this process still saves.

@@ -37,6 +37,7 @@ from persist.migrate import MigrationError
 from persist.nudge import ArchiveNudger, Nudger
 from persist.retention import HistoryRetention, drop_history
 from persist.slots import look_at_copies
+from persist.wanted import Wanted
 from protocol.streams import JOBS_NAMESPACE
 from runtime import process, redis_clients
 from runtime.database_roles import ServiceRole, database_url_of
@@ -48,11 +49,6 @@ from runtime.settings import Settings
 from runtime.tracing import Tracer
 from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 
-NUDGE_PERIOD_S = 0.03
-"""Under load, the events of this time are stored together.
-
-The first event after a pause does not wait.
-"""
 BLOCK_MS = 500
 """How long the nudger waits for events before it checks whether it should stop."""
 WORKER_THREADS_MAX = 2
@@ -128,6 +124,7 @@ def nudge(settings: Settings, probes: Probes) -> None:
         queue_size=lambda: int(broker.do_qsize(ingest.queue_name)),
         sweep_ms=settings.ingest_sweep_s * 1000,
     )
+    wanted = Wanted(settings.resolved_cache_url(), range(settings.shard_count))
     reach = reach_redis(probes, "persist-nudger")
     heartbeat = Heartbeat(settings, "persist-nudger", nudger.lag_ms)
     heartbeat.start()
@@ -143,7 +140,8 @@ def nudge(settings: Settings, probes: Probes) -> None:
             # While the ingest lags, its progress is checked periodically; otherwise the next event is waited
             # for.
             if nudger.is_waiting():
-                stopping.wait(NUDGE_PERIOD_S)
+                for shard in wanted.wait(nudger.pause_ms(now_ms) / 1_000):
+                    nudger.want(shard)
             else:
                 nudger.wait(BLOCK_MS)
         except Unreachable as error:
@@ -155,6 +153,7 @@ def nudge(settings: Settings, probes: Probes) -> None:
             stopping.wait(RETRY_AFTER_S)
     probes.leaving()
     heartbeat.stop()
+    wanted.close()
     broker.close()
     _log.info("nudge stopped")
 

@@ -1,4 +1,8 @@
-"""Nudges the workers as soon as a shard has new events, but not again before the last nudge took effect."""
+"""Nudges the workers when a shard has new events, but not again before the last nudge took effect.
+
+A transaction costs as much as hundreds of orders in it. So a shard's events are collected for a while, unless
+somebody waits for them.
+"""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -24,6 +28,12 @@ _queued = prometheus_client.Gauge(
 
 QUEUED_MAX = 10
 """Maximum of waiting nudges per shard while there is no progress."""
+LINGER_MS = 100
+"""How long a shard's events are collected after its last nudge. The first event after that does not wait."""
+LOOK_MS = 30
+"""Interval at which to look whether a nudge took effect, if that is later than the linger."""
+SOON_MS = 10
+"""The same while somebody waits for events that came after the nudge."""
 
 
 class Nudger:
@@ -42,6 +52,7 @@ class Nudger:
         send: Callable[[int], object],
         queue_size: Callable[[], int],
         sweep_ms: int,
+        linger_ms: int = LINGER_MS,
     ) -> None:
         """`send` nudges a shard's ingest.
 
@@ -51,9 +62,14 @@ class Nudger:
         self._send = send
         self._queue_size = queue_size
         self._sweep_ms = sweep_ms
+        self._linger_ms = linger_ms
         self._seen = dict.fromkeys(shards, STREAM_START)
         self._passed = dict(self._seen)
         self._nudged = dict(self._seen)
+        self._due_ms = dict.fromkeys(self._seen, 0)
+        """When the next nudge is due that nobody waits for."""
+        self._wanted: set[int] = set()
+        """Shards with events that somebody waits for."""
         self._behind_since_ms = dict.fromkeys(self._seen, 0)
         self._swept_ms: int | None = None
         self._swept_passed: dict[int, StreamId | None] = dict.fromkeys(self._seen)
@@ -83,6 +99,18 @@ class Nudger:
     def _lag_s(self, shard: int) -> float:
         return self.lag_ms_of(shard) / 1_000
 
+    def want(self, shard: int) -> None:
+        """Somebody waits until the database has all current events of the shard."""
+        if shard in self._seen:
+            self._wanted.add(shard)
+
+    def pause_ms(self, now_ms: int) -> int:
+        """Return how long to wait until the next step, if any shard's ingest lags behind."""
+        if self._wanted:
+            return SOON_MS
+        behind = [shard for shard, seen in self._seen.items() if self._passed[shard] < seen]
+        return min((max(LOOK_MS, self._due_ms[shard] - now_ms) for shard in behind), default=LOOK_MS)
+
     def wait(self, block_ms: int) -> None:
         """Wait until there are new events, at most `block_ms`."""
         self._log.read({events(shard): seen for shard, seen in self._seen.items()}, 1, block_ms)
@@ -95,7 +123,11 @@ class Nudger:
             self._seen[shard] = last = self._log.last_id(events(shard))
             if was_caught_up:
                 self._behind_since_ms[shard] = last.ms
-            if passed < last and passed >= self._nudged[shard]:
+            if passed >= last:
+                self._wanted.discard(shard)
+            elif passed >= self._nudged[shard] and (shard in self._wanted or now_ms >= self._due_ms[shard]):
+                self._wanted.discard(shard)
+                self._due_ms[shard] = now_ms + self._linger_ms
                 self._nudge(shard)
         if self._swept_ms is None or now_ms - self._swept_ms >= self._sweep_ms:
             self._swept_ms = now_ms

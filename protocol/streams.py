@@ -36,6 +36,7 @@ cluster. A market's read models carry the tag of the market's shard.
 | `account:ID`             | channel | feeds           | an account's own events                           |
 | `repeat:{k}`             | channel | edges           | which accounts' events feeds are to repeat        |
 | `repeated:NAME:{k}`      | channel | feeds           | the events that the edge NAME has asked for       |
+| `wanted:{k}`             | channel | gateways        | that a question waits for the database            |
 | `reply:NAME`             | channel | shards          | reply frames for the waiter NAME                  |
 | `api_key:2:KEY`          | string  | functions       | read model of an API key, or a ticket; expires    |
 | `session:HASH`           | string  | functions       | a session; expires                                |
@@ -327,6 +328,11 @@ def repeat(shard: int) -> str:
 def repeated(name: str, shard: int) -> str:
     """`repeated:NAME:{k}`, a channel. An edge hears each shard's on the server of that shard's feeds."""
     return f"repeated:{name}:{{{shard}}}"
+
+
+def wanted(shard: int) -> str:
+    """`wanted:{k}`, a channel."""
+    return f"wanted:{{{shard}}}"
 
 
 def replies(reply_to: str) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from persist.nudge import Nudger
+from persist.nudge import LINGER_MS, LOOK_MS, SOON_MS, Nudger
 from protocol.streams import EventReader, events
 from stream_log.memory_log import MemoryStreamLog
 
@@ -59,7 +59,55 @@ def test_what_came_while_a_nudge_was_worked_on_nudges_again(nudged: Nudged) -> N
     assert nudged.step() == [0]
     nudged.ingested(0)
     nudged.happens(0)
-    assert nudged.step() == [0]
+    assert nudged.step(1 + LINGER_MS) == [0]
+
+
+def test_events_after_a_nudge_are_collected_for_a_while(nudged: Nudged) -> None:
+    nudged.happens(0)
+    assert nudged.step(1_000) == [0], "the first one after a pause does not wait"
+    nudged.ingested(0)
+    nudged.happens(0)
+    assert nudged.step(1_000 + LINGER_MS - 1) == []
+    assert nudged.nudger.pause_ms(1_020) == LINGER_MS - 20
+    nudged.happens(1)
+    assert nudged.step(1_000 + LINGER_MS - 1) == [1], "another shard's are not"
+    assert nudged.step(1_000 + LINGER_MS) == [0]
+
+
+def test_nothing_is_collected_while_somebody_waits(nudged: Nudged) -> None:
+    nudged.happens(0)
+    assert nudged.step(1_000) == [0]
+    nudged.ingested(0)
+    nudged.happens(0)
+    nudged.nudger.want(0)
+    assert nudged.step(1_001) == [0]
+    nudged.ingested(0)
+    nudged.happens(0)
+    assert nudged.step(1_002) == [], "who waited has it; nobody waits for this one"
+
+
+def test_who_begins_to_wait_while_a_nudge_is_worked_on_gets_another_nudge_at_once(nudged: Nudged) -> None:
+    nudged.happens(0)
+    assert nudged.step(1_000) == [0]
+    stored = nudged.log.last_id(events(0))
+    nudged.happens(0)
+    nudged.nudger.want(0)
+    assert nudged.step(1_001) == []
+    assert nudged.nudger.pause_ms(1_001) == SOON_MS
+    nudged.log.mark_passed(0, EventReader.PERSIST, stored)
+    assert nudged.step(1_002) == [0]
+
+
+def test_who_waits_for_what_is_stored_already_ends_nothing(nudged: Nudged) -> None:
+    nudged.happens(0)
+    assert nudged.step(1_000) == [0]
+    nudged.ingested(0)
+    nudged.nudger.want(0)
+    nudged.nudger.want(7)
+    assert nudged.step(1_001) == []
+    nudged.happens(0)
+    assert nudged.step(1_002) == []
+    assert nudged.nudger.pause_ms(1_000 + LINGER_MS + 1) == LOOK_MS
 
 
 def test_the_sweep_makes_up_for_lost_nudges(nudged: Nudged) -> None:
