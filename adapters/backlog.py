@@ -1,11 +1,12 @@
 """The lag and fill level of each shard, measured from outside; gateways refuse new work by them.
 
-The age of the oldest waiting command and the shard's time are measured about ten times a second, Redis's
-memory twice. A shard without a leader counts as lagging from then on, even if nothing waits yet: otherwise
-the first command would discover it by waiting.
+The age of the oldest waiting command and the shard's time are measured about ten times a second while this
+process has requests, and twice a second otherwise; Redis's memory twice. A shard without a leader counts as
+lagging from then on, even if nothing waits yet: otherwise the first command would discover it by waiting.
 """
 
 import asyncio
+import contextlib
 import time
 from typing import Any, Final
 
@@ -22,8 +23,9 @@ from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
 
 _INTERVAL_S: Final = 0.1
-_FILLED_EVERY: Final = 5
-"""Redis's memory is measured in every nth look: it costs about 20 µs per shard."""
+_IDLE_INTERVAL_S: Final = 0.5
+_FILLED_INTERVAL_S: Final = 0.5
+"""Interval between measurements of Redis's memory, which cost about 20 µs per shard."""
 MEMORY_FOR_ORDERS: Final = 0.75
 """Orders are refused while Redis uses a larger part of its `maxmemory`.
 
@@ -65,7 +67,7 @@ class Backlog:
         self.age_ms = [0] * shard_count
         self.filled = [0.0] * shard_count
         self._log_bytes_max = log_bytes_max
-        self._looks = 0
+        self._filled_due_s = 0.0
         self.clock_offset_ms = [0] * shard_count
         """The offset of the clock that assigns a shard's entry ids from this process's clock."""
         self.halted: frozenset[int] = frozenset()
@@ -79,11 +81,18 @@ class Backlog:
             HALTED.labels(shard)
             CLOCK_OFFSET.labels(shard)
             FILLED.labels(shard)
+        self._is_used = asyncio.Event()
+        """Whether there was a request since the last look."""
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     def oldest_ms(self) -> int:
         """Return the largest age of all shards."""
         return max(self.age_ms)
+
+    def note_use(self) -> None:
+        """There is a request: measure soon, and often."""
+        if not self._is_used.is_set():
+            self._is_used.set()
 
     async def look(self) -> None:
         """Measure once."""
@@ -115,9 +124,10 @@ class Backlog:
             max(entry_age_ms, self._unled_ms(shard, leases[shard]))
             for shard, entry_age_ms in enumerate(age_ms)
         ]
-        if not self._looks % _FILLED_EVERY:
+        if (now_s := time.monotonic()) >= self._filled_due_s:
+            # Half a look earlier, so that a look that comes on time is not too early.
+            self._filled_due_s = now_s + _FILLED_INTERVAL_S - _INTERVAL_S / 2
             await self._look_how_full()
-        self._looks += 1
         for shard in shards:
             BACKLOG.labels(shard).set(self.age_ms[shard] / 1_000)
             HALTED.labels(shard).set(shard in self.halted)
@@ -168,3 +178,7 @@ class Backlog:
                 self._reach.failed(error)
                 _log.debug("backlog not seen", error=str(error))
             await asyncio.sleep(_INTERVAL_S)
+            if not self._is_used.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._is_used.wait(), _IDLE_INTERVAL_S - _INTERVAL_S)
+            self._is_used.clear()

@@ -161,6 +161,7 @@ class CommandQueue:
         del self._canceling_all[key]
 
     def _submit(self, command: Command, deadline_us: int) -> asyncio.Future[Reply]:
+        self._backlog.note_use()
         shard = self._shard_of_account(command.account_id)
         if deadline_us and isinstance(command, _WITH_DEADLINE):
             deadline_ms = max(1, deadline_us // 1_000 + self._backlog.clock_offset_ms[shard])
@@ -190,6 +191,7 @@ class CommandQueue:
 
     def query(self, shard: int, query: Query) -> asyncio.Future[Reply]:
         """Query a shard."""
+        self._backlog.note_use()
         self._refuse_when_not_possible(shard)
         if shard in self._backlog.halted:
             raise halted()

@@ -1,4 +1,7 @@
-"""A shard that nobody leads any more is behind before anything waits there."""
+"""A shard that nobody leads any more is behind before anything waits there.
+
+A process without requests looks rarely.
+"""
 
 import asyncio
 
@@ -9,7 +12,7 @@ from adapters.backlog import Backlog
 from protocol import streams
 from runtime.probes import Reach
 
-SEEN_S = 0.5
+SEEN_S = 1.0
 
 
 async def test_a_shard_without_a_leader_is_behind_from_then_on(redis_url: str) -> None:
@@ -33,3 +36,28 @@ async def test_a_shard_without_a_leader_is_behind_from_then_on(redis_url: str) -
         await backlog.close()
         await client.aclose()
         plain.close()
+
+
+async def test_it_looks_rarely_without_requests_and_soon_after_one(redis_url: str) -> None:
+    client = redis.asyncio.Redis.from_url(redis_url)
+    backlog = Backlog(client, 1, Reach("redis"), 1 << 30)
+    looks: list[float] = []
+    look = backlog.look
+
+    async def count() -> None:
+        looks.append(asyncio.get_running_loop().time())
+        await look()
+
+    backlog.look = count  # type: ignore[method-assign]
+    try:
+        await asyncio.sleep(3)
+        idle = len(looks)
+        assert 2 <= idle <= 7, "about twice a second"
+        began = len(looks)
+        for _ in range(30):
+            await asyncio.sleep(0.05)
+            backlog.note_use()
+        assert len(looks) - began >= 5, "more than twice a second"
+    finally:
+        await backlog.close()
+        await client.aclose()

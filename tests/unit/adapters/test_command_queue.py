@@ -55,6 +55,9 @@ class NoBacklog:
     clock_offset_ms: tuple[int, ...] = (0, 0)
     halted = frozenset[int]()
 
+    def note_use(self) -> None:
+        pass
+
 
 class Queue(NamedTuple):
     queue: CommandQueue
