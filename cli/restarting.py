@@ -24,7 +24,7 @@ from cli.local.state_file import (
     trading_processes,
 )
 from cli.rest_client import request
-from engine_worker.core_fast.build import CannotBuild, build
+from engine_worker.core_fast.build import CannotBuild, build_all
 from engine_worker.cores import OBJECTS, chosen_core
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.settings import PREFIX, Settings, SettingsError
@@ -134,7 +134,7 @@ def _build_core(settings: Settings, names: Collection[str], say: Say) -> None:
         return
     say("bringing the compiled core up to date")
     with suppress(CannotBuild):
-        build()
+        build_all()
 
 
 def _workers_for(settings: Settings, names: Collection[str], core: str) -> Collection[str]:

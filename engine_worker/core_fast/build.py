@@ -1,8 +1,8 @@
-"""Builds the extension of the compiled core: `python -m engine_worker.core_fast.build`.
+"""Builds the compiled core, and the compiled readers of events: `python -m engine_worker.core_fast.build`.
 
 What is generated and compiled is in a folder beside the interpreter's environment, not in the source tree;
-only the extension itself is put into the package, where `.gitignore` names it. Nothing is done when it is up
-to date.
+only the extensions themselves are put into their packages, where `.gitignore` names them. Nothing is done
+when they are up to date.
 """
 
 import argparse
@@ -16,10 +16,10 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 PACKAGE: Final = Path(__file__).parent
-NAME: Final = "engine_worker.core_fast._core"
+_ROOT: Final = PACKAGE.parents[1]
 SUFFIX: Final = importlib.machinery.EXTENSION_SUFFIXES[0]
 _FLAGS: Final = ("-O3", "-g0", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-w")
 _SANITIZED_FLAGS: Final = (
@@ -30,21 +30,50 @@ _LINKED: Final = ("-bundle", "-undefined", "dynamic_lookup") if sys.platform == 
 _CYTHON_MIN: Final = (3, 1)
 
 
+class Extension(NamedTuple):
+    """A module that is written in Cython."""
+
+    name: str
+    """With its package's."""
+    main: str
+    """Its file in the package's folder; the other ones are included."""
+    shared: tuple[Path, ...] = ()
+    """Files of other packages that it includes."""
+
+    @property
+    def package(self) -> Path:
+        """The folder of its package."""
+        return _ROOT.joinpath(*self.name.split(".")[:-1])
+
+    @property
+    def module(self) -> str:
+        """Its name in the package."""
+        return self.name.rpartition(".")[2]
+
+    def sources(self) -> list[Path]:
+        """Return its files."""
+        return sorted((self.package / self.main, *self.package.glob("*.pxi"), *self.shared))
+
+
+CORE: Final = Extension("engine_worker.core_fast._core", "core.pyx")
+EXTENSIONS: Final = (CORE,)
+
+
 class CannotBuild(Exception):  # noqa: N818 - it says what this machine lacks
     """Something that the build needs is not here."""
 
 
-def sources_hash(package: Path = PACKAGE) -> str:
+def sources_hash(extension: Extension = CORE) -> str:
     """Return the hash of the sources that the extension is built from."""
     hashed = hashlib.blake2b(digest_size=16)
-    for path in sorted((package / "core.pyx", *package.glob("*.pxi"))):
+    for path in extension.sources():
         hashed.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return hashed.hexdigest()
 
 
 def build_folder() -> Path:
     """Return where this interpreter's builds are: in its environment, or in `.run` for one outside of any."""
-    inside = Path(sys.prefix) if sys.prefix != sys.base_prefix else PACKAGE.parents[1] / ".run"
+    inside = Path(sys.prefix) if sys.prefix != sys.base_prefix else _ROOT / ".run"
     return inside / "core_fast" / (sys.implementation.cache_tag or "python")
 
 
@@ -54,33 +83,42 @@ def built_hash(extension: Path) -> str | None:
     return marker.read_text() if extension.exists() and marker.exists() else None
 
 
-def build(*, is_sanitized: bool = False) -> Path:
-    """Build the extension unless it is up to date; return where it is.
+def build_all() -> list[Path]:
+    """Build every extension that is not up to date; return where they are.
 
     Raises:
         CannotBuild: names what is missing, or what the compiler said.
     """
-    folder = build_folder() / ("sanitized" if is_sanitized else "plain")
+    return [build(extension) for extension in EXTENSIONS]
+
+
+def build(extension: Extension = CORE, *, is_sanitized: bool = False) -> Path:
+    """Build an extension unless it is up to date; return where it is.
+
+    Raises:
+        CannotBuild: names what is missing, or what the compiler said.
+    """
+    folder = build_folder() / extension.module / ("sanitized" if is_sanitized else "plain")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         # Who comes second finds it built.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _build_in(folder, is_sanitized=is_sanitized)
+        return _build_in(folder, extension, is_sanitized=is_sanitized)
 
 
-def _build_in(folder: Path, *, is_sanitized: bool) -> Path:
-    extension = folder / f"_core{SUFFIX}"
-    wanted = sources_hash()
-    if built_hash(extension) != wanted:
+def _build_in(folder: Path, extension: Extension, *, is_sanitized: bool) -> Path:
+    built = folder / f"{extension.module}{SUFFIX}"
+    wanted = sources_hash(extension)
+    if built_hash(built) != wanted:
         check_tools()
-        _compile(folder, extension, wanted, _SANITIZED_FLAGS if is_sanitized else _FLAGS)
-        extension.with_suffix(".hash").write_text(wanted)
+        _compile(folder, extension, built.name, wanted, _SANITIZED_FLAGS if is_sanitized else _FLAGS)
+        built.with_suffix(".hash").write_text(wanted)
     if is_sanitized:
-        return extension
-    target = PACKAGE / extension.name
-    if not target.exists() or target.read_bytes() != extension.read_bytes():
+        return built
+    target = extension.package / built.name
+    if not target.exists() or target.read_bytes() != built.read_bytes():
         # Replaced as a whole: a process may have the old one open.
-        shutil.copyfile(extension, new := target.with_suffix(".new"))
+        shutil.copyfile(built, new := target.with_suffix(".new"))
         new.replace(target)
     return target
 
@@ -106,12 +144,14 @@ def check_tools() -> None:
         raise CannotBuild("the compiled core needs " + "; and ".join(missing))
 
 
-def _compile(folder: Path, extension: Path, sources: str, flags: tuple[str, ...]) -> None:
-    for path in PACKAGE.glob("*.pxi"):
+def _compile(folder: Path, extension: Extension, output: str, sources: str, flags: tuple[str, ...]) -> None:
+    module = extension.module
+    for path in extension.sources():
         shutil.copyfile(path, folder / path.name)
-    source = (PACKAGE / "core.pyx").read_text()
-    (folder / "_core.pyx").write_text(source.replace("@SOURCES_HASH@", sources))
-    _run((sys.executable, "-m", "cython", "-3", "--module-name", NAME, "_core.pyx", "-o", "_core.c"), folder)
+    source = (extension.package / extension.main).read_text()
+    (folder / f"{module}.pyx").write_text(source.replace("@SOURCES_HASH@", sources))
+    cython = (sys.executable, "-m", "cython", "-3", "--module-name", extension.name)
+    _run((*cython, f"{module}.pyx", "-o", f"{module}.c"), folder)
     includes = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
     _run(
         (
@@ -119,9 +159,9 @@ def _compile(folder: Path, extension: Path, sources: str, flags: tuple[str, ...]
             *flags,
             *_LINKED,
             *(f"-I{include}" for include in sorted(includes)),
-            "_core.c",
+            f"{module}.c",
             "-o",
-            extension.name,
+            output,
         ),
         folder,
     )
@@ -136,20 +176,22 @@ def _run(command: tuple[str, ...], folder: Path) -> None:
 
 
 def main() -> None:
-    """Build, and say where the extension is or why there is none."""
+    """Build, and say where the extensions are or why there are none."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan, beside the usual one")
+    parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan, beside the usual ones")
     arguments = parser.parse_args()
     try:
-        extension = build(is_sanitized=arguments.sanitize)
+        for extension in EXTENSIONS:
+            built = build(extension, is_sanitized=arguments.sanitize)
+            sys.stdout.write(f"{built}\n")
+            if arguments.sanitize:
+                package = extension.package.name
+                sys.stdout.write(
+                    "run it with `LD_PRELOAD=$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 "
+                    f"python -X {package}={built.parent} ...`\n"
+                )
     except CannotBuild as error:
         sys.exit(f"not built: {error}")
-    sys.stdout.write(f"{extension}\n")
-    if arguments.sanitize:
-        sys.stdout.write(
-            "run it with `LD_PRELOAD=$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 "
-            f"python -X core_fast={extension.parent} ...`\n"
-        )
 
 
 if __name__ == "__main__":
