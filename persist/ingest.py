@@ -20,6 +20,7 @@ from psycopg import sql
 from persist.aggregates import LATE_MS, refreshes
 from persist.archive import LostTailError
 from persist.candles import CANDLES, candle_rows
+from persist.compiled_rows import CompiledRows, RowCompiler
 from persist.markets import KnownMarkets
 from persist.migrate import Flavour
 from persist.rows import (
@@ -242,6 +243,7 @@ class ShardIngest:
         self._log = log
         self._database_url = database_url
         self._markets = KnownMarkets(log, shard_count)
+        self._compiler = RowCompiler(shard)
         self._entries_max = entries_max
         self._cover = cover
         self._tracer = tracer
@@ -433,8 +435,10 @@ class ShardIngest:
 
         Return the numbers of events stored and of dead entries.
         """
-        batches, dead = decoded(entries)
         trade_ids_before = self._last_trades(connection)
+        if (stored := self._store_compiled(connection, entries, trade_ids_before)) is not None:
+            return stored, 0
+        batches, dead = decoded(entries)
         last, refusals = self._store_or_bisect(connection, batches, trade_ids_before)
         self._move_last_trades(connection, trade_ids_before, last)
         unread = {entry.stream_id: entry.reasons for entry in dead}
@@ -456,6 +460,31 @@ class ShardIngest:
                 (self._shard, str(stream_id), reason, payload),
             )
         return sum(len(batch.events) for batch in batches) - len(refusals), len(dead)
+
+    def _store_compiled(
+        self,
+        connection: psycopg.Connection[Any],
+        entries: Sequence[Entry],
+        trade_ids_before: Mapping[str, int],
+    ) -> int | None:
+        """Store the entries without an object for each event, if that can be done.
+
+        Return the number of events; None: nothing is stored.
+
+        Raises:
+            TradeGapError: see `last_trade_ids`.
+        """
+        rows = self._compiler.rows_of(entries, self._markets.by_symbol)
+        if rows is None:
+            return None
+        last = last_trade_ids((trade for trade, _ in rows.trades), trade_ids_before)
+        try:
+            with connection.transaction():
+                self._write(connection, rows)
+        except _Refusal:
+            return None  # which event is at fault is found with objects
+        self._move_last_trades(connection, trade_ids_before, last)
+        return rows.event_count
 
     def _last_trades(self, connection: psycopg.Connection[Any]) -> dict[str, int]:
         return dict(connection.execute("SELECT market, last_trade_id FROM ingest_markets").fetchall())
@@ -536,7 +565,7 @@ class ShardIngest:
             f"batch_prevented{', batch_candles' if self._keeps_candles else ''}"
         )
 
-    def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
+    def _write(self, connection: psycopg.Connection[Any], rows: Rows | CompiledRows) -> None:
         """Write rows, and their candles if the database does not compute them.
 
         Refused candles do not prevent anything else from being stored.
@@ -584,7 +613,9 @@ class ShardIngest:
         except _Refusal as error:
             raise _CandlesRefusedError from error
 
-    def _write_rows(self, connection: psycopg.Connection[Any], rows: Rows, *, candles: bool) -> None:
+    def _write_rows(
+        self, connection: psycopg.Connection[Any], rows: Rows | CompiledRows, *, candles: bool
+    ) -> None:
         with connection.cursor() as cursor:
             copy_rows(cursor, TRADES, rows.trade_rows())
             copy_rows(cursor, FILLS, rows.fills)
@@ -669,14 +700,19 @@ def _put_aside(stream_id: StreamId, payload: bytes, reasons: Mapping[int, str]) 
     return DeadEntry(stream_id, reason, kept, reasons)
 
 
-def copy_rows(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[OrderRow], into: str = "") -> None:
-    """COPY rows into their table, or into one of the same columns."""
+def copy_rows(
+    cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[OrderRow] | bytes, into: str = ""
+) -> None:
+    """COPY rows, or the data of COPY BINARY, into their table, or into one of the same columns."""
     if not rows:
         return
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.Identifier(into or table.name), sql.SQL(", ").join(map(sql.Identifier, table.columns))
     )
     with cursor.copy(statement) as copy:
+        if isinstance(rows, bytes):
+            copy.write(rows)
+            return
         copy.set_types(list(table.columns.values()))
         write_row = copy.write_row
         for row in rows:

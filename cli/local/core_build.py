@@ -1,7 +1,7 @@
-"""The build of the compiled core beside a running exchange.
+"""The build of the compiled core, and of the compiled readers of events, beside a running exchange.
 
 It takes some 20 s of a processor, and needs a compiler. Until it is there, engine workers run the core of
-objects (docs/decisions/0045-two-cores.md).
+objects (docs/decisions/0045-two-cores.md), and persist makes an object of each event.
 """
 
 import os
@@ -14,8 +14,9 @@ import structlog
 
 from cli.local.state_file import log_file
 from cli.local.supervisor import end_with_parent
-from engine_worker.core_fast.build import CannotBuild, check_tools
+from engine_worker.core_fast.build import CannotBuild, check_tools, is_current
 from engine_worker.cores import COMPILED, CORES, OBJECTS, chosen_core
+from runtime.extensions import EXTENSIONS
 from runtime.settings import Settings
 
 _NICENESS = 19
@@ -43,7 +44,7 @@ class CoreBuild:
         self._say = say
         self._file = log_file(settings, "core-build")
         self._running: subprocess.Popen[bytes] | None = None
-        if settings.core == OBJECTS or COMPILED in CORES:
+        if settings.core == OBJECTS or (COMPILED in CORES and all(map(is_current, EXTENSIONS))):
             return
         try:
             check_tools()
@@ -69,8 +70,9 @@ class CoreBuild:
             _log.warning("the compiled core was not built", see=str(self._file))
         else:
             self._say(
-                "The compiled core has been built: `exchange restart --core compiled` changes to it now; the "
-                "next `exchange up` runs it."
+                "The compiled core has been built: `exchange restart --core compiled` changes to it now, and "
+                "`exchange restart feeds persist-worker` to the compiled readers of events; the next "
+                "`exchange up` runs both."
             )
 
     def stop(self) -> None:

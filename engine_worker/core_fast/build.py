@@ -7,7 +7,6 @@ when they are up to date.
 
 import argparse
 import fcntl
-import hashlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -16,10 +15,11 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-PACKAGE: Final = Path(__file__).parent
-_ROOT: Final = PACKAGE.parents[1]
+from runtime.extensions import CORE, EXTENSIONS, Extension, sources_hash
+
+_ROOT: Final = Path(__file__).parents[2]
 SUFFIX: Final = importlib.machinery.EXTENSION_SUFFIXES[0]
 _FLAGS: Final = ("-O3", "-g0", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-w")
 _SANITIZED_FLAGS: Final = (
@@ -30,45 +30,8 @@ _LINKED: Final = ("-bundle", "-undefined", "dynamic_lookup") if sys.platform == 
 _CYTHON_MIN: Final = (3, 1)
 
 
-class Extension(NamedTuple):
-    """A module that is written in Cython."""
-
-    name: str
-    """With its package's."""
-    main: str
-    """Its file in the package's folder; the other ones are included."""
-    shared: tuple[Path, ...] = ()
-    """Files of other packages that it includes."""
-
-    @property
-    def package(self) -> Path:
-        """The folder of its package."""
-        return _ROOT.joinpath(*self.name.split(".")[:-1])
-
-    @property
-    def module(self) -> str:
-        """Its name in the package."""
-        return self.name.rpartition(".")[2]
-
-    def sources(self) -> list[Path]:
-        """Return its files."""
-        return sorted((self.package / self.main, *self.package.glob("*.pxi"), *self.shared))
-
-
-CORE: Final = Extension("engine_worker.core_fast._core", "core.pyx")
-EXTENSIONS: Final = (CORE,)
-
-
 class CannotBuild(Exception):  # noqa: N818 - it says what this machine lacks
     """Something that the build needs is not here."""
-
-
-def sources_hash(extension: Extension = CORE) -> str:
-    """Return the hash of the sources that the extension is built from."""
-    hashed = hashlib.blake2b(digest_size=16)
-    for path in extension.sources():
-        hashed.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return hashed.hexdigest()
 
 
 def build_folder() -> Path:
@@ -81,6 +44,12 @@ def built_hash(extension: Path) -> str | None:
     """Return the hash of the sources of a built extension, or None."""
     marker = extension.with_suffix(".hash")
     return marker.read_text() if extension.exists() and marker.exists() else None
+
+
+def is_current(extension: Extension) -> bool:
+    """Return whether this interpreter has built the extension, from the sources that are here."""
+    built = build_folder() / extension.module / "plain" / f"{extension.module}{SUFFIX}"
+    return built_hash(built) == sources_hash(extension) and (extension.package / built.name).exists()
 
 
 def build_all() -> list[Path]:
@@ -185,10 +154,9 @@ def main() -> None:
             built = build(extension, is_sanitized=arguments.sanitize)
             sys.stdout.write(f"{built}\n")
             if arguments.sanitize:
-                package = extension.package.name
                 sys.stdout.write(
                     "run it with `LD_PRELOAD=$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 "
-                    f"python -X {package}={built.parent} ...`\n"
+                    f"python -X {extension.option}={built.parent} ...`\n"
                 )
     except CannotBuild as error:
         sys.exit(f"not built: {error}")

@@ -12,12 +12,12 @@ from engine_worker.core import snapshot as core_snapshot
 from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.outcomes import FirstOutcome, Request
 from engine_worker.core.snapshot import ShardSnapshot, SnapshotError, decode_snapshot, whole_body
-from engine_worker.core_fast.build import sources_hash
 from engine_worker.frame_core import Cores, FrameCore
 from protocol.codec import encode_frame
 from protocol.decoding import msgpack_decoder
 from protocol.release import why_later, why_too_early
 from protocol.stream_id import StreamId
+from runtime.extensions import sources_hash
 
 if isinstance(_folder := sys._xoptions.get("core_fast"), str):
     # Another build of it, with sanitizers.

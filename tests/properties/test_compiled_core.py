@@ -392,7 +392,7 @@ def test_an_ordinary_snapshot_is_read_without_objects() -> None:
 
 def test_an_extension_of_other_sources_is_refused() -> None:
     script = (
-        "import engine_worker.core_fast.build as build; build.sources_hash = lambda: 'other'\n"
+        "import runtime.extensions as built; built.sources_hash = lambda *_: 'other'\n"
         "from engine_worker.cores import CORES, why_not_compiled\n"
         "assert list(CORES) == ['objects'] and 'other sources' in why_not_compiled"
     )
