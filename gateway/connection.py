@@ -72,16 +72,48 @@ class Shared(ServerState):
 
 
 class _Transport:
-    """A transport that closes as its connection needs; hot methods are the transport's own."""
+    """A transport that closes as its connection needs, and writes an answer's head together with its body.
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+    The server writes them separately, which costs both sides a system call, and the client a wake-up, for
+    every answer.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        close: Callable[[], None],
+        cycle: Callable[[], RequestResponseCycle | None],
+    ) -> None:
+        """Wrap `transport`; `cycle` returns the newest request of the connection."""
         self._transport = transport
-        self.write = transport.write
         self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
         self.close = close
         self.lingers = False
         """Whether it only waits for the client to close its side."""
+        self._cycle = cycle
+        self._headed: RequestResponseCycle | None = None
+        """The last request whose answer's head was written."""
+        self._head = b""
+        """That head, until something follows."""
+
+    def write(self, data: bytes) -> None:
+        """Write a part of an answer; a head waits for what follows it.
+
+        With pipelined requests the newest one is not the one that is answered; then nothing waits.
+        """
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif (cycle := self._cycle()) is not None and cycle.response_started and cycle is not self._headed:
+            self._headed, self._head = cycle, data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head that waits, because nothing will follow."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
 
     def is_closing(self) -> bool:
         """Return whether nothing can be sent any more."""
@@ -122,7 +154,9 @@ class Connection(HttpToolsProtocol):
         """Admit a client, if there is room."""
         super().connection_made(transport)
         self._raw_transport = transport
-        self._link = _Transport(transport, self._close)
+        self._link = _Transport(
+            transport, self._close, lambda: cast("RequestResponseCycle | None", self.cycle)
+        )
         self.transport = cast("asyncio.Transport", self._link)
         peer = str(self.client[0]) if self.client else "unknown"
         if self.client in self._shared.knocks:
@@ -214,6 +248,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Record that a request is answered."""
+        self._link.flush()  # an answer to HEAD has nothing but a head
         super().on_response_complete()
         self._under_way -= 1
         self._used_s = self.loop.time()
@@ -321,6 +356,7 @@ class Connection(HttpToolsProtocol):
         """Close gracefully while the client is still sending: a reset may destroy the answer."""
         if self._link.is_closing():
             return
+        self._link.flush()
         if self._begun_s is None:
             self._raw_transport.close()
             return
