@@ -16,9 +16,18 @@ from rich.progress import (
 )
 
 from cli.console import console, plain_table, print_json
-from lab.simulation.campaign import EMPTY, FEATURES, TRANSFERS, Failure, Tally, explain, simulate_on_all_cores
+from engine_worker.cores import COMPILED, CORES, OBJECTS, why_not_compiled
+from lab.simulation.campaign import (
+    EMPTY,
+    FEATURES,
+    TRANSFERS,
+    Failure,
+    Tally,
+    explain,
+    simulate_on_all_processors,
+)
 from lab.simulation.run import run
-from lab.simulation.schedule import plan_of
+from lab.simulation.schedule import MIXED, plan_of
 
 _EXPLAINED_MAX = 3
 """Maximum of failures that are shrunk and shown; the others are only named."""
@@ -50,6 +59,14 @@ _TROUBLES = ("crash", "disconnect", "pause")
     help="Let each seed go on until its shards have had so many different commands; 0: as long as the seed "
     "says, about 150.",
 )
+@click.option(
+    "--core",
+    type=click.Choice((OBJECTS, COMPILED, MIXED)),
+    default=OBJECTS,
+    show_default=True,
+    help="The core that engine workers run; mixed: each start of a worker draws its own. What they write is "
+    "compared with a replay by objects.",
+)
 @click.option("--trace", is_flag=True, help="With --seed: print what happens, step by step.")
 @click.option(
     "--json",
@@ -63,6 +80,7 @@ def simulate(
     processes: int,
     only: int | None,
     commands_min: int,
+    core: str,
     trace: bool,
     as_json: bool,
 ) -> None:
@@ -77,20 +95,24 @@ def simulate(
 
     Ctrl-C, or SIGTERM, shows what the seeds came to that were run.
     """
+    if core != OBJECTS and COMPILED not in CORES:
+        raise click.UsageError(f"there is no compiled core: {why_not_compiled}")
     if only is not None:
         first_seed, seeds = only, 1
         if trace:
             run(
-                plan_of(only, commands_min=commands_min),
+                plan_of(only, commands_min=commands_min, core=core),
                 lambda line: console.print(line, highlight=False, markup=False),
             )
-    tally = _run(range(first_seed, first_seed + seeds), processes, commands_min, show_progress=not as_json)
+    tally = _run(
+        range(first_seed, first_seed + seeds), processes, commands_min, core, show_progress=not as_json
+    )
     if not tally.seeds:
         sys.exit(_INTERRUPTED)
     failures = [
         failure
         for seed, _ in sorted(tally.failures)[:_EXPLAINED_MAX]
-        if (failure := _explained(seed, commands_min))
+        if (failure := _explained(seed, commands_min, core))
     ]
     if as_json:
         print_json(
@@ -117,7 +139,7 @@ def simulate(
         sys.exit(_INTERRUPTED)
 
 
-def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool) -> Tally:
+def _run(seeds: range, processes: int, commands_min: int, core: str, *, show_progress: bool) -> Tally:
     tally = EMPTY
     columns = (
         TextColumn("seeds"),
@@ -131,7 +153,7 @@ def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool
         task = progress.add_task("none failed", total=len(seeds))
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            for part in simulate_on_all_cores(seeds, processes, commands_min):
+            for part in simulate_on_all_processors(seeds, processes, commands_min, core):
                 tally = tally.add(part)
                 failed = f"[bold red]{len(tally.failures)} failed[/]" if tally.failures else "none failed"
                 progress.update(task, advance=part.seeds, description=failed)
@@ -146,12 +168,13 @@ def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool
     return tally
 
 
-def _explained(seed: int, commands_min: int) -> Failure | None:
+def _explained(seed: int, commands_min: int, core: str) -> Failure | None:
     with console.status(f"Shrinking the schedule of seed {seed} …") as status:
         return explain(
             seed,
             lambda left: status.update(f"Shrinking the schedule of seed {seed}: {left} actions …"),
             commands_min,
+            core,
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+from engine_worker.cores import OBJECTS
 from lab.simulation.run import Outcome, run
 from lab.simulation.schedule import Plan, plan_of
 from lab.simulation.shortage import Refusal
@@ -73,12 +74,14 @@ class Failure(NamedTuple):
     trace: Sequence[str]
     """That schedule as it ran."""
     commands_min: int = 0
+    core: str = OBJECTS
 
     @property
     def command(self) -> str:
         """The command that runs the seed again, with its trace."""
         length = f" --commands-min {self.commands_min}" if self.commands_min else ""
-        return f"exchange simulate --seed {self.seed}{length} --trace"
+        core = f" --core {self.core}" if self.core != OBJECTS else ""
+        return f"exchange simulate --seed {self.seed}{length}{core} --trace"
 
 
 class Tally(NamedTuple):
@@ -122,13 +125,13 @@ def features(outcome: Outcome) -> set[str]:
     return names | ({TRANSFERS} if outcome.counts["clients: transferred"] else set())
 
 
-def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:
-    """Run some seeds in this process, each until it has `commands_min` commands."""
+def simulate(seeds: Iterable[int], commands_min: int = 0, core: str = OBJECTS) -> Tally:
+    """Run some seeds in this process, each until it has `commands_min` commands, on a core or MIXED."""
     commands, seeds_of = list[int](), Counter[str]()
     injected, seeds_with, counts = Counter[str](), Counter[str](), Counter[str]()
     failures, number = list[tuple[int, str]](), 0
     for seed in seeds:
-        outcome = run(plan_of(seed, commands_min=commands_min))
+        outcome = run(plan_of(seed, commands_min=commands_min, core=core))
         commands.append(outcome.counts["commands"])
         seeds_of.update(features(outcome))
         number += 1
@@ -142,8 +145,10 @@ def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:
     return Tally(number, injected, seeds_with, commands, seeds_of, counts, failures)
 
 
-def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -> Iterator[Tally]:
-    """Run the seeds on `processes` processes (0: one per core).
+def simulate_on_all_processors(
+    seeds: range, processes: int, commands_min: int = 0, core: str = OBJECTS
+) -> Iterator[Tally]:
+    """Run the seeds on `processes` processes (0: one per processor).
 
     Yield the results of every few seeds, in their order.
 
@@ -151,7 +156,7 @@ def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -
     """
     tasks = [seeds[start : start + SEEDS_PER_TASK] for start in range(0, len(seeds), SEEDS_PER_TASK)]
     processes = min(processes or os.cpu_count() or 1, len(tasks))
-    simulate_task = partial(simulate, commands_min=commands_min)
+    simulate_task = partial(simulate, commands_min=commands_min, core=core)
     if processes == 1:
         yield from map(simulate_task, tasks)
         return
@@ -162,13 +167,16 @@ def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -
 
 
 def explain(
-    seed: int, progress: Callable[[int], None] = lambda _actions: None, commands_min: int = 0
+    seed: int,
+    progress: Callable[[int], None] = lambda _actions: None,
+    commands_min: int = 0,
+    core: str = OBJECTS,
 ) -> Failure | None:
     """Run a seed again and shrink its schedule; None when nothing is broken.
 
     `progress` is told how many actions are left.
     """
-    outcome = run(plan_of(seed, commands_min=commands_min))
+    outcome = run(plan_of(seed, commands_min=commands_min, core=core))
     if not outcome.failure:
         return None
     plan = outcome.plan
@@ -184,7 +192,7 @@ def explain(
     trace: list[str] = []
     failure = run(small, trace.append).failure
     schedule = [str(action) for action in small.actions]
-    return Failure(seed, failure, len(plan.actions), schedule, trace, commands_min)
+    return Failure(seed, failure, len(plan.actions), schedule, trace, commands_min, core)
 
 
 def _kind(outcome: Outcome) -> str:

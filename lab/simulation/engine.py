@@ -4,6 +4,8 @@ A leader's work takes time: the clock advances within its step, after each comma
 its standby looks at the lease meanwhile, as often as on a separate machine. A standby's own work takes none.
 """
 
+import random
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from typing_extensions import override
@@ -13,16 +15,16 @@ from engine_worker.checksum import StateDiffers
 from engine_worker.core.frames import ObjectCores
 from engine_worker.core.invariants import InvariantBroken
 from engine_worker.core.shard import Shard
-from engine_worker.core.snapshot import encode_snapshot
-from engine_worker.cores import shard_of
-from engine_worker.frame_core import FrameCore, FrameOutput
+from engine_worker.core.snapshot import decode_snapshot
+from engine_worker.cores import COMPILED, CORES, shard_of
+from engine_worker.frame_core import Cores, DeadItem, FrameCore, FrameOutput
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import Worker
 from lab.simulation.faulty_log import FaultyLog, LosingLog
 from lab.simulation.next_release import NextCores, Program, Running
 from lab.simulation.operator import CONFIG
 from lab.simulation.process import Process, Stopped, Surroundings, Violation
-from lab.simulation.schedule import Act, Action, Dice, Plan
+from lab.simulation.schedule import MIXED, Act, Action, Dice, Plan
 from lab.simulation.witness import Witness
 from protocol.codec import LaterFormatError
 from protocol.commands import LoggedCommand, ShardMessage
@@ -65,6 +67,8 @@ class EngineWorker(Process):
         self._owed_us = self._worked_ms = self._since_turn_ms = 0
         self._hang_ms = 0
         """How much longer the next command takes."""
+        self._plan = plan
+        self._starts = 0
         self._releases: dict[type[Shard], type[Shard]] = {}
         """The shards of a release -> those whose commands take time."""
         self._log = FaultyLog(log, self, witness)
@@ -195,7 +199,7 @@ class EngineWorker(Process):
             batch_entries_max=self._batch_entries_max,
             config=CONFIG,
             now_ms=lambda: clock.now,
-            cores=_WorkingCores(self, NextCores() if self.program is Program.NEXT else ObjectCores()),
+            cores=self._cores(),
         )
         worker.surroundings, worker.process = clock, self
         candidate = Candidate(worker, self._log, self.name, 1, LEASE_MS, lambda: clock.now)
@@ -214,6 +218,18 @@ class EngineWorker(Process):
         )
         self.surroundings.inject("start (engine)")
         self._compare()
+
+    def _cores(self) -> Cores:
+        """Return the cores that it runs until it ends: a shard may change its core at any start."""
+        if self.program is Program.NEXT:
+            return _WorkingCores(self, NextCores())
+        self._starts += 1
+        # Not from the plan's dice: with every core the same things happen to a seed.
+        dice = random.Random(f"core {self._plan.seed} {self.name} {self._starts}")
+        if self._plan.core == COMPILED or (self._plan.core == MIXED and dice.random() < 1 / 2):
+            self.surroundings.inject("start (compiled core)")
+            return _CompiledCores(self)
+        return _WorkingCores(self, ObjectCores())
 
     def _leave(self, candidate: Candidate) -> None:
         """Stop because it was told to."""
@@ -251,7 +267,7 @@ class EngineWorker(Process):
         self._compare()
         stream_id = self._worker.position.stream_id
         with Running(self.program):
-            self._child = SnapshotChild(self, encode_snapshot(self._worker.shard, stream_id), stream_id)
+            self._child = SnapshotChild(self, self._worker.core.encode_snapshot(stream_id), stream_id)
         return self._child
 
     def diverge(self) -> None:
@@ -262,6 +278,8 @@ class EngineWorker(Process):
         worker = self._worker
         if worker is None or self.leads or self.busy or self._diverged is not None:
             return
+        if isinstance(worker.core, _CompiledCore):
+            return  # it is changed by changing the objects' class
         process, follower = self, worker
         self.surroundings.disturb()
         release: Any = type(worker.shard)
@@ -306,8 +324,16 @@ class EngineWorker(Process):
             self._compare()
 
     def _compare(self) -> None:
-        if self._worker is not None and self._worker.shard is not self._diverged:
-            self.witness.compare_state(self._worker.shard, self._worker.position.stream_id)
+        worker = self._worker
+        if worker is None:
+            return
+        stream_id = worker.position.stream_id
+        if isinstance(worker.core, _CompiledCore):
+            if stream_id == self.witness.positions[self.shard]:
+                shard, _ = decode_snapshot(worker.core.encode_snapshot(stream_id))
+                self.witness.compare_state(shard, stream_id)
+        elif worker.shard is not self._diverged:
+            self.witness.compare_state(worker.shard, stream_id)
 
 
 class _WorkingCores(ObjectCores):
@@ -325,6 +351,46 @@ class _WorkingCores(ObjectCores):
     def restore(self, snapshot: bytes) -> tuple[FrameCore, StreamId]:
         core, stream_id = self._cores.restore(snapshot)
         return self._process.working(core), stream_id
+
+
+class _CompiledCores(Cores):
+    """The compiled core, on the machine of a process."""
+
+    def __init__(self, process: EngineWorker) -> None:
+        self._process = process
+
+    @override
+    def new(self, index: int, shard_count: int) -> FrameCore:
+        return cast(FrameCore, _CompiledCore(self._process, CORES[COMPILED].new(index, shard_count)))
+
+    @override
+    def restore(self, snapshot: bytes) -> tuple[FrameCore, StreamId]:
+        core, stream_id = CORES[COMPILED].restore(snapshot)
+        return cast(FrameCore, _CompiledCore(self._process, core)), stream_id
+
+
+class _CompiledCore:
+    """A compiled core whose frames take time, a `FrameCore`."""
+
+    def __init__(self, process: EngineWorker, core: FrameCore) -> None:
+        self._process = process
+        self._compiled = core
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._compiled, name)
+
+    def apply_frame(
+        self,
+        stream_id: StreamId,
+        fields: Mapping[bytes, bytes],
+        progressed: Callable[[], None] | None = None,
+    ) -> list[DeadItem]:
+        core = self._compiled
+        commands, events = core.command_count, core.waiting_events
+        dead = core.apply_frame(stream_id, fields, progressed)
+        events = core.waiting_events - events
+        self._process.work(core.command_count - commands + events / _EVENTS_PER_COMMAND, is_command=True)
+        return dead
 
 
 class _Worker(Worker):

@@ -9,7 +9,9 @@ shows.
 import random
 from collections.abc import Iterator
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from engine_worker.cores import OBJECTS
 
 SHARDS_MAX = 3
 CLIENTS = 5
@@ -168,6 +170,10 @@ class Mixture(NamedTuple):
         return Action(act, dice & 0xFF, dice >> 8, source.choice(_WAITS), fault)
 
 
+MIXED: Final = "mixed"
+"""Each start of a worker draws its core."""
+
+
 class Plan(NamedTuple):
     """Everything that a run depends on: the same plan is the same run."""
 
@@ -184,6 +190,8 @@ class Plan(NamedTuple):
     """How long a leader takes for a command; 0: no time at all."""
     batch_commands_max: int = 256
     """With this number a leader begins a commit; it applies the rest of its input while that is written."""
+    core: str = OBJECTS
+    """The core that engine workers run, or MIXED."""
 
     @property
     def has_two_versions(self) -> bool:
@@ -261,13 +269,14 @@ def plan_of(
     is_operated: bool = True,
     has_two_versions: bool | None = None,
     commands_min: int = 0,
+    core: str = OBJECTS,
 ) -> Plan:
     """Return the plan of a seed.
 
     For tests, `length` fixes the number of actions, `fault_rate` the share of steps with a fault,
     `loses_tail` whether the log loses its end, `is_operated` whether operators and forgers may take part, and
     `has_two_versions` whether a new release is deployed. With `commands_min` the run continues until there
-    were this many different commands.
+    were this many different commands. `core` is that of its engine workers.
     """
     source = random.Random(seed)
     shard_count = source.randint(1, SHARDS_MAX)
@@ -328,6 +337,7 @@ def plan_of(
         commands_min,
         own_work_us,
         batching.choice(_BATCH_COMMANDS),
+        core,
     )
 
 

@@ -108,11 +108,11 @@ def test_the_command_traces_one_seed() -> None:
 def test_a_campaign_that_is_interrupted_says_what_it_came_to_and_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(seeds: range, _processes: int, commands_min: int) -> Iterator[Tally]:
+    def interrupted(seeds: range, _processes: int, commands_min: int, _core: str) -> Iterator[Tally]:
         yield simulate(seeds[:2], commands_min)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("lab.commands.simulate.simulate_on_all_cores", interrupted)
+    monkeypatch.setattr("lab.commands.simulate.simulate_on_all_processors", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     result = CliRunner().invoke(main, ["simulate", "--first-seed", "100", "--seeds", "9", "--json"])
     assert result.exit_code == 130
