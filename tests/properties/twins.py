@@ -38,14 +38,14 @@ PAUSES_MS = {3: 12, 7: 12, 11: 70, 15: 12}
 """Request id modulo 16 -> how long nothing happens before the command; otherwise a millisecond."""
 
 
-def compare_throughout(shard_count: int, commands: list[AnyCommand]) -> int:
+def compare_throughout(shard_count: int, commands: list[AnyCommand], engine: type[Engine] = Engine) -> int:
     """Give the commands to engine and oracle, then trade the books empty, and return how many trades there
     were.
 
     Raises:
         Exception: an `AssertionError` at the first difference, or whatever the engine broke with.
     """
-    twins = Twins(market_map(shard_count), (*ACCOUNTS, SWEEPER))
+    twins = Twins(market_map(shard_count), (*ACCOUNTS, SWEEPER), engine=engine)
     trade_count = 0
     for command in [*endowment(), *commands, *sweeps()]:
         trade_count += len(twins.apply(command).trades)
@@ -106,10 +106,16 @@ class Follower:
 class Twins:
     """The engine on some number of shards, and its obviously right twin."""
 
-    def __init__(self, market_map: MarketMap, accounts: tuple[int, ...], windows: Windows = WINDOWS) -> None:
+    def __init__(
+        self,
+        market_map: MarketMap,
+        accounts: tuple[int, ...],
+        windows: Windows = WINDOWS,
+        engine: type[Engine] = Engine,
+    ) -> None:
         self.market_map = market_map
         self.accounts = accounts
-        self.engine = Engine(market_map, windows, OPEN_ORDERS_MAX)
+        self.engine = engine(market_map, windows, OPEN_ORDERS_MAX)
         self.oracle = Exchange(market_map, windows, OPEN_ORDERS_MAX)
         self.follower = Follower()
         self.time = 1_000
@@ -185,7 +191,7 @@ def assert_same_replies(command: AnyCommand, produced: Produced, expected: Outco
     assert len(produced.replies) == 1, produced.replies
     reply_to, reply = produced.replies[0]
     assert reply_to == command.reply_to
-    assert _comparable(reply) == _comparable(expected.reply)
+    assert _comparable(reply) == _comparable(expected.reply), (command, reply, expected.reply)
 
 
 def _comparable(reply: Reply) -> object:
