@@ -92,8 +92,8 @@ class CompiledEngine(Engine):
         for target, frame in output.outbox().items():
             self._frames.setdefault((source, target), deque()).append(frame)
 
-    @property  # type: ignore[override]
-    def shards(self) -> list[Shard]:
+    @property
+    def shards(self) -> list[Shard]:  # type: ignore[override]
         """The shards as their snapshots tell them."""
         return [self._seen_in(index) for index in range(len(self.cores))]
 
@@ -118,7 +118,7 @@ class CompiledEngine(Engine):
         assert all(isinstance(reply, AuditReply) for reply in replies)
         return [reply for reply in replies if isinstance(reply, AuditReply)]
 
-    def _ask(self, query: Query, account_id: int) -> Reply:  # type: ignore[override]
+    def _ask(self, query: Query, account_id: int) -> Reply:
         return self._answer(self.cores[self.market_map.shard_of_account(AccountId(account_id))], query)
 
     @staticmethod
