@@ -56,7 +56,10 @@ class Extension(NamedTuple):
 
 
 CORE: Final = Extension("engine_worker.core_fast._core", "core.pyx")
-EXTENSIONS: Final = (CORE,)
+EXTENSIONS: Final = (
+    CORE,
+    Extension("feeds.fast._heads", "heads.pyx", (PACKAGE / "wire.pxi",)),
+)
 
 
 class CannotBuild(Exception):  # noqa: N818 - it says what this machine lacks
@@ -185,7 +188,7 @@ def main() -> None:
             built = build(extension, is_sanitized=arguments.sanitize)
             sys.stdout.write(f"{built}\n")
             if arguments.sanitize:
-                package = extension.package.name
+                package = extension.name.rpartition(".")[0].removeprefix("engine_worker.").replace(".", "_")
                 sys.stdout.write(
                     "run it with `LD_PRELOAD=$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 "
                     f"python -X {package}={built.parent} ...`\n"
