@@ -3,7 +3,7 @@
 import msgspec
 
 from feeds.frames import EventHead, account_of
-from protocol.codec import frame_of_items
+from protocol.codec import encode_frame, frame_of_items
 from protocol.market_data import AccountUpdate
 from protocol.stream_id import StreamId
 from protocol.units import AccountId
@@ -17,7 +17,7 @@ class AccountFrames:
         self._frames: dict[AccountId, list[msgspec.Raw | bytes]] = {}
         """Account -> encodings of its events; one item may hold several of them."""
         self._joined: dict[AccountId, int] = {}
-        """Account -> number of its events beyond the number of these items."""
+        """Account with such items -> number of its events beyond the number of items."""
 
     def add(self, event: EventHead, raw: msgspec.Raw) -> None:
         """Add one event, if it is an account's; `raw` are its bytes."""
@@ -37,8 +37,7 @@ class AccountFrames:
             self._frames[account_id] = [events]
         else:
             frames.append(events)
-        if count > 1:
-            self._joined[account_id] = self._joined.get(account_id, 0) + count - 1
+        self._joined[account_id] = self._joined.get(account_id, 0) + count - 1
 
     def take(self, position: StreamId) -> list[AccountUpdate]:
         """Return the events added since the last call, one update per account.
@@ -55,7 +54,11 @@ class AccountFrames:
             AccountUpdate(
                 account_id,
                 position_text,
-                msgspec.Raw(frame_of_items(len(events) + joined.get(account_id, 0), events)),
+                msgspec.Raw(
+                    frame_of_items(len(events) + joined[account_id], events)
+                    if account_id in joined
+                    else encode_frame(events)
+                ),
                 after=after_text,
             )
             for account_id, events in frames.items()

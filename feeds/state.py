@@ -13,7 +13,7 @@ only paces the outputs; it may be any clock that counts milliseconds.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -36,6 +36,9 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MarketDataKind
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from protocol.violations import InvariantBroken, UnknownMarketError
+
+if TYPE_CHECKING:
+    from feeds.fast._heads import FrameHeads
 
 TRADES_MAX: Final = 1_000
 """Maximum of trades in a market's list."""
@@ -440,10 +443,11 @@ class ShardFeeds:
             UnknownMarketError: it names a market that these feeds do not know.
             InvariantBroken: a market's sequence has a gap, or goes back.
         """
-        event_count = self._apply_read(frame)
-        if event_count is not None:
-            self.unread, self.position = [], stream_id
-            return event_count
+        if fast.read is not None:
+            event_count = self._apply_read(fast.read(frame))
+            if event_count is not None:
+                self.unread, self.position = [], stream_id
+                return event_count
         events, raws, self.unread = decode(frame)
         markets = self._markets
         # Checked before anything is applied: an entry is applied completely or not at all.
@@ -473,7 +477,7 @@ class ShardFeeds:
                 market.changed_time = event.time
                 self._touched[event.market] = market
                 if isinstance(event, Trade):
-                    market.trades.add(event)
+                    market.trades.objects.append(event)
                     market.trade_frames.append(raw)
                     continue
                 for side, price, quantity in event.changes:
@@ -492,12 +496,11 @@ class ShardFeeds:
         self.position = stream_id
         return len(events)
 
-    def _apply_read(self, frame: bytes) -> int | None:
-        """Apply a frame that the compiled reader reads, and return its number of events.
+    def _apply_read(self, heads: "FrameHeads | None") -> int | None:
+        """Apply the result of the compiled reader, and return the number of events.
 
         None: the frame needs `decode`, and nothing is changed.
         """
-        heads = None if fast.read is None else fast.read(frame)
         if heads is None:
             return None
         event_count, time, parts, accounts, first_fills = heads

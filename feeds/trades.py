@@ -27,32 +27,30 @@ class UnpackedTrade(NamedTuple):
 class UnmergedTrades:
     """Trades of one market, oldest first."""
 
-    __slots__ = ("_objects", "_packed")
+    __slots__ = ("_packed", "objects")
 
     def __init__(self) -> None:
+        self.objects: list[AnyTrade] = []
+        """The newest trades; the next one may be appended."""
         self._packed: list[bytes] = []
-        """Trades that are older than all of `_objects`."""
-        self._objects: list[AnyTrade] = []
+        """Trades that are older than all of `objects`."""
 
     def __bool__(self) -> bool:
-        return bool(self._packed or self._objects)
-
-    def add(self, trade: AnyTrade) -> None:
-        """Add the next trade."""
-        self._objects.append(trade)
+        return bool(self._packed or self.objects)
 
     def add_packed(self, trades: bytes) -> None:
         """Add the next trades, in the form of `PACKED`, one after the other."""
-        if self._objects:
-            self._objects += _unpacked(trades)
+        if self.objects:
+            self.objects += _unpacked(trades)
         else:
             self._packed.append(trades)
 
     def take_sums(self, quote_per_tick_lot: int, second_min: int) -> list[tuple[int, TradeSum]]:
         """Return the sums of all trades, as `protocol.trade_sums.fold` does, and forget the trades."""
-        packed, objects = b"".join(self._packed), self._objects
-        self._packed, self._objects = [], []
-        if packed:
+        parts, objects = self._packed, self.objects
+        self._packed, self.objects = [], []
+        if parts:
+            packed = b"".join(parts)
             if not objects and fast.fold is not None:
                 sums = fast.fold(packed, quote_per_tick_lot, second_min)
                 if sums is not None:
