@@ -35,7 +35,11 @@ class HalfBook:
                     insort(ordered, PriceTicks(sign * price))
                 levels[price] = quantity
             elif levels.pop(price, None) is not None:
-                del ordered[bisect_left(ordered, sign * price)]
+                # A sweep removes the best levels, one after the other.
+                if ordered[-1] == sign * price:
+                    ordered.pop()
+                else:
+                    del ordered[bisect_left(ordered, sign * price)]
 
     def best(self) -> tuple[PriceTicks, QuantityLots]:
         """Return the best price and its quantity; (0, 0) if the side is empty."""

@@ -13,16 +13,18 @@ only paces the outputs; it may be any clock that counts milliseconds.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from feeds import fast
 from feeds.accounts import AccountFrames
 from feeds.candles import Candles, OpenCandle
 from feeds.depth import BaseRecord, HalfBook
 from feeds.first_fills import FirstFills, Forgiven
 from feeds.frames import BUY, Configured, DepthChange, Filled, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, kept_from
+from feeds.trades import UnmergedTrades
 from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
 from protocol.decoding import json_decoder
@@ -32,9 +34,11 @@ from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import Side
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MarketDataKind
-from protocol.trade_sums import fold
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from protocol.violations import InvariantBroken, UnknownMarketError
+
+if TYPE_CHECKING:
+    from feeds.fast._heads import FrameHeads
 
 TRADES_MAX: Final = 1_000
 """Maximum of trades in a market's list."""
@@ -163,7 +167,7 @@ class _MarketFeed:
         self.asks = HalfBook(Side.SELL, saved.asks)
         self.candles = Candles(market.symbol, saved.candles)
         self.ticker = RollingTicker(market.symbol, saved.previous_close, (*chunks, *saved.buckets))
-        self.trades: list[Trade] = []
+        self.trades = UnmergedTrades()
         self.trade_frames: list[msgspec.Raw] = []
         self.bid_changes: dict[PriceTicks, QuantityLots] = {}
         self.ask_changes: dict[PriceTicks, QuantityLots] = {}
@@ -229,10 +233,9 @@ class _MarketFeed:
     def fold_batch(self, second_min: int) -> None:
         """Merge the batch into candles, ticker and book."""
         if self.trades:
-            for second, total in fold(self.trades, self.market.quote_per_tick_lot, second_min):
+            for second, total in self.trades.take_sums(self.market.quote_per_tick_lot, second_min):
                 self.candles.add(second, total)
                 self.ticker.add(second, total)
-            self.trades = []
             self._candles_due.changed = self._ticker_due.changed = True
         self.bids.merge(self.bid_changes)
         self.asks.merge(self.ask_changes)
@@ -440,6 +443,11 @@ class ShardFeeds:
             UnknownMarketError: it names a market that these feeds do not know.
             InvariantBroken: a market's sequence has a gap, or goes back.
         """
+        if fast.read is not None:
+            event_count = self._apply_read(fast.read(frame))
+            if event_count is not None:
+                self.unread, self.position = [], stream_id
+                return event_count
         events, raws, self.unread = decode(frame)
         markets = self._markets
         # Checked before anything is applied: an entry is applied completely or not at all.
@@ -469,7 +477,7 @@ class ShardFeeds:
                 market.changed_time = event.time
                 self._touched[event.market] = market
                 if isinstance(event, Trade):
-                    market.trades.append(event)
+                    market.trades.objects.append(event)
                     market.trade_frames.append(raw)
                     continue
                 for side, price, quantity in event.changes:
@@ -487,6 +495,35 @@ class ShardFeeds:
             self._event_time = max(self._event_time, events[-1].time)
         self.position = stream_id
         return len(events)
+
+    def _apply_read(self, heads: "FrameHeads | None") -> int | None:
+        """Apply the result of the compiled reader, and return the number of events.
+
+        None: the frame needs `decode`, and nothing is changed.
+        """
+        if heads is None:
+            return None
+        event_count, time, parts, accounts, first_fills = heads
+        markets = self._markets
+        for part in parts:
+            market = markets.get(part.market)
+            if market is None or part.first_sequence != market.sequence + 1:
+                return None
+        for part in parts:
+            market = self._touched[part.market] = markets[part.market]
+            market.sequence, market.changed_time = part.last_sequence, part.time
+            if part.trade_frames:
+                market.trades.add_packed(part.trades)
+                market.trade_frames += part.trade_frames
+            market.bid_changes.update(part.bid_changes)
+            market.ask_changes.update(part.ask_changes)
+        for account_id, count, events in accounts:
+            self._accounts.add_joined(account_id, count, events)
+        if first_fills:
+            self._first_fills.note_all(first_fills)
+        if event_count:
+            self._event_time = max(self._event_time, time)
+        return event_count
 
     def _of_no_market(self, frame: bytes, symbol: str, event: msgspec.Raw) -> UnreadItem:
         # The first event with these bytes stands for all of them: they are treated alike.

@@ -12,7 +12,7 @@ A frame is decoded as a whole, which is fast. Only when that fails is it decoded
 discard the others.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -162,6 +162,17 @@ class SkipFrame(NamedTuple):
 def frame_items(frame: bytes, count: int) -> memoryview:
     """Return the bytes that follow the head of an array of `count` items: their encodings, concatenated."""
     return memoryview(frame)[1 if count <= _SMALL_ARRAY_MAX else 3 if count <= _MEDIUM_ARRAY_MAX else 5 :]
+
+
+def frame_of_items(count: int, parts: Iterable[bytes | msgspec.Raw]) -> bytes:
+    """Return the encoding of an array of `count` items; `parts` are their encodings, one or several each."""
+    if count <= _SMALL_ARRAY_MAX:
+        head = bytes((_FIXED_ARRAY + count,))
+    elif count <= _MEDIUM_ARRAY_MAX:
+        head = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        head = b"\xdd" + count.to_bytes(4, "big")
+    return b"".join((head, *parts))
 
 
 class _Head(msgspec.Struct, array_like=True):

@@ -44,7 +44,8 @@ class Extension(NamedTuple):
 
 CORE: Final = Extension("engine_worker.core_fast._core", "core.pyx", "core_fast")
 PERSIST_ROWS: Final = Extension("persist.fast._rows", "rows.pyx", "persist_fast", (_WIRE,))
-EXTENSIONS: Final = (CORE, PERSIST_ROWS)
+FEEDS_HEADS: Final = Extension("feeds.fast._heads", "heads.pyx", "feeds_fast", (_WIRE,))
+EXTENSIONS: Final = (CORE, FEEDS_HEADS, PERSIST_ROWS)
 
 
 def sources_hash(extension: Extension = CORE) -> str:

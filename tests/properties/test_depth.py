@@ -80,6 +80,7 @@ def check_feeds(plan: list[tuple[str, Any]]) -> None:
         assert whole is None or (whole.bids, whole.asks) == (bids[: len(whole.bids)], asks[: len(whole.asks)])
 
 
+@pytest.mark.usefixtures("feed_reader")
 @settings(max_examples=400, deadline=None)
 @given(steps)
 def test_base_and_diffs_are_the_book(plan: list[tuple[str, Any]]) -> None:

@@ -5,6 +5,7 @@ events say.
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,6 +49,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.usefixtures("feed_reader")
 @settings(max_examples=250, deadline=None)
 @given(steps)
 def test_feeds_say_what_the_events_say(plan: list[tuple[str, Any]]) -> None:

@@ -25,7 +25,7 @@ def modules_of(packages: Iterable[str]) -> Iterator[ModuleType]:
                 yield importlib.import_module(each.name)
             except ImportError:
                 # Without a compiler there is no extension, and nothing that needs it.
-                if not each.name.startswith("engine_worker.core_fast."):
+                if not each.name.startswith(("engine_worker.core_fast.", "feeds.fast.", "persist.fast.")):
                     raise
 
 
