@@ -90,9 +90,14 @@ def parse_decimal(text: str, scale: int = SCALE_MAX) -> int:
 
 def format_decimal(units: int, scale: int = SCALE_MAX) -> str:
     """Return a whole number of 10**-scale as a decimal string with exactly `scale` decimals."""
-    sign = "-" if units < 0 else ""
-    whole, fraction = divmod(abs(units), 10**scale)
-    return f"{sign}{whole}.{fraction:0{scale}d}" if scale else f"{sign}{whole}"
+    # Without a division and a computed format: this is most of the text of answers and streams.
+    text = str(units)
+    if not scale:
+        return text
+    if len(text) <= scale or units < 0:
+        sign = "-" if units < 0 else ""
+        text = sign + text.lstrip("-").zfill(scale + 1)
+    return f"{text[:-scale]}.{text[-scale:]}"
 
 
 _TO_WRITTEN: Final = tuple(10 ** (SCALE_MAX - scale) for scale in range(SCALE_MAX + 1))
