@@ -8,6 +8,7 @@ import platform
 import re
 import statistics
 import subprocess
+import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.table import Table
 _DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENT = _DOCS / "reference" / "benchmarks.md"
 RELIABILITY = _DOCS / "explanation" / "reliability.md"
+DOCUMENT_COLUMNS = 100
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -129,13 +131,18 @@ def write(results: list[Result], document: Path = DOCUMENT) -> None:
     text = document.read_text("utf-8")
     for bench in dict.fromkeys(result.bench for result in results):
         rows = [result.row()[1:] for result in results if result.bench == bench]
-        lines = [
+        measured = (
             f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}; commit {commit()}; "
-            f"{len(results[0].runs)} runs.",
+            f"{len(results[0].runs)} runs."
+        )
+        lines = [
+            "",
+            *textwrap.wrap(measured, DOCUMENT_COLUMNS, break_on_hyphens=False),
             "",
             "| " + " | ".join(COLUMNS[1:]) + " |",
             "| " + " | ".join("---" for _ in COLUMNS[1:]) + " |",
-            *("| " + " | ".join(row) + " |" for row in rows),
+            *("| " + " | ".join(row).strip() + " |" for row in rows),
+            "",
         ]
         begin, end = f"<!-- {bench} -->", f"<!-- end of {bench} -->"
         before, found_begin, _ = text.partition(begin)
