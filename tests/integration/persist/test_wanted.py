@@ -98,3 +98,40 @@ def test_with_the_redis_users_of_an_earlier_release_it_hears_nobody(redis_url: s
         finally:
             wanted.close()
             client.acl_deluser("earlier")
+
+
+def test_with_the_redis_users_of_an_earlier_release_a_question_waits_all_the_same(
+    redis_url: str, database_url: str
+) -> None:
+    address = urlsplit(redis_url)
+
+    async def ask() -> bool:
+        database = PostgresDatabase(database_url)
+        await database.start()
+        earlier = redis.asyncio.Redis.from_url(f"redis://earlier:x@{address.hostname}:{address.port}")
+        async with redis.asyncio.Redis.from_url(redis_url) as client, earlier:
+            await client.xadd(streams.events(1), {"e": ""}, id="7-0")
+            ingestion = PostgresIngestion(database, client, earlier)
+            for number in (7, 8):
+                await client.xadd(streams.events(1), {"e": ""}, id=f"{number}-1")
+                asked = asyncio.create_task(ingestion.catch_up(1))
+                await asyncio.sleep(0.1)
+                was_done = asked.done()
+                with psycopg.connect(database_url) as connection:
+                    connection.execute(
+                        "INSERT INTO ingest (shard, last_id) VALUES (1, %s) "
+                        "ON CONFLICT (shard) DO UPDATE SET last_id = excluded.last_id",
+                        (f"{number}-1",),
+                    )
+                await asked
+                if was_done:
+                    return False
+        await database.close()
+        return True
+
+    with redis.Redis.from_url(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "earlier", "on", ">x", "+@all", "~*", "resetchannels")
+        try:
+            assert asyncio.run(ask())
+        finally:
+            client.acl_deluser("earlier")
