@@ -31,9 +31,10 @@ QUEUED_MAX = 10
 LINGER_MS = 100
 """How long a shard's events are collected after its last nudge. The first event after that does not wait."""
 LOOK_MS = 30
-"""Interval at which to look whether a nudge took effect, if that is later than the linger."""
-SOON_MS = 10
-"""The same while somebody waits for events that came after the nudge."""
+"""Least time between two nudges of a shard, and between two looks whether one took effect.
+
+So whoever asks for ever more cannot make every few events a transaction of their own.
+"""
 
 
 class Nudger:
@@ -66,8 +67,8 @@ class Nudger:
         self._seen = dict.fromkeys(shards, STREAM_START)
         self._passed = dict(self._seen)
         self._nudged = dict(self._seen)
-        self._due_ms = dict.fromkeys(self._seen, 0)
-        """When the next nudge is due that nobody waits for."""
+        self._nudged_ms = dict.fromkeys(self._seen, -linger_ms)
+        """When each shard was nudged for events."""
         self._wanted: set[int] = set()
         """Shards with events that somebody waits for."""
         self._behind_since_ms = dict.fromkeys(self._seen, 0)
@@ -107,9 +108,12 @@ class Nudger:
     def pause_ms(self, now_ms: int) -> int:
         """Return how long to wait until the next step, if any shard's ingest lags behind."""
         if self._wanted:
-            return SOON_MS
+            return LOOK_MS
         behind = [shard for shard, seen in self._seen.items() if self._passed[shard] < seen]
-        return min((max(LOOK_MS, self._due_ms[shard] - now_ms) for shard in behind), default=LOOK_MS)
+        return min((max(LOOK_MS, self._due_ms(shard) - now_ms) for shard in behind), default=LOOK_MS)
+
+    def _due_ms(self, shard: int) -> int:
+        return self._nudged_ms[shard] + (LOOK_MS if shard in self._wanted else self._linger_ms)
 
     def wait(self, block_ms: int) -> None:
         """Wait until there are new events, at most `block_ms`."""
@@ -125,9 +129,9 @@ class Nudger:
                 self._behind_since_ms[shard] = last.ms
             if passed >= last:
                 self._wanted.discard(shard)
-            elif passed >= self._nudged[shard] and (shard in self._wanted or now_ms >= self._due_ms[shard]):
+            elif passed >= self._nudged[shard] and now_ms >= self._due_ms(shard):
                 self._wanted.discard(shard)
-                self._due_ms[shard] = now_ms + self._linger_ms
+                self._nudged_ms[shard] = now_ms
                 self._nudge(shard)
         if self._swept_ms is None or now_ms - self._swept_ms >= self._sweep_ms:
             self._swept_ms = now_ms

@@ -1,6 +1,6 @@
 import pytest
 
-from persist.nudge import LINGER_MS, LOOK_MS, SOON_MS, Nudger
+from persist.nudge import LINGER_MS, LOOK_MS, Nudger
 from protocol.streams import EventReader, events
 from stream_log.memory_log import MemoryStreamLog
 
@@ -80,10 +80,20 @@ def test_nothing_is_collected_while_somebody_waits(nudged: Nudged) -> None:
     nudged.ingested(0)
     nudged.happens(0)
     nudged.nudger.want(0)
-    assert nudged.step(1_001) == [0]
+    assert nudged.step(1_000 + LOOK_MS) == [0]
     nudged.ingested(0)
     nudged.happens(0)
-    assert nudged.step(1_002) == [], "who waited has it; nobody waits for this one"
+    assert nudged.step(1_000 + 2 * LOOK_MS) == [], "who waited has it; nobody waits for this one"
+
+
+def test_who_asks_for_ever_more_does_not_make_a_transaction_of_every_event(nudged: Nudged) -> None:
+    nudges = 0
+    for now_ms in range(1_000, 2_000):
+        nudged.happens(0)
+        nudged.nudger.want(0)
+        nudges += len(nudged.step(now_ms))
+        nudged.ingested(0)
+    assert 1_000 // LOOK_MS <= nudges <= 1_000 // LOOK_MS + 1
 
 
 def test_who_begins_to_wait_while_a_nudge_is_worked_on_gets_another_nudge_at_once(nudged: Nudged) -> None:
@@ -93,9 +103,9 @@ def test_who_begins_to_wait_while_a_nudge_is_worked_on_gets_another_nudge_at_onc
     nudged.happens(0)
     nudged.nudger.want(0)
     assert nudged.step(1_001) == []
-    assert nudged.nudger.pause_ms(1_001) == SOON_MS
+    assert nudged.nudger.pause_ms(1_001) == LOOK_MS
     nudged.log.mark_passed(0, EventReader.PERSIST, stored)
-    assert nudged.step(1_002) == [0]
+    assert nudged.step(1_000 + LOOK_MS) == [0]
 
 
 def test_who_waits_for_what_is_stored_already_ends_nothing(nudged: Nudged) -> None:
